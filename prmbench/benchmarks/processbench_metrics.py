@@ -1,0 +1,326 @@
+"""ProcessBench metrics from items alone: no model, no problem text (DESIGN 4.2, 4.3)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from prmbench.results.items import TraceItem
+from prmbench.results.schema import Estimate, Record
+from prmbench.stats import auc, bootstrap, thresholds
+from prmbench.stats.protocols import STEP_PROTOCOL, TOKEN_PROTOCOLS, token_protocol_scores
+
+Floats = NDArray[np.float64]
+
+POLICIES = ("crossfit", "gsm8k", "oracle", "fixed")
+TRANSFER_SUBSET = "gsm8k"
+BASELINES = ("random", "position", "length")
+N_RANDOM = 20
+POSITION_EDGES = (0, 1, 2, 3, 4, 5, 10)
+
+
+class PolicyResult(Record):
+    """F1 under one way of choosing the threshold."""
+
+    f1: Estimate = Field(description="harmonic mean of acc_error and acc_correct; 0 when both are 0")
+    acc_error: Estimate = Field(description="share of traces with an error whose first wrong step is found exactly")
+    acc_correct: Estimate = Field(description="share of traces without an error predicted to have none")
+    thresholds: list[float] = Field(description="logit; one, or for crossfit one a fold")
+
+
+class Group(Record):
+    """F1 on part of a subset, predictions as under `policy` of the subset (crossfit where it exists, else oracle)."""
+
+    name: str = Field(description="position of the first error, or generator")
+    n_error: int = Field(description="traces with an error in the group")
+    n_correct: int = Field(description="traces without one; for positions: all of the subset")
+    f1: float | None = Field(description="null: a class is empty")
+    acc_error: float | None
+    acc_correct: float | None
+
+
+class SubsetResult(Record):
+    """One protocol on one subset."""
+
+    policies: dict[str, PolicyResult] = Field(description="by threshold policy: crossfit, gsm8k, oracle, fixed")
+    undefined: dict[str, str] = Field(default_factory=dict, description="policies that could not be computed, and why")
+    optimism: float | None = Field(
+        None, description="oracle F1 minus crossfit F1: what choosing on the test items adds"
+    )
+    step_auc: Estimate = Field(description="AUC of right steps against first wrong steps")
+    by_position: list[Group] = Field(default_factory=list, description="by index of the first wrong step")
+    by_generator: list[Group] = Field(default_factory=list, description="by what wrote the solution")
+
+
+class ProtocolResult(Record):
+    """One protocol on all subsets."""
+
+    subsets: dict[str, SubsetResult]
+    mean: dict[str, Estimate] = Field(description="plain mean of the subsets' F1, by threshold policy")
+
+
+class ProcessBenchMetrics(Record):
+    """Figures of a ProcessBench entry."""
+
+    protocols: dict[str, ProtocolResult] = Field(description="by scoring protocol; process and prefix come first")
+    baselines: dict[str, ProtocolResult] = Field(
+        description=f"the same for scores that know nothing: random (mean of {N_RANDOM} draws), position, length"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of the statistics. n_resamples: bootstrap resamples; seed: of folds, resamples and random scores."""
+
+    n_resamples: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """Items of one subset, sorted by id, so that nothing depends on file order."""
+
+    name: str
+    items: list[TraceItem]
+
+    @property
+    def labels(self) -> list[int]:
+        return [item.label for item in self.items]
+
+    @property
+    def ids(self) -> list[str]:
+        return [item.id for item in self.items]
+
+    def stream(self, *numbers: int) -> np.random.Generator:
+        """A random stream that depends on the subset's name, not on which others are there."""
+        return np.random.default_rng([zlib.crc32(self.name.encode()), *numbers])
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The outcome of a threshold policy on one subset. hits: bool [n]; resampled: F1 resamples, float64 [b]."""
+
+    result: PolicyResult
+    hits: NDArray[np.bool_]
+    resampled: Floats
+
+
+def compute_metrics(
+    items: Sequence[TraceItem], beta: float, fixed_thresholds: dict[str, float], plan: Plan
+) -> ProcessBenchMetrics:
+    """All figures of an entry.
+
+    Args:
+        items: of one run; at least one.
+        beta: scale of the stored sums.
+        fixed_thresholds: protocols whose logit is a probability's, with the threshold.
+
+    Raises:
+        ValueError: a NaN score; the message names the item.
+    """
+    subsets = [
+        _Subset(name, sorted((item for item in items if item.subset == name), key=lambda item: item.id))
+        for name in dict.fromkeys(item.subset for item in items)
+    ]
+    names = (STEP_PROTOCOL,) if items[0].scores is not None else TOKEN_PROTOCOLS
+    scored: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
+    for subset in subsets:
+        for item in subset.items:
+            for name, scores in _item_scores(item, beta).items():
+                scored[name].setdefault(subset.name, []).append(scores)
+    return ProcessBenchMetrics(
+        protocols={name: _protocol(subsets, scored[name], fixed_thresholds.get(name), plan) for name in names},
+        baselines={
+            "random": _random_baseline(subsets, plan),
+            "position": _baseline(subsets, lambda item: -np.arange(len(item.n_tokens), dtype=np.float64), plan),
+            "length": _baseline(subsets, lambda item: -item.n_tokens.astype(np.float64), plan),
+        },
+    )
+
+
+def _item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
+    if item.scores is not None:
+        found = {STEP_PROTOCOL: item.scores}
+    else:
+        assert item.sums is not None
+        found = token_protocol_scores(item.sums, item.n_tokens, beta)
+    for name, scores in found.items():
+        if np.isnan(scores).any():
+            step = int(np.flatnonzero(np.isnan(scores))[0])
+            raise ValueError(f"item '{item.id}' of {item.subset} has a NaN {name} score at step {step}")
+    return found
+
+
+def _protocol(
+    subsets: list[_Subset], scores: dict[str, list[Floats]], fixed: float | None, plan: Plan
+) -> ProtocolResult:
+    found = {s.name: thresholds.matches(scores[s.name], s.labels) for s in subsets}
+    transfer = found.get(TRANSFER_SUBSET)
+    results: dict[str, SubsetResult] = {}
+    resampled: dict[str, list[Floats]] = {policy: [] for policy in POLICIES}
+    for subset in subsets:
+        here = found[subset.name]
+        chosen, undefined = _apply_policies(subset, here, transfer, fixed, plan)
+        for policy, outcome in chosen.items():
+            resampled[policy].append(outcome.resampled)
+        best = chosen.get("crossfit") or chosen.get("oracle")
+        oracle, crossfit = (chosen[p].result.f1.value if p in chosen else None for p in ("oracle", "crossfit"))
+        results[subset.name] = SubsetResult(
+            policies={policy: outcome.result for policy, outcome in chosen.items()},
+            undefined=undefined,
+            optimism=oracle - crossfit if oracle is not None and crossfit is not None else None,
+            step_auc=_step_auc(subset, scores[subset.name], plan),
+            by_position=_by_position(subset, best.hits) if best else [],
+            by_generator=_by_generator(subset, best.hits) if best else [],
+        )
+    return ProtocolResult(subsets=results, mean=_means(results, resampled))
+
+
+def _apply_policies(
+    subset: _Subset, here: thresholds.Matches, transfer: thresholds.Matches | None, fixed: float | None, plan: Plan
+) -> tuple[dict[str, _Chosen], dict[str, str]]:
+    chosen: dict[str, _Chosen] = {}
+    undefined: dict[str, str] = {}
+
+    def attempt(policy: str, choose: Callable[[], tuple[Floats, list[float]]]) -> None:
+        try:
+            per_item, shown = choose()
+        except ValueError as error:
+            undefined[policy] = str(error)
+            return
+        chosen[policy] = _outcome(subset, here, per_item, shown, plan)
+
+    def one(value: float) -> tuple[Floats, list[float]]:
+        return np.full(len(here), value), [value]
+
+    def crossfit() -> tuple[Floats, list[float]]:
+        per_item, folds = thresholds.crossfit_thresholds(here, subset.ids, seed=plan.seed)
+        return per_item, [float(per_item[folds == fold][0]) for fold in np.unique(folds)]
+
+    attempt("crossfit", crossfit)
+    if transfer is not None:
+        attempt(TRANSFER_SUBSET, lambda: one(thresholds.best_threshold(transfer)))
+    attempt("oracle", lambda: one(thresholds.best_threshold(here)))
+    if fixed is not None:
+        attempt("fixed", lambda: one(fixed))
+    return chosen, undefined
+
+
+def _outcome(subset: _Subset, here: thresholds.Matches, per_item: Floats, shown: list[float], plan: Plan) -> _Chosen:
+    hits = here.hit(per_item)
+    samples = bootstrap.f1_resamples(hits, here.has_error, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
+    values = _accuracies(hits, here.has_error)
+    estimates = {name: _estimate(values[name], samples[name]) for name in ("f1", "acc_error", "acc_correct")}
+    return _Chosen(PolicyResult(**estimates, thresholds=shown), hits, samples["f1"])
+
+
+def _accuracies(hits: NDArray[np.bool_], has_error: NDArray[np.bool_]) -> dict[str, float | None]:
+    n_error, n_correct = int(has_error.sum()), int((~has_error).sum())
+    hit_error, hit_correct = int(hits[has_error].sum()), int(hits[~has_error].sum())
+    f1 = thresholds.f1_from_counts(hit_error, n_error, hit_correct, n_correct)
+    return {
+        "f1": _number(float(f1)),
+        "acc_error": hit_error / n_error if n_error else None,
+        "acc_correct": hit_correct / n_correct if n_correct else None,
+    }
+
+
+def _estimate(value: float | None, samples: Floats) -> Estimate:
+    low, high = bootstrap.interval(samples)
+    return Estimate(value=value, low=_number(low), high=_number(high))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _step_auc(subset: _Subset, scores: list[Floats], plan: Plan) -> Estimate:
+    steps = auc.step_wins(scores, subset.labels)
+    samples = auc.auc_resamples(steps, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
+    return _estimate(_number(float(auc.auc(steps)[0])), samples)
+
+
+def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
+    labels = np.array(subset.labels)
+    groups = []
+    for low, high in zip(POSITION_EDGES, (*POSITION_EDGES[1:], None), strict=True):
+        here = (labels >= low) & (labels < high if high is not None else True)
+        name = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
+        if here.any():
+            groups.append(_group(name, here | (labels < 0), hits, labels))
+    return groups
+
+
+def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
+    labels = np.array(subset.labels)
+    generators = np.array([item.generator for item in subset.items])
+    return [_group(str(name), generators == name, hits, labels) for name in np.unique(generators)]
+
+
+def _group(name: str, members: NDArray[np.bool_], hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> Group:
+    has_error = labels[members] >= 0
+    values = _accuracies(hits[members], has_error)
+    return Group(name=name, n_error=int(has_error.sum()), n_correct=int((~has_error).sum()), **values)
+
+
+def _means(results: dict[str, SubsetResult], resampled: dict[str, list[Floats]]) -> dict[str, Estimate]:
+    """Plain means over the subsets, each subset resampled on its own; only where every subset has a value."""
+    means = {}
+    for policy in POLICIES:
+        values = [r.policies[policy].f1.value for r in results.values() if policy in r.policies]
+        known = [value for value in values if value is not None]
+        if len(known) == len(results):
+            means[policy] = _estimate(float(np.mean(known)), np.mean(resampled[policy], axis=0))
+    return means
+
+
+def _baseline(subsets: list[_Subset], score: Callable[[TraceItem], Floats], plan: Plan) -> ProtocolResult:
+    return _protocol(subsets, {s.name: [score(item) for item in s.items] for s in subsets}, None, plan)
+
+
+def _random_baseline(subsets: list[_Subset], plan: Plan) -> ProtocolResult:
+    """The mean of `N_RANDOM` draws of uniform scores; without intervals."""
+    alone = Plan(n_resamples=0, seed=plan.seed)
+    draws = []
+    for draw in range(N_RANDOM):
+        streams = {s.name: s.stream(plan.seed, draw) for s in subsets}
+        scores = {s.name: [streams[s.name].random(len(item.n_tokens)) for item in s.items] for s in subsets}
+        draws.append(_protocol(subsets, scores, None, alone))
+    return _mean_of(draws)
+
+
+def _mean_of(draws: list[ProtocolResult]) -> ProtocolResult:
+    """Average the F1, accuracies and AUC of several random draws; no intervals, thresholds or groups."""
+
+    def average(estimates: list[Estimate]) -> Estimate:
+        values = [e.value for e in estimates if e.value is not None]
+        return Estimate(value=float(np.mean(values)) if values else None)
+
+    first = draws[0]
+    subsets = {}
+    for name, found in first.subsets.items():
+        same = [draw.subsets[name] for draw in draws]
+        policies = {
+            policy: PolicyResult(
+                f1=average([s.policies[policy].f1 for s in same]),
+                acc_error=average([s.policies[policy].acc_error for s in same]),
+                acc_correct=average([s.policies[policy].acc_correct for s in same]),
+                thresholds=[],
+            )
+            for policy in found.policies
+        }
+        optimism = [s.optimism for s in same if s.optimism is not None]
+        subsets[name] = SubsetResult(
+            policies=policies,
+            undefined=found.undefined,
+            optimism=float(np.mean(optimism)) if optimism else None,
+            step_auc=average([s.step_auc for s in same]),
+        )
+    return ProtocolResult(
+        subsets=subsets, mean={policy: average([d.mean[policy] for d in draws]) for policy in first.mean}
+    )

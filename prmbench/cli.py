@@ -1,0 +1,202 @@
+"""The command line: every command is a thin call into the library, which is imported only when a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prmbench.errors import UserError
+
+app = typer.Typer(
+    help="Evaluate process reward models for math reasoning, and train the models it evaluates.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+@app.command(name="eval")
+def eval_command(
+    rm: Annotated[str | None, typer.Option(help="reward model: a checkpoint folder or a Hub id")] = None,
+    reference: Annotated[str | None, typer.Option(help="pi_ref of an implicit reward model: folder or Hub id")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="how to score: implicit, endo, or a plugin's; over the card's")
+    ] = None,
+    benchmark: Annotated[str, typer.Option(help="processbench")] = "processbench",
+    subset: Annotated[list[str] | None, typer.Option(help="subset to use; may be repeated; default: all")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="file or folder of traces; default: $PRMBENCH_DATA_DIR, then the Hub")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only N traces of each subset, a fixed sample")] = None,
+    from_items: Annotated[
+        Path | None, typer.Option(help="recompute every metric from an items file, without a model")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of the run; default: one under prmbench-results/")] = None,
+    name: Annotated[str | None, typer.Option(help="name on tables; default: the checkpoint's")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the entry as JSON on stdout, nothing else")] = False,
+    objective: Annotated[
+        str | None, typer.Option(help="what it was trained with (ipvrm, implicit_prm, dpo, ...)")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="scale of token values")] = None,
+    margin: Annotated[float | None, typer.Option(help="margin m of the objective")] = None,
+    discount: Annotated[float | None, typer.Option(help="EndoRM's discount of V(s')")] = None,
+    system: Annotated[str | None, typer.Option(help="system message before the problem")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="text between steps; \\n is a newline; default: a blank line")
+    ] = None,
+    step_prefix: Annotated[str | None, typer.Option(help="text before each step, {i} its number: 'Step {i}: '")] = None,
+    template_arg: Annotated[
+        list[str] | None, typer.Option(help="chat template argument: enable_thinking=false")
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Jinja chat template to use instead of the tokenizer's")
+    ] = None,
+    end_of_turn: Annotated[
+        str | None, typer.Option(help="token that ends a turn; default: as the chat template has it")
+    ] = None,
+    plugin: Annotated[
+        Path | None, typer.Option(help="Python file that registers a kind of your own; it is run")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16")
+    ] = "auto",
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
+    skip_overlong: Annotated[bool, typer.Option(help="leave out traces longer than the model's positions")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="of folds, resamples and the random baseline")] = 0,
+    resamples: Annotated[int, typer.Option(min=0, help="bootstrap resamples")] = 10_000,
+) -> None:
+    """Evaluate a reward model: ProcessBench under every scoring protocol, with intervals and an honest threshold."""
+    if benchmark != "processbench":
+        raise UserError(f"--benchmark {benchmark}: not known; expected processbench")
+    if (rm is None) == (from_items is None):
+        raise UserError(
+            "pass either --rm CKPT (a checkpoint folder or Hub id) or --from-items FILE; `prmbench demo` needs neither"
+        )
+    from prmbench.benchmarks.processbench import RunOptions, recompute
+    from prmbench.benchmarks.processbench_metrics import Plan
+
+    plan = Plan(resamples, seed)
+    if from_items is not None:
+        entry, path = recompute(from_items, plan), None
+        if output is not None:
+            from prmbench.results.store import write_atomically
+
+            output.mkdir(parents=True, exist_ok=True)
+            path = output / "entry.json"
+            write_atomically(path, entry.model_dump_json(indent=2) + "\n")
+        _show(entry, path, as_json=as_json)
+        return
+
+    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.processes import current_share
+    from prmbench.evaluate import evaluate
+
+    tokens: dict[str, Any] = {
+        "system": system,
+        "separator": separator.replace("\\n", "\n") if separator is not None else None,
+        "step_prefix": step_prefix,
+        "template_args": dict(_template_argument(text) for text in template_arg) if template_arg else None,
+        "end_of_turn": end_of_turn,
+    }
+    share = current_share(cpu=device == "cpu")
+    _quiet_libraries()
+    assert rm is not None
+    try:
+        found = evaluate(
+            rm,
+            data=data,
+            subsets=subset,
+            limit=limit,
+            output=output,
+            name=name,
+            options=RunOptions(
+                plan=plan,
+                batch_tokens=batch_tokens,
+                limit=limit,
+                skip_overlong=skip_overlong,
+                command=("prmbench", *sys.argv[1:]),
+                share=share,
+            ),
+            reference=reference,
+            kind=kind,
+            load_options=LoadOptions(device, dtype, trust_remote_code),
+            chat_template=chat_template,
+            plugin=plugin,
+            tokens={key: value for key, value in tokens.items() if value is not None},
+            objective=objective,
+            beta=beta,
+            margin=margin,
+            discount=discount,
+        )
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped before scoring began; nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if found is not None:
+        _show(*found, as_json=as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the fields of an entry, as Markdown."""
+    from prmbench.results.document import entry_fields
+
+    typer.echo(entry_fields(), nl=False)
+
+
+def _template_argument(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--template-arg {text}: expected NAME=VALUE, for example enable_thinking=false")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _show(entry: Any, path: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(entry.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from prmbench.benchmarks.processbench_table import render
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(render(entry), highlight=False)
+    if path is not None:
+        # Not through rich: a path must survive copy and paste, unwrapped.
+        typer.echo(f"entry: {path}")
+        if entry.items is not None and (path.parent / entry.items.file).exists():
+            typer.echo(f"next:  prmbench eval --from-items {path.parent / entry.items.file}")
+
+
+def _quiet_libraries() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Problems, traces and rollouts: formats, loading, prompts and token spans."""

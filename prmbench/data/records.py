@@ -1,0 +1,99 @@
+"""Read records from .json, .jsonl, .jsonl.gz and .parquet files, each with the place it came from.
+
+Nothing here knows what a record means; `prmbench.data.traces` checks that. Errors name the file and the line or record.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prmbench.errors import UserError
+
+SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+
+Located = tuple[str, Any]
+"""A place such as ``"gsm8k.jsonl, line 3"`` and the record found there."""
+
+
+def stem(path: Path) -> str:
+    """File name without its data suffix (``gsm8k.jsonl.gz`` gives ``gsm8k``)."""
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether the name ends in one of `SUFFIXES`."""
+    return path.name.endswith(SUFFIXES)
+
+
+def read_records(path: Path) -> list[Located]:
+    """Read all records of one file.
+
+    Raises:
+        UserError: unknown suffix, unreadable file, broken JSON (with line and column), not a list, or no record at all.
+    """
+    if not is_data_file(path):
+        raise UserError(f"{path}: unknown kind of data file; expected a name that ends in {', '.join(SUFFIXES)}")
+    records = _read_parquet(path) if path.name.endswith(".parquet") else _read_json(path)
+    if not records:
+        raise UserError(f"{path}: the file holds no records; expected at least one")
+    return records
+
+
+def _read_json(path: Path) -> list[Located]:
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 (iconv -t utf-8 converts it)"
+        ) from None
+    except (OSError, EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); check that the file is whole and readable") from None
+    if path.name.endswith(".json"):
+        return list(_parse_array(path, text))
+    return list(_parse_lines(path, text))
+
+
+def _parse_array(path: Path, text: str) -> Iterator[Located]:
+    if not text.strip():
+        return
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = "; for one object a line name the file .jsonl" if error.msg == "Extra data" else ""
+        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg}){hint}") from None
+    if not isinstance(data, list):
+        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected a list of records")
+    for i, record in enumerate(data):
+        yield f"{path}, record {i}", record
+
+
+def _parse_lines(path: Path, text: str) -> Iterator[Located]:
+    # Not splitlines(): it also breaks at U+2028 and its like, which occur inside strings.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{path}, line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}, column {error.colno}: broken JSON ({error.msg}); mend or delete the line"
+            ) from None
+
+
+def _read_parquet(path: Path) -> list[Located]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read as parquet ({error})") from None
+    return [(f"{path}, row {i}", row) for i, row in enumerate(rows)]

@@ -1,0 +1,185 @@
+"""From a trace to token ids, and which token belongs to which step (DESIGN 4.1).
+
+The state a policy sees is what is scored: the chat template's rendering of the conversation with the generation prompt,
+then the solution verbatim, then the end of turn. Prompt and response are tokenized separately, each once, and their ids
+concatenated. The solution never passes through the template (some templates add thinking tags to it or strip it), and
+prefixes are never tokenized again (a BPE merge across a step's end would move the boundary).
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from prmbench.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+_SENTINEL = "prmbench-answer"
+
+
+class TokenOptions(BaseModel):
+    """How a trace becomes text; recorded with every entry because it changes scores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: str | None = Field(None, description="system message put before the problem")
+    separator: str = Field("\n\n", description="text between two steps")
+    step_prefix: str = Field("", description="text before each step; '{i}' is its number from 1 ('Step {i}: ')")
+    template_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the chat template")
+    end_of_turn: str | None = Field(
+        None, description="token that ends the turn; None: what the chat template writes after an answer"
+    )
+
+
+@dataclass(frozen=True)
+class EncodedTrace:
+    """Token ids of one trace.
+
+    Attributes:
+        ids: int64, shape [p + t]: prompt, then response with its end-of-turn token.
+        n_prompt: p.
+        step_of: int64, shape [t]: the step each response token belongs to, -1 for the end of turn.
+        n_steps: number of steps.
+    """
+
+    ids: NDArray[np.int64]
+    n_prompt: int
+    step_of: NDArray[np.int64]
+    n_steps: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def step_counts(self) -> NDArray[np.int64]:
+        """Number of tokens of each step. int64, shape [n_steps]."""
+        return np.bincount(self.step_of[self.step_of >= 0], minlength=self.n_steps)
+
+    def step_sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum a value per response token (float64, shape [t]) over each step. float64, shape [n_steps]."""
+        inside = self.step_of >= 0
+        return np.bincount(self.step_of[inside], weights=values[inside], minlength=self.n_steps).astype(np.float64)
+
+
+class TraceEncoder:
+    """Encodes traces with one tokenizer and one set of options.
+
+    Raises (on construction):
+        UserError: the tokenizer has no chat template, is not a fast one, or the template or its arguments fail.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, options: TokenOptions | None = None, chat_template: str | None = None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.options = options or TokenOptions()
+        self.chat_template = chat_template or tokenizer.chat_template
+        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        if not self.chat_template:
+            raise UserError(
+                f"{name}: has no chat template; pass --chat-template FILE with a Jinja template "
+                "(the one the model was trained with)"
+            )
+        if not tokenizer.is_fast:
+            raise UserError(f"{name}: is a slow tokenizer without character offsets; save a tokenizer.json with it")
+        self._plain = _without_post_processor(tokenizer)
+        self.end_of_turn = self._find_end_of_turn()
+
+    def render_prompt(self, problem: str) -> str:
+        """The chat template's text for a problem, generation prompt included."""
+        return self._render(self._conversation(problem), add_generation_prompt=True)
+
+    def template_hash(self) -> str:
+        """sha256 (hex) of the chat template and everything in the options that shapes the text."""
+        content = json.dumps([self.chat_template, self.options.model_dump()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
+        """Encode one trace. The prompt's and the response's ids are those the tokenizer gives each alone."""
+        prompt = self._plain.encode(self.render_prompt(problem), add_special_tokens=False).ids
+        text, ends = join_steps(steps, self.options)
+        response = self._plain.encode(text, add_special_tokens=False)
+        starts = [start for start, _ in response.offsets]
+        step_of = [min(bisect.bisect_right(ends, start), len(steps) - 1) for start in starts]
+        ids = np.array([*prompt, *response.ids, self.end_of_turn], dtype=np.int64)
+        return EncodedTrace(ids, len(prompt), np.array([*step_of, -1], dtype=np.int64), len(steps))
+
+    def _conversation(self, problem: str) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.options.system}] if self.options.system is not None else []
+        return [*system, {"role": "user", "content": problem}]
+
+    def _render(self, conversation: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                conversation,
+                chat_template=self.chat_template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.options.template_args,
+            )
+        except Exception as error:  # templates raise what they like
+            raise UserError(
+                f"the chat template failed ({first_line(error)}); check --chat-template and its arguments"
+            ) from None
+
+    def _find_end_of_turn(self) -> int:
+        """The id of the first special token that the template writes after an answer, else the end-of-sequence token."""
+        if self.options.end_of_turn is not None:
+            found = self._plain.token_to_id(self.options.end_of_turn)
+            if found is None:
+                raise UserError(f"end of turn '{self.options.end_of_turn}': not a token of this vocabulary")
+            return int(found)
+        answered = [*self._conversation("x"), {"role": "assistant", "content": _SENTINEL}]
+        tail = self._render(answered, add_generation_prompt=False).rpartition(_SENTINEL)[2]
+        special = set(self.tokenizer.all_special_ids) | {
+            i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
+        }
+        for token in self._plain.encode(tail, add_special_tokens=False).ids:
+            if token in special:
+                return int(token)
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                "the chat template ends an answer with no special token, and there is no end-of-sequence token"
+            )
+        return int(self.tokenizer.eos_token_id)
+
+
+def join_steps(steps: Sequence[str], options: TokenOptions) -> tuple[str, list[int]]:
+    """Join steps into the response text.
+
+    Returns:
+        (text, ends): ends[i] is the character index just after step i and the separator that follows it; a token whose
+        first character is before ends[i] and not before ends[i-1] belongs to step i.
+    """
+    pieces = [options.step_prefix.replace("{i}", str(i)) + step for i, step in enumerate(steps, start=1)]
+    ends: list[int] = []
+    position = 0
+    for i, piece in enumerate(pieces):
+        position += len(piece) + (len(options.separator) if i < len(pieces) - 1 else 0)
+        ends.append(position)
+    return options.separator.join(pieces), ends
+
+
+def _without_post_processor(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of the Rust tokenizer that gives the same ids with untrimmed offsets.
+
+    Byte-level post-processors trim spaces off a token's offsets, which would move a token that starts with a separator
+    into the next step. Their other work, adding special tokens, is never wanted here.
+    """
+    from tokenizers import Tokenizer, processors
+
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    plain.no_padding()
+    plain.no_truncation()
+    return plain

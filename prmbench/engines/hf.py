@@ -1,0 +1,251 @@
+"""The Hugging Face engine: run token ids through a model once, return only what is asked for (DESIGN 3).
+
+Log-probs come from hidden states, a block of rows at a time, in float32: the full ``[batch, sequence, vocabulary]``
+logits never exist. Batches are padded on the right and run without an attention mask: in a causal model no real
+position looks at what follows it, and attention kernels are faster without a mask.
+
+Tolerance: in float32 a sequence's log-probs do not depend on what else is in its batch by more than 1e-4 a token (the
+tests hold it to that; matrix kernels sum in another order for another shape). The same batch gives the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Quantity = Literal["logprob", "logit", "logsumexp", "topk", "hidden"]
+QUANTITIES: tuple[Quantity, ...] = ("logprob", "logit", "logsumexp", "topk", "hidden")
+
+_HEAD_BLOCK = 1 << 24  # logits held at once, in numbers (64 MiB of float32)
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What the model says of the asked-for tokens of one sequence; fields not asked for are None.
+
+    For a token y_t at position p, everything is read from the state before it (position p - 1).
+
+    Attributes:
+        logprob: log pi(y_t given s_t). logit: its unnormalised logit. logsumexp: of all logits at s_t. float64, shape [t].
+        topk_ids: int64, shape [t, k]; topk_logprobs: float64, shape [t, k]; most likely first.
+        hidden: float32, shape [t, width]: the last hidden state at s_t.
+    """
+
+    logprob: NDArray[np.float64] | None = None
+    logit: NDArray[np.float64] | None = None
+    logsumexp: NDArray[np.float64] | None = None
+    topk_ids: NDArray[np.int64] | None = None
+    topk_logprobs: NDArray[np.float64] | None = None
+    hidden: NDArray[np.float32] | None = None
+
+
+class HFEngine:
+    """Scores token ids with a transformers causal language model.
+
+    Args:
+        model: in eval mode, on its device.
+        source: what to call it in errors.
+
+    Raises (on construction):
+        UserError: the model's logits are not what its output layer gives from its last hidden state, nor that with
+            one of the logit scalings known here, so that chunked log-probs would be wrong.
+    """
+
+    provides: frozenset[Quantity] = frozenset(QUANTITIES)
+
+    def __init__(self, model: PreTrainedModel, source: str = "the model") -> None:
+        self.model = model
+        self.source = source
+        self.trunk = model.get_decoder()
+        self.head = model.get_output_embeddings()
+        self.device = next(model.parameters()).device
+        self._finish = self._find_logit_map()
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits of one position."""
+        return int(self.head.weight.shape[0])
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence the model was built for, where its config says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def device_and_dtype(self) -> tuple[str, str]:
+        """Where the model computes and in what type."""
+        return str(self.device), str(self.head.weight.dtype).removeprefix("torch.")
+
+    def facts(self) -> dict[str, Any]:
+        """Architecture and size, for provenance."""
+        return {
+            "architecture": self.model.config.model_type,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+
+    @torch.inference_mode()
+    def score(
+        self,
+        sequences: Sequence[NDArray[np.int64]],
+        first: Sequence[int],
+        want: frozenset[Quantity],
+        *,
+        top: int = 0,
+    ) -> list[TokenScores]:
+        """Score one batch.
+
+        Args:
+            sequences: token ids, each int64, shape [length].
+            first: per sequence, the position (at least 1) of the first token asked for; all from there to the end are.
+            want: what to return.
+            top: k of "topk".
+
+        Raises:
+            ValueError: an unknown quantity. torch.OutOfMemoryError: the batch does not fit; see `run_batches`.
+        """
+        if unknown := want - self.provides:
+            raise ValueError(f"unknown quantities {sorted(unknown)}; this engine gives {sorted(self.provides)}")
+        width = max(len(ids) for ids in sequences)
+        padded = torch.zeros((len(sequences), width), dtype=torch.long)
+        for row, ids in enumerate(sequences):
+            padded[row, : len(ids)] = torch.from_numpy(ids)
+        padded = padded.to(self.device)
+        states = self.trunk(input_ids=padded, use_cache=False).last_hidden_state
+        lengths = [len(ids) - start for ids, start in zip(sequences, first, strict=True)]
+        rows = torch.repeat_interleave(torch.arange(len(sequences)), torch.tensor(lengths)).to(self.device)
+        columns = torch.cat([torch.arange(start, len(ids)) for ids, start in zip(sequences, first, strict=True)]).to(
+            self.device
+        )
+        picked = states[rows, columns - 1]
+        del states
+        found = self._head_scores(picked, padded[rows, columns], want, top)
+        edges = np.cumsum([0, *lengths])
+        return [
+            TokenScores(**{name: values[start:end] for name, values in found.items()})
+            for start, end in itertools.pairwise(edges)
+        ]
+
+    def _head_scores(
+        self, states: torch.Tensor, targets: torch.Tensor, want: frozenset[Quantity], top: int
+    ) -> dict[str, np.ndarray]:
+        parts: dict[str, list[torch.Tensor]] = {}
+
+        def keep(name: str, value: torch.Tensor) -> None:
+            parts.setdefault(name, []).append(value.cpu())
+
+        if "hidden" in want:
+            keep("hidden", states.float())
+        if want - {"hidden"}:
+            block = max(1, _HEAD_BLOCK // self.vocabulary)
+            for start in range(0, len(states), block):
+                logits = self._finish(self._logits(states[start : start + block]))
+                total = torch.logsumexp(logits, dim=-1)
+                logit = logits.gather(1, targets[start : start + block, None])[:, 0]
+                if "logprob" in want:
+                    keep("logprob", (logit - total).double())
+                if "logit" in want:
+                    keep("logit", logit.double())
+                if "logsumexp" in want:
+                    keep("logsumexp", total.double())
+                if "topk" in want:
+                    best = logits.topk(min(top, self.vocabulary), dim=-1)
+                    keep("topk_ids", best.indices)
+                    keep("topk_logprobs", (best.values - total[:, None]).double())
+        return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Output layer with float32 results: a half-precision result would round a log-prob by up to 0.1."""
+        weight, bias = self.head.weight, getattr(self.head, "bias", None)
+        if weight.dtype == torch.float32 or type(self.head) is not torch.nn.Linear:  # an adapter on the output layer
+            return self.head(states).float()
+        if weight.is_cuda:
+            logits = torch.mm(states, weight.T, out_dtype=torch.float32)
+        else:
+            logits = torch.nn.functional.linear(states.float(), self._float_weight())
+        return logits if bias is None else logits + bias.float()
+
+    def _float_weight(self) -> torch.Tensor:
+        if not hasattr(self, "_weight32"):
+            self._weight32 = self.head.weight.detach().float()
+        return self._weight32
+
+    @torch.inference_mode()
+    def _find_logit_map(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Find what this architecture does to the output layer's result, by comparing with its own forward."""
+        config = self.model.config.get_text_config()
+        ids = torch.arange(1, 5, device=self.device)[None] % self.vocabulary
+        whole = self.model(input_ids=ids, use_cache=False).logits[0].float()
+        plain = self._logits(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[0])
+        tolerance = 1e-3 if self.head.weight.dtype == torch.float32 else 0.05
+        cap = getattr(config, "final_logit_softcapping", None)
+        known: list[Callable[[torch.Tensor], torch.Tensor]] = [lambda x: x]
+        if cap:
+            known.append(lambda x: torch.tanh(x / cap) * cap)
+        for name in ("logit_scale", "lm_head_multiplier"):
+            if scale := getattr(config, name, None):
+                known.append(functools.partial(torch.mul, scale))
+        if scaling := getattr(config, "logits_scaling", None):
+            known.append(functools.partial(torch.mul, 1 / scaling))
+        for change in known:
+            if torch.allclose(change(plain), whole, atol=tolerance * float(whole.abs().max().clamp(min=1)), rtol=0):
+                return change
+        raise UserError(
+            f"{self.source}: a {config.model_type} model changes its logits in a way that is not known here; "
+            "its log-probs would be wrong"
+        )
+
+
+class BatchRunner:
+    """Runs batches within a token budget, halving the budget whenever memory runs out."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+
+    def run(self, indices: Sequence[int], lengths: Sequence[int], score: Callable[[Sequence[int]], None]) -> None:
+        """Call `score` on `indices`, in pieces where the whole does not fit.
+
+        Args:
+            lengths: token count of each sequence, by index.
+            score: scores the sequences with these indices; may raise `torch.OutOfMemoryError`.
+
+        Raises:
+            UserError: one sequence alone does not fit.
+        """
+        if len(indices) > 1 and max(lengths[i] for i in indices) * len(indices) > self.budget:
+            self._halves(indices, lengths, score)
+            return
+        try:
+            score(indices)
+            return
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(indices) == 1:
+            raise UserError(
+                f"out of memory on a single sequence of {lengths[indices[0]]:,} tokens; "
+                "use a smaller dtype (--dtype bfloat16) or a device with more memory"
+            )
+        self.budget = max(lengths[i] for i in indices) * len(indices) // 2
+        self._halves(indices, lengths, score)
+
+    def _halves(self, indices: Sequence[int], lengths: Sequence[int], score: Callable[[Sequence[int]], None]) -> None:
+        middle = len(indices) // 2
+        self.run(indices[:middle], lengths, score)
+        self.run(indices[middle:], lengths, score)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,205 @@
+"""Load checkpoints safely: safetensors only, complete, finite, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prmbench.errors import UserError, first_line, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Where and how weights are loaded.
+
+    Attributes:
+        device: "auto" (CUDA where there is one, else CPU), or a torch device name.
+        dtype: "auto" (float32 on CPU, bfloat16 on CUDA) or one of `DTYPES`.
+        trust_remote_code: run code that a checkpoint carries; off unless the user asks.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+    def resolve_device(self) -> torch.device:
+        """The torch device; with several processes, this process's own CUDA device.
+
+        Raises:
+            UserError: no such device, or CUDA asked for where there is none.
+        """
+        import torch
+
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise UserError(f"--device {self.device}: not a device; expected auto, cpu, cuda or cuda:N") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device {self.device}: torch finds no CUDA device here; use --device cpu")
+        return device
+
+    def resolve_dtype(self) -> torch.dtype:
+        """The torch dtype. Raises UserError when it is none of `DTYPES`."""
+        import torch
+
+        name = self.dtype
+        if name == "auto":
+            name = "bfloat16" if self.resolve_device().type == "cuda" else "float32"
+        if name not in DTYPES:
+            raise UserError(f"--dtype {self.dtype}: expected auto, {', '.join(DTYPES)}{nearest(name, DTYPES)}")
+        return getattr(torch, name)
+
+
+def locate(name: str, flag: str) -> Path:
+    """Turn a local folder or a Hub id into a local folder that holds the checkpoint.
+
+    Args:
+        flag: the option the name came from, for the error.
+
+    Raises:
+        UserError: no such folder and not to be had from the Hub either.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UserError(
+            f"{flag} {name}: is a file; expected the folder of a checkpoint (with config.json and .safetensors)"
+        )
+    near = nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else [])
+    if near or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise UserError(
+            f"{flag} {name}: no such folder{near}; pass the folder of a checkpoint or a Hub id (owner/name)"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+            )
+        )
+    except Exception as error:  # offline, no such repository, gated: many kinds
+        raise UserError(
+            f"{flag} {name}: no such folder, and not to be had from the Hub ({first_line(error)}); "
+            "pass the folder of a checkpoint or the id of a public one (owner/name)"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError, naming the file, when it is missing, broken or no object."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is {path.parent} a whole checkpoint?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected an object")
+    return data
+
+
+def weights_hash(folder: Path) -> str:
+    """sha256 (hex) over the names and contents of the folder's .safetensors files.
+
+    Raises:
+        UserError: there are none (other weight formats can run code when loaded and are refused).
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf"})
+        hint = (
+            f"; found {', '.join(others)}: save it again with save_pretrained(safe_serialization=True)"
+            if others
+            else ""
+        )
+        raise UserError(f"{folder}: holds no .safetensors weights{hint}")
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            whole.update(file.name.encode() + b"\0" + hashlib.file_digest(handle, "sha256").digest())
+    return whole.hexdigest()
+
+
+def load_tokenizer(folder: Path, options: LoadOptions) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint folder. Raises UserError when there is none."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise UserError(f"{folder}: holds no tokenizer (tokenizer.json); save the tokenizer with the model")
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    except Exception as error:
+        raise UserError(f"{folder}: the tokenizer cannot be loaded ({first_line(error)})") from None
+
+
+def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
+    """Load a causal language model in eval mode, checked to be complete and finite.
+
+    Raises:
+        UserError: no config, no safetensors, a missing shard, weights that the checkpoint lacks (transformers would fill
+            them with random numbers), or NaN or infinite weights (the parameter is named).
+    """
+    from transformers import AutoModelForCausalLM
+
+    read_json(folder / "config.json")
+    _check_shards(folder)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=options.resolve_dtype(),
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported; they are an error below
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{folder}: cannot be loaded as a causal language model ({first_line(error)})") from None
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(str(entry) for entry in info["mismatched_keys"])
+    if missing or mismatched:
+        shown = ", ".join([*missing, *mismatched][:3])
+        raise UserError(
+            f"{folder}: the weights do not fill the model: {len(missing)} missing, {len(mismatched)} of another shape "
+            f"({shown}); is it a causal language model, and was it saved whole?"
+        )
+    check_finite(model, folder)
+    return model.to(options.resolve_device()).eval()
+
+
+def _check_shards(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
+        weights_hash(folder)  # words the error
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        absent = [name for name in shards if not (folder / name).exists()]
+        if absent:
+            raise UserError(
+                f"{folder}: {len(absent)} of {len(shards)} weight files are missing ({absent[0]}); download it again"
+            )
+
+
+def check_finite(model: torch.nn.Module, folder: Path) -> None:
+    """Raise UserError, naming the parameter, when a weight is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            raise UserError(f"{folder}: weight '{name}' holds NaN or infinite numbers; the checkpoint is broken")

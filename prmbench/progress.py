@@ -1,0 +1,93 @@
+"""Progress of long work: a rich bar on a terminal, plain lines elsewhere; always on stderr, so that stdout stays data."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_LINE_SECONDS = 10.0
+
+
+@contextmanager
+def progress(
+    title: str, total: int, unit: str, *, done: int = 0, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Show how far a loop is, at what rate, and the time left.
+
+    Args:
+        total: units of the whole work. done: units finished by an earlier run; they do not count for the rate.
+        quiet: show nothing (processes other than the first).
+
+    Yields:
+        A function to call with the number of units just finished.
+    """
+    if quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar(title, total, unit, done) as advance:
+            yield advance
+    else:
+        yield _Lines(title, total, unit, done).advance
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    finished = 0
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=done, rate="")
+
+        def advance(n: int) -> None:
+            nonlocal finished
+            finished += n
+            rate = finished / max(time.monotonic() - start, 1e-9)
+            bar.update(task, advance=n, rate=f"{rate:,.0f} {unit}/s")
+
+        yield advance
+
+
+class _Lines:
+    """One line every `_LINE_SECONDS`, and one at the end."""
+
+    def __init__(self, title: str, total: int, unit: str, done: int) -> None:
+        self.title, self.total, self.unit, self.before = title, total, unit, done
+        self.finished = 0
+        self.start = self.last = time.monotonic()
+        if done:
+            print(f"{title}: {done:,} of {total:,} {unit} were done before", file=sys.stderr, flush=True)
+
+    def advance(self, n: int) -> None:
+        self.finished += n
+        now = time.monotonic()
+        reached = self.before + self.finished
+        if reached < self.total and now - self.last < _LINE_SECONDS:
+            return
+        self.last = now
+        rate = self.finished / max(now - self.start, 1e-9)
+        left = (self.total - reached) / rate
+        print(
+            f"{self.title}: {reached:,} of {self.total:,} {self.unit} ({reached / max(self.total, 1):.0%}), "
+            f"{rate:,.0f} {self.unit}/s, {duration(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1:15``, ``3700`` as ``1:01:40``."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""Entries and items: what an evaluation leaves behind, so that every number can be traced and recomputed."""

@@ -1,0 +1,120 @@
+"""Items: the per-trace scores behind an entry, one JSON line each; ids, labels and scores, never problem text."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.records import read_records
+from prmbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class TraceItem:
+    """Scores of one trace.
+
+    Attributes:
+        subset, id, generator, label: as in the trace. digest: sha256 of the trace (`prmbench.data.traces.Trace.digest`).
+        n_tokens: int64, shape [n_steps]. sums, scores: as in `prmbench.reward_models.base.StepScores`; one of them is None.
+    """
+
+    subset: str
+    id: str
+    generator: str
+    label: int
+    digest: str
+    n_tokens: NDArray[np.int64]
+    sums: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names an item within an entry."""
+        return self.subset, self.id
+
+    def line(self) -> str:
+        """One JSON line, numbers exact (a float64 survives the round trip)."""
+        fields: dict[str, Any] = {
+            "subset": self.subset,
+            "id": self.id,
+            "generator": self.generator,
+            "label": self.label,
+            "digest": self.digest,
+            "n_tokens": self.n_tokens.tolist(),
+        }
+        values = self.sums if self.sums is not None else self.scores
+        assert values is not None
+        fields["sums" if self.sums is not None else "scores"] = values.tolist()
+        return json.dumps(fields, ensure_ascii=True) + "\n"
+
+
+def parse_item(place: str, fields: Any) -> TraceItem:
+    """Check one item's fields. Raises UserError that names the place and the field."""
+    if not isinstance(fields, dict):
+        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected an item (an object)")
+    for name, kind in (
+        ("subset", str),
+        ("id", str),
+        ("generator", str),
+        ("label", int),
+        ("digest", str),
+        ("n_tokens", list),
+    ):
+        if not isinstance(fields.get(name), kind) or isinstance(fields[name], bool):
+            raise UserError(
+                f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
+            )
+    present = [name for name in ("sums", "scores") if name in fields]
+    if len(present) != 1:
+        raise UserError(f"{place}: expected either 'sums' or 'scores', found {present or 'neither'}")
+    name = present[0]
+    n_tokens, values = fields["n_tokens"], fields[name]
+    if not isinstance(values, list) or not values or len(values) != len(n_tokens):
+        raise UserError(f"{place}: fields 'n_tokens' and '{name}' must be lists of one length, one number a step")
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in n_tokens):
+        raise UserError(f"{place}: field 'n_tokens' must hold whole numbers, 0 or more")
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise UserError(f"{place}: field '{name}' must hold numbers")
+    for step, value in enumerate(values):
+        if math.isnan(value):
+            raise UserError(
+                f"{place}: item '{fields['id']}' has a NaN score at step {step}; the model or its items are broken"
+            )
+    if not -1 <= fields["label"] < len(values):
+        raise UserError(f"{place}: field 'label' is {fields['label']}; expected -1 to {len(values) - 1}")
+    return TraceItem(
+        subset=fields["subset"],
+        id=fields["id"],
+        generator=fields["generator"],
+        label=fields["label"],
+        digest=fields["digest"],
+        n_tokens=np.array(n_tokens, dtype=np.int64),
+        **{name: np.array(values, dtype=np.float64)},
+    )
+
+
+def read_items(path: Path) -> list[TraceItem]:
+    """Read an items file.
+
+    Raises:
+        UserError: broken line, wrong field, the same item twice, or items of both sorts (sums and scores).
+    """
+    items: dict[tuple[str, str], TraceItem] = {}
+    sorts = set()
+    for place, fields in read_records(path):
+        item = parse_item(place, fields)
+        if item.key in items:
+            raise UserError(f"{place}: item '{item.id}' of {item.subset} is there twice; delete one of the lines")
+        items[item.key] = item
+        sorts.add(item.sums is None)
+        if len(sorts) > 1:
+            raise UserError(
+                f"{place}: has 'scores' where earlier items have 'sums', or the reverse; items of two runs?"
+            )
+    return list(items.values())

@@ -1,0 +1,156 @@
+"""The entry: one subject on one data set of one benchmark, as a JSON file with its items beside it.
+
+Documented field by field; `docs/entry.md` is made from these descriptions (`prmbench schema`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prmbench.errors import UserError, first_line
+
+ENTRY_NAME = "entry.json"
+
+
+class Record(BaseModel):
+    """Base of everything that is written: unknown fields are errors, infinities are kept as strings."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+
+class Estimate(Record):
+    """A figure and its interval."""
+
+    value: float | None = Field(description="the figure, as a fraction (not percent); null: undefined on these items")
+    low: float | None = Field(None, description="lower end of the 95% bootstrap interval over items; null: none")
+    high: float | None = Field(None, description="upper end of the interval")
+
+
+class Subject(Record):
+    """What was evaluated."""
+
+    name: str = Field(description="name on tables; the checkpoint's last path component unless the user gave one")
+    source: str = Field(description="the checkpoint as the user named it: a path or a Hub id")
+    kind: str = Field(description="how scores are computed (prmbench.json: kind)")
+    objective: str | None = Field(None, description="training objective, where known")
+    beta: float = Field(1.0, description="scale of token values; multiplies every stored sum")
+    margin: float | None = Field(None, description="margin m of the objective, where it has one")
+    discount: float | None = Field(None, description="EndoRM's discount of V(s')")
+    reference: str | None = Field(None, description="pi_ref as the user or the card named it")
+    weights: dict[str, str] = Field(
+        default_factory=dict, description="sha256 of the weight files by role: model, reference"
+    )
+    facts: dict[str, Any] = Field(
+        default_factory=dict, description="architecture, number of parameters, adapter or not"
+    )
+    step_valued: bool = Field(False, description="true: one score a step; false: sums of token values")
+    fixed_thresholds: dict[str, float] = Field(
+        default_factory=dict, description="protocols whose logit is a probability's, with the logit of 0.5"
+    )
+
+
+class SubsetData(Record):
+    """One subset of the data set."""
+
+    n_items: int = Field(description="traces")
+    n_error: int = Field(description="traces with an error (label >= 0)")
+    n_correct: int = Field(description="traces without one (label -1)")
+    n_steps: int = Field(description="steps")
+    n_tokens: int = Field(description="tokens of the steps, in the subject's tokenizer")
+    n_empty_steps: int = Field(0, description="steps that got no token of their own")
+    data_hash: str = Field(description="sha256 over ids, problems, steps and labels, whatever their order")
+    fingerprint: str = Field(description="hash of benchmark, version and data_hash: equal means comparable")
+
+
+class Benchmark(Record):
+    """What it was evaluated on."""
+
+    name: str = Field(description="processbench")
+    version: int = Field(description="raised whenever a change here could change a figure")
+    subsets: dict[str, SubsetData] = Field(description="by subset name")
+    fingerprint: str = Field(
+        description="hash of the subsets' fingerprints: equal means the whole tables are comparable"
+    )
+    limit: int | None = Field(None, description="only a sample of this many of each subset was used; null: all")
+
+
+class Items(Record):
+    """The items behind the figures."""
+
+    file: str = Field(description="file name, beside the entry")
+    sha256: str = Field(description="of that file")
+    n: int = Field(description="lines in it")
+
+
+class Run(Record):
+    """How the figures came about."""
+
+    started: str = Field(description="UTC, ISO 8601")
+    scoring_seconds: float = Field(description="wall time of scoring in this process, loading excluded")
+    tokens: int = Field(description="tokens run through the subject in this process, prompts included")
+    resumed_items: int = Field(description="items found already scored when this process started")
+    processes: int = Field(1, description="processes that shared the work")
+    command: list[str] = Field(default_factory=list, description="the command line, where there was one")
+
+
+class Provenance(Record):
+    """Everything that is not compared but may explain a difference."""
+
+    engine: str = Field(description="hf")
+    device: str = Field(description="device the scores were computed on")
+    dtype: str = Field(description="dtype of the weights")
+    batch_tokens: int = Field(description="padded tokens of a batch")
+    template_hash: str = Field(description="sha256 of the chat template and the token options")
+    token_options: dict[str, Any] = Field(
+        description="system prompt, separator, step prefix, template arguments, end of turn"
+    )
+    versions: dict[str, str] = Field(description="of Python, prmbench and the libraries that compute")
+    seed: int = Field(description="of folds, resamples and the random baseline")
+    n_resamples: int = Field(description="bootstrap resamples")
+    run: Run | None = Field(None, description="null: recomputed from items whose run is not known")
+
+
+Metrics = TypeVar("Metrics", bound=BaseModel)
+
+
+class Entry(Record, Generic[Metrics]):
+    """One subject on one data set of one benchmark."""
+
+    schema_version: Literal[1] = Field(1, description="version of these fields")
+    status: Literal["measured", "reported"] = Field("measured", description="measured here, or reported by a paper")
+    miniature: bool = Field(False, description="the synthetic world, not real data")
+    subject: Subject
+    benchmark: Benchmark
+    metrics: Metrics = Field(description="the figures; their shape depends on the benchmark")
+    items: Items | None = Field(None, description="null: not kept (reported entries)")
+    provenance: Provenance | None = Field(None, description="null: not known (reported entries)")
+
+
+def digest(content: object) -> str:
+    """sha256 (hex) of anything JSON can hold, keys sorted."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def fingerprint(benchmark: str, version: int, data_hash: str) -> str:
+    """What must be equal for two results to be compared (DESIGN 5)."""
+    return digest([benchmark, version, data_hash])
+
+
+EntryType = TypeVar("EntryType", bound=BaseModel)
+
+
+def read_entry(path: Path, entry_type: type[EntryType]) -> EntryType:
+    """Read an entry file. Raises UserError, naming the file and the field, when it is not one."""
+    try:
+        return entry_type.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: not an entry of this kind: {where}: {first_line(ValueError(first['msg']))}") from None

@@ -1,0 +1,176 @@
+"""The output folder of a run: settings, items as they come, the finished entry. Killed runs go on where they were.
+
+A folder holds ``run.json`` (the settings that determine every score), ``items.jsonl`` and, when finished, ``entry.json``.
+While several processes work, each appends to a file of its own (``items.rank1.jsonl``); they are merged at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+from prmbench.errors import UserError
+from prmbench.results.items import TraceItem, parse_item
+from prmbench.results.schema import ENTRY_NAME, Items
+
+RUN_NAME = "run.json"
+ITEMS_NAME = "items.jsonl"
+_HOLDER_NAME = ".lock.holder"
+
+
+class RunFolder:
+    """A run's output folder, held by one run at a time (a context manager).
+
+    Args:
+        path: created where it does not exist.
+        settings: JSON-serialisable; what must be the same for items in the folder to be reused.
+        rank: this process among those that share the run; rank 0 holds the lock.
+
+    Raises (on entering):
+        UserError: another run holds the folder, the folder holds a run with other settings (the first that differs is
+            named), or it cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], rank: int = 0) -> None:
+        self.path = path
+        self.settings = json.loads(json.dumps(settings))
+        self.rank = rank
+        self._lock = FileLock(path / ".lock")
+        self._items: Any = None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.rank == 0:
+                self._acquire()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); pass another --output") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._items is not None:
+            self._items.close()
+        if self.rank == 0:
+            (self.path / _HOLDER_NAME).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        holder = self.path / _HOLDER_NAME
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+            raise UserError(f"{self.path}: {who} is writing here; wait for it, or pass another --output") from None
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        run_file = self.path / RUN_NAME
+        if run_file.exists():
+            self._check_settings(run_file)
+        elif next(self.path.glob("items*.jsonl"), None) is not None:
+            raise UserError(
+                f"{self.path}: holds items but no {RUN_NAME} that says what they are; pass another --output"
+            )
+        else:
+            write_atomically(run_file, json.dumps(self.settings, indent=2) + "\n")
+
+    def _check_settings(self, run_file: Path) -> None:
+        try:
+            found = json.loads(run_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{run_file}: broken JSON ({error}); pass another --output or delete the folder") from None
+        if (difference := _difference(found, self.settings)) is not None:
+            raise UserError(
+                f"{self.path}: holds a run with other settings ({difference}); pass another --output, or delete the folder"
+            )
+
+    def completed(self) -> dict[tuple[str, str], TraceItem]:
+        """All items already written, by key. A last line cut short by a kill is left out."""
+        found: dict[tuple[str, str], TraceItem] = {}
+        for path in sorted(self.path.glob("items*.jsonl")):
+            whole_lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+            for number, line in enumerate(whole_lines, start=1):
+                place = f"{path}, line {number}"
+                try:
+                    item = parse_item(place, json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{place}: broken JSON ({error.msg}); delete the line and run again") from None
+                found[item.key] = item
+        return found
+
+    def append(self, items: Iterable[TraceItem]) -> None:
+        """Write items and have them on disk before returning. Raises UserError when the disk is full."""
+        try:
+            if self._items is None:
+                path = self.path / (ITEMS_NAME if self.rank == 0 else f"items.rank{self.rank}.jsonl")
+                if path.exists():
+                    _drop_cut_line(path)
+                self._items = path.open("ab", buffering=0)  # unbuffered: nothing is written again on close
+            content = "".join(item.line() for item in items).encode()
+            while content:
+                content = content[self._items.write(content) :]
+            os.fsync(self._items.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); what was scored before is kept: "
+                "make room and run the same command again"
+            ) from None
+
+    def finish(self, items: Sequence[TraceItem]) -> Items:
+        """Replace the items files by one, in the order given, and describe it."""
+        if self._items is not None:
+            self._items.close()
+            self._items = None
+        content = "".join(item.line() for item in items)
+        write_atomically(self.path / ITEMS_NAME, content)
+        for part in self.path.glob("items.rank*.jsonl"):
+            part.unlink()
+        return Items(file=ITEMS_NAME, sha256=hashlib.sha256(content.encode()).hexdigest(), n=len(items))
+
+    def write_entry(self, entry: BaseModel) -> Path:
+        """Write the entry and return its path."""
+        path = self.path / ENTRY_NAME
+        write_atomically(path, entry.model_dump_json(indent=2) + "\n")
+        return path
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a text file so that a reader or a kill sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def _drop_cut_line(path: Path) -> None:
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as handle:
+            handle.truncate(content.rfind(b"\n") + 1)
+
+
+def _difference(found: Any, wanted: Any, where: str = "") -> str | None:
+    """The first key at which two JSON values differ, with both values."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(k for k in found if k not in wanted)]:
+            inner = _difference(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+            if inner is not None:
+                return inner
+        return None
+    return None if found == wanted else f"{where}: {_brief(found)} there, {_brief(wanted)} now"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,134 @@
+"""What every reward model can do, and the registry of kinds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.tokens import EncodedTrace, TraceEncoder
+from prmbench.engines.loading import LoadOptions
+from prmbench.errors import UserError, nearest
+from prmbench.reward_models.card import Card
+
+
+@dataclass(frozen=True)
+class StepScores:
+    """The scores of one trace's steps; either sums (token-valued kinds) or scores (step-valued kinds) is given.
+
+    Attributes:
+        n_tokens: int64, shape [n_steps]: tokens that belong to each step.
+        sums: float64, shape [n_steps]: token values summed over each step, before beta. All four protocols follow.
+        scores: float64, shape [n_steps]: one score a step, in logit space (higher: more likely right).
+    """
+
+    n_tokens: NDArray[np.int64]
+    sums: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What a kind needs to load a checkpoint.
+
+    Attributes:
+        folder: the checkpoint. source: its name as the user gave it. card: its card with the user's flags over it.
+        reference: pi_ref, a local folder or Hub id, or None. chat_template: Jinja text to use instead of the tokenizer's.
+    """
+
+    folder: Path
+    source: str
+    card: Card
+    reference: str | None
+    chat_template: str | None
+    options: LoadOptions
+
+
+class RewardModel(ABC):
+    """A model that scores the steps of a trace.
+
+    A kind sets `encoder`, `vocabulary` and `max_length` in its `load`, and implements `score`.
+
+    Attributes:
+        kind: the name it is registered under. card: its settings.
+        step_valued: whether `score` gives one score a step instead of sums of token values.
+        hashes: weights hash (sha256) by role: "model", "reference", ...
+        facts: architecture, size and the like, for provenance.
+        source: the checkpoint as the user named it.
+    """
+
+    kind: ClassVar[str]
+    step_valued: ClassVar[bool] = False
+    card: Card
+    encoder: TraceEncoder
+    vocabulary: int
+    max_length: int | None
+    hashes: dict[str, str]
+    facts: dict[str, Any]
+    source: str
+
+    @abstractmethod
+    def device_and_dtype(self) -> tuple[str, str]:
+        """Where the model computes and in what type, e.g. ``("cpu", "float32")``."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, request: LoadRequest) -> RewardModel:
+        """Load from a checkpoint folder. Raises UserError when something is missing or wrong, before any scoring."""
+
+    @abstractmethod
+    def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
+        """Score one batch of encoded traces, in order."""
+
+    def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
+        """Token ids of a trace as this model wants them.
+
+        Raises:
+            UserError: the tokenizer gives an id that the model's vocabulary lacks.
+        """
+        encoded = self.encoder.encode(problem, steps)
+        if int(encoded.ids.max()) >= self.vocabulary:
+            raise UserError(
+                f"the tokenizer gives id {int(encoded.ids.max())}, the model's vocabulary ends at {self.vocabulary - 1}; "
+                "tokenizer and weights are not from one checkpoint"
+            )
+        return encoded
+
+    def fixed_thresholds(self) -> dict[str, float]:
+        """Protocols whose logit is that of a probability of correctness, with the logit of probability 0.5.
+
+        Implicit PRM's sum is such a logit (Eq. 4), and so is IPVRM's v_bar: with a margin m the optimum is at
+        p = s(v + m) / (s(v + m) + s(m - v)), s the sigmoid, which is 0.5 at v = 0 for every m (DESIGN 4.7). DPO's sum and
+        EndoRM's rewards are defined up to a constant only.
+        """
+        objective = self.card.objective or ""
+        if objective.startswith("ipvrm"):
+            return {"prefix_mean": 0.0}
+        return {"prefix": 0.0} if objective == "implicit_prm" else {}
+
+
+Kind = TypeVar("Kind", bound=type[RewardModel])
+_KINDS: dict[str, type[RewardModel]] = {}
+
+
+def register(name: str) -> Callable[[Kind], Kind]:
+    """Class decorator: make a kind known under `name` (in cards and for ``--kind``)."""
+
+    def add(cls: Kind) -> Kind:
+        cls.kind = name
+        _KINDS[name] = cls
+        return cls
+
+    return add
+
+
+def find_kind(name: str) -> type[RewardModel]:
+    """The class registered under `name`. Raises UserError, with the nearest name, when there is none."""
+    if name not in _KINDS:
+        raise UserError(f"kind '{name}' is not known{nearest(name, _KINDS)}; known: {', '.join(sorted(_KINDS))}")
+    return _KINDS[name]

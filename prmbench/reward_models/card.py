@@ -1,0 +1,92 @@
+"""The checkpoint card ``prmbench.json``: what a folder of weights is, so that its path alone is enough to score with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prmbench.data.tokens import TokenOptions
+from prmbench.errors import UserError, nearest
+
+CARD_NAME = "prmbench.json"
+
+OBJECTIVE_BETA = {
+    "ipvrm": 10.0,
+    "ipvrm_late": 10.0,
+    "ipvrm_early": 10.0,
+    "implicit_prm": 0.05,
+    "dpo": 0.05,
+    "q_rm": 0.2,
+}
+"""Training objectives and the beta the paper uses with each (Appendix C)."""
+
+
+class Card(BaseModel):
+    """A reward model's card."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = Field(1, description="version of this card's fields")
+    kind: str = Field(description="how scores are computed: a registered kind, e.g. implicit or endo")
+    objective: str | None = Field(
+        None, description=f"what it was trained with: {', '.join(OBJECTIVE_BETA)}; null: unknown"
+    )
+    beta: float | None = Field(
+        None, gt=0, description="scale of token values; null: the paper's for the objective, else 1"
+    )
+    margin: float | None = Field(None, ge=0, description="margin m of the objective (Eq. 9); null: none or unknown")
+    discount: float | None = Field(None, ge=0, le=1, description="EndoRM's discount of V(s'); null: 0.95")
+    reference: str | None = Field(
+        None, description="pi_ref: a folder (relative to the card's) or a Hub id; null where the kind needs none"
+    )
+    tokens: TokenOptions = Field(default_factory=lambda: TokenOptions(), description="how a trace becomes text")
+
+    def scale(self) -> float:
+        """Beta, or its default for the objective."""
+        return self.beta if self.beta is not None else OBJECTIVE_BETA.get(self.objective or "", 1.0)
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """The fields of a folder's card, or None where there is no card. Raises UserError, naming the file, when broken."""
+    path = folder / CARD_NAME
+    if not path.exists():
+        return None
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: holds a JSON {type(fields).__name__}; expected an object")
+    return fields
+
+
+def make_card(fields: dict[str, Any], where: str) -> Card:
+    """Validate a card's fields.
+
+    Raises:
+        UserError: an unknown field or objective (the nearest known one is named), a wrong type or range.
+    """
+    try:
+        card = Card.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = [*Card.model_fields, *TokenOptions.model_fields]
+        hint = nearest(name.split(".")[-1], known) if first["type"] == "extra_forbidden" else ""
+        raise UserError(f"{where}: field '{name}': {first['msg'].lower()}{hint}") from None
+    if card.objective is not None and card.objective not in OBJECTIVE_BETA:
+        raise UserError(
+            f"{where}: objective '{card.objective}'{nearest(card.objective, OBJECTIVE_BETA)} is not known; "
+            f"expected one of {', '.join(OBJECTIVE_BETA)}, or none"
+        )
+    return card
+
+
+def write_card(folder: Path, card: Card) -> Path:
+    """Write a card into a checkpoint folder and return its path."""
+    path = folder / CARD_NAME
+    path.write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,142 @@
+"""Implicit reward models: the log-ratio of a model to its reference (Eqs. 1, 3, 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prmbench.data.tokens import EncodedTrace, TraceEncoder
+from prmbench.engines.hf import HFEngine
+from prmbench.engines.loading import (
+    LoadOptions,
+    check_finite,
+    load_causal_lm,
+    load_tokenizer,
+    locate,
+    read_json,
+    weights_hash,
+)
+from prmbench.errors import UserError, first_line
+from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
+from prmbench.reward_models.card import Card
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@register("implicit")
+class ImplicitRewardModel(RewardModel):
+    """Token value r_t = log pi_phi(y_t given s_t) - log pi_ref(y_t given s_t), before beta.
+
+    Two folders of weights, or a PEFT adapter whose base is the reference: then one copy of the weights serves both, with
+    the adapter switched off for the reference.
+    """
+
+    def __init__(
+        self, model: HFEngine, reference: HFEngine, encoder: TraceEncoder, card: Card, adapter: PeftModel | None = None
+    ) -> None:
+        if model.vocabulary != reference.vocabulary:
+            raise UserError(
+                f"{model.source} has {model.vocabulary:,} logits a position, its reference {reference.source} has "
+                f"{reference.vocabulary:,}; a log-ratio needs one vocabulary: pass the reference it was trained against"
+            )
+        self.model = model
+        self.reference = reference
+        self.encoder = encoder
+        self.card = card
+        self.adapter = adapter
+        self.vocabulary = model.vocabulary
+        limits = [engine.max_length for engine in (model, reference) if engine.max_length]
+        self.max_length = min(limits) if limits else None
+        self.hashes = {}
+        self.facts = {}
+
+    @classmethod
+    def load(cls, request: LoadRequest) -> ImplicitRewardModel:
+        """Load model and reference. See `RewardModel.load`."""
+        if (request.folder / "adapter_config.json").exists():
+            return cls._load_adapter(request)
+        if request.reference is None:
+            raise UserError(
+                f"{request.source}: an implicit reward model is a ratio; pass --reference with the model it was trained "
+                "from (usually the SFT checkpoint)"
+            )
+        reference_folder = locate(request.reference, "--reference")
+        hashes = {"model": weights_hash(request.folder), "reference": weights_hash(reference_folder)}
+        tokenizer = load_tokenizer(_tokenizer_folder(request.folder, reference_folder), request.options)
+        _check_same_vocabulary(request.folder, reference_folder, request.options)
+        encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
+        model = HFEngine(load_causal_lm(request.folder, request.options), request.source)
+        reference = HFEngine(load_causal_lm(reference_folder, request.options), request.reference)
+        loaded = cls(model, reference, encoder, request.card)
+        loaded.hashes = hashes
+        loaded.facts = {**model.facts(), "reference": request.reference}
+        return loaded
+
+    @classmethod
+    def _load_adapter(cls, request: LoadRequest) -> ImplicitRewardModel:
+        from peft import PeftModel
+
+        if not (request.folder / "adapter_model.safetensors").exists():
+            raise UserError(
+                f"{request.folder}: a PEFT adapter without adapter_model.safetensors; save it again as safetensors"
+            )
+        named = read_json(request.folder / "adapter_config.json").get("base_model_name_or_path")
+        base = request.reference or named
+        if not base:
+            raise UserError(f"{request.folder}/adapter_config.json: names no base model; pass --reference BASE")
+        base_folder = locate(base, "--reference" if request.reference else f"{request.source}: its base model")
+        hashes = {"model": weights_hash(request.folder), "reference": weights_hash(base_folder)}
+        tokenizer = load_tokenizer(_tokenizer_folder(request.folder, base_folder), request.options)
+        encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
+        model = load_causal_lm(base_folder, request.options)
+        try:
+            adapter = PeftModel.from_pretrained(model, str(request.folder)).eval()
+        except Exception as error:
+            raise UserError(f"{request.folder}: the adapter does not fit {base} ({first_line(error)})") from None
+        check_finite(adapter, request.folder)
+        engine = HFEngine(adapter.get_base_model(), request.source)
+        loaded = cls(engine, engine, encoder, request.card, adapter)
+        loaded.hashes = hashes
+        loaded.facts = {**engine.facts(), "reference": str(base), "adapter": True}
+        return loaded
+
+    def device_and_dtype(self) -> tuple[str, str]:
+        """See `RewardModel.device_and_dtype`."""
+        return self.model.device_and_dtype()
+
+    def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
+        """Sum the log-ratio over each step. See `RewardModel.score`."""
+        ids = [trace.ids for trace in batch]
+        first = [trace.n_prompt for trace in batch]
+        want = frozenset({"logprob"})
+        with_model = self.model.score(ids, first, want)
+        off: AbstractContextManager[Any] = self.adapter.disable_adapter() if self.adapter else nullcontext()
+        with off:
+            with_reference = self.reference.score(ids, first, want)
+        out = []
+        for trace, mine, theirs in zip(batch, with_model, with_reference, strict=True):
+            assert mine.logprob is not None
+            assert theirs.logprob is not None
+            out.append(StepScores(trace.step_counts(), trace.step_sums(mine.logprob - theirs.logprob)))
+        return out
+
+
+def _tokenizer_folder(folder: Path, fallback: Path) -> Path:
+    return folder if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else fallback
+
+
+def _check_same_vocabulary(folder: Path, reference: Path, options: LoadOptions) -> None:
+    """Two tokenizers of one size can still mean different tokens by one id."""
+    if _tokenizer_folder(folder, reference) == reference or _tokenizer_folder(reference, folder) == folder:
+        return
+    mine, theirs = load_tokenizer(folder, options).get_vocab(), load_tokenizer(reference, options).get_vocab()
+    different = sorted(token for token in mine.keys() | theirs.keys() if mine.get(token) != theirs.get(token))
+    if different:
+        token = different[0]
+        raise UserError(
+            f"{folder} and its reference {reference} differ in {len(different):,} tokens of their vocabularies "
+            f"({token!r} is {mine.get(token)} and {theirs.get(token)}); pass the reference it was trained against"
+        )

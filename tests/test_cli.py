@@ -1,0 +1,221 @@
+"""The command line as a user has it: real processes, exit codes, what is on stdout and what on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import support
+
+from prmbench.results.items import read_items
+
+
+def run(*arguments, cwd=None, env=None, check=None):
+    done = subprocess.run(
+        [sys.executable, "-m", "prmbench.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        timeout=300,
+    )
+    if check is not None:
+        assert done.returncode == check, done.stderr
+    return done
+
+
+def mistake(*arguments, **options):
+    """A user's mistake: exit code 2, one sentence, no traceback, nothing on stdout."""
+    done = run(*arguments, check=2, **options)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().split("\n")
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_help_imports_no_torch():
+    code = "import sys, prmbench, prmbench.cli; print([m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "eval" in run("--help", check=0).stdout
+
+
+@pytest.fixture(scope="module")
+def table(tiny, tiny_tuned, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    data = support.write_traces(folder / "made.jsonl", 40)
+    done = run(
+        "eval",
+        "--rm",
+        tiny_tuned,
+        "--reference",
+        tiny,
+        "--data",
+        data,
+        "--output",
+        folder / "out",
+        "--resamples",
+        100,
+        check=0,
+    )
+    return folder, done
+
+
+def test_table(table):
+    folder, done = table
+    out = done.stdout
+    assert "ProcessBench: tuned (implicit), 40 traces, 20 of them with an error" in out
+    rows = [line for line in out.split("\n") if line.startswith("│")]
+    names = [row.split("│")[1].strip() for row in rows]
+    assert names == ["process", "prefix", "process_mean", "prefix_mean", "random score", "position only", "length only"]
+    assert "Oracle thresholds are chosen on the very traces they are scored on" in out
+    assert f"entry: {folder / 'out' / 'entry.json'}\n" in out
+    assert f"next:  prmbench eval --from-items {folder / 'out' / 'items.jsonl'}\n" in out
+    entry = json.loads((folder / "out" / "entry.json").read_text())
+    value = entry["metrics"]["protocols"]["process"]["mean"]["crossfit"]["value"]
+    assert f"{100 * value:.1f} [" in rows[0]
+    assert entry["provenance"]["run"]["command"][:2] == ["prmbench", "eval"]
+
+
+def test_progress_goes_to_stderr_in_plain_lines(table):
+    _, done = table
+    assert "tokens/s" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+    assert "tokens/s" not in done.stdout
+
+
+def test_from_items_prints_the_same_table(table):
+    folder, done = table
+    again = run("eval", "--from-items", folder / "out" / "items.jsonl", "--resamples", 100, check=0)
+    first_lines = [line for line in done.stdout.split("\n") if not line.startswith(("entry:", "next:"))]
+    assert [line for line in again.stdout.split("\n") if line] == [line for line in first_lines if line]
+    run("eval", "--from-items", folder / "out", "--resamples", 100, "--output", folder / "again", check=0)
+    assert (folder / "again" / "entry.json").read_text() == (folder / "out" / "entry.json").read_text()
+
+
+def test_json_is_the_entry_and_nothing_else(table):
+    folder, _ = table
+    done = run("eval", "--from-items", folder / "out", "--resamples", 100, "--json", check=0)
+    assert json.loads(done.stdout) == json.loads((folder / "out" / "entry.json").read_text())
+
+
+def test_mistakes_are_one_sentence(tiny, tmp_path):
+    broken = support.write_traces(tmp_path / "broken.jsonl", 5)
+    lines = broken.read_text().split("\n")
+    lines[2] = lines[2][:-7]
+    broken.write_text("\n".join(lines))
+    assert "no such folder (did you mean 'tiny'?)" in mistake(
+        "eval", "--rm", tiny.with_name("tinny"), "--data", broken.parent / "x"
+    )[0:0] + mistake("eval", "--rm", tiny.with_name("tinny"), "--data", support.write_traces(tmp_path / "ok.jsonl", 4))
+    assert "broken.jsonl, line 3, column" in mistake("eval", "--rm", tiny, "--kind", "endo", "--data", broken)
+    plain = support.save_checkpoint(tmp_path / "plain", template=None)
+    assert "has no chat template; pass --chat-template" in mistake(
+        "eval", "--rm", plain, "--kind", "endo", "--data", tmp_path / "ok.jsonl"
+    )
+    assert "`prmbench demo`" in mistake("eval")
+    assert "--benchmark procesbench: not known" in mistake("eval", "--rm", tiny, "--benchmark", "procesbench")
+    assert "--template-arg x: expected NAME=VALUE" in mistake("eval", "--rm", tiny, "--template-arg", "x")
+
+
+def test_broken_json_names_the_line_even_from_python_s_middle(tmp_path, tiny):
+    (tmp_path / "x.jsonl").write_text('{"id": "a",\n')
+    assert "x.jsonl, line 1" in mistake("eval", "--rm", tiny, "--kind", "endo", "--data", tmp_path / "x.jsonl")
+
+
+@pytest.fixture(scope="module")
+def slow_case(tmp_path_factory):
+    """Enough work, in small batches, that a signal comes in the middle of it."""
+    folder = tmp_path_factory.mktemp("slow")
+    checkpoint = support.save_checkpoint(folder / "m")
+    data = support.write_traces(folder / "made.jsonl", 300)
+    return folder, [
+        "eval",
+        "--rm",
+        checkpoint,
+        "--kind",
+        "endo",
+        "--data",
+        data,
+        "--batch-tokens",
+        150,
+        "--resamples",
+        50,
+    ]
+
+
+def interrupt(command, output, after, sent):
+    """Send a signal once `after` items are on disk; return the process's exit code and stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prmbench.cli", *map(str, command), "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    items = output / "items.jsonl"
+    while process.poll() is None and (not items.exists() or items.read_bytes().count(b"\n") < after):
+        time.sleep(0.005)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_killed_and_run_again(slow_case, tmp_path):
+    _, command = slow_case
+    run(*command, "--output", tmp_path / "whole", check=0)
+    for after in (5, 120):
+        code, _ = interrupt(command, tmp_path / "cut", after, signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        assert not (tmp_path / "cut" / "entry.json").exists()
+    done = run(*command, "--output", tmp_path / "cut", check=0)
+    assert "were done before" in done.stderr
+    assert (tmp_path / "cut" / "items.jsonl").read_bytes() == (tmp_path / "whole" / "items.jsonl").read_bytes()
+    whole, cut = (json.loads((tmp_path / name / "entry.json").read_text()) for name in ("whole", "cut"))
+    assert cut["provenance"].pop("run")["resumed_items"] >= 120
+    whole["provenance"].pop("run")
+    assert cut == whole
+
+
+def test_ctrl_c_says_what_is_kept(slow_case, tmp_path):
+    _, command = slow_case
+    code, errors = interrupt(command, tmp_path / "cut", 5, signal.SIGINT)
+    assert code == 130
+    assert "Traceback" not in errors
+    assert "the same command goes on from there" in errors.strip().split("\n")[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(slow_case, tmp_path):
+    _, command = slow_case
+    run(*command, "--output", tmp_path / "one", check=0)
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                "--cpu",
+                "--num_processes",
+                "2",
+                "--num_machines",
+                "1",
+            ),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "prmbench.cli"),
+            *map(str, command),
+            *("--device", "cpu", "--output", str(tmp_path / "two")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("entry: ") == 1
+    one, two = (read_items(tmp_path / name / "items.jsonl") for name in ("one", "two"))
+    assert [i.id for i in one] == [i.id for i in two]
+    assert max(abs(a.sums - b.sums).max() for a, b in zip(one, two, strict=True)) < 1e-3
+    assert json.loads((tmp_path / "two" / "entry.json").read_text())["provenance"]["run"]["processes"] == 2
