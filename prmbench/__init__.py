@@ -15,10 +15,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prmbench.api import evaluate
     from prmbench.benchmarks.processbench import recompute, score_traces
     from prmbench.data.traces import Trace, load_traces
     from prmbench.errors import UserError
-    from prmbench.evaluate import evaluate
     from prmbench.reward_models.base import RewardModel, StepScores, register
     from prmbench.reward_models.loading import load_reward_model
 
@@ -40,7 +40,7 @@ _HOMES = {
     "StepScores": "prmbench.reward_models.base",
     "Trace": "prmbench.data.traces",
     "UserError": "prmbench.errors",
-    "evaluate": "prmbench.evaluate",
+    "evaluate": "prmbench.api",
     "load_reward_model": "prmbench.reward_models.loading",
     "load_traces": "prmbench.data.traces",
     "recompute": "prmbench.benchmarks.processbench",

@@ -99,9 +99,9 @@ def eval_command(
         _show(entry, path, as_json=as_json)
         return
 
+    from prmbench.api import evaluate
     from prmbench.engines.loading import LoadOptions
     from prmbench.engines.processes import current_share
-    from prmbench.evaluate import evaluate
 
     tokens: dict[str, Any] = {
         "system": system,

@@ -102,18 +102,17 @@ def wrap(tokenizer: Tokenizer, template: str | None = TEMPLATE) -> PreTrainedTok
 def tiny_llama(vocabulary: int, seed: int = 0, **config: object) -> LlamaForCausalLM:
     """Two layers of width 32, random weights large enough for distinct log-probs."""
     torch.manual_seed(seed)
-    settings = {"max_position_embeddings": 1024, "tie_word_embeddings": False, **config}
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            **settings,
-        )
-    )
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": False,
+        **config,
+    }
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **settings))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -40,7 +40,7 @@ def mistake(*arguments, **options):
 
 
 def test_help_imports_no_torch():
-    code = "import sys, prmbench, prmbench.cli; print([m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules])"
+    code = "import sys, prmbench.cli; print([m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "eval" in run("--help", check=0).stdout
@@ -110,13 +110,13 @@ def test_mistakes_are_one_sentence(tiny, tmp_path):
     lines = broken.read_text().split("\n")
     lines[2] = lines[2][:-7]
     broken.write_text("\n".join(lines))
-    assert "no such folder (did you mean 'tiny'?)" in mistake(
-        "eval", "--rm", tiny.with_name("tinny"), "--data", broken.parent / "x"
-    )[0:0] + mistake("eval", "--rm", tiny.with_name("tinny"), "--data", support.write_traces(tmp_path / "ok.jsonl", 4))
+    good = support.write_traces(tmp_path / "ok.jsonl", 4)
+    typo = mistake("eval", "--rm", tiny.with_name("tinny"), "--data", good)
+    assert "no such folder (did you mean 'tiny'?)" in typo
     assert "broken.jsonl, line 3, column" in mistake("eval", "--rm", tiny, "--kind", "endo", "--data", broken)
     plain = support.save_checkpoint(tmp_path / "plain", template=None)
     assert "has no chat template; pass --chat-template" in mistake(
-        "eval", "--rm", plain, "--kind", "endo", "--data", tmp_path / "ok.jsonl"
+        "eval", "--rm", plain, "--kind", "endo", "--data", good
     )
     assert "`prmbench demo`" in mistake("eval")
     assert "--benchmark procesbench: not known" in mistake("eval", "--rm", tiny, "--benchmark", "procesbench")

@@ -16,7 +16,7 @@ from prmbench.engines.hf import BatchRunner
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError
 from prmbench.progress import progress
-from prmbench.results.items import TraceItem, read_items
+from prmbench.results.items import TraceItem, parse_item, read_items
 from prmbench.results.provenance import versions
 from prmbench.results.schema import (
     ENTRY_NAME,
@@ -49,6 +49,7 @@ class RunOptions:
         limit: recorded when the traces are a sample of each subset only.
         skip_overlong: leave out traces longer than the model's positions instead of refusing them.
         command: the command line, for provenance.
+        miniature: marks the entry as one of the synthetic world.
     """
 
     plan: Plan = field(default_factory=Plan)
@@ -56,6 +57,7 @@ class RunOptions:
     limit: int | None = None
     skip_overlong: bool = False
     command: tuple[str, ...] = ()
+    miniature: bool = False
     share: Share = field(default_factory=Share)
 
 
@@ -98,7 +100,7 @@ def evaluate_traces(
         "data": {subset: data_hash(t.digest() for t in traces if t.subset == subset) for subset in _subsets(traces)},
     }
     folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{_slug(name)}-{digest(settings)[:8]}"
-    with RunFolder(folder, settings, options.share.rank) as run_folder:
+    with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
         options.share.wait()
         started, begin = datetime.now(UTC), time.monotonic()
         resumed = _keep_matching(run_folder.completed(), traces)
@@ -140,6 +142,7 @@ def evaluate_traces(
             ),
         )
         entry = build_entry(items, subject, options.plan, written, provenance, options.limit)
+        entry = entry.model_copy(update={"miniature": options.miniature})
         return entry, run_folder.write_entry(entry)
 
 
@@ -246,7 +249,8 @@ def recompute(path: str | Path, plan: Plan | None = None) -> ProcessBenchEntry:
         plan = Plan(provenance.n_resamples, provenance.seed) if provenance else Plan()
     elif provenance is not None:
         provenance = provenance.model_copy(update={"n_resamples": plan.n_resamples, "seed": plan.seed})
-    return build_entry(items, old.subject, plan, old.items, provenance, old.benchmark.limit)
+    entry = build_entry(items, old.subject, plan, old.items, provenance, old.benchmark.limit)
+    return entry.model_copy(update={"miniature": old.miniature})
 
 
 def _score_missing(
@@ -254,7 +258,7 @@ def _score_missing(
     traces: Sequence[Trace],
     encoded: Sequence[EncodedTrace],
     done: set[tuple[str, str]],
-    folder: RunFolder,
+    folder: RunFolder[TraceItem],
     batch_tokens: int,
     share: Share,
 ) -> int:

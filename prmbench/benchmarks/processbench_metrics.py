@@ -40,8 +40,8 @@ class Group(Record):
     n_error: int = Field(description="traces with an error in the group")
     n_correct: int = Field(description="traces without one; for positions: all of the subset")
     f1: float | None = Field(description="null: a class is empty")
-    acc_error: float | None
-    acc_correct: float | None
+    acc_error: float | None = Field(description="as above, within the group")
+    acc_correct: float | None = Field(description="as above, within the group")
 
 
 class SubsetResult(Record):
@@ -60,7 +60,7 @@ class SubsetResult(Record):
 class ProtocolResult(Record):
     """One protocol on all subsets."""
 
-    subsets: dict[str, SubsetResult]
+    subsets: dict[str, SubsetResult] = Field(description="by subset name")
     mean: dict[str, Estimate] = Field(description="plain mean of the subsets' F1, by threshold policy")
 
 

@@ -30,6 +30,8 @@ def _heading(entry: ProcessBenchEntry) -> list[str]:
     what = ", ".join(part for part in (subject.kind, subject.objective) if part)
     n_items, n_error = sum(d.n_items for d in data), sum(d.n_error for d in data)
     lines = [f"ProcessBench: {subject.name} ({what}), {n_items:,} traces, {n_error:,} of them with an error"]
+    if entry.miniature:
+        lines.append("Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are.")
     if entry.benchmark.limit is not None:
         lines.append(f"Only {entry.benchmark.limit:,} traces of each subset: a try, not a result to quote.")
     return lines

@@ -97,16 +97,24 @@ class TraceEncoder:
 
     def render_prompt(self, problem: str) -> str:
         """The chat template's text for a problem, generation prompt included."""
-        return self._render(self._conversation(problem), add_generation_prompt=True)
+        return self.render(self._conversation(problem))
 
     def template_hash(self) -> str:
         """sha256 (hex) of the chat template and everything in the options that shapes the text."""
         content = json.dumps([self.chat_template, self.options.model_dump()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def prompt_ids(self, problem: str) -> NDArray[np.int64]:
+        """Token ids of the prompt alone. int64, shape [p]."""
+        return self.text_ids(self.render_prompt(problem))
+
+    def text_ids(self, text: str) -> NDArray[np.int64]:
+        """Token ids of a text, none added. int64, shape [t]."""
+        return np.array(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
     def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
         """Encode one trace. The prompt's and the response's ids are those the tokenizer gives each alone."""
-        prompt = self._plain.encode(self.render_prompt(problem), add_special_tokens=False).ids
+        prompt = self.prompt_ids(problem)
         text, ends = join_steps(steps, self.options)
         response = self._plain.encode(text, add_special_tokens=False)
         starts = [start for start, _ in response.offsets]
@@ -118,7 +126,8 @@ class TraceEncoder:
         system = [{"role": "system", "content": self.options.system}] if self.options.system is not None else []
         return [*system, {"role": "user", "content": problem}]
 
-    def _render(self, conversation: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    def render(self, conversation: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """The chat template's text for a conversation. Raises UserError when the template fails."""
         try:
             return self.tokenizer.apply_chat_template(
                 conversation,
@@ -140,7 +149,7 @@ class TraceEncoder:
                 raise UserError(f"end of turn '{self.options.end_of_turn}': not a token of this vocabulary")
             return int(found)
         answered = [*self._conversation("x"), {"role": "assistant", "content": _SENTINEL}]
-        tail = self._render(answered, add_generation_prompt=False).rpartition(_SENTINEL)[2]
+        tail = self.render(answered, add_generation_prompt=False).rpartition(_SENTINEL)[2]
         special = set(self.tokenizer.all_special_ids) | {
             i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
         }

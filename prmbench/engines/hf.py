@@ -149,7 +149,7 @@ class HFEngine:
         if want - {"hidden"}:
             block = max(1, _HEAD_BLOCK // self.vocabulary)
             for start in range(0, len(states), block):
-                logits = self._finish(self._logits(states[start : start + block]))
+                logits = self.logits(states[start : start + block])
                 total = torch.logsumexp(logits, dim=-1)
                 logit = logits.gather(1, targets[start : start + block, None])[:, 0]
                 if "logprob" in want:
@@ -163,6 +163,10 @@ class HFEngine:
                     keep("topk_ids", best.indices)
                     keep("topk_logprobs", (best.values - total[:, None]).double())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """The model's logits at last hidden states. states: shape [rows, width]; float32, shape [rows, vocabulary]."""
+        return self._finish(self._logits(states))
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """Output layer with float32 results: a half-precision result would round a log-prob by up to 0.1."""

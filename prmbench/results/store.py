@@ -10,29 +10,43 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from prmbench.errors import UserError
-from prmbench.results.items import TraceItem, parse_item
 from prmbench.results.schema import ENTRY_NAME, Items
 
 RUN_NAME = "run.json"
-ITEMS_NAME = "items.jsonl"
 _HOLDER_NAME = ".lock.holder"
 
 
-class RunFolder:
+class Line(Protocol):
+    """What a run writes: something with a key, as one JSON line."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names it within the run."""
+
+    def line(self) -> str:
+        """It as one JSON line, newline included."""
+
+
+LineType = TypeVar("LineType", bound=Line)
+
+
+class RunFolder(Generic[LineType]):
     """A run's output folder, held by one run at a time (a context manager).
 
     Args:
         path: created where it does not exist.
         settings: JSON-serialisable; what must be the same for items in the folder to be reused.
+        parse: makes an item of a place and a JSON value; raises UserError.
+        stem: name of the items file, without ``.jsonl``.
         rank: this process among those that share the run; rank 0 holds the lock.
 
     Raises (on entering):
@@ -40,14 +54,24 @@ class RunFolder:
             named), or it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], rank: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        parse: Callable[[str, Any], LineType],
+        *,
+        stem: str = "items",
+        rank: int = 0,
+    ) -> None:
         self.path = path
+        self.parse = parse
+        self.stem = stem
         self.settings = json.loads(json.dumps(settings))
         self.rank = rank
         self._lock = FileLock(path / ".lock")
         self._items: Any = None
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> RunFolder[LineType]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.rank == 0:
@@ -76,7 +100,7 @@ class RunFolder:
         run_file = self.path / RUN_NAME
         if run_file.exists():
             self._check_settings(run_file)
-        elif next(self.path.glob("items*.jsonl"), None) is not None:
+        elif next(self.path.glob(f"{self.stem}*.jsonl"), None) is not None:
             raise UserError(
                 f"{self.path}: holds items but no {RUN_NAME} that says what they are; pass another --output"
             )
@@ -93,25 +117,25 @@ class RunFolder:
                 f"{self.path}: holds a run with other settings ({difference}); pass another --output, or delete the folder"
             )
 
-    def completed(self) -> dict[tuple[str, str], TraceItem]:
+    def completed(self) -> dict[tuple[str, str], LineType]:
         """All items already written, by key. A last line cut short by a kill is left out."""
-        found: dict[tuple[str, str], TraceItem] = {}
-        for path in sorted(self.path.glob("items*.jsonl")):
+        found: dict[tuple[str, str], LineType] = {}
+        for path in sorted(self.path.glob(f"{self.stem}*.jsonl")):
             whole_lines = path.read_text(encoding="utf-8").split("\n")[:-1]
             for number, line in enumerate(whole_lines, start=1):
                 place = f"{path}, line {number}"
                 try:
-                    item = parse_item(place, json.loads(line))
+                    item = self.parse(place, json.loads(line))
                 except json.JSONDecodeError as error:
                     raise UserError(f"{place}: broken JSON ({error.msg}); delete the line and run again") from None
                 found[item.key] = item
         return found
 
-    def append(self, items: Iterable[TraceItem]) -> None:
+    def append(self, items: Iterable[LineType]) -> None:
         """Write items and have them on disk before returning. Raises UserError when the disk is full."""
         try:
             if self._items is None:
-                path = self.path / (ITEMS_NAME if self.rank == 0 else f"items.rank{self.rank}.jsonl")
+                path = self.path / (f"{self.stem}.jsonl" if self.rank == 0 else f"{self.stem}.rank{self.rank}.jsonl")
                 if path.exists():
                     _drop_cut_line(path)
                 self._items = path.open("ab", buffering=0)  # unbuffered: nothing is written again on close
@@ -125,16 +149,17 @@ class RunFolder:
                 "make room and run the same command again"
             ) from None
 
-    def finish(self, items: Sequence[TraceItem]) -> Items:
+    def finish(self, items: Sequence[LineType]) -> Items:
         """Replace the items files by one, in the order given, and describe it."""
         if self._items is not None:
             self._items.close()
             self._items = None
         content = "".join(item.line() for item in items)
-        write_atomically(self.path / ITEMS_NAME, content)
-        for part in self.path.glob("items.rank*.jsonl"):
+        name = f"{self.stem}.jsonl"
+        write_atomically(self.path / name, content)
+        for part in self.path.glob(f"{self.stem}.rank*.jsonl"):
             part.unlink()
-        return Items(file=ITEMS_NAME, sha256=hashlib.sha256(content.encode()).hexdigest(), n=len(items))
+        return Items(file=name, sha256=hashlib.sha256(content.encode()).hexdigest(), n=len(items))
 
     def write_entry(self, entry: BaseModel) -> Path:
         """Write the entry and return its path."""

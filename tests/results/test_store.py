@@ -28,27 +28,27 @@ def test_numbers_survive_the_round_trip_exactly(values):
 
 
 def test_items_come_back(tmp_path):
-    with RunFolder(tmp_path / "run", {"a": 1}) as folder:
+    with RunFolder(tmp_path / "run", {"a": 1}, parse_item) as folder:
         folder.append([item("a"), item("b")])
-    with RunFolder(tmp_path / "run", {"a": 1}) as folder:
+    with RunFolder(tmp_path / "run", {"a": 1}, parse_item) as folder:
         assert set(folder.completed()) == {("s", "a"), ("s", "b")}
 
 
 @pytest.mark.parametrize("cut", [1, 5, 60])
 def test_a_line_cut_by_a_kill_is_dropped_and_the_next_one_whole(tmp_path, cut):
     path = tmp_path / "run" / "items.jsonl"
-    with RunFolder(tmp_path / "run", {}) as folder:
+    with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         folder.append([item("a"), item("b")])
     content = path.read_bytes()
     path.write_bytes(content[:-cut])
-    with RunFolder(tmp_path / "run", {}) as folder:
+    with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         assert set(folder.completed()) == {("s", "a")}
         folder.append([item("c")])
         assert set(folder.completed()) == {("s", "a"), ("s", "c")}
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
-    with RunFolder(tmp_path / "run", {}) as folder:
+    with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         folder.append([item("a")])
         (tmp_path / "run" / "items.jsonl").write_text("{oops\n" + item("b").line())
         with pytest.raises(UserError, match=r"items.jsonl, line 1: broken JSON"):
@@ -56,18 +56,18 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 
 
 def test_other_settings_are_refused_and_named(tmp_path):
-    with RunFolder(tmp_path / "run", {"subject": {"beta": 1.0, "kind": "endo"}}):
+    with RunFolder(tmp_path / "run", {"subject": {"beta": 1.0, "kind": "endo"}}, parse_item):
         pass
     with (
         pytest.raises(UserError, match=r"other settings \(subject.beta: 1.0 there, 2.0 now\)"),
-        RunFolder(tmp_path / "run", {"subject": {"beta": 2.0, "kind": "endo"}}),
+        RunFolder(tmp_path / "run", {"subject": {"beta": 2.0, "kind": "endo"}}, parse_item),
     ):
         pass
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "items.jsonl").write_text("precious\n")
-    with pytest.raises(UserError, match="holds items but no run.json"), RunFolder(tmp_path, {}):
+    with pytest.raises(UserError, match="holds items but no run.json"), RunFolder(tmp_path, {}, parse_item):
         pass
     assert (tmp_path / "items.jsonl").read_text() == "precious\n"
 
@@ -75,8 +75,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
+from prmbench.results.items import parse_item
 from prmbench.results.store import RunFolder
-with RunFolder(Path(sys.argv[1]), {}):
+with RunFolder(Path(sys.argv[1]), {}, parse_item):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -88,22 +89,22 @@ def test_one_run_at_a_time_and_a_dead_one_does_not_block(tmp_path):
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(UserError, match=rf"process {holder.pid} on .* is writing here"),
-            RunFolder(tmp_path / "run", {}),
+            RunFolder(tmp_path / "run", {}, parse_item),
         ):
             pass
     finally:
         holder.kill()
         holder.wait()
-    with RunFolder(tmp_path / "run", {}) as folder:
+    with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         folder.append([item()])
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
     """/dev/full behaves as a full disk does."""
-    with RunFolder(tmp_path / "run", {}) as folder:
+    with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         folder.append([item("a")])
     kept = (tmp_path / "run" / "items.jsonl").read_bytes()
-    with RunFolder(tmp_path / "run", {}) as folder:
+    with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         folder._items = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
         with pytest.raises(UserError, match="No space left on device.*make room and run the same command again"):
             folder.append([item("b")])
@@ -111,7 +112,10 @@ def test_a_full_disk_loses_nothing(tmp_path):
 
 
 def test_finish_merges_parts_in_order(tmp_path):
-    with RunFolder(tmp_path / "run", {}) as first, RunFolder(tmp_path / "run", {}, rank=1) as second:
+    with (
+        RunFolder(tmp_path / "run", {}, parse_item) as first,
+        RunFolder(tmp_path / "run", {}, parse_item, rank=1) as second,
+    ):
         first.append([item("b")])
         second.append([item("a")])
         found = first.completed()
@@ -129,7 +133,7 @@ def test_write_atomically_leaves_no_temporary_file(tmp_path):
 
 def test_unwritable_output(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"), RunFolder(tmp_path / "file" / "run", {}):
+    with pytest.raises(UserError, match="cannot be written"), RunFolder(tmp_path / "file" / "run", {}, parse_item):
         pass
 
 

@@ -1,0 +1,104 @@
+"""Sampling completions with the Hugging Face engine: batched, KV cache, finished rows dropped, a seed per completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from prmbench.engines.hf import HFEngine
+from prmbench.engines.sampling import SamplingParams, choose, uniforms
+
+FinishReason = Literal["stop", "length"]
+
+_COMPACT = 0.75  # rows are dropped from the cache when fewer than this share are alive: each drop copies the cache
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to sample. prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on."""
+
+    prompt: NDArray[np.int64]
+    key: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Sampled token ids, the end-of-turn token included (int64), and why sampling stopped."""
+
+    ids: NDArray[np.int64]
+    finish_reason: FinishReason
+
+
+@torch.inference_mode()
+def generate(
+    engine: HFEngine, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
+) -> list[Completion]:
+    """Sample one completion for each request, as one batch.
+
+    Args:
+        requests: prompts of similar length batch best.
+        stop: token ids that end a completion.
+        seed: of all random numbers; see `prmbench.engines.sampling.uniforms`.
+
+    Returns:
+        Completions in the order of the requests. In float32 a completion depends on its batch only where two tokens'
+        cumulative probabilities are closer than rounding.
+    """
+    device = engine.device
+    room = params.max_new_tokens
+    if engine.max_length:
+        room = min(room, engine.max_length - max(len(r.prompt) for r in requests))
+    if room < 1:
+        raise ValueError("a prompt leaves no room for a completion")
+    noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
+    width = max(len(r.prompt) for r in requests)
+    ids = torch.zeros((len(requests), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, request in enumerate(requests):
+        ids[row, width - len(request.prompt) :] = torch.from_numpy(request.prompt)
+        mask[row, width - len(request.prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    padded = bool((mask == 0).any())
+    cache = DynamicCache(config=engine.model.config)
+    alive = torch.arange(len(requests), device=device)
+    going = torch.ones(len(requests), dtype=torch.bool, device=device)
+    stops = torch.tensor(sorted(stop), device=device)
+    written: list[list[int]] = [[] for _ in requests]
+    finished = [False] * len(requests)
+
+    for t in range(room):
+        states = engine.trunk(
+            input_ids=ids,
+            attention_mask=mask if padded else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        token = choose(engine.logits(states), noise[alive, t], params)
+        ends = torch.isin(token, stops)
+        for row, value, end, live in zip(alive.tolist(), token.tolist(), ends.tolist(), going.tolist(), strict=True):
+            if live:
+                written[row].append(value)
+                finished[row] = end
+        going &= ~ends
+        n_going = int(going.sum())
+        if n_going == 0:
+            break
+        ids, positions = token[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
+        if n_going < _COMPACT * len(going):
+            kept = going.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            ids, positions, mask, alive, going = ids[kept], positions[kept], mask[kept], alive[kept], going[kept]
+    return [
+        Completion(np.array(tokens, dtype=np.int64), "stop" if done else "length")
+        for tokens, done in zip(written, finished, strict=True)
+    ]
