@@ -17,9 +17,7 @@ setup: .venv/installed
 	touch $@
 
 demo: setup
-	test -d .demo/smollm2 || $(BIN)/python scripts/make_smollm2.py .demo/smollm2
-	$(BIN)/python scripts/make_example_traces.py .demo/sums.jsonl
-	$(BIN)/prmbench eval --rm .demo/smollm2 --kind endo --data .demo/sums.jsonl
+	$(BIN)/prmbench demo
 
 test: setup
 	$(BIN)/python -m pytest

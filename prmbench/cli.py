@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,7 +115,7 @@ def eval_command(
     share = current_share(cpu=device == "cpu")
     _quiet_libraries()
     assert rm is not None
-    try:
+    with _interruptible():
         found = evaluate(
             rm,
             data=data,
@@ -140,11 +142,104 @@ def eval_command(
             margin=margin,
             discount=discount,
         )
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped before scoring began; nothing was written", file=sys.stderr)
-        raise typer.Exit(130) from None
     if found is not None:
         _show(*found, as_json=as_json)
+
+
+@app.command(name="rollout")
+def rollout_command(
+    policy: Annotated[str, typer.Option(help="policy: a checkpoint folder or a Hub id")],
+    problems: Annotated[Path, typer.Option(help="file of problems: {id, problem, answer} records")],
+    output: Annotated[Path, typer.Option(help="folder to write rollouts.jsonl into; the same command goes on there")],
+    n: Annotated[int, typer.Option(min=1, help="completions of each problem")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first N problems")] = None,
+    prompt: Annotated[str, typer.Option(help="prompt template: boxed, bare, answer-line, number")] = "boxed",
+    temperature: Annotated[float, typer.Option(min=0, help="0: greedy")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="nucleus")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="0: all tokens")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="a completion cut here is truncated: wrong")] = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="of all completions")] = 0,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="tokens of a batch, completions at full length")] = 16_384,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja chat template instead of the tokenizer's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
+) -> None:
+    """Sample completions of problems and verify their answers."""
+    from prmbench.data.problems import load_problems
+    from prmbench.data.prompts import find_prompt
+    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.sampling import SamplingParams
+    from prmbench.reward_models.loading import read_template
+    from prmbench.rollouts import load_policy, rollout, summarise
+
+    template = find_prompt(prompt)
+    loaded = load_problems(problems, limit)
+    params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens)
+    _quiet_libraries()
+    with _interruptible():
+        found = rollout(
+            load_policy(
+                policy,
+                template,
+                LoadOptions(device, dtype, trust_remote_code),
+                read_template(chat_template) if chat_template else None,
+            ),
+            loaded,
+            output,
+            prompt=prompt,
+            n=n,
+            params=params,
+            seed=seed,
+            batch_tokens=batch_tokens,
+        )
+    summary = summarise(found)
+    if as_json:
+        typer.echo(json.dumps(summary.__dict__, indent=2))
+        return
+    typer.echo(summary.sentence())
+    typer.echo(f"rollouts: {output / 'rollouts.jsonl'}")
+
+
+train = typer.Typer(help="Train models from recipes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(train, name="train")
+
+
+@train.command(name="sft")
+def train_sft_command(
+    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as miniature/sft.yaml is one that ships")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+) -> None:
+    """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
+    from prmbench.training.recipes import load_recipe
+    from prmbench.training.sft import SFTRecipe, train_sft
+
+    checked = load_recipe(recipe, SFTRecipe, override or ())
+    with _interruptible():
+        result = train_sft(checked, log=typer.echo)
+    rate = f", pass rate {result.pass_rate:.1%}" if result.pass_rate is not None else ""
+    typer.echo(
+        f"{result.steps:,} steps on {result.n_records:,} records ({result.n_overlong:,} too long, left out){rate}"
+    )
+    typer.echo(f"checkpoint: {result.output}")
+
+
+@app.command()
+def demo(
+    backbone: Annotated[str, typer.Option(help="llama-small, llama-large, qwen3-small, qwen3-large")] = "llama-small",
+    pass_rate: Annotated[float, typer.Option(min=0.01, max=1, help="at which training of the policy stops")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="of everything")] = 0,
+) -> None:
+    """From nothing to a trained policy, verified rollouts and a ProcessBench-style table, in a miniature world."""
+    from prmbench.miniature.build import Build
+    from prmbench.miniature.demo import run_demo
+    from prmbench.miniature.view import show
+
+    _quiet_libraries()
+    with _interruptible():
+        result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
+    show(result)
 
 
 @app.command()
@@ -180,6 +275,16 @@ def _show(entry: Any, path: Path | None, *, as_json: bool) -> None:
         typer.echo(f"entry: {path}")
         if entry.items is not None and (path.parent / entry.items.file).exists():
             typer.echo(f"next:  prmbench eval --from-items {path.parent / entry.items.file}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends long work with one sentence and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped before anything was written", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _quiet_libraries() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -189,6 +190,12 @@ def test_ctrl_c_says_what_is_kept(slow_case, tmp_path):
     assert "the same command goes on from there" in errors.strip().split("\n")[-1]
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(slow_case, tmp_path):
     _, command = slow_case
@@ -199,13 +206,14 @@ def test_two_processes_give_what_one_gives(slow_case, tmp_path):
                 sys.executable,
                 "-m",
                 "accelerate.commands.launch",
-                "--cpu",
+                "--multi_gpu",
                 "--num_processes",
                 "2",
                 "--num_machines",
                 "1",
             ),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "prmbench.cli"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())),
+            *("-m", "prmbench.cli"),
             *map(str, command),
             *("--device", "cpu", "--output", str(tmp_path / "two")),
         ],

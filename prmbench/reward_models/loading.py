@@ -64,7 +64,7 @@ def load_reward_model(
         source=source,
         card=card,
         reference=str(reference) if reference is not None else _beside(folder, card.reference),
-        chat_template=_read_template(Path(chat_template)) if chat_template is not None else None,
+        chat_template=read_template(Path(chat_template)) if chat_template is not None else None,
         options=load_options or LoadOptions(),
     )
     model = find_kind(card.kind).load(request)
@@ -79,7 +79,8 @@ def _beside(folder: Path, reference: str | None) -> str | None:
     return reference
 
 
-def _read_template(path: Path) -> str:
+def read_template(path: Path) -> str:
+    """The text of a chat template file. Raises UserError when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

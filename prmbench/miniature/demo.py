@@ -1,0 +1,113 @@
+"""The demo: from nothing to a trained policy, verified rollouts and a ProcessBench-style table, in the miniature world."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prmbench.benchmarks.processbench import ProcessBenchEntry, RunOptions, evaluate_traces
+from prmbench.data.problems import load_problems
+from prmbench.data.prompts import find_prompt
+from prmbench.data.traces import load_traces
+from prmbench.engines.sampling import SamplingParams
+from prmbench.miniature.build import (
+    MAX_NEW_TOKENS,
+    PROMPT,
+    Build,
+    make_problems,
+    make_traces,
+    rollout_error,
+    rollout_steps,
+    train_policy,
+    write_lines,
+)
+from prmbench.progress import duration
+from prmbench.reward_models.loading import load_reward_model
+from prmbench.rollouts import Rollout, Summary, load_policy, rollout, summarise
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made: where, the rollouts and their summary, error kinds, the entry, seconds by stage."""
+
+    folder: Path
+    rollouts: list[Rollout]
+    summary: Summary
+    errors: dict[str, int]
+    lengths: dict[int, int]
+    entry: ProcessBenchEntry
+    entry_path: Path
+    seconds: dict[str, float]
+
+
+def run_demo(
+    build: Build | None = None,
+    *,
+    n_problems: int = 600,
+    n: int = 4,
+    n_traces: int = 400,
+    log: Callable[[str], None] = print,
+) -> DemoResult:
+    """Train a policy (once; it is kept), sample and verify rollouts, make traces from them, and evaluate EndoRM on these.
+
+    Args:
+        n_problems, n: test problems, and completions of each. n_traces: labelled traces made of them.
+        log: called with a line for every stage and measurement.
+    """
+    build = build or Build()
+    folder = build.folder()
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(title: str) -> Iterator[None]:
+        log(f"{len(seconds) + 1}. {title}")
+        start = time.monotonic()
+        yield
+        seconds[title] = time.monotonic() - start
+        log(f"   done in {duration(seconds[title])}")
+
+    with stage(f"train a policy from random weights to a pass rate of {build.pass_rate:.0%} ({build.backbone})"):
+        policy_folder = train_policy(build, log=lambda line: log(f"   {line}"))
+    with stage(f"sample {n} completions of each of {n_problems} test problems, and verify them"):
+        problems_file = write_lines(
+            folder / "problems-test.jsonl", make_problems(build.world, "test", n_problems, build.seed)
+        )
+        policy = load_policy(str(policy_folder), find_prompt(PROMPT))
+        rollouts = rollout(
+            policy,
+            load_problems(problems_file),
+            folder / f"rollouts-{n_problems}x{n}",
+            prompt=PROMPT,
+            n=n,
+            params=SamplingParams(max_new_tokens=MAX_NEW_TOKENS),
+            seed=build.seed,
+        )
+    with stage("make labelled traces in two formats, and evaluate EndoRM on them"):
+        data = folder / f"traces-{n_problems}x{n}"
+        data.mkdir(exist_ok=True)
+        for form, records in make_traces(rollouts, build.world, n_traces, build.seed).items():
+            write_lines(data / f"{form}.jsonl", records)
+        found = evaluate_traces(
+            load_reward_model(policy_folder, kind="endo"),
+            load_traces(data, ["tagged", "plain"]),
+            name="miniature policy",
+            source=str(policy_folder),
+            output=folder / f"endo-{n_problems}x{n}",
+            options=RunOptions(batch_tokens=16_384, miniature=True),
+        )
+        assert found is not None
+    errors = Counter(rollout_error(r, build.world) for r in rollouts)
+    lengths = Counter(len(rollout_steps(r)) for r in rollouts)
+    return DemoResult(
+        folder,
+        rollouts,
+        summarise(rollouts),
+        dict(errors.most_common()),
+        dict(sorted(lengths.items())),
+        *found,
+        seconds,
+    )

@@ -1,0 +1,58 @@
+"""The demo's result on the screen."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prmbench.benchmarks.processbench_table import render
+from prmbench.miniature.build import rollout_steps
+from prmbench.miniature.demo import DemoResult
+from prmbench.miniature.world import World, first_wrong_step, parse_problem
+from prmbench.progress import duration
+from prmbench.rollouts import Rollout
+
+N_SHOWN = 10
+
+
+def show(result: DemoResult) -> None:
+    """Print ten rollouts as a reader would want them, what the world looks like, the table, the times."""
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(f"\nTen rollouts (of {len(result.rollouts):,}); the first wrong step is marked:\n")
+    console.print(rollouts_table(result.rollouts[:: max(1, len(result.rollouts) // N_SHOWN)][:N_SHOWN]))
+    console.print(Text(result.summary.sentence() + "."))
+    console.print(_counts("First errors by kind", result.errors))
+    console.print(_counts("Steps of a rollout", {str(k): v for k, v in result.lengths.items()}))
+    console.print()
+    console.print(render(result.entry))
+    times = ", ".join(f"{duration(seconds)} {title}" for title, seconds in result.seconds.items())
+    console.print(Text(f"Times: {times}."))
+    # Not through rich: a path must survive copy and paste, unwrapped.
+    print(f"entry: {result.entry_path}")
+    print(f"next:  prmbench eval --from-items {result.entry_path.parent}")
+
+
+def rollouts_table(rollouts: list[Rollout], world: World | None = None) -> Table:
+    """One row a rollout: problem, steps with the first wrong one marked, verdict."""
+    world = world or World()
+    table = Table(show_lines=True)
+    for title in ("problem", "rollout", "gold", "verdict"):
+        table.add_column(title)
+    for rollout in rollouts:
+        steps = rollout_steps(rollout)
+        wrong = first_wrong_step(parse_problem(rollout.problem), steps, world)
+        text = Text()
+        for i, step in enumerate(steps):
+            text.append(
+                ("\n" if i else "") + step + ("   <- wrong" if i == wrong else ""), "bold red" if i == wrong else ""
+            )
+        table.add_row(Text(rollout.problem), text, rollout.answer, str(rollout.verdict))
+    return table
+
+
+def _counts(title: str, counts: dict[str, int]) -> Text:
+    total = sum(counts.values())
+    return Text(f"{title}: " + ", ".join(f"{name} {count / total:.1%}" for name, count in counts.items()) + ".")

@@ -1,0 +1,262 @@
+"""Chains of modular arithmetic whose every step is checked exactly.
+
+A problem is a start value and a list of operations; a solution carries them out one step at a time and ends with the answer:
+
+    problem    start 7 then + 5 then * 3
+    tagged     <assess> start 7 / <advance> 7 + 5 = 12 / <advance> 12 * 3 = 4 / <answer> \\boxed{ 4 }
+    plain      start 7 / 7 + 5 = 12 / 12 * 3 = 4 / \\boxed{ 4 }
+
+(all numbers modulo `World.modulus`; `/` stands for the step separator). Two formats of one content: models are trained on
+tagged text only, and `plain` is the format shift that a reward model meets on ProcessBench.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Format = Literal["tagged", "plain"]
+FORMATS: tuple[Format, ...] = ("tagged", "plain")
+TAGS = ("<assess>", "<advance>", "<answer>")
+OPERATORS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+}
+
+Split = Literal["train", "validation", "test"]
+
+_STEP = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+)")
+_START = re.compile(r"start (\d+)")
+_ANSWER = re.compile(r"\\boxed\{ (\d+) \}")
+
+
+@dataclass(frozen=True)
+class World:
+    """The difficulty knobs. modulus: numbers are 0 to modulus - 1. min_ops, max_ops: operations of a problem."""
+
+    modulus: int = 16
+    min_ops: int = 3
+    max_ops: int = 6
+
+    def apply(self, value: int, operator: str, operand: int) -> int:
+        """One operation."""
+        return OPERATORS[operator](value, operand) % self.modulus
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A start value and operations on it, each (operator, operand)."""
+
+    start: int
+    operations: tuple[tuple[str, int], ...]
+
+    def text(self) -> str:
+        """The question, as the policy reads it."""
+        return " then ".join([f"start {self.start}", *(f"{op} {k}" for op, k in self.operations)])
+
+    def values(self, world: World) -> list[int]:
+        """The start value and the value after each operation."""
+        values = [self.start]
+        for operator, operand in self.operations:
+            values.append(world.apply(values[-1], operator, operand))
+        return values
+
+    def answer(self, world: World) -> int:
+        """The value after the last operation."""
+        return self.values(world)[-1]
+
+    def split(self) -> Split:
+        """The split that the problem's text belongs to, always the same one: no problem is in two splits."""
+        bucket = hashlib.sha256(self.text().encode()).digest()[0]
+        return "test" if bucket < 26 else "validation" if bucket < 52 else "train"
+
+
+def parse_problem(text: str) -> Problem:
+    """The inverse of `Problem.text`. Raises ValueError when it is no problem of this world."""
+    first, *rest = text.split(" then ")
+    start = _START.fullmatch(first)
+    operations = [re.fullmatch(r"([-+*]) (\d+)", part) for part in rest]
+    if start is None or not all(operations):
+        raise ValueError(f"not a problem of the miniature: {text!r}")
+    return Problem(int(start[1]), tuple((m[1], int(m[2])) for m in operations if m))
+
+
+def draw_problem(world: World, rng: random.Random, split: Split) -> Problem:
+    """A random problem of a split."""
+    while True:
+        size = rng.randint(world.min_ops, world.max_ops)
+        operations = tuple((rng.choice("+-*"), rng.randrange(1, world.modulus)) for _ in range(size))
+        problem = Problem(rng.randrange(world.modulus), operations)
+        if problem.split() == split:
+            return problem
+
+
+def step_text(value: int, operator: str, operand: int, result: int) -> str:
+    """One step, untagged."""
+    return f"{value} {operator} {operand} = {result}"
+
+
+def solve(problem: Problem, world: World) -> list[str]:
+    """The right solution, untagged: the start, each operation, the answer."""
+    values = problem.values(world)
+    steps = [step_text(a, op, k, b) for a, (op, k), b in zip(values, problem.operations, values[1:], strict=False)]
+    return [f"start {problem.start}", *steps, answer_text(values[-1])]
+
+
+def answer_text(value: int) -> str:
+    """The last step, untagged."""
+    return f"\\boxed{{ {value} }}"
+
+
+def with_format(steps: Sequence[str], form: Format) -> list[str]:
+    """Put on, or take off, the action tags."""
+    bare = [untagged(step) for step in steps]
+    if form == "plain":
+        return bare
+    return [f"{_tag(step)} {step}" for step in bare]
+
+
+def _tag(step: str) -> str:
+    if step.startswith("start"):
+        return TAGS[0]
+    return TAGS[2] if step.startswith("\\boxed") else TAGS[1]
+
+
+def untagged(step: str) -> str:
+    """A step without its action tag."""
+    for tag in TAGS:
+        step = step.removeprefix(tag)
+    return step.strip()
+
+
+def first_wrong_step(problem: Problem, steps: Sequence[str], world: World) -> int:
+    """Index of the first step that is not what the solution so far calls for, or -1. Tags are ignored."""
+    return _walk(problem, steps, world)[0]
+
+
+def error_kind(problem: Problem, steps: Sequence[str], world: World) -> str:
+    """What is wrong with the first wrong step, or ``"none"``.
+
+    ``wrong result``, ``wrong operand``, ``wrong operator``, ``wrong value carried``, ``skipped operation``, ``repeated
+    operation``, ``wrong answer`` (the answer is not the last result, or comes too soon), ``malformed``.
+    """
+    return _walk(problem, steps, world)[1]
+
+
+def _walk(problem: Problem, steps: Sequence[str], world: World) -> tuple[int, str]:
+    value, done = problem.start, 0
+    for i, raw in enumerate(steps):
+        step = untagged(raw)
+        if i == 0:
+            if step != f"start {problem.start}":
+                return i, "wrong value carried" if _START.fullmatch(step) else "malformed"
+            continue
+        if answer := _ANSWER.fullmatch(step):
+            right = done == len(problem.operations) and int(answer[1]) == value and i == len(steps) - 1
+            return (-1, "none") if right else (i, "wrong answer")
+        found = _STEP.fullmatch(step)
+        if found is None:
+            return i, "malformed"
+        kind = _step_error(problem, done, value, (int(found[1]), found[2], int(found[3]), int(found[4])), world)
+        if kind is not None:
+            return i, kind
+        value, done = int(found[4]), done + 1
+    return len(steps) - 1, "malformed"  # it ends without an answer
+
+
+def _step_error(problem: Problem, done: int, value: int, step: tuple[int, str, int, int], world: World) -> str | None:
+    left, operator, operand, result = step
+    operations = problem.operations
+    wanted = operations[done] if done < len(operations) else None
+    if (operator, operand) != wanted:
+        if done + 1 < len(operations) and (operator, operand) == operations[done + 1]:
+            return "skipped operation"
+        if done > 0 and (operator, operand) == operations[done - 1]:
+            return "repeated operation"
+        return "wrong operand" if wanted and operator == wanted[0] else "wrong operator"
+    if left != value:
+        return "wrong value carried"
+    return None if result == world.apply(left, operator, operand) else "wrong result"
+
+
+# --- errors put in on purpose ---
+
+INJECTED = (
+    "wrong result",
+    "wrong operand",
+    "wrong value carried",
+    "skipped operation",
+    "repeated operation",
+    "cancelled",
+)
+"""Kinds of error that `inject` makes. All but ``cancelled`` propagate: what follows is computed from the wrong value.
+``cancelled``: a wrong result, and in a later step a second one that restores the right value, so that the answer is right."""
+
+
+def inject(problem: Problem, kind: str, world: World, rng: random.Random) -> list[str] | None:
+    """A solution with one error of a kind put in at a random step, untagged; None where this problem allows none.
+
+    The result's first wrong step is exactly where the error was put; `first_wrong_step` finds it.
+    """
+    operations = list(problem.operations)
+    at = rng.randrange(len(operations))
+    if kind == "skipped operation":
+        at = rng.randrange(len(operations) - 1)
+        if operations[at] == operations[at + 1]:
+            return None
+        return _carry_out(problem, operations[:at] + operations[at + 1 :], world, {})
+    if kind == "repeated operation":
+        at = rng.randrange(1, len(operations))
+        if operations[at] == operations[at - 1]:
+            return None
+        return _carry_out(problem, [*operations[:at], operations[at - 1], *operations[at:]], world, {})
+    if kind == "wrong operand":
+        operator, operand = operations[at]
+        operations[at] = (operator, _other(operand, world, rng))
+        return _carry_out(problem, operations, world, {})
+    if kind == "wrong value carried":
+        return _carry_out(problem, operations, world, {}, carried=(at, _other(problem.values(world)[at], world, rng)))
+    values = problem.values(world)
+    wrong = {at: _other(values[at + 1], world, rng)}
+    if kind == "cancelled":
+        if at + 1 >= len(operations):
+            return None
+        back = rng.randrange(at + 1, len(operations))
+        if _carried_value(problem, wrong, back, world) == values[back + 1]:
+            return None  # it would cancel by itself
+        wrong[back] = values[back + 1]
+    return _carry_out(problem, operations, world, wrong)
+
+
+def _other(value: int, world: World, rng: random.Random) -> int:
+    return (value + rng.randrange(1, world.modulus)) % world.modulus
+
+
+def _carried_value(problem: Problem, wrong: dict[int, int], until: int, world: World) -> int:
+    value = problem.start
+    for i, (operator, operand) in enumerate(problem.operations[: until + 1]):
+        value = wrong.get(i, world.apply(value, operator, operand))
+    return value
+
+
+def _carry_out(
+    problem: Problem,
+    operations: Sequence[tuple[str, int]],
+    world: World,
+    wrong: dict[int, int],
+    carried: tuple[int, int] | None = None,
+) -> list[str]:
+    """Write the steps of `operations`; `wrong` replaces results, `carried` (index, value) the value a step starts from."""
+    value, steps = problem.start, [f"start {problem.start}"]
+    for i, (operator, operand) in enumerate(operations):
+        if carried is not None and carried[0] == i:
+            value = carried[1]
+        result = wrong.get(i, world.apply(value, operator, operand))
+        steps.append(step_text(value, operator, operand, result))
+        value = result
+    return [*steps, answer_text(value)]

@@ -1,0 +1,304 @@
+"""Rollouts: a policy's sampled completions of problems, each with its verdict; written as they come, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.problems import Problem
+from prmbench.data.prompts import PromptTemplate, find_prompt
+from prmbench.data.records import read_records
+from prmbench.data.tokens import TokenOptions, TraceEncoder
+from prmbench.engines.batching import plan_batches
+from prmbench.engines.generate import Request, generate
+from prmbench.engines.hf import BatchRunner, HFEngine
+from prmbench.engines.loading import LoadOptions, load_causal_lm, load_tokenizer, locate, read_json, weights_hash
+from prmbench.engines.sampling import SamplingParams
+from prmbench.errors import UserError
+from prmbench.progress import progress
+from prmbench.results.provenance import versions
+from prmbench.results.schema import digest
+from prmbench.results.store import RunFolder
+from prmbench.verify import Verdict, Verifier, verifier_version
+
+FILE_STEM = "rollouts"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion of one problem.
+
+    Attributes:
+        id, problem, answer: the problem's. sample: 0 to n - 1.
+        completion: text, special tokens left out. ids: sampled token ids, end of turn included, int64.
+        finish_reason: "length" for a truncated completion, whose verdict is wrong.
+    """
+
+    id: str
+    sample: int
+    problem: str
+    answer: str
+    completion: str
+    ids: NDArray[np.int64]
+    finish_reason: Literal["stop", "length"]
+    verdict: Verdict
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names a rollout within its file."""
+        return self.id, str(self.sample)
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer was verified as right."""
+        return self.verdict == Verdict.CORRECT
+
+    def line(self) -> str:
+        """One JSON line."""
+        fields = {**self.__dict__, "ids": self.ids.tolist(), "verdict": str(self.verdict), "correct": self.correct}
+        return json.dumps(fields, ensure_ascii=True) + "\n"
+
+
+def parse_rollout(place: str, fields: Any) -> Rollout:
+    """Check one rollout's fields. Raises UserError that names the place and the field."""
+    if not isinstance(fields, dict):
+        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected a rollout (an object)")
+    kinds = {"id": str, "sample": int, "problem": str, "answer": str, "completion": str, "ids": list}
+    for name, kind in kinds.items():
+        if not isinstance(fields.get(name), kind):
+            raise UserError(
+                f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
+            )
+    if fields.get("finish_reason") not in ("stop", "length"):
+        raise UserError(
+            f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected stop or length"
+        )
+    if fields.get("verdict") not in set(Verdict):
+        raise UserError(
+            f"{place}: field 'verdict' is {json.dumps(fields.get('verdict'))}; expected {', '.join(Verdict)}"
+        )
+    return Rollout(
+        **{name: fields[name] for name in kinds if name != "ids"},
+        ids=np.array(fields["ids"], dtype=np.int64),
+        finish_reason=fields["finish_reason"],
+        verdict=Verdict(fields["verdict"]),
+    )
+
+
+def read_rollouts(path: str | Path) -> list[Rollout]:
+    """Read a rollouts file or the folder that holds one. Raises UserError, naming the line, when it is none."""
+    path = Path(path)
+    file = path / f"{FILE_STEM}.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; expected the rollouts.jsonl that `prmbench rollout` writes")
+    return [parse_rollout(place, fields) for place, fields in read_records(file)]
+
+
+@dataclass
+class Policy:
+    """A policy ready to sample.
+
+    Attributes:
+        engine, encoder: its weights and tokenizer. source: as the user named it. hashed: sha256 of the weights.
+        stop: token ids that end a completion.
+    """
+
+    engine: HFEngine
+    encoder: TraceEncoder
+    source: str
+    hashed: str
+    stop: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        own = getattr(self.engine.model.generation_config, "eos_token_id", None)
+        listed = own if isinstance(own, list) else [own]
+        self.stop = frozenset({self.encoder.end_of_turn, *(i for i in listed if i is not None)})
+
+
+def load_policy(
+    source: str, prompt: PromptTemplate, load_options: LoadOptions | None = None, chat_template: str | None = None
+) -> Policy:
+    """Load a policy from a folder or Hub id. Raises UserError as `load_causal_lm` and `TraceEncoder` do."""
+    options = load_options or LoadOptions()
+    folder = locate(source, "--policy")
+    encoder = TraceEncoder(load_tokenizer(folder, options), TokenOptions(system=prompt.system), chat_template)
+    return Policy(HFEngine(load_causal_lm(folder, options), source), encoder, source, weights_hash(folder))
+
+
+def sample(
+    policy: Policy,
+    problems: Sequence[Problem],
+    prompt: PromptTemplate,
+    verifier: Verifier,
+    *,
+    n: int,
+    params: SamplingParams,
+    seed: int,
+    batch_tokens: int,
+    have: frozenset[tuple[str, str]] = frozenset(),
+) -> Iterator[list[Rollout]]:
+    """Sample and verify n completions of each problem, a batch at a time.
+
+    Batches are planned from the problems alone, and one with anything missing is sampled whole: an interrupted run goes
+    on with the very same completions.
+
+    Args:
+        batch_tokens: padded tokens of a batch, counting every completion at its full length.
+        have: keys of rollouts that exist; their batches are left out where complete.
+
+    Yields:
+        The new rollouts of each batch.
+
+    Raises:
+        UserError: a prompt leaves no room for a completion.
+    """
+    prompts = [policy.encoder.prompt_ids(prompt.render(problem.problem)) for problem in problems]
+    if limit := policy.engine.max_length:
+        for problem, ids in zip(problems, prompts, strict=True):
+            if len(ids) >= limit:
+                raise UserError(
+                    f"problem '{problem.id}': its prompt has {len(ids):,} tokens, the model {limit:,} positions"
+                )
+    wanted = [(i, k) for i in range(len(problems)) for k in range(n)]
+    lengths = [len(prompts[i]) + params.max_new_tokens for i, _ in wanted]
+    runner = BatchRunner(batch_tokens)
+    for batch in plan_batches(lengths, batch_tokens):
+        missing = {j for j in batch if (problems[wanted[j][0]].id, str(wanted[j][1])) not in have}
+        if not missing:
+            continue
+        found: list[Rollout] = []
+
+        def score(indices: Sequence[int], found: list[Rollout] = found, missing: set[int] = missing) -> None:
+            requests = [Request(prompts[wanted[j][0]], problems[wanted[j][0]].id, wanted[j][1]) for j in indices]
+            completions = generate(policy.engine, requests, policy.stop, params, seed)
+            kept = [(j, one) for j, one in zip(indices, completions, strict=True) if j in missing]
+            texts = [policy.encoder.tokenizer.decode(one.ids, skip_special_tokens=True) for _, one in kept]
+            golds = [problems[wanted[j][0]].answer for j, _ in kept]
+            verdicts = verifier.verify(texts, golds, style=prompt.style)
+            for (j, one), text, verdict in zip(kept, texts, verdicts, strict=True):
+                problem = problems[wanted[j][0]]
+                truncated = one.finish_reason == "length"
+                found.append(
+                    Rollout(
+                        id=problem.id,
+                        sample=wanted[j][1],
+                        problem=problem.problem,
+                        answer=problem.answer,
+                        completion=text,
+                        ids=one.ids,
+                        finish_reason=one.finish_reason,
+                        verdict=Verdict.WRONG if truncated else verdict,
+                    )
+                )
+
+        runner.run(batch, lengths, score)
+        yield found
+
+
+def rollout(
+    policy: Policy,
+    problems: Sequence[Problem],
+    output: Path,
+    *,
+    prompt: str = "boxed",
+    n: int = 4,
+    params: SamplingParams | None = None,
+    seed: int = 0,
+    batch_tokens: int = 16_384,
+) -> list[Rollout]:
+    """Sample n completions of each problem into ``output/rollouts.jsonl``; goes on where an interrupted call stopped.
+
+    Returns:
+        All rollouts, by problem in the given order, then by sample.
+
+    Raises:
+        UserError: trouble with the folder (see `RunFolder`) or a prompt too long.
+        KeyboardInterrupt: with a message that says what is kept.
+    """
+    params = params or SamplingParams()
+    template = find_prompt(prompt)
+    settings = {
+        "policy": policy.hashed,
+        "template": policy.encoder.template_hash(),
+        "prompt": prompt,
+        "sampling": params.model_dump(),
+        "n": n,
+        "seed": seed,
+        "batch_tokens": batch_tokens,
+        "numerics": list(policy.engine.device_and_dtype()),
+        "verifier": verifier_version(),
+        "problems": digest(sorted(problem.digest() for problem in problems)),
+        "versions": versions()["transformers"],
+    }
+    wanted = [(problem.id, str(k)) for problem in problems for k in range(n)]
+    with RunFolder(output, settings, parse_rollout, stem=FILE_STEM) as folder, Verifier() as verifier:
+        have = frozenset(folder.completed())
+        try:
+            with progress("sampling", len(wanted), "rollouts", done=len(have)) as advance:
+                for batch in sample(
+                    policy,
+                    problems,
+                    template,
+                    verifier,
+                    n=n,
+                    params=params,
+                    seed=seed,
+                    batch_tokens=batch_tokens,
+                    have=have,
+                ):
+                    folder.append(batch)
+                    advance(len(batch))
+        except KeyboardInterrupt:
+            kept = len(folder.completed())
+            raise KeyboardInterrupt(
+                f"stopped; {kept:,} of {len(wanted):,} rollouts are kept in {output}: the same command goes on from there"
+            ) from None
+        found = folder.completed()
+        rollouts = [found[key] for key in wanted]
+        folder.finish(rollouts)
+    return rollouts
+
+
+def read_settings(output: Path) -> dict[str, Any]:
+    """The settings that a rollouts folder was made with."""
+    return read_json(output / "run.json")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts of a set of rollouts: problems, rollouts, by verdict, truncated; mean tokens of a completion."""
+
+    n_problems: int
+    n_rollouts: int
+    verdicts: dict[str, int]
+    truncated: int
+    pass_rate: float
+    mean_tokens: float
+
+    def sentence(self) -> str:
+        """The counts in words."""
+        counts = ", ".join(f"{count:,} {verdict}" for verdict, count in self.verdicts.items())
+        return (
+            f"{self.n_rollouts:,} rollouts of {self.n_problems:,} problems: {counts}; pass rate {self.pass_rate:.1%}; "
+            f"{self.truncated:,} truncated ({self.truncated / self.n_rollouts:.1%}, counted as wrong); "
+            f"{self.mean_tokens:,.0f} tokens on average"
+        )
+
+
+def summarise(rollouts: Sequence[Rollout]) -> Summary:
+    """Count verdicts, truncations and lengths. pass_rate is the share of correct rollouts."""
+    verdicts = {str(verdict): sum(r.verdict == verdict for r in rollouts) for verdict in Verdict}
+    return Summary(
+        n_problems=len({r.id for r in rollouts}),
+        n_rollouts=len(rollouts),
+        verdicts=verdicts,
+        truncated=sum(r.finish_reason == "length" for r in rollouts),
+        pass_rate=verdicts["correct"] / len(rollouts),
+        mean_tokens=float(np.mean([len(r.ids) for r in rollouts])),
+    )

@@ -1,0 +1,1 @@
+"""The training subpackage: recipes in, checkpoints out that go back into the harness."""

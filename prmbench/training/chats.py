@@ -1,0 +1,71 @@
+"""Chat data for supervised fine-tuning: conversations that end in the answer to be learned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.records import read_records
+from prmbench.data.tokens import TraceEncoder
+from prmbench.errors import UserError
+
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation. turns: (role, content) before the answer. answer: the last assistant turn, verbatim."""
+
+    turns: tuple[tuple[str, str], ...]
+    answer: str
+
+
+def load_chats(path: str | Path) -> list[Chat]:
+    """Load records of ``messages`` ({role, content}) or ``conversations`` ({from, value}); the last turn is the assistant's.
+
+    Raises:
+        UserError: no such file, or a wrong record; the message names the line and the field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected chats, one {{messages: [...]}} a line")
+    return [_check(place, record) for place, record in read_records(path)]
+
+
+def _check(place: str, record: Any) -> Chat:
+    field = next((name for name in ("messages", "conversations") if isinstance(record, dict) and name in record), None)
+    if field is None or not isinstance(record[field], list) or len(record[field]) < 2:
+        raise UserError(f"{place}: expected 'messages' with at least a user's and an assistant's turn")
+    role_key, text_key = ("role", "content") if field == "messages" else ("from", "value")
+    turns = []
+    for i, message in enumerate(record[field]):
+        role = message.get(role_key) if isinstance(message, dict) else None
+        content = message.get(text_key) if isinstance(message, dict) else None
+        role = _ROLES.get(str(role), role)
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            shown = json.dumps(message)[:60]
+            raise UserError(f"{place}: field '{field}[{i}]' is {shown}; expected a {role_key} and a {text_key}")
+        turns.append((role, content))
+    if isinstance(record.get("system"), str):
+        turns.insert(0, ("system", record["system"]))
+    if turns[-1][0] != "assistant":
+        raise UserError(
+            f"{place}: the last turn is the {turns[-1][0]}'s; expected the assistant's, which is what is learned"
+        )
+    return Chat(tuple(turns[:-1]), turns[-1][1])
+
+
+def encode_chat(encoder: TraceEncoder, chat: Chat) -> tuple[NDArray[np.int64], int]:
+    """Token ids of a chat, built as at evaluation: the rendered prompt, the answer verbatim, the end of turn (DESIGN 4.1).
+
+    Returns:
+        (ids int64 [p + t], p).
+    """
+    prompt = encoder.text_ids(encoder.render([{"role": role, "content": content} for role, content in chat.turns]))
+    answer = encoder.text_ids(chat.answer)
+    return np.concatenate([prompt, answer, [encoder.end_of_turn]]), len(prompt)

@@ -1,0 +1,80 @@
+"""Recipes: one YAML file a run, checked before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from prmbench.errors import UserError, nearest
+from prmbench.resources import resource_folder
+
+RecipeType = TypeVar("RecipeType", bound=BaseModel)
+
+
+def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequence[str] = ()) -> RecipeType:
+    """Read and check a recipe.
+
+    Args:
+        path: a YAML file; a name such as ``miniature/sft.yaml`` is also looked up in the installed ``training/``.
+        overrides: ``a.b=value`` pairs, values in YAML.
+
+    Raises:
+        UserError: no such file, broken YAML (line and column), an unknown key (the nearest is named), a wrong value.
+    """
+    file = Path(path)
+    if not file.exists() and (resource_folder("training") / path).exists():
+        file = resource_folder("training") / path
+    if not file.is_file():
+        near = nearest(file.name, [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else [])
+        raise UserError(
+            f"{path}: no such recipe{near}; recipes are YAML files, ready ones are in {resource_folder('training')}"
+        )
+    try:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{file}{where}: broken YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{file}: holds a {type(fields).__name__}; expected keys and values")
+    for override in overrides:
+        _set(fields, override)
+    try:
+        return recipe_type.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(f"{file}: {_describe(error, recipe_type)}") from None
+
+
+def _set(fields: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: expected a.b=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = fields.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {override}: '{parent}' holds a value, not keys")
+        fields = inner
+    fields[last] = yaml.safe_load(value)
+
+
+def _describe(error: ValidationError, recipe_type: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"key '{name}' is not known{nearest(str(first['loc'][-1]), _known(recipe_type))}"
+    return f"key '{name}': {first['msg'].lower()}" if name else first["msg"].removeprefix("Value error, ")
+
+
+def _known(model: type[BaseModel]) -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(name)
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                names += _known(part)
+    return names

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import support
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prmbench.engines.generate import Request, generate
+from prmbench.engines.hf import HFEngine
+from prmbench.engines.sampling import SamplingParams, choose, uniforms
+
+STOP = frozenset({7, 11, 13})
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return HFEngine(support.tiny_llama(40, seed=2))
+
+
+def slow(engine, request, stop, params, seed):
+    """One token at a time, the whole sequence again for each, no cache, no batch."""
+    ids, written = request.prompt.tolist(), []
+    noise = uniforms(seed, request.key, request.sample, params.max_new_tokens)
+    for t in range(params.max_new_tokens):
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([ids])).logits[:, -1].float()
+        token = int(choose(logits, torch.tensor([noise[t]]), params)[0])
+        ids.append(token)
+        written.append(token)
+        if token in stop:
+            return written, "stop"
+    return written, "length"
+
+
+def make_requests(n=12):
+    rng = np.random.default_rng(0)
+    return [Request(rng.integers(0, 40, size=rng.integers(1, 9)), f"p{i // 3}", i % 3) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(max_new_tokens=25),
+        SamplingParams(max_new_tokens=25, temperature=0.6, top_p=0.8, top_k=9),
+        SamplingParams(max_new_tokens=6, temperature=0),
+    ],
+)
+def test_equals_a_plain_loop(engine, params):
+    requests = make_requests()
+    found = generate(engine, requests, STOP, params, seed=3)
+    reasons = set()
+    for request, completion in zip(requests, found, strict=True):
+        ids, reason = slow(engine, request, STOP, params, 3)
+        assert (completion.ids.tolist(), completion.finish_reason) == (ids, reason)
+        reasons.add(reason)
+    assert "stop" in reasons or params.temperature == 0
+
+
+def test_a_completion_does_not_depend_on_its_batch(engine):
+    requests = make_requests()
+    params = SamplingParams(max_new_tokens=20)
+    together = generate(engine, requests, STOP, params, seed=1)
+    for i in (0, 5, 11):
+        assert generate(engine, [requests[i]], STOP, params, seed=1)[0].ids.tolist() == together[i].ids.tolist()
+
+
+def test_the_cut_at_the_models_length(engine):
+    long = Request(np.zeros(1020, dtype=np.int64), "p", 0)
+    completion = generate(engine, [long], frozenset(), SamplingParams(max_new_tokens=50), seed=0)[0]
+    assert (len(completion.ids), completion.finish_reason) == (4, "length")
+    with pytest.raises(ValueError, match="no room"):
+        generate(engine, [Request(np.zeros(1024, dtype=np.int64), "p", 0)], STOP, SamplingParams(), seed=0)
+
+
+@pytest.mark.slow
+def test_greedy_equals_transformers_on_the_real_model(smollm2):
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    prompts = ["What is 12 + 30?", "A train goes 60 km in one hour. How far does it go in three hours?"]
+    requests = [
+        Request(
+            np.array(
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": p}], add_generation_prompt=True, return_dict=False
+                )
+            ),
+            p,
+            0,
+        )
+        for p in prompts
+    ]
+    stop = frozenset({tokenizer.eos_token_id})
+    found = generate(HFEngine(model), requests, stop, SamplingParams(temperature=0, max_new_tokens=24), seed=0)
+    for request, completion in zip(requests, found, strict=True):
+        expected = model.generate(
+            torch.tensor(request.prompt)[None], do_sample=False, max_new_tokens=24, pad_token_id=0
+        )
+        assert completion.ids.tolist() == expected[0, len(request.prompt) :].tolist()
