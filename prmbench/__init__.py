@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prmbench.api import evaluate
-    from prmbench.benchmarks.processbench import recompute, score_traces
+    from prmbench.benchmarks.processbench import RunOptions, recompute, score_traces
     from prmbench.data.traces import Trace, load_traces
+    from prmbench.engines.loading import LoadOptions
     from prmbench.errors import UserError
     from prmbench.reward_models.base import RewardModel, StepScores, register
     from prmbench.reward_models.loading import load_reward_model
 
 __all__ = [
+    "LoadOptions",
     "RewardModel",
+    "RunOptions",
     "StepScores",
     "Trace",
     "UserError",
@@ -36,6 +39,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "LoadOptions": "prmbench.engines.loading",
+    "RunOptions": "prmbench.benchmarks.processbench",
     "RewardModel": "prmbench.reward_models.base",
     "StepScores": "prmbench.reward_models.base",
     "Trace": "prmbench.data.traces",

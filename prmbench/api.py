@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,14 +38,18 @@ def evaluate(
         (entry, path of the entry file); None in processes other than the first.
 
     Raises:
+        TypeError: loading arguments with a model already loaded.
         UserError: a mistake in what was asked for; see `load_traces`, `load_reward_model` and `evaluate_traces`.
     """
+    if isinstance(rm, RewardModel) and loading:
+        raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
     traces = load_traces(data, subsets, limit)  # first: a mistake in the data shows before the model loads
     model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
     source = model.source if isinstance(rm, RewardModel) else str(rm)
     options = options or RunOptions()
-    if options.limit != limit:
-        options = RunOptions(**{**options.__dict__, "limit": limit})
+    sampled = limit if limit in Counter(trace.subset for trace in traces).values() else None  # else nothing was cut
+    if options.limit != sampled:
+        options = dataclasses.replace(options, limit=sampled)
     return evaluate_traces(
         model, traces, name=name or Path(source).resolve().name, source=source, output=output, options=options
     )

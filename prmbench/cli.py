@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
 from prmbench.errors import UserError
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def _interruptible(command: Command) -> Command:
+    """Ctrl-C ends a command with one sentence and exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            kept = str(stop) or "stopped; what was written before is kept, and the same command goes on from there"
+            print(kept, file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return cast(Command, run)
+
 
 app = typer.Typer(
     help="Evaluate process reward models for math reasoning, and train the models it evaluates.",
@@ -22,13 +41,25 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(metadata.version("prmbench"))
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     pass
 
 
 @app.command(name="eval")
+@_interruptible
 def eval_command(
+    ctx: typer.Context,
     rm: Annotated[str | None, typer.Option(help="reward model: a checkpoint folder or a Hub id")] = None,
     reference: Annotated[str | None, typer.Option(help="pi_ref of an implicit reward model: folder or Hub id")] = None,
     kind: Annotated[
@@ -76,8 +107,10 @@ def eval_command(
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
     skip_overlong: Annotated[bool, typer.Option(help="leave out traces longer than the model's positions")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="of folds, resamples and the random baseline")] = 0,
-    resamples: Annotated[int, typer.Option(min=0, help="bootstrap resamples")] = 10_000,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="of folds, resamples and the random baseline; default: 0")
+    ] = None,
+    resamples: Annotated[int | None, typer.Option(min=0, help="bootstrap resamples; default: 10000")] = None,
 ) -> None:
     """Evaluate a reward model: ProcessBench under every scoring protocol, with intervals and an honest threshold."""
     if benchmark != "processbench":
@@ -86,22 +119,13 @@ def eval_command(
         raise UserError(
             "pass either --rm CKPT (a checkpoint folder or Hub id) or --from-items FILE; `prmbench demo` needs neither"
         )
-    from prmbench.benchmarks.processbench import RunOptions, recompute
-    from prmbench.benchmarks.processbench_metrics import Plan
-
-    plan = Plan(resamples, seed)
     if from_items is not None:
-        entry, path = recompute(from_items, plan), None
-        if output is not None:
-            from prmbench.results.store import write_atomically
-
-            output.mkdir(parents=True, exist_ok=True)
-            path = output / "entry.json"
-            write_atomically(path, entry.model_dump_json(indent=2) + "\n")
-        _show(entry, path, as_json=as_json)
+        _recompute(ctx, from_items, output, resamples, seed, as_json=as_json)
         return
 
     from prmbench.api import evaluate
+    from prmbench.benchmarks.processbench import RunOptions
+    from prmbench.benchmarks.processbench_metrics import Plan
     from prmbench.engines.loading import LoadOptions
     from prmbench.engines.processes import current_share
 
@@ -115,38 +139,37 @@ def eval_command(
     share = current_share(cpu=device == "cpu")
     _quiet_libraries()
     assert rm is not None
-    with _interruptible():
-        found = evaluate(
-            rm,
-            data=data,
-            subsets=subset,
+    found = evaluate(
+        rm,
+        data=data,
+        subsets=subset,
+        limit=limit,
+        output=output,
+        name=name,
+        options=RunOptions(
+            plan=Plan(10_000 if resamples is None else resamples, seed or 0),
+            batch_tokens=batch_tokens,
             limit=limit,
-            output=output,
-            name=name,
-            options=RunOptions(
-                plan=plan,
-                batch_tokens=batch_tokens,
-                limit=limit,
-                skip_overlong=skip_overlong,
-                command=("prmbench", *sys.argv[1:]),
-                share=share,
-            ),
-            reference=reference,
-            kind=kind,
-            load_options=LoadOptions(device, dtype, trust_remote_code),
-            chat_template=chat_template,
-            plugin=plugin,
-            tokens={key: value for key, value in tokens.items() if value is not None},
-            objective=objective,
-            beta=beta,
-            margin=margin,
-            discount=discount,
-        )
+            skip_overlong=skip_overlong,
+            share=share,
+        ),
+        reference=reference,
+        kind=kind,
+        load_options=LoadOptions(device, dtype, trust_remote_code),
+        chat_template=chat_template,
+        plugin=plugin,
+        tokens={key: value for key, value in tokens.items() if value is not None},
+        objective=objective,
+        beta=beta,
+        margin=margin,
+        discount=discount,
+    )
     if found is not None:
         _show(*found, as_json=as_json)
 
 
 @app.command(name="rollout")
+@_interruptible
 def rollout_command(
     policy: Annotated[str, typer.Option(help="policy: a checkpoint folder or a Hub id")],
     problems: Annotated[Path, typer.Option(help="file of problems: {id, problem, answer} records")],
@@ -178,22 +201,21 @@ def rollout_command(
     loaded = load_problems(problems, limit)
     params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens)
     _quiet_libraries()
-    with _interruptible():
-        found = rollout(
-            load_policy(
-                policy,
-                template,
-                LoadOptions(device, dtype, trust_remote_code),
-                read_template(chat_template) if chat_template else None,
-            ),
-            loaded,
-            output,
-            prompt=prompt,
-            n=n,
-            params=params,
-            seed=seed,
-            batch_tokens=batch_tokens,
-        )
+    found = rollout(
+        load_policy(
+            policy,
+            template,
+            LoadOptions(device, dtype, trust_remote_code),
+            read_template(chat_template) if chat_template else None,
+        ),
+        loaded,
+        output,
+        prompt=prompt,
+        n=n,
+        params=params,
+        seed=seed,
+        batch_tokens=batch_tokens,
+    )
     summary = summarise(found)
     if as_json:
         typer.echo(json.dumps(summary.__dict__, indent=2))
@@ -207,6 +229,7 @@ app.add_typer(train, name="train")
 
 
 @train.command(name="sft")
+@_interruptible
 def train_sft_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as miniature/sft.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
@@ -216,8 +239,7 @@ def train_sft_command(
     from prmbench.training.sft import SFTRecipe, train_sft
 
     checked = load_recipe(recipe, SFTRecipe, override or ())
-    with _interruptible():
-        result = train_sft(checked, log=typer.echo)
+    result = train_sft(checked, log=typer.echo)
     rate = f", pass rate {result.pass_rate:.1%}" if result.pass_rate is not None else ""
     typer.echo(
         f"{result.steps:,} steps on {result.n_records:,} records ({result.n_overlong:,} too long, left out){rate}"
@@ -226,6 +248,7 @@ def train_sft_command(
 
 
 @app.command()
+@_interruptible
 def demo(
     backbone: Annotated[str, typer.Option(help="llama-small, llama-large, qwen3-small, qwen3-large")] = "llama-small",
     pass_rate: Annotated[float, typer.Option(min=0.01, max=1, help="at which training of the policy stops")] = 0.5,
@@ -237,8 +260,7 @@ def demo(
     from prmbench.miniature.view import show
 
     _quiet_libraries()
-    with _interruptible():
-        result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
+    result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
     show(result)
 
 
@@ -248,6 +270,27 @@ def schema() -> None:
     from prmbench.results.document import entry_fields
 
     typer.echo(entry_fields(), nl=False)
+
+
+_WITH_ITEMS = {"from_items", "output", "as_json", "seed", "resamples", "benchmark"}
+
+
+def _recompute(
+    ctx: typer.Context, items: Path, output: Path | None, resamples: int | None, seed: int | None, *, as_json: bool
+) -> None:
+    given = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    if unused := sorted(given - _WITH_ITEMS):
+        flags = ", ".join("--" + name.replace("_", "-") for name in unused)
+        raise UserError(f"--from-items: {flags} cannot change items that are already scored; leave it out")
+    from prmbench.benchmarks.processbench import recompute
+    from prmbench.results.store import save_entry
+
+    entry, path = recompute(items, n_resamples=resamples, seed=seed), None
+    if output is not None:
+        assert entry.items is not None
+        folder = items if items.is_dir() else items.parent
+        path = save_entry(output, entry, folder / entry.items.file)
+    _show(entry, path, as_json=as_json)
 
 
 def _template_argument(text: str) -> tuple[str, Any]:
@@ -275,16 +318,6 @@ def _show(entry: Any, path: Path | None, *, as_json: bool) -> None:
         typer.echo(f"entry: {path}")
         if entry.items is not None and (path.parent / entry.items.file).exists():
             typer.echo(f"next:  prmbench eval --from-items {path.parent / entry.items.file}")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends long work with one sentence and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped before anything was written", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def _quiet_libraries() -> None:

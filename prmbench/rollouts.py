@@ -18,7 +18,7 @@ from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.engines.batching import plan_batches
 from prmbench.engines.generate import Request, generate
 from prmbench.engines.hf import BatchRunner, HFEngine
-from prmbench.engines.loading import LoadOptions, load_causal_lm, load_tokenizer, locate, read_json, weights_hash
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate, read_json
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.progress import progress
@@ -128,7 +128,7 @@ def load_policy(
     options = load_options or LoadOptions()
     folder = locate(source, "--policy")
     encoder = TraceEncoder(load_tokenizer(folder, options), TokenOptions(system=prompt.system), chat_template)
-    return Policy(HFEngine(load_causal_lm(folder, options), source), encoder, source, weights_hash(folder))
+    return Policy(HFEngine(load_causal_lm(folder, options), source), encoder, source, checkpoint_hash(folder))
 
 
 def sample(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
 
 from prmbench.benchmarks.processbench_metrics import Plan, ProcessBenchMetrics, compute_metrics
 from prmbench.data.tokens import EncodedTrace
@@ -48,7 +51,6 @@ class RunOptions:
         batch_tokens: padded tokens of a batch; None: 2,048 on CPU, 32,768 on CUDA.
         limit: recorded when the traces are a sample of each subset only.
         skip_overlong: leave out traces longer than the model's positions instead of refusing them.
-        command: the command line, for provenance.
         miniature: marks the entry as one of the synthetic world.
     """
 
@@ -56,7 +58,6 @@ class RunOptions:
     batch_tokens: int | None = None
     limit: int | None = None
     skip_overlong: bool = False
-    command: tuple[str, ...] = ()
     miniature: bool = False
     share: Share = field(default_factory=Share)
 
@@ -98,6 +99,9 @@ def evaluate_traces(
         "template": model.encoder.template_hash(),
         "numerics": {"device": device.partition(":")[0], "dtype": dtype, "batch_tokens": batch_tokens},
         "data": {subset: data_hash(t.digest() for t in traces if t.subset == subset) for subset in _subsets(traces)},
+        "tokens": hashlib.sha256(
+            b"".join(one.ids.tobytes() for one in encoded)
+        ).hexdigest(),  # a template may hold the date
     }
     folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{_slug(name)}-{digest(settings)[:8]}"
     with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
@@ -138,9 +142,10 @@ def evaluate_traces(
                 tokens=tokens,
                 resumed_items=len(resumed),
                 processes=options.share.count,
-                command=list(options.command),
             ),
         )
+        if tokens == 0 and (old := run_folder.path / ENTRY_NAME).exists():  # nothing new: the run is still that one
+            provenance = provenance.model_copy(update={"run": _old_run(old) or provenance.run})
         entry = build_entry(items, subject, options.plan, written, provenance, options.limit)
         entry = entry.model_copy(update={"miniature": options.miniature})
         return entry, run_folder.write_entry(entry)
@@ -151,14 +156,19 @@ def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int 
 
     Returns:
         One `StepScores` a trace, in the order given.
+
+    Raises:
+        UserError: a trace longer than the model allows, or a NaN score.
     """
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
+    _fit(model, traces, encoded, skip=False)
     lengths = [len(one) for one in encoded]
     found: dict[int, StepScores] = {}
     runner = BatchRunner(batch_tokens)
 
     def score(indices: Sequence[int]) -> None:
-        found.update(zip(indices, model.score([encoded[i] for i in indices]), strict=True))
+        for i, one in zip(indices, model.score([encoded[i] for i in indices]), strict=True):
+            found[i] = _checked(traces[i], one)
 
     for batch in plan_batches(lengths, batch_tokens):
         runner.run(batch, lengths, score)
@@ -170,18 +180,23 @@ def describe(model: RewardModel, name: str, source: str) -> Subject:
     facts = dict(model.facts)
     return Subject(
         name=name,
-        source=source,
+        source=_public(source),
         kind=model.kind,
         objective=model.card.objective,
         beta=model.card.scale(),
         margin=model.card.margin,
         discount=model.card.discount,
-        reference=facts.pop("reference", None),
+        reference=_public(facts.pop("reference", None)),
         weights=model.hashes,
         facts=facts,
         step_valued=model.step_valued,
         fixed_thresholds=model.fixed_thresholds(),
     )
+
+
+def _public(source: str | None) -> str | None:
+    """A Hub id as it is; of a local folder only its name, since entries are published."""
+    return Path(source).resolve().name if source is not None and Path(source).exists() else source
 
 
 def build_entry(
@@ -218,13 +233,13 @@ def build_entry(
     )
 
 
-def recompute(path: str | Path, plan: Plan | None = None) -> ProcessBenchEntry:
-    """Every metric again from an items file, without a model.
+def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | None = None) -> ProcessBenchEntry:
+    """Every metric again from an items file, without a model; the items must be those that the entry beside them describes.
 
     Args:
         path: an items file, an entry file, or the folder that holds them. What the items do not say (the subject, beta,
             provenance) is read from the entry beside them; without one, beta is 1 and the subject is unknown.
-        plan: None: the resamples and the seed of the entry beside the items, where there is one.
+        n_resamples, seed: None: as in the entry beside the items, or the defaults.
 
     Raises:
         UserError: no such file, or something wrong in it.
@@ -239,15 +254,23 @@ def recompute(path: str | Path, plan: Plan | None = None) -> ProcessBenchEntry:
     if not items_path.exists():
         raise UserError(f"{items_path}: no such items file; pass the items.jsonl of a run, or the run's folder")
     items = read_items(items_path)
+    content = items_path.read_bytes()
+    described = Items(file=items_path.name, sha256=hashlib.sha256(content).hexdigest(), n=len(items))
+    if old is not None and old.items is not None and old.items != described:
+        raise UserError(
+            f"{items_path}: is not the file that {entry_path} describes (it has {described.n:,} items and sha256 "
+            f"{described.sha256[:12]}..., expected {old.items.n:,} and {old.items.sha256[:12]}...); restore it, or copy it to "
+            "a folder of its own to compute figures without the entry"
+        )
+    provenance = old.provenance if old else None
+    before = Plan(provenance.n_resamples, provenance.seed) if provenance else Plan()
+    plan = Plan(before.n_resamples if n_resamples is None else n_resamples, before.seed if seed is None else seed)
     if old is None:
         subject = Subject(
-            name=folder.resolve().name, source=str(items_path), kind="unknown", step_valued=items[0].sums is None
+            name=folder.resolve().name, source=items_path.name, kind="unknown", step_valued=items[0].sums is None
         )
-        return build_entry(items, subject, plan or Plan(), None, None, None)
-    provenance = old.provenance
-    if plan is None:
-        plan = Plan(provenance.n_resamples, provenance.seed) if provenance else Plan()
-    elif provenance is not None:
+        return build_entry(items, subject, plan, described, None, None)
+    if provenance is not None:
         provenance = provenance.model_copy(update={"n_resamples": plan.n_resamples, "seed": plan.seed})
     entry = build_entry(items, old.subject, plan, old.items, provenance, old.benchmark.limit)
     return entry.model_copy(update={"miniature": old.miniature})
@@ -287,22 +310,24 @@ def _score_missing(
 
 
 def _item(trace: Trace, scores: StepScores) -> TraceItem:
-    item = TraceItem(
-        trace.subset,
-        trace.id,
-        trace.generator,
-        trace.label,
-        trace.digest(),
-        scores.n_tokens,
-        scores.sums,
-        scores.scores,
+    kept = _checked(trace, scores)
+    return TraceItem(
+        trace.subset, trace.id, trace.generator, trace.label, trace.digest(), kept.n_tokens, kept.sums, kept.scores
     )
+
+
+def _checked(trace: Trace, scores: StepScores) -> StepScores:
     for values in (scores.sums, scores.scores):
-        if values is not None and not (values == values).all():
+        if values is not None and np.isnan(values).any():
             raise UserError(
                 f"{trace.subset}/{trace.id}: the model gives a NaN score; try --dtype float32, and check the checkpoint"
             )
-    return item
+    return scores
+
+
+def _old_run(path: Path) -> Run | None:
+    provenance = read_entry(path, ProcessBenchEntry).provenance
+    return provenance.run if provenance else None
 
 
 def _keep_matching(

@@ -34,7 +34,7 @@ class PolicyResult(Record):
 
 
 class Group(Record):
-    """F1 on part of a subset, predictions as under `policy` of the subset (crossfit where it exists, else oracle)."""
+    """F1 on part of a subset, predicted under crossfit thresholds (oracle where there are none)."""
 
     name: str = Field(description="position of the first error, or generator")
     n_error: int = Field(description="traces with an error in the group")

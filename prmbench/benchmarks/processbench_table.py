@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -44,12 +45,17 @@ def _rows(entry: ProcessBenchEntry) -> list[tuple[str, ProtocolResult, bool]]:
     return [*rows, *((BASELINE_TITLES[name], result, False) for name, result in entry.metrics.baselines.items())]
 
 
+def _new_table(title: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("step score", no_wrap=True)
+    return table
+
+
 def _one_subset(entry: ProcessBenchEntry, subset: str) -> Table:
     has_fixed = any("fixed" in p.subsets[subset].policies for p in entry.metrics.protocols.values())
-    table = Table(title=f"{subset}: F1 in %, threshold by crossfit [95% interval]", title_justify="left")
-    table.add_column("step score")
+    table = _new_table(f"{subset}: F1 in %, threshold by crossfit [95% interval]")
     for title in ("F1", "acc error", "acc correct", *(["F1 at p=0.5"] if has_fixed else []), "F1 oracle", "step AUC"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=title in ("F1", "mean"))
     for title, result, end in _rows(entry):
         found = result.subsets[subset]
         crossfit, oracle, fixed = (found.policies.get(policy) for policy in ("crossfit", "oracle", "fixed"))
@@ -70,8 +76,7 @@ def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
     has = {
         policy: any(policy in p.mean for p in entry.metrics.protocols.values()) for policy in ("fixed", TRANSFER_SUBSET)
     }
-    table = Table(title="F1 in %, threshold by crossfit [95% interval]", title_justify="left")
-    table.add_column("step score")
+    table = _new_table("F1 in %, threshold by crossfit [95% interval]")
     extra = [
         ("fixed", "mean at p=0.5"),
         (TRANSFER_SUBSET, f"mean, {TRANSFER_SUBSET} threshold"),
@@ -79,7 +84,7 @@ def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
     ]
     shown = [(policy, title) for policy, title in extra if has.get(policy, True)]
     for title in (*subsets, "mean", *(title for _, title in shown)):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=title in ("F1", "mean"))
     for title, result, end in _rows(entry):
         by_subset = [result.subsets[s].policies.get("crossfit") for s in subsets]
         table.add_row(

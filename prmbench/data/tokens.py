@@ -149,7 +149,8 @@ class TraceEncoder:
                 raise UserError(f"end of turn '{self.options.end_of_turn}': not a token of this vocabulary")
             return int(found)
         answered = [*self._conversation("x"), {"role": "assistant", "content": _SENTINEL}]
-        tail = self.render(answered, add_generation_prompt=False).rpartition(_SENTINEL)[2]
+        rendered = self.render(answered, add_generation_prompt=False)
+        tail = rendered.rpartition(_SENTINEL)[2] if _SENTINEL in rendered else ""  # some templates leave answers out
         special = set(self.tokenizer.all_special_ids) | {
             i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
         }

@@ -85,7 +85,12 @@ def _sources(data: str | Path | None, subsets: Sequence[str] | None) -> list[tup
     if path.is_file():
         files = {stem(path): path}
     elif path.is_dir():
-        files = {stem(file): file for file in sorted(path.iterdir()) if is_data_file(file)}
+        files = {}
+        for file in sorted(path.iterdir()):
+            if is_data_file(file) and files.setdefault(stem(file), file) != file:
+                raise UserError(
+                    f"{path}: {files[stem(file)].name} and {file.name} are both the subset '{stem(file)}'; keep one"
+                )
         if not files:
             raise UserError(f"{path}: no data file in this folder; expected names that end in {', '.join(SUFFIXES)}")
     else:

@@ -193,7 +193,8 @@ class HFEngine:
         plain = self._logits(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[0])
         tolerance = 1e-3 if self.head.weight.dtype == torch.float32 else 0.05
         cap = getattr(config, "final_logit_softcapping", None)
-        known: list[Callable[[torch.Tensor], torch.Tensor]] = [lambda x: x]
+        # What the config declares comes first: on weak logits a soft cap is within half-precision rounding of none.
+        known: list[Callable[[torch.Tensor], torch.Tensor]] = []
         if cap:
             known.append(lambda x: torch.tanh(x / cap) * cap)
         for name in ("logit_scale", "lm_head_multiplier"):
@@ -201,7 +202,7 @@ class HFEngine:
                 known.append(functools.partial(torch.mul, scale))
         if scaling := getattr(config, "logits_scaling", None):
             known.append(functools.partial(torch.mul, 1 / scaling))
-        for change in known:
+        for change in [*known, lambda x: x]:
             if torch.allclose(change(plain), whole, atol=tolerance * float(whole.abs().max().clamp(min=1)), rtol=0):
                 return change
         raise UserError(

@@ -115,8 +115,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def weights_hash(folder: Path) -> str:
-    """sha256 (hex) over the names and contents of the folder's .safetensors files.
+def checkpoint_hash(folder: Path) -> str:
+    """sha256 (hex) over the names and contents of the files that decide what a checkpoint computes: its .safetensors
+    files, ``config.json`` and, of an adapter, ``adapter_config.json``. (The tokenizer shows in the token ids.)
 
     Raises:
         UserError: there are none (other weight formats can run code when loaded and are refused).
@@ -130,8 +131,9 @@ def weights_hash(folder: Path) -> str:
             else ""
         )
         raise UserError(f"{folder}: holds no .safetensors weights{hint}")
+    configs = [path for name in ("config.json", "adapter_config.json") if (path := folder / name).exists()]
     whole = hashlib.sha256()
-    for file in files:
+    for file in [*files, *configs]:
         with file.open("rb") as handle:
             whole.update(file.name.encode() + b"\0" + hashlib.file_digest(handle, "sha256").digest())
     return whole.hexdigest()
@@ -187,7 +189,7 @@ def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
 
 def _check_shards(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
-        weights_hash(folder)  # words the error
+        checkpoint_hash(folder)  # words the error
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = sorted(set(read_json(index).get("weight_map", {}).values()))

@@ -35,15 +35,15 @@ class Subject(Record):
     """What was evaluated."""
 
     name: str = Field(description="name on tables; the checkpoint's last path component unless the user gave one")
-    source: str = Field(description="the checkpoint as the user named it: a path or a Hub id")
+    source: str | None = Field(description="the checkpoint: a Hub id, or the name of a local folder (never its path)")
     kind: str = Field(description="how scores are computed (prmbench.json: kind)")
     objective: str | None = Field(None, description="training objective, where known")
     beta: float = Field(1.0, description="scale of token values; multiplies every stored sum")
     margin: float | None = Field(None, description="margin m of the objective, where it has one")
     discount: float | None = Field(None, description="EndoRM's discount of V(s')")
-    reference: str | None = Field(None, description="pi_ref as the user or the card named it")
+    reference: str | None = Field(None, description="pi_ref, named as source is")
     weights: dict[str, str] = Field(
-        default_factory=dict, description="sha256 of the weight files by role: model, reference"
+        default_factory=dict, description="sha256 of weights and config by role: model, reference"
     )
     facts: dict[str, Any] = Field(
         default_factory=dict, description="architecture, number of parameters, adapter or not"
@@ -95,7 +95,6 @@ class Run(Record):
     tokens: int = Field(description="tokens run through the subject in this process, prompts included")
     resumed_items: int = Field(description="items found already scored when this process started")
     processes: int = Field(1, description="processes that shared the work")
-    command: list[str] = Field(default_factory=list, description="the command line, where there was one")
 
 
 class Provenance(Record):

@@ -6,9 +6,11 @@ While several processes work, each appends to a file of its own (``items.rank1.j
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -76,6 +78,9 @@ class RunFolder(Generic[LineType]):
             self.path.mkdir(parents=True, exist_ok=True)
             if self.rank == 0:
                 self._acquire()
+        except UserError:
+            self._release()
+            raise
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); pass another --output") from None
         return self
@@ -85,7 +90,10 @@ class RunFolder(Generic[LineType]):
     ) -> None:
         if self._items is not None:
             self._items.close()
-        if self.rank == 0:
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock.is_locked:
             (self.path / _HOLDER_NAME).unlink(missing_ok=True)
             self._lock.release()
 
@@ -169,13 +177,38 @@ class RunFolder(Generic[LineType]):
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Write a text file so that a reader or a kill sees the old file or the new one, never a part."""
+    """Write a text file so that a reader or a kill sees the old file or the new one, never a part.
+
+    Raises:
+        UserError: it cannot be written (a full disk, no permission); the old file is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or pass another --output") from None
+
+
+def save_entry(folder: Path, entry: BaseModel, items: Path | None) -> Path:
+    """Write an entry, and a copy of its items, into a folder of its own; return the entry's path.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if items is not None and items.resolve() != (folder / items.name).resolve():
+            shutil.copyfile(items, folder / items.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
+    write_atomically(folder / ENTRY_NAME, entry.model_dump_json(indent=2) + "\n")
+    return folder / ENTRY_NAME
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.loading import load_causal_lm, load_tokenizer, weights_hash
+from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
 from prmbench.reward_models.card import Card
@@ -47,7 +47,7 @@ class EndoRewardModel(RewardModel):
         """Load the model. See `RewardModel.load`."""
         if request.reference is not None:
             raise UserError("--reference: EndoRM scores with one model alone; leave it out, or use --kind implicit")
-        digest = weights_hash(request.folder)
+        digest = checkpoint_hash(request.folder)
         encoder = TraceEncoder(
             load_tokenizer(request.folder, request.options), request.card.tokens, request.chat_template
         )

@@ -12,11 +12,11 @@ from prmbench.engines.hf import HFEngine
 from prmbench.engines.loading import (
     LoadOptions,
     check_finite,
+    checkpoint_hash,
     load_causal_lm,
     load_tokenizer,
     locate,
     read_json,
-    weights_hash,
 )
 from prmbench.errors import UserError, first_line
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
@@ -64,7 +64,7 @@ class ImplicitRewardModel(RewardModel):
                 "from (usually the SFT checkpoint)"
             )
         reference_folder = locate(request.reference, "--reference")
-        hashes = {"model": weights_hash(request.folder), "reference": weights_hash(reference_folder)}
+        hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(reference_folder)}
         tokenizer = load_tokenizer(_tokenizer_folder(request.folder, reference_folder), request.options)
         _check_same_vocabulary(request.folder, reference_folder, request.options)
         encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
@@ -88,7 +88,7 @@ class ImplicitRewardModel(RewardModel):
         if not base:
             raise UserError(f"{request.folder}/adapter_config.json: names no base model; pass --reference BASE")
         base_folder = locate(base, "--reference" if request.reference else f"{request.source}: its base model")
-        hashes = {"model": weights_hash(request.folder), "reference": weights_hash(base_folder)}
+        hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(base_folder)}
         tokenizer = load_tokenizer(_tokenizer_folder(request.folder, base_folder), request.options)
         encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
         model = load_causal_lm(base_folder, request.options)

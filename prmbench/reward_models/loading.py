@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def load_reward_model(
     )
     model = find_kind(card.kind).load(request)
     model.source = source
+    if plugin is not None:
+        model.facts["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
     return model
 
 

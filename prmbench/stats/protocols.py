@@ -30,7 +30,8 @@ def token_protocol_scores(sums: Floats, counts: NDArray[np.int64], beta: float) 
     Returns:
         Protocol name to float64, shape [n_steps].
     """
-    prefix = np.cumsum(sums)
+    with np.errstate(invalid="ignore"):  # infinities of both signs give NaN, which the caller refuses by name
+        prefix = np.cumsum(sums)
     length = np.cumsum(counts)
     return {
         "process": beta * sums,

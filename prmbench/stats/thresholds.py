@@ -50,15 +50,6 @@ class Matches:
         return (threshold <= self.high) & (~self.has_error | (threshold > self.low))
 
 
-def predict(scores: Sequence[float] | Floats, threshold: float) -> int:
-    """Return the index of the first score below `threshold`, or -1. Raises ValueError on NaN."""
-    values = np.asarray(scores, dtype=np.float64)
-    if np.isnan(values).any():
-        raise ValueError("a step score is NaN")
-    below = np.flatnonzero(values < threshold)
-    return int(below[0]) if below.size else -1
-
-
 def matches(scores: Sequence[Sequence[float] | Floats], labels: Sequence[int] | Ints) -> Matches:
     """Reduce each trace to the thresholds that predict it right.
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Literal, get_args
+from typing import get_args
 
-AnswerStyle = Literal["boxed", "answer_line", "number", "auto"]
+from prmbench.data.prompts import AnswerStyle
+
 STYLES: tuple[str, ...] = get_args(AnswerStyle)
 
 # Possessive quantifiers (*+, ++) keep every pattern from backtracking over long runs.

@@ -81,6 +81,13 @@ def test_missing_path_names_the_nearest(tmp_path):
         load_traces(tmp_path / "empty")
 
 
+def test_two_files_of_one_subset(tmp_path):
+    support.write_traces(tmp_path / "a.jsonl", 2)
+    (tmp_path / "a.json").write_text(json.dumps(support.make_traces(2)))
+    with pytest.raises(UserError, match="a.json and a.jsonl are both the subset 'a'"):
+        load_traces(tmp_path)
+
+
 def test_every_format_gives_the_same_traces(tmp_path):
     rows = support.make_traces(6)
     text = "".join(json.dumps(r) + "\n" for r in rows)

@@ -139,6 +139,14 @@ def test_architectures_that_change_their_logits(make):
     assert np.abs(found - reference(engine.model, ids[0], 3)["logprob"]).max() < 1e-4
 
 
+def test_a_soft_cap_is_found_on_weak_logits_in_half_precision():
+    model = _tiny(Gemma2Config, Gemma2ForCausalLM, final_logit_softcapping=30.0)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(0.3)
+    engine = HFEngine(model.to(torch.bfloat16))
+    assert float(engine._finish(torch.tensor(10.0))) == pytest.approx(30 * np.tanh(1 / 3))
+
+
 def test_an_unknown_change_of_logits_is_refused():
     model = support.tiny_llama(97)
     forward = model.forward

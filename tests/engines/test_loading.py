@@ -8,7 +8,7 @@ import support
 import torch
 from safetensors.torch import load_file, save_file
 
-from prmbench.engines.loading import LoadOptions, load_causal_lm, load_tokenizer, locate, weights_hash
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
 from prmbench.errors import UserError
 
 
@@ -96,9 +96,9 @@ def test_no_tokenizer(copy):
 
 
 def test_hash_changes_with_one_weight(copy):
-    before = weights_hash(copy)
+    before = checkpoint_hash(copy)
     change_weights(copy, lambda weights: weights["lm_head.weight"].add_(1e-3))
-    assert weights_hash(copy) != before
+    assert checkpoint_hash(copy) != before
 
 
 @pytest.mark.parametrize(

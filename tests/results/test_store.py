@@ -65,6 +65,21 @@ def test_other_settings_are_refused_and_named(tmp_path):
         pass
 
 
+def test_a_refused_run_leaves_no_lock(tmp_path):
+    with RunFolder(tmp_path / "run", {"a": 1}, parse_item):
+        pass
+    with pytest.raises(UserError) as kept, RunFolder(tmp_path / "run", {"a": 2}, parse_item):
+        pass
+    with RunFolder(tmp_path / "run", {"a": 1}, parse_item):
+        assert kept.value  # still referenced, as in a notebook
+    assert not (tmp_path / "run" / ".lock.holder").exists()
+
+
+def test_a_full_disk_at_the_end_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        write_atomically(tmp_path / "no" / "entry.json", "x")
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "items.jsonl").write_text("precious\n")
     with pytest.raises(UserError, match="holds items but no run.json"), RunFolder(tmp_path, {}, parse_item):

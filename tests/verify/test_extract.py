@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prmbench.verify import extract_answer
@@ -57,6 +57,7 @@ nested = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(content=nested, before=st.text(max_size=20), after=st.text(alphabet="xyz .\n{$", max_size=10))
 def test_any_nesting_comes_back_whole(content: str, before: str, after: str) -> None:
     """Whatever surrounds it: text before, and after it open braces that nothing closes."""

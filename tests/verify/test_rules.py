@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prmbench.verify import Verdict, verify
@@ -183,6 +183,7 @@ def test_based_needs_digits_that_the_base_has() -> None:
         assert based(text) is None, text
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**4), st.integers(1, 10**4))
 def test_fractions_follow_exact_arithmetic(top: int, bottom: int, factor: int) -> None:
     gold, scaled = rf"\frac{{{top}}}{{{bottom}}}", f"{top * factor}/{bottom * factor}"
@@ -190,6 +191,7 @@ def test_fractions_follow_exact_arithmetic(top: int, bottom: int, factor: int) -
     assert decide(gold, f"{top * factor + 1}/{bottom * factor}") is False
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_decide_never_raises_and_is_reflexive(gold: str, answer: str) -> None:
     assert decide(gold, answer) in (True, False, None)

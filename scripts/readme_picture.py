@@ -1,0 +1,23 @@
+"""Draw the table of an entry as an SVG, as a terminal shows it: python scripts/readme_picture.py RUN_FOLDER OUT.svg"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from prmbench import recompute
+from prmbench.benchmarks.processbench_table import render
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    console = Console(record=True, width=118, file=io.StringIO())
+    entry = recompute(args.run)
+    console.print("$ prmbench eval --rm SmolLM2-135M --kind endo --subset gsm8k", highlight=False)
+    console.print(render(entry), highlight=False)
+    console.save_svg(str(args.out), title="prmbench")
