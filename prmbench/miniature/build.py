@@ -27,6 +27,7 @@ from prmbench.miniature.world import (
     solve,
     with_format,
 )
+from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
 from prmbench.results.store import write_atomically
 from prmbench.rollouts import Rollout
@@ -34,6 +35,7 @@ from prmbench.rollouts import Rollout
 SEPARATOR = "\n\n"
 PROMPT = "bare"
 MAX_NEW_TOKENS = 80
+RECIPE = "miniature/sft.yaml"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Build:
     def folder(self) -> Path:
         """Where it is kept: under ``$XDG_CACHE_HOME/prmbench/miniature``."""
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prmbench" / "miniature"
-        return root / f"{self.backbone}-{digest(asdict(self))[:12]}"
+        recipe = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
+        return root / f"{self.backbone}-{digest([asdict(self), recipe])[:12]}"
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> Path:
@@ -115,7 +118,7 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     write_lines(folder / "chats.jsonl", make_chats(build.world, build.n_chats, build.seed))
     write_lines(folder / "problems-validation.jsonl", make_problems(build.world, "validation", 400, build.seed))
     recipe = load_recipe(
-        "miniature/sft.yaml",
+        RECIPE,
         SFTRecipe,
         [
             f"model={folder / 'untrained'}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ class SFTRecipe(BaseModel):
     tokens: TokenOptions = Field(
         default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
     )
+    save_every: int = Field(500, ge=1, description="steps between two saved states; a killed run goes on from the last")
     seed: int = Field(0, ge=0, description="of data order and dropout")
 
     @model_validator(mode="after")
@@ -104,6 +106,8 @@ class SFTResult:
 def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None) -> SFTResult:
     """Run a recipe; writes the checkpoint, its tokenizer and ``sft.json`` (recipe and history).
 
+    Every `save_every` steps the whole state is kept in ``trainer/``; the same call goes on from there after a kill.
+
     Args:
         log: called with a line for every measurement.
 
@@ -112,6 +116,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     """
     import torch
     from datasets import Dataset, disable_progress_bars
+    from transformers.trainer_utils import get_last_checkpoint
     from transformers.utils import logging as transformers_logging
     from trl import SFTConfig, SFTTrainer
 
@@ -140,10 +145,11 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     )
     model = load_causal_lm(folder, options).train()
     output = Path(recipe.output)
+    states = output / "trainer"
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     updates = recipe.max_steps or math.ceil(recipe.epochs * len(kept) / recipe.batch_size)
     config = SFTConfig(
-        output_dir=str(output / "trainer"),
+        output_dir=str(states),
         max_length=None,
         completion_only_loss=True,
         num_train_epochs=recipe.epochs,
@@ -159,7 +165,9 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         bf16=False,
         logging_steps=max(1, updates // 50),
         eval_strategy="epoch" if held else "no",
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=recipe.save_every,
+        save_total_limit=1,
         report_to=[],
         disable_tqdm=True,
         seed=recipe.seed,
@@ -189,7 +197,10 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     trainer.remove_callback(_printer())
     try:
         before = [{"step": 0, **trainer.evaluate()}] if held else []  # train() starts a new log
-        trainer.train()
+        last = get_last_checkpoint(str(states)) if states.is_dir() else None
+        if last is not None:
+            log(f"going on from {last}")
+        trainer.train(resume_from_checkpoint=last)
     finally:
         if measure:
             measure.close()
@@ -216,6 +227,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
             "history": history,
         }
         write_atomically(output / "sft.json", json.dumps(report, indent=2) + "\n")
+        shutil.rmtree(states, ignore_errors=True)
     return result
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import support
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from prmbench.data.tokens import TraceEncoder
@@ -77,6 +80,31 @@ def test_lora_is_merged_into_an_ordinary_checkpoint(recipe, tiny):
     result = train_sft(recipe.model_copy(update={"lora": LoraOptions(rank=4, alpha=8), "max_steps": 3}))
     assert not (result.output / "adapter_config.json").exists()
     assert mean_loss(result.output, recipe) < mean_loss(tiny, recipe)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
+    whole = train_sft(recipe.model_copy(update={"output": str(tmp_path / "whole"), "save_every": 4}))
+    killed = recipe.model_copy(update={"output": str(tmp_path / "cut"), "save_every": 4})
+    code = (
+        "import json, os, sys, trl; from prmbench.training.sft import SFTRecipe, train_sft\n"
+        "step = trl.SFTTrainer.training_step; count = [0]\n"
+        "def counted(*args, **kwargs):\n"
+        "    count[0] += 1\n"
+        "    if count[0] == 20: os.kill(os.getpid(), 9)\n"  # ten updates of two micro-batches
+        "    return step(*args, **kwargs)\n"
+        "trl.SFTTrainer.training_step = counted\n"
+        "train_sft(SFTRecipe(**json.loads(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, killed.model_dump_json()], capture_output=True)
+    assert done.returncode == -9
+    lines = []
+    again = train_sft(killed, log=lines.append)
+    assert lines == [f"going on from {tmp_path / 'cut' / 'trainer' / 'checkpoint-8'}"]
+    assert again.steps == whole.steps
+    assert not (again.output / "trainer").exists()
+    first, second = (load_file(result.output / "model.safetensors") for result in (whole, again))
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
 def test_overlong_records_are_counted_and_none_left_is_an_error(recipe):
