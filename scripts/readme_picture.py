@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -20,4 +21,7 @@ if __name__ == "__main__":
     entry = recompute(args.run)
     console.print("$ prmbench eval --rm SmolLM2-135M --kind endo --subset gsm8k", highlight=False)
     console.print(render(entry), highlight=False)
-    console.save_svg(str(args.out), title="prmbench")
+    drawn = console.export_svg(title="prmbench")
+    args.out.write_text(
+        re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), encoding="utf-8"
+    )  # no fonts from the net

@@ -33,28 +33,15 @@ CORPUS = [
 ]
 
 
-def byte_level(*, trim_offsets: bool = True) -> Tokenizer:
-    """Byte-level BPE in the manner of GPT-2; `trim_offsets` is what its post-processor does to offsets."""
+def byte_level(*, trim_offsets: bool = True, split: bool = True) -> Tokenizer:
+    """Byte-level BPE in the manner of GPT-2.
+
+    trim_offsets: what its post-processor does to offsets. split: without, merges run across words, newlines and steps.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=SPECIALS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS * 4, trainer)
-    return tokenizer
-
-
-def byte_level_greedy() -> Tokenizer:
-    """Byte-level BPE without a splitting pattern: merges run across words, newlines and steps."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     trainer = trainers.BpeTrainer(
         vocab_size=500,
         special_tokens=SPECIALS,

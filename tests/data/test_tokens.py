@@ -15,7 +15,7 @@ from prmbench.errors import UserError
 
 TOKENIZERS = {
     "byte-level": support.byte_level,
-    "byte-level, trimmed by its merges across steps": support.byte_level_greedy,
+    "byte-level, merges across steps": lambda: support.byte_level(split=False),
     "byte-level, untrimmed": lambda: support.byte_level(trim_offsets=False),
     "sentencepiece style": support.sentencepiece_style,
     "word-level": support.word_level,
