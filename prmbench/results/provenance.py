@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-_LIBRARIES = ("prmbench", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy", "scipy")
+_LIBRARIES = ("prmbench", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -118,7 +118,11 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     from datasets import Dataset, disable_progress_bars
     from transformers.trainer_utils import get_last_checkpoint
     from transformers.utils import logging as transformers_logging
-    from trl import SFTConfig, SFTTrainer
+
+    try:
+        from trl import SFTConfig, SFTTrainer
+    except ModuleNotFoundError:
+        raise UserError("training needs TRL, which is not installed: pip install 'prmbench[train]'") from None
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
