@@ -46,10 +46,8 @@ def evaluate(
     traces = load_traces(data, subsets, limit)  # first: a mistake in the data shows before the model loads
     model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
     source = model.source if isinstance(rm, RewardModel) else str(rm)
-    options = options or RunOptions()
     sampled = limit if limit in Counter(trace.subset for trace in traces).values() else None  # else nothing was cut
-    if options.limit != sampled:
-        options = dataclasses.replace(options, limit=sampled)
+    options = dataclasses.replace(options or RunOptions(), limit=sampled)
     return evaluate_traces(
         model, traces, name=name or Path(source).resolve().name, source=source, output=output, options=options
     )

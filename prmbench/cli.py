@@ -147,9 +147,8 @@ def eval_command(
         output=output,
         name=name,
         options=RunOptions(
-            plan=Plan(10_000 if resamples is None else resamples, seed or 0),
+            plan=Plan().changed(resamples, seed),
             batch_tokens=batch_tokens,
-            limit=limit,
             skip_overlong=skip_overlong,
             share=share,
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -17,6 +18,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known word closest to `word`, or the empty string."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def nearest_path(path: Path, *, folders_only: bool = False) -> str:
+    """`nearest` among the files and folders (or the folders alone) beside a path that does not exist."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return nearest(path.name, [p.name for p in beside if p.is_dir() or not folders_only])
 
 
 def first_line(error: BaseException) -> str:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.problems import Problem
-from prmbench.data.prompts import PromptTemplate, find_prompt
+from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
 from prmbench.data.records import read_records
-from prmbench.data.tokens import TokenOptions, TraceEncoder
+from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
 from prmbench.engines.batching import plan_batches
 from prmbench.engines.generate import Request, generate
 from prmbench.engines.hf import BatchRunner, HFEngine
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate, read_json
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.progress import progress
@@ -79,10 +79,12 @@ def parse_rollout(place: str, fields: Any) -> Rollout:
         raise UserError(
             f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected stop or length"
         )
-    if fields.get("verdict") not in set(Verdict):
+    if fields.get("verdict") not in list(Verdict):
         raise UserError(
             f"{place}: field 'verdict' is {json.dumps(fields.get('verdict'))}; expected {', '.join(Verdict)}"
         )
+    if not all(isinstance(i, int) for i in fields["ids"]):
+        raise UserError(f"{place}: field 'ids' must hold token ids, whole numbers")
     return Rollout(
         **{name: fields[name] for name in kinds if name != "ids"},
         ids=np.array(fields["ids"], dtype=np.int64),
@@ -131,12 +133,29 @@ def load_policy(
     return Policy(HFEngine(load_causal_lm(folder, options), source), encoder, source, checkpoint_hash(folder))
 
 
+def prompt_ids(policy: Policy, problems: Sequence[Problem], prompt: PromptTemplate) -> list[NDArray[np.int64]]:
+    """Token ids of each problem's prompt.
+
+    Raises:
+        UserError: a prompt leaves no room for a completion.
+    """
+    prompts = [policy.encoder.prompt_ids(prompt.render(problem.problem)) for problem in problems]
+    if limit := policy.engine.max_length:
+        for problem, ids in zip(problems, prompts, strict=True):
+            if len(ids) >= limit:
+                raise UserError(
+                    f"problem '{problem.id}': its prompt has {len(ids):,} tokens, the model {limit:,} positions"
+                )
+    return prompts
+
+
 def sample(
     policy: Policy,
     problems: Sequence[Problem],
-    prompt: PromptTemplate,
+    prompts: Sequence[NDArray[np.int64]],
     verifier: Verifier,
     *,
+    style: AnswerStyle,
     n: int,
     params: SamplingParams,
     seed: int,
@@ -149,51 +168,40 @@ def sample(
     on with the very same completions.
 
     Args:
+        prompts: of `prompt_ids`. style: where an answer is to be found.
         batch_tokens: padded tokens of a batch, counting every completion at its full length.
         have: keys of rollouts that exist; their batches are left out where complete.
 
     Yields:
         The new rollouts of each batch.
-
-    Raises:
-        UserError: a prompt leaves no room for a completion.
     """
-    prompts = [policy.encoder.prompt_ids(prompt.render(problem.problem)) for problem in problems]
-    if limit := policy.engine.max_length:
-        for problem, ids in zip(problems, prompts, strict=True):
-            if len(ids) >= limit:
-                raise UserError(
-                    f"problem '{problem.id}': its prompt has {len(ids):,} tokens, the model {limit:,} positions"
-                )
-    wanted = [(i, k) for i in range(len(problems)) for k in range(n)]
-    lengths = [len(prompts[i]) + params.max_new_tokens for i, _ in wanted]
+    jobs = [
+        (problem, Request(ids, problem.id, k)) for problem, ids in zip(problems, prompts, strict=True) for k in range(n)
+    ]
+    lengths = [len(request.prompt) + params.max_new_tokens for _, request in jobs]
     runner = BatchRunner(batch_tokens)
     for batch in plan_batches(lengths, batch_tokens):
-        missing = {j for j in batch if (problems[wanted[j][0]].id, str(wanted[j][1])) not in have}
+        missing = {j for j in batch if (jobs[j][1].key, str(jobs[j][1].sample)) not in have}
         if not missing:
             continue
         found: list[Rollout] = []
 
         def score(indices: Sequence[int], found: list[Rollout] = found, missing: set[int] = missing) -> None:
-            requests = [Request(prompts[wanted[j][0]], problems[wanted[j][0]].id, wanted[j][1]) for j in indices]
-            completions = generate(policy.engine, requests, policy.stop, params, seed)
-            kept = [(j, one) for j, one in zip(indices, completions, strict=True) if j in missing]
-            texts = [policy.encoder.tokenizer.decode(one.ids, skip_special_tokens=True) for _, one in kept]
-            golds = [problems[wanted[j][0]].answer for j, _ in kept]
-            verdicts = verifier.verify(texts, golds, style=prompt.style)
-            for (j, one), text, verdict in zip(kept, texts, verdicts, strict=True):
-                problem = problems[wanted[j][0]]
-                truncated = one.finish_reason == "length"
+            completions = generate(policy.engine, [jobs[j][1] for j in indices], policy.stop, params, seed)
+            kept = [(*jobs[j], one) for j, one in zip(indices, completions, strict=True) if j in missing]
+            texts = [policy.encoder.tokenizer.decode(one.ids, skip_special_tokens=True) for _, _, one in kept]
+            verdicts = verifier.verify(texts, [problem.answer for problem, _, _ in kept], style=style)
+            for (problem, request, one), text, verdict in zip(kept, texts, verdicts, strict=True):
                 found.append(
                     Rollout(
                         id=problem.id,
-                        sample=wanted[j][1],
+                        sample=request.sample,
                         problem=problem.problem,
                         answer=problem.answer,
                         completion=text,
                         ids=one.ids,
                         finish_reason=one.finish_reason,
-                        verdict=Verdict.WRONG if truncated else verdict,
+                        verdict=Verdict.WRONG if one.finish_reason == "length" else verdict,
                     )
                 )
 
@@ -223,6 +231,7 @@ def rollout(
     """
     params = params or SamplingParams()
     template = find_prompt(prompt)
+    prompts = prompt_ids(policy, problems, template)
     settings = {
         "policy": policy.hashed,
         "template": policy.encoder.template_hash(),
@@ -234,6 +243,8 @@ def rollout(
         "numerics": list(policy.engine.device_and_dtype()),
         "verifier": verifier_version(),
         "problems": digest(sorted(problem.digest() for problem in problems)),
+        "tokens": ids_hash(prompts),
+        "stop": sorted(policy.stop),
         "versions": versions()["transformers"],
     }
     wanted = [(problem.id, str(k)) for problem in problems for k in range(n)]
@@ -244,8 +255,9 @@ def rollout(
                 for batch in sample(
                     policy,
                     problems,
-                    template,
+                    prompts,
                     verifier,
+                    style=template.style,
                     n=n,
                     params=params,
                     seed=seed,
@@ -263,11 +275,6 @@ def rollout(
         rollouts = [found[key] for key in wanted]
         folder.finish(rollouts)
     return rollouts
-
-
-def read_settings(output: Path) -> dict[str, Any]:
-    """The settings that a rollouts folder was made with."""
-    return read_json(output / "run.json")
 
 
 @dataclass(frozen=True)

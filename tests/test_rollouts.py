@@ -78,6 +78,14 @@ def test_other_settings_are_refused(policy, tmp_path):
         run(policy, tmp_path / "out", seed=5)
 
 
+def test_a_template_that_changes_by_itself_is_another_run(tmp_path):
+    folder = support.save_checkpoint(tmp_path / "m", template="{{ strftime_now('%f') }}" + support.TEMPLATE)
+    policy = load_policy(str(folder), find_prompt("boxed"))
+    run(policy, tmp_path / "out")
+    with pytest.raises(UserError, match=r"other settings \(tokens"):
+        run(policy, tmp_path / "out")
+
+
 def test_truncated_is_wrong_even_with_the_right_answer(tmp_path):
     """A model that always writes the same boxed answer and never stops."""
     folder = support.save_checkpoint(tmp_path / "m")

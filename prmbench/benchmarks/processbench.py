@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from prmbench.benchmarks.processbench_metrics import Plan, ProcessBenchMetrics, compute_metrics
-from prmbench.data.tokens import EncodedTrace
+from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import Trace, data_hash
 from prmbench.engines.batching import plan_batches
 from prmbench.engines.hf import BatchRunner
@@ -99,9 +99,7 @@ def evaluate_traces(
         "template": model.encoder.template_hash(),
         "numerics": {"device": device.partition(":")[0], "dtype": dtype, "batch_tokens": batch_tokens},
         "data": {subset: data_hash(t.digest() for t in traces if t.subset == subset) for subset in _subsets(traces)},
-        "tokens": hashlib.sha256(
-            b"".join(one.ids.tobytes() for one in encoded)
-        ).hexdigest(),  # a template may hold the date
+        "tokens": ids_hash(one.ids for one in encoded),
     }
     folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{_slug(name)}-{digest(settings)[:8]}"
     with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
@@ -146,8 +144,9 @@ def evaluate_traces(
         )
         if tokens == 0 and (old := run_folder.path / ENTRY_NAME).exists():  # nothing new: the run is still that one
             provenance = provenance.model_copy(update={"run": _old_run(old) or provenance.run})
-        entry = build_entry(items, subject, options.plan, written, provenance, options.limit)
-        entry = entry.model_copy(update={"miniature": options.miniature})
+        entry = build_entry(
+            items, subject, options.plan, written, provenance, options.limit, miniature=options.miniature
+        )
         return entry, run_folder.write_entry(entry)
 
 
@@ -206,6 +205,8 @@ def build_entry(
     written: Items | None,
     provenance: Provenance | None,
     limit: int | None,
+    *,
+    miniature: bool = False,
 ) -> ProcessBenchEntry:
     """Compute every metric from items and put the entry together. Raises UserError on a NaN score, naming the item."""
     try:
@@ -229,7 +230,12 @@ def build_entry(
     whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
     benchmark = Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, limit=limit)
     return ProcessBenchEntry(
-        subject=subject, benchmark=benchmark, metrics=metrics, items=written, provenance=provenance
+        subject=subject,
+        benchmark=benchmark,
+        metrics=metrics,
+        items=written,
+        provenance=provenance,
+        miniature=miniature,
     )
 
 
@@ -264,7 +270,7 @@ def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | N
         )
     provenance = old.provenance if old else None
     before = Plan(provenance.n_resamples, provenance.seed) if provenance else Plan()
-    plan = Plan(before.n_resamples if n_resamples is None else n_resamples, before.seed if seed is None else seed)
+    plan = before.changed(n_resamples, seed)
     if old is None:
         subject = Subject(
             name=folder.resolve().name, source=items_path.name, kind="unknown", step_valued=items[0].sums is None
@@ -272,8 +278,7 @@ def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | N
         return build_entry(items, subject, plan, described, None, None)
     if provenance is not None:
         provenance = provenance.model_copy(update={"n_resamples": plan.n_resamples, "seed": plan.seed})
-    entry = build_entry(items, old.subject, plan, old.items, provenance, old.benchmark.limit)
-    return entry.model_copy(update={"miniature": old.miniature})
+    return build_entry(items, old.subject, plan, described, provenance, old.benchmark.limit, miniature=old.miniature)
 
 
 def _score_missing(

@@ -80,6 +80,10 @@ class Plan:
     n_resamples: int = 10_000
     seed: int = 0
 
+    def changed(self, n_resamples: int | None, seed: int | None) -> Plan:
+        """This plan with what is given put over it."""
+        return Plan(self.n_resamples if n_resamples is None else n_resamples, self.seed if seed is None else seed)
+
 
 @dataclass(frozen=True)
 class _Subset:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.records import read_records
-from prmbench.errors import UserError, nearest
+from prmbench.errors import UserError, nearest, nearest_path
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def load_problems(path: str | Path, limit: int | None = None) -> list[Problem]:
     """
     path = Path(path)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+        near = nearest_path(path)
         raise UserError(f"{path}: no such file{near}; expected problems, one {{id, problem, answer}} a line")
     problems: list[Problem] = []
     seen: dict[str, str] = {}

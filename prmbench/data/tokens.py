@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,14 @@ class TraceEncoder:
                 "the chat template ends an answer with no special token, and there is no end-of-sequence token"
             )
         return int(self.tokenizer.eos_token_id)
+
+
+def ids_hash(sequences: Iterable[NDArray[np.int64]]) -> str:
+    """sha256 (hex) of token ids: what tokenizer, template and options come to (a template may hold today's date)."""
+    whole = hashlib.sha256()
+    for ids in sequences:
+        whole.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+    return whole.hexdigest()
 
 
 def join_steps(steps: Sequence[str], options: TokenOptions) -> tuple[str, list[int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.records import SUFFIXES, Located, is_data_file, read_records, stem
-from prmbench.errors import UserError, first_line, nearest
+from prmbench.errors import UserError, first_line, nearest, nearest_path
 
 PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 PROCESSBENCH_HUB = "Qwen/ProcessBench"
@@ -94,7 +94,7 @@ def _sources(data: str | Path | None, subsets: Sequence[str] | None) -> list[tup
         if not files:
             raise UserError(f"{path}: no data file in this folder; expected names that end in {', '.join(SUFFIXES)}")
     else:
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+        near = nearest_path(path)
         raise UserError(f"{path}: no such file or folder{near}")
     return [(name, read_records(files[name])) for name in _wanted(subsets, files, str(path))]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prmbench.errors import UserError, first_line, nearest
+from prmbench.errors import UserError, first_line, nearest, nearest_path
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ def locate(name: str, flag: str) -> Path:
         raise UserError(
             f"{flag} {name}: is a file; expected the folder of a checkpoint (with config.json and .safetensors)"
         )
-    near = nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else [])
+    near = nearest_path(path, folders_only=True)
     if near or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise UserError(
             f"{flag} {name}: no such folder{near}; pass the folder of a checkpoint or a Hub id (owner/name)"

@@ -135,7 +135,7 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
 
 def rollout_steps(rollout: Rollout) -> list[str]:
     """The steps of a rollout, as sampled."""
-    return [step.strip() for step in rollout.completion.split(SEPARATOR.strip(" ")) if step.strip()]
+    return [step.strip() for step in rollout.completion.split(SEPARATOR) if step.strip()]
 
 
 def rollout_error(rollout: Rollout, world: World) -> str:

@@ -32,9 +32,9 @@ from prmbench.rollouts import Rollout, Summary, load_policy, rollout, summarise
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made: where, the rollouts and their summary, error kinds, the entry, seconds by stage."""
+    """What the demo made: of what, the rollouts and their summary, error kinds, the entry, seconds by stage."""
 
-    folder: Path
+    build: Build
     rollouts: list[Rollout]
     summary: Summary
     errors: dict[str, int]
@@ -103,7 +103,7 @@ def run_demo(
     errors = Counter(rollout_error(r, build.world) for r in rollouts)
     lengths = Counter(len(rollout_steps(r)) for r in rollouts)
     return DemoResult(
-        folder,
+        build,
         rollouts,
         summarise(rollouts),
         dict(errors.most_common()),

@@ -22,7 +22,8 @@ def show(result: DemoResult) -> None:
     """Print ten rollouts as a reader would want them, what the world looks like, the table, the times."""
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"\nTen rollouts (of {len(result.rollouts):,}); the first wrong step is marked:\n")
-    console.print(rollouts_table(result.rollouts[:: max(1, len(result.rollouts) // N_SHOWN)][:N_SHOWN]))
+    shown = result.rollouts[:: max(1, len(result.rollouts) // N_SHOWN)][:N_SHOWN]
+    console.print(rollouts_table(shown, result.build.world))
     console.print(Text(result.summary.sentence() + "."))
     console.print(_counts("First errors by kind", result.errors))
     console.print(_counts("Steps of a rollout", {str(k): v for k, v in result.lengths.items()}))
@@ -35,9 +36,8 @@ def show(result: DemoResult) -> None:
     print(f"next:  prmbench eval --from-items {result.entry_path.parent}")
 
 
-def rollouts_table(rollouts: list[Rollout], world: World | None = None) -> Table:
+def rollouts_table(rollouts: list[Rollout], world: World) -> Table:
     """One row a rollout: problem, steps with the first wrong one marked, verdict."""
-    world = world or World()
     table = Table(show_lines=True)
     for title in ("problem", "rollout", "gold", "verdict"):
         table.add_column(title)

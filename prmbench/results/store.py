@@ -171,9 +171,7 @@ class RunFolder(Generic[LineType]):
 
     def write_entry(self, entry: BaseModel) -> Path:
         """Write the entry and return its path."""
-        path = self.path / ENTRY_NAME
-        write_atomically(path, entry.model_dump_json(indent=2) + "\n")
-        return path
+        return save_entry(self.path, entry, None)
 
 
 def write_atomically(path: Path, content: str) -> None:

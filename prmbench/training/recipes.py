@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prmbench.errors import UserError, nearest
+from prmbench.errors import UserError, nearest, nearest_path
 from prmbench.resources import resource_folder
 
 RecipeType = TypeVar("RecipeType", bound=BaseModel)
@@ -29,7 +29,7 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
     if not file.exists() and (resource_folder("training") / path).exists():
         file = resource_folder("training") / path
     if not file.is_file():
-        near = nearest(file.name, [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else [])
+        near = nearest_path(file)
         raise UserError(
             f"{path}: no such recipe{near}; recipes are YAML files, ready ones are in {resource_folder('training')}"
         )

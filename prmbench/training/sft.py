@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.data.problems import Problem, load_problems
@@ -21,7 +23,7 @@ from prmbench.engines.loading import LoadOptions, load_causal_lm, load_tokenizer
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
-from prmbench.rollouts import Policy, sample
+from prmbench.rollouts import Policy, prompt_ids, sample
 from prmbench.training.chats import encode_chat, load_chats
 from prmbench.verify import Verifier
 
@@ -116,6 +118,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     """
     import torch
     from datasets import Dataset, disable_progress_bars
+    from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
     from transformers.utils import logging as transformers_logging
 
@@ -150,6 +153,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     model = load_causal_lm(folder, options).train()
     output = Path(recipe.output)
     states = output / "trainer"
+    _claim(states, recipe)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     updates = recipe.max_steps or math.ceil(recipe.epochs * len(kept) / recipe.batch_size)
     config = SFTConfig(
@@ -198,7 +202,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         peft_config=adapter,
         callbacks=[measure.callback()] if measure else [],
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     try:
         before = [{"step": 0, **trainer.evaluate()}] if held else []  # train() starts a new log
         last = get_last_checkpoint(str(states)) if states.is_dir() else None
@@ -235,10 +239,14 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     return result
 
 
-def _printer() -> type:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
+def _claim(states: Path, recipe: SFTRecipe) -> None:
+    """Saved states belong to one recipe: another one must not go on from them."""
+    mark = states / "recipe.json"
+    wanted = recipe.model_dump_json()
+    if mark.exists() and mark.read_text(encoding="utf-8") != wanted:
+        raise UserError(f"{states}: holds the state of a run of another recipe; delete it, or set another output")
+    states.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, wanted)
 
 
 class _Measurement:
@@ -248,24 +256,32 @@ class _Measurement:
         self.options, self.encoder, self.seed, self.log = options, encoder, seed, log
         self.prompt: PromptTemplate = find_prompt(options.prompt)
         self.problems: list[Problem] = load_problems(options.problems, options.n)
-        self.verifier = Verifier().__enter__()
+        self.prompts: list[NDArray[np.int64]] | None = None
+        self.verifier = Verifier()
         self.history: list[dict[str, Any]] = []
-        self.last: float | None = None
+
+    @property
+    def last(self) -> float | None:
+        """The last measured pass rate."""
+        return self.history[-1]["pass_rate"] if self.history else None
 
     def close(self) -> None:
         """Stop the verifier's workers."""
-        self.verifier.__exit__(None, None, None)
+        self.verifier.close()
 
     def pass_rate(self, model: PreTrainedModel) -> float:
         """Share of right completions at temperature 1, one a problem."""
         was_training = model.training
         model.eval()
         policy = Policy(HFEngine(model), self.encoder, "the model in training", "")
+        if self.prompts is None:
+            self.prompts = prompt_ids(policy, self.problems, self.prompt)
         batches = sample(
             policy,
             self.problems,
-            self.prompt,
+            self.prompts,
             self.verifier,
+            style=self.prompt.style,
             n=1,
             params=SamplingParams(max_new_tokens=self.options.max_new_tokens),
             seed=self.seed,
@@ -286,7 +302,6 @@ class _Measurement:
                 if state.global_step % measurement.options.every:
                     return
                 rate = measurement.pass_rate(model)
-                measurement.last = rate
                 measurement.history.append({"step": state.global_step, "pass_rate": rate})
                 measurement.log(f"step {state.global_step:,}: pass rate {rate:.1%}")
                 if rate >= measurement.options.pass_rate:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,14 @@ def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
     assert not (again.output / "trainer").exists()
     first, second = (load_file(result.output / "model.safetensors") for result in (whole, again))
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
+def test_another_recipe_never_goes_on_from_saved_states(recipe):
+    states = Path(recipe.output) / "trainer"
+    states.mkdir(parents=True)
+    (states / "recipe.json").write_text(recipe.model_copy(update={"learning_rate": 1.0}).model_dump_json())
+    with pytest.raises(UserError, match="the state of a run of another recipe"):
+        train_sft(recipe)
 
 
 def test_overlong_records_are_counted_and_none_left_is_an_error(recipe):
