@@ -140,6 +140,8 @@ def test_summary():
         ({"verdict": "maybe"}, "'verdict' is \"maybe\""),
         ({"ids": "x"}, "'ids'"),
         ({"finish_reason": None}, "stop or length"),
+        ({"verdict": []}, "'verdict'"),
+        ({"ids": ["x"]}, "whole numbers"),
     ],
 )
 def test_mistakes_in_a_rollouts_file(change, message):
