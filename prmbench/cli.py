@@ -246,6 +246,30 @@ def train_sft_command(
     typer.echo(f"checkpoint: {result.output}")
 
 
+@train.command(name="rm")
+@_interruptible
+def train_rm_command(
+    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, nothing else")] = False,
+) -> None:
+    """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM."""
+    from prmbench.training.recipes import load_recipe
+    from prmbench.training.rm import RMRecipe, train_rm
+
+    checked = load_recipe(recipe, RMRecipe, override or ())
+    result = train_rm(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
+    if result is None:
+        return
+    if as_json:
+        shown = {"output": str(result.output), "steps": result.steps, "best_step": result.best_step}
+        typer.echo(json.dumps({**shown, "metrics": result.metrics}, indent=2))
+        return
+    typer.echo(f"{result.steps:,} steps; the best weights by held-out loss are those of step {result.best_step:,}")
+    typer.echo(f"checkpoint: {result.output}")
+    typer.echo(f"next:  prmbench eval --rm {result.output}")
+
+
 @app.command()
 @_interruptible
 def demo(

@@ -53,7 +53,7 @@ def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int
             nonlocal finished
             finished += n
             rate = finished / max(time.monotonic() - start, 1e-9)
-            bar.update(task, advance=n, rate=f"{rate:,.0f} {unit}/s")
+            bar.update(task, advance=n, rate=f"{_figure(rate)} {unit}/s")
 
         yield advance
 
@@ -79,10 +79,14 @@ class _Lines:
         left = (self.total - reached) / rate
         print(
             f"{self.title}: {reached:,} of {self.total:,} {self.unit} ({reached / max(self.total, 1):.0%}), "
-            f"{rate:,.0f} {self.unit}/s, {duration(left)} left",
+            f"{_figure(rate)} {self.unit}/s, {duration(left)} left",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _figure(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def duration(seconds: float) -> str:

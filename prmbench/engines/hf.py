@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Quantity = Literal["logprob", "logit", "logsumexp", "topk", "hidden"]
 QUANTITIES: tuple[Quantity, ...] = ("logprob", "logit", "logsumexp", "topk", "hidden")
 
-_HEAD_BLOCK = 1 << 24  # logits held at once, in numbers (64 MiB of float32)
+HEAD_BLOCK = 1 << 24  # logits held at once, in numbers (64 MiB of float32)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class HFEngine:
         self.trunk = model.get_decoder()
         self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
-        self._finish = self._find_logit_map()
+        self._weight32: torch.Tensor | None = None
+        self.finish = self._find_logit_map()
 
     @property
     def vocabulary(self) -> int:
@@ -147,7 +148,7 @@ class HFEngine:
         if "hidden" in want:
             keep("hidden", states.float())
         if want - {"hidden"}:
-            block = max(1, _HEAD_BLOCK // self.vocabulary)
+            block = max(1, HEAD_BLOCK // self.vocabulary)
             for start in range(0, len(states), block):
                 logits = self.logits(states[start : start + block])
                 total = torch.logsumexp(logits, dim=-1)
@@ -166,27 +167,22 @@ class HFEngine:
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """The model's logits at last hidden states. states: shape [rows, width]; float32, shape [rows, vocabulary]."""
-        return self._finish(self._logits(states))
+        logits = self._logits(states)
+        return logits if self.finish is None else self.finish(logits)
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Output layer with float32 results: a half-precision result would round a log-prob by up to 0.1."""
-        weight, bias = self.head.weight, getattr(self.head, "bias", None)
-        if weight.dtype == torch.float32 or type(self.head) is not torch.nn.Linear:  # an adapter on the output layer
+        if type(self.head) is not torch.nn.Linear:  # an adapter on the output layer
             return self.head(states).float()
-        if weight.is_cuda:
-            logits = torch.mm(states, weight.T, out_dtype=torch.float32)
-        else:
-            logits = torch.nn.functional.linear(states.float(), self._float_weight())
-        return logits if bias is None else logits + bias.float()
-
-    def _float_weight(self) -> torch.Tensor:
-        if not hasattr(self, "_weight32"):
-            self._weight32 = self.head.weight.detach().float()
-        return self._weight32
+        weight = self.head.weight
+        if weight.dtype != torch.float32 and not weight.is_cuda:
+            if self._weight32 is None:  # once, not every block
+                self._weight32 = weight.detach().float()
+            weight = self._weight32
+        return head_logits(states, weight, self.head.bias)
 
     @torch.inference_mode()
-    def _find_logit_map(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Find what this architecture does to the output layer's result, by comparing with its own forward."""
+    def _find_logit_map(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Find what this architecture does to the output layer's result (None: nothing), by comparing with its own forward."""
         config = self.model.config.get_text_config()
         ids = torch.arange(1, 5, device=self.device)[None] % self.vocabulary
         whole = self.model(input_ids=ids, use_cache=False).logits[0].float()
@@ -194,7 +190,7 @@ class HFEngine:
         tolerance = 1e-3 if self.head.weight.dtype == torch.float32 else 0.05
         cap = getattr(config, "final_logit_softcapping", None)
         # What the config declares comes first: on weak logits a soft cap is within half-precision rounding of none.
-        known: list[Callable[[torch.Tensor], torch.Tensor]] = []
+        known: list[Callable[[torch.Tensor], torch.Tensor] | None] = []
         if cap:
             known.append(lambda x: torch.tanh(x / cap) * cap)
         for name in ("logit_scale", "lm_head_multiplier"):
@@ -202,13 +198,32 @@ class HFEngine:
                 known.append(functools.partial(torch.mul, scale))
         if scaling := getattr(config, "logits_scaling", None):
             known.append(functools.partial(torch.mul, 1 / scaling))
-        for change in [*known, lambda x: x]:
-            if torch.allclose(change(plain), whole, atol=tolerance * float(whole.abs().max().clamp(min=1)), rtol=0):
+        for change in [*known, None]:
+            mine = plain if change is None else change(plain)
+            if torch.allclose(mine, whole, atol=tolerance * float(whole.abs().max().clamp(min=1)), rtol=0):
                 return change
         raise UserError(
             f"{self.source}: a {config.model_type} model changes its logits in a way that is not known here; "
             "its log-probs would be wrong"
         )
+
+
+def head_logits(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """An output layer with float32 results, whatever the types and autocast: a half-precision logit would round a log-prob
+    by up to 0.1.
+
+    Args:
+        states: shape [rows, width]. weight: shape [vocabulary, width]. bias: shape [vocabulary] or None.
+
+    Returns:
+        float32, shape [rows, vocabulary].
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        if states.is_cuda and torch.float32 not in (states.dtype, weight.dtype):
+            logits = torch.mm(states, weight.T.to(states.dtype), out_dtype=torch.float32)
+        else:
+            logits = torch.nn.functional.linear(states.float(), weight.float())
+        return logits if bias is None else logits + bias.float()
 
 
 class BatchRunner:

@@ -15,6 +15,7 @@ from prmbench.miniature.models import save_untrained
 from prmbench.miniature.world import (
     FORMATS,
     INJECTED,
+    PLAIN_SYSTEM,
     Format,
     Problem,
     Split,
@@ -44,12 +45,14 @@ class Build:
 
     Attributes:
         backbone: one of `prmbench.miniature.models.BACKBONES`. n_chats: records to train on.
+        plain_share: how many of them show the plain format, under its system message.
         pass_rate: at which supervised fine-tuning stops. seed: of weights, data and order.
     """
 
     world: World = field(default_factory=World)
     backbone: str = "llama-small"
     n_chats: int = 20_000
+    plain_share: float = 0.2
     pass_rate: float = 0.5
     seed: int = 0
 
@@ -87,15 +90,18 @@ def make_problems(world: World, split: Split, n: int, seed: int) -> list[dict[st
     ]
 
 
-def make_chats(world: World, n: int, seed: int) -> list[dict[str, Any]]:
-    """Chats with right solutions of training problems, in the tagged format only."""
+def make_chats(world: World, n: int, seed: int, plain_share: float = 0.0) -> list[dict[str, Any]]:
+    """Chats with right solutions of training problems: tagged, but for a share that is plain under its system message."""
     template = find_prompt(PROMPT)
+    rng = random.Random(f"chats-{seed}")
     chats = []
     for record in make_problems(world, "train", n, seed):
-        steps = with_format(solve(parse_problem(record["problem"]), world), "tagged")
-        answer = SEPARATOR.join(steps)
-        user = template.render(record["problem"])
-        chats.append({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]})
+        plain = rng.random() < plain_share
+        steps = with_format(solve(parse_problem(record["problem"]), world), "plain" if plain else "tagged")
+        turns = [("user", template.render(record["problem"])), ("assistant", SEPARATOR.join(steps))]
+        if plain:
+            turns.insert(0, ("system", PLAIN_SYSTEM))
+        chats.append({"messages": [{"role": role, "content": content} for role, content in turns]})
     return chats
 
 
@@ -115,7 +121,7 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
         return policy
     folder.mkdir(parents=True, exist_ok=True)
     save_untrained(folder / "untrained", build.backbone, build.world, build.seed)
-    write_lines(folder / "chats.jsonl", make_chats(build.world, build.n_chats, build.seed))
+    write_lines(folder / "chats.jsonl", make_chats(build.world, build.n_chats, build.seed, build.plain_share))
     write_lines(folder / "problems-validation.jsonl", make_problems(build.world, "validation", 400, build.seed))
     recipe = load_recipe(
         RECIPE,

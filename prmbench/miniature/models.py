@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prmbench.errors import UserError, nearest
-from prmbench.miniature.world import OPERATORS, TAGS, World
+from prmbench.miniature.world import OPERATORS, PLAIN_SYSTEM, TAGS, World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -15,8 +15,8 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
 )
-_SPECIAL = ("<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>")
-_WORDS = ("\n\n", "start", "then", "=", "\\boxed{", "}")
+_SPECIAL = ("<|pad|>", "<|unknown|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+_WORDS = ("\n\n", PLAIN_SYSTEM, "start", "then", "=", "\\boxed{", "}")
 
 BACKBONES = {
     "llama-small": ("llama", 2, 128),
@@ -43,7 +43,7 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
         pad_token="<|pad|>",
         unk_token="<|unknown|>",
         eos_token="<|end|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>"],
+        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

@@ -6,8 +6,10 @@ A problem is a start value and a list of operations; a solution carries them out
     tagged     <assess> start 7 / <advance> 7 + 5 = 12 / <advance> 12 * 3 = 4 / <answer> \\boxed{ 4 }
     plain      start 7 / 7 + 5 = 12 / 12 * 3 = 4 / \\boxed{ 4 }
 
-(all numbers modulo `World.modulus`; `/` stands for the step separator). Two formats of one content: models are trained on
-tagged text only, and `plain` is the format shift that a reward model meets on ProcessBench.
+(all numbers modulo `World.modulus`; `/` stands for the step separator). Two formats of one content: a policy answers in tagged
+text, reward models are trained on its rollouts only, and `plain` is the format shift that they meet on ProcessBench.
+Plain solutions are not foreign to the weights (real backbones have seen much of them before they were tuned to tags): a share
+of the chats shows them, under a system message that neither rollouts nor evaluation use.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Literal
 Format = Literal["tagged", "plain"]
 FORMATS: tuple[Format, ...] = ("tagged", "plain")
 TAGS = ("<assess>", "<advance>", "<answer>")
+PLAIN_SYSTEM = "untagged"
+"""The system message under which a policy was shown plain solutions."""
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,

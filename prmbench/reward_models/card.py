@@ -13,6 +13,8 @@ from prmbench.errors import UserError, nearest
 
 CARD_NAME = "prmbench.json"
 
+ReadState = Literal["after", "before"]
+
 OBJECTIVE_BETA = {
     "ipvrm": 10.0,
     "ipvrm_late": 10.0,
@@ -39,6 +41,9 @@ class Card(BaseModel):
     )
     margin: float | None = Field(None, ge=0, description="margin m of the objective (Eq. 9); null: none or unknown")
     discount: float | None = Field(None, ge=0, le=1, description="EndoRM's discount of V(s'); null: 0.95")
+    read_state: ReadState = Field(
+        "after", description="Q-RM: the state a token's value is read from, after or before it"
+    )
     reference: str | None = Field(
         None, description="pi_ref: a folder (relative to the card's) or a Hub id; null where the kind needs none"
     )

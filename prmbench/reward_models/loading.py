@@ -9,7 +9,7 @@ from typing import Any
 
 from prmbench.engines.loading import LoadOptions, locate
 from prmbench.errors import UserError, first_line
-from prmbench.reward_models import endo, implicit  # noqa: F401  (registers the kinds)
+from prmbench.reward_models import endo, implicit, q_rm  # noqa: F401  (registers the kinds)
 from prmbench.reward_models.base import LoadRequest, RewardModel, find_kind
 from prmbench.reward_models.card import CARD_NAME, make_card, read_card
 

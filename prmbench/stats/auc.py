@@ -87,3 +87,18 @@ def auc_resamples(steps: StepWins, *, n_resamples: int, rng: np.random.Generator
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
         out[start : start + size] = auc(steps, counts.astype(np.float32))
     return out
+
+
+def ranking_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Share of (positive, negative) pairs that the scores order right, ties counting one half; NaN without one of each.
+
+    Args:
+        scores: float64, shape [n]. positive: bool, shape [n].
+    """
+    negatives = np.sort(scores[~positive])
+    wanted = scores[positive]
+    if not len(negatives) or not len(wanted):
+        return float("nan")
+    below = np.searchsorted(negatives, wanted, side="left")
+    not_above = np.searchsorted(negatives, wanted, side="right")
+    return float((below + not_above).sum() / (2 * len(wanted) * len(negatives)))

@@ -34,10 +34,18 @@ def load_chats(path: str | Path) -> list[Chat]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected chats, one {{messages: [...]}} a line")
-    return [_check(place, record) for place, record in read_records(path)]
+    return [check_chat(place, record) for place, record in read_records(path)]
 
 
-def _check(place: str, record: Any) -> Chat:
+def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
+    """Check one record.
+
+    Args:
+        said: what to call its messages in errors; None: the field they are in.
+
+    Raises:
+        UserError: the message names the place and the field.
+    """
     field = next((name for name in ("messages", "conversations") if isinstance(record, dict) and name in record), None)
     if field is None or not isinstance(record[field], list) or len(record[field]) < 2:
         raise UserError(f"{place}: expected 'messages' with at least a user's and an assistant's turn")
@@ -49,7 +57,7 @@ def _check(place: str, record: Any) -> Chat:
         role = _ROLES.get(str(role), role)
         if role not in ("system", "user", "assistant") or not isinstance(content, str):
             shown = json.dumps(message)[:60]
-            raise UserError(f"{place}: field '{field}[{i}]' is {shown}; expected a {role_key} and a {text_key}")
+            raise UserError(f"{place}: field '{said or field}[{i}]' is {shown}; expected a {role_key} and a {text_key}")
         turns.append((role, content))
     if isinstance(record.get("system"), str):
         turns.insert(0, ("system", record["system"]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from prmbench.data.problems import Problem, load_problems
 from prmbench.data.prompts import PromptTemplate, find_prompt
@@ -25,22 +23,11 @@ from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 from prmbench.rollouts import Policy, prompt_ids, sample
 from prmbench.training.chats import encode_chat, load_chats
+from prmbench.training.options import Optimisation, claim, quiet_libraries, trainer_arguments
 from prmbench.verify import Verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
-
-
-class LoraOptions(BaseModel):
-    """A low-rank adapter instead of all weights."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    rank: int = Field(128, ge=1, description="rank")
-    alpha: int = Field(128, ge=1, description="scaling factor")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout")
-    targets: str | list[str] = Field("all-linear", description="modules")
-    merge: bool = Field(True, description="save the merged weights, so that the result is an ordinary checkpoint")
 
 
 class StopOptions(BaseModel):
@@ -56,41 +43,15 @@ class StopOptions(BaseModel):
     prompt: str = Field("bare", description="prompt template, by name")
 
 
-class SFTRecipe(BaseModel):
+class SFTRecipe(Optimisation):
     """A supervised fine-tuning run."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = Field(description="checkpoint to start from: folder or Hub id")
     data: str = Field(description="chats: a file of {messages} records")
-    output: str = Field(description="folder of the checkpoint that is written")
     held_out: int = Field(0, ge=0, description="records kept back from the end of the data; their loss is logged")
-    max_length: int = Field(3072, ge=8, description="longer records are left out and counted")
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many updates; over epochs")
-    batch_size: int = Field(64, ge=1, description="records of an update, over all processes")
-    micro_batch_size: int = Field(8, ge=1, description="records of one forward pass on one device")
-    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
-    schedule: str = Field("cosine", description="learning-rate schedule: cosine, linear, constant")
-    warmup_ratio: float = Field(0.01, ge=0, lt=1, description="share of the updates spent warming up")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    dtype: str = Field("auto", description="of the weights: auto (float32 on CPU, bfloat16 on CUDA) or a torch name")
-    gradient_checkpointing: bool = Field(False, description="less memory, more time")
-    lora: LoraOptions | None = Field(None, description="null: all weights are trained")
     stop: StopOptions | None = Field(None, description="null: the whole schedule is run")
     tokens: TokenOptions = Field(
         default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
     )
-    save_every: int = Field(500, ge=1, description="steps between two saved states; a killed run goes on from the last")
-    seed: int = Field(0, ge=0, description="of data order and dropout")
-
-    @model_validator(mode="after")
-    def _batches_fit(self) -> SFTRecipe:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError(f"schedule '{self.schedule}': expected cosine, linear or constant")
-        return self
 
 
 @dataclass(frozen=True)
@@ -116,20 +77,16 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     Raises:
         UserError: a wrong model or data file, or no record short enough.
     """
-    import torch
-    from datasets import Dataset, disable_progress_bars
+    from datasets import Dataset
     from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
-    from transformers.utils import logging as transformers_logging
 
     try:
         from trl import SFTConfig, SFTTrainer
     except ModuleNotFoundError:
         raise UserError("training needs TRL, which is not installed: pip install 'prmbench[train]'") from None
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
+    quiet_libraries()
     options = LoadOptions(dtype=recipe.dtype)
     folder = locate(recipe.model, "model")
     tokenizer = load_tokenizer(folder, options)
@@ -153,45 +110,15 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     model = load_causal_lm(folder, options).train()
     output = Path(recipe.output)
     states = output / "trainer"
-    _claim(states, recipe)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    updates = recipe.max_steps or math.ceil(recipe.epochs * len(kept) / recipe.batch_size)
+    claim(states, recipe)
+    updates = recipe.updates(len(kept))
     config = SFTConfig(
-        output_dir=str(states),
+        **trainer_arguments(recipe, states, updates),
         max_length=None,
         completion_only_loss=True,
-        num_train_epochs=recipe.epochs,
-        max_steps=recipe.max_steps or -1,
-        per_device_train_batch_size=recipe.micro_batch_size,
-        per_device_eval_batch_size=recipe.micro_batch_size,
-        gradient_accumulation_steps=max(1, recipe.batch_size // (recipe.micro_batch_size * processes)),
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=round(recipe.warmup_ratio * updates),
-        weight_decay=recipe.weight_decay,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        bf16=False,
         logging_steps=max(1, updates // 50),
         eval_strategy="epoch" if held else "no",
-        save_strategy="steps",
-        save_steps=recipe.save_every,
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        seed=recipe.seed,
-        use_cpu=not torch.cuda.is_available(),
     )
-    adapter = None
-    if recipe.lora is not None:
-        from peft import LoraConfig
-
-        adapter = LoraConfig(
-            r=recipe.lora.rank,
-            lora_alpha=recipe.lora.alpha,
-            lora_dropout=recipe.lora.dropout,
-            target_modules=recipe.lora.targets,
-            task_type="CAUSAL_LM",
-        )
     measure = _Measurement(recipe.stop, encoder, recipe.seed, log) if recipe.stop else None
     trainer = SFTTrainer(
         model=model,
@@ -199,7 +126,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         train_dataset=train,
         eval_dataset=heldout if held else None,
         processing_class=tokenizer,
-        peft_config=adapter,
+        peft_config=recipe.lora.config() if recipe.lora else None,
         callbacks=[measure.callback()] if measure else [],
     )
     trainer.remove_callback(PrinterCallback)
@@ -237,16 +164,6 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         write_atomically(output / "sft.json", json.dumps(report, indent=2) + "\n")
         shutil.rmtree(states, ignore_errors=True)
     return result
-
-
-def _claim(states: Path, recipe: SFTRecipe) -> None:
-    """Saved states belong to one recipe: another one must not go on from them."""
-    mark = states / "recipe.json"
-    wanted = recipe.model_dump_json()
-    if mark.exists() and mark.read_text(encoding="utf-8") != wanted:
-        raise UserError(f"{states}: holds the state of a run of another recipe; delete it, or set another output")
-    states.mkdir(parents=True, exist_ok=True)
-    write_atomically(mark, wanted)
 
 
 class _Measurement:

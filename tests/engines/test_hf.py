@@ -44,7 +44,7 @@ def sequences():
 @pytest.mark.parametrize("block", [None, 97 * 3])
 def test_equals_full_float64_logits(engine, sequences, monkeypatch, block):
     if block:
-        monkeypatch.setattr(hf, "_HEAD_BLOCK", block)
+        monkeypatch.setattr(hf, "HEAD_BLOCK", block)
     ids, first = sequences
     found = engine.score(ids, first, ALL, top=5)
     for row, start, scores in zip(ids, first, found, strict=True):

@@ -1,0 +1,218 @@
+"""Data for reward models: responses with verified outcomes, in (correct, incorrect) pairs of one prompt (DESIGN 4.7).
+
+Three forms of record are read, one form a file:
+
+    rollouts   what `prmbench rollout` writes; the sampled token ids are used as they are
+    outcomes   {messages, correct}: a conversation that ends in the response, and whether its answer is right
+    pairs      {prompt, chosen, rejected}: texts or lists of messages, as TRL has them
+
+Of a prompt's responses one correct and one incorrect are drawn, as in the paper, or more such pairs, no response twice. A
+prompt that has only one sort is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.prompts import PromptTemplate
+from prmbench.data.records import read_records
+from prmbench.data.tokens import TraceEncoder
+from prmbench.errors import UserError, nearest, nearest_path
+from prmbench.rollouts import FILE_STEM, parse_rollout
+from prmbench.training.chats import Chat, check_chat, encode_chat
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response. ids: int64, shape [p + t], prompt first. n_prompt: p."""
+
+    ids: Ids
+    n_prompt: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A correct and an incorrect response to one prompt, which `key` names."""
+
+    key: str
+    correct: Response
+    incorrect: Response
+
+    @property
+    def rows(self) -> tuple[Response, Response]:
+        """Correct first."""
+        return self.correct, self.incorrect
+
+    def __len__(self) -> int:
+        return max(len(self.correct), len(self.incorrect))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs made of a file, and what was left out.
+
+    Attributes:
+        n_responses: responses read. n_prompts: different prompts among them. n_overlong: responses longer than the limit, prompt
+            included. n_one_sided: prompts that do not have both outcomes among the others.
+    """
+
+    pairs: list[Pair]
+    n_responses: int
+    n_prompts: int
+    n_overlong: int
+    n_one_sided: int
+
+    def sentence(self) -> str:
+        """The counts in words."""
+        return (
+            f"{len(self.pairs):,} pairs of {self.n_responses:,} responses to {self.n_prompts:,} prompts "
+            f"(left out: {self.n_overlong:,} responses too long, {self.n_one_sided:,} prompts with one outcome only)"
+        )
+
+
+def load_pairs(
+    path: str | Path, encoder: TraceEncoder, prompt: PromptTemplate, *, max_length: int, per_prompt: int = 1, seed: int
+) -> Pairs:
+    """Load a file and draw pairs.
+
+    Args:
+        prompt: how problems of a rollouts file were put to the policy.
+        max_length: tokens of a prompt and a response together. per_prompt: pairs of a prompt at most.
+        seed: of the draw, which does not depend on the order of the file.
+
+    Raises:
+        UserError: no such file, a wrong record (the line and the field are named), or no pair left.
+    """
+    file = Path(path) / f"{FILE_STEM}.jsonl" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(
+            f"{path}: no such file{nearest_path(file)}; expected rollouts, {{messages, correct}} records, or pairs"
+        )
+    records = read_records(file)
+    form = _form(*records[0])
+    if form == "rollouts":
+        _check_prompt(file, prompt)
+    responses: dict[str, tuple[list[Response], list[Response]]] = {}
+    n_responses = n_overlong = 0
+    rendered: dict[str, Ids] = {}
+    for place, record in records:
+        for key, response, correct in _read(form, place, record, encoder, prompt, rendered):
+            n_responses += 1
+            group = responses.setdefault(key, ([], []))
+            if len(response) > max_length:
+                n_overlong += 1
+            else:
+                group[0 if correct else 1].append(response)
+    drawn = [_draw(key, right, wrong, per_prompt, seed) for key, (right, wrong) in responses.items()]
+    pairs = [pair for of_prompt in drawn for pair in of_prompt]
+    found = Pairs(pairs, n_responses, len(responses), n_overlong, sum(not of_prompt for of_prompt in drawn))
+    if not pairs:
+        raise UserError(f"{file}: no pair is left to train on ({found.sentence()})")
+    return found
+
+
+def split_held_out(pairs: Sequence[Pair], n: int, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Keep back the pairs of whole prompts, chosen by a hash, until there are at least n.
+
+    Returns:
+        (to train on, held out), each in the given order.
+    """
+    ranked = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}:{pair.key}".encode()).digest())
+    held = {pair.key for pair in ranked[:n]}
+    return [pair for pair in pairs if pair.key not in held], [pair for pair in pairs if pair.key in held]
+
+
+def _draw(key: str, right: list[Response], wrong: list[Response], n: int, seed: int) -> list[Pair]:
+    rng = random.Random(f"{seed}:{key}")
+    n = min(n, len(right), len(wrong))
+    # Sorted first, so that the draw does not depend on the order in which responses came.
+    drawn = [rng.sample(sorted(group, key=lambda r: r.ids.tobytes()), n) for group in (right, wrong)]
+    return [Pair(key, one, other) for one, other in zip(*drawn, strict=True)]
+
+
+def _form(place: str, record: Any) -> str:
+    fields = record if isinstance(record, dict) else {}
+    if "completion" in fields and "ids" in fields:
+        return "rollouts"
+    if "chosen" in fields or "rejected" in fields:
+        return "pairs"
+    if "messages" in fields or "conversations" in fields:
+        return "outcomes"
+    raise UserError(
+        f"{place}: neither a rollout (id, completion, ids, verdict) nor {{messages, correct}} nor {{prompt, chosen, rejected}}"
+    )
+
+
+def _read(
+    form: str, place: str, record: Any, encoder: TraceEncoder, prompt: PromptTemplate, rendered: dict[str, Ids]
+) -> list[tuple[str, Response, bool]]:
+    if form == "rollouts":
+        rollout = parse_rollout(place, record)
+        if rollout.id not in rendered:
+            rendered[rollout.id] = encoder.prompt_ids(prompt.render(rollout.problem))
+        if encoder.tokenizer.decode(rollout.ids, skip_special_tokens=True) != rollout.completion:
+            raise UserError(
+                f"{place}: the token ids do not decode to the completion; they were sampled with another tokenizer than "
+                "that of the model to be trained"
+            )
+        before = rendered[rollout.id]
+        return [(rollout.id, Response(np.concatenate([before, rollout.ids]), len(before)), rollout.correct)]
+    if form == "outcomes":
+        chat = check_chat(place, record)
+        if not isinstance(record.get("correct"), bool):
+            raise UserError(
+                f"{place}: field 'correct' is {json.dumps(record.get('correct'))[:40]}{nearest('correct', record)}; "
+                "expected true or false"
+            )
+        return [(_key(chat.turns), _response(encoder, chat), record["correct"])]
+    found = []
+    for field, correct in (("chosen", True), ("rejected", False)):
+        chat = _side(place, record, field)
+        found.append((_key(chat.turns), _response(encoder, chat), correct))
+    return found
+
+
+def _side(place: str, record: Any, field: str) -> Chat:
+    """A side of a pair as a conversation; the prompt may be a field of its own or the start of both sides."""
+    if not isinstance(record, dict) or not isinstance(record.get(field), str | list):
+        raise UserError(f"{place}: field '{field}' is missing or no text; a pair needs prompt, chosen, rejected")
+    before, answer = record.get("prompt", []), record[field]
+    if not isinstance(before, str | list):
+        raise UserError(f"{place}: field 'prompt' must be a text or a list of messages")
+    turns = [{"role": "user", "content": before}] if isinstance(before, str) else list(before)
+    turns += [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    return check_chat(place, {"messages": turns}, said=field)
+
+
+def _response(encoder: TraceEncoder, chat: Chat) -> Response:
+    return Response(*encode_chat(encoder, chat))
+
+
+def _key(turns: tuple[tuple[str, str], ...]) -> str:
+    return hashlib.sha256(json.dumps(turns).encode()).hexdigest()
+
+
+def _check_prompt(file: Path, prompt: PromptTemplate) -> None:
+    """The folder of a rollout run says which prompt it used; another one would be a state that the policy never saw."""
+    run = file.parent / "run.json"
+    if not run.exists():
+        return
+    used = json.loads(run.read_text(encoding="utf-8")).get("prompt")
+    if used is not None and used != prompt.name:
+        raise UserError(
+            f"{file}: was sampled with the prompt template '{used}', the recipe says '{prompt.name}'; set prompt: {used}"
+        )

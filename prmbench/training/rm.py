@@ -1,0 +1,330 @@
+"""Reward-model training: a recipe in, a checkpoint with its card out, ready for ``prmbench eval --rm``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from prmbench.data.prompts import find_prompt
+from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.processes import Share, current_share
+from prmbench.errors import UserError
+from prmbench.results.provenance import versions
+from prmbench.results.store import write_atomically
+from prmbench.reward_models.card import CARD_NAME, Card, ReadState, write_card
+from prmbench.training.objectives import ObjectiveSpec, find_objective
+from prmbench.training.options import Optimisation, claim, quiet_libraries, trainer_arguments
+from prmbench.training.outcomes import Pairs, load_pairs, split_held_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from prmbench.training.rm_trainer import RewardModelTrainer
+
+REPORT_NAME = "rm.json"
+
+
+class RMRecipe(Optimisation):
+    """A reward-model run. batch_size and micro_batch_size count pairs, whatever the objective: all see the same data."""
+
+    objective: str = Field(description="ipvrm, ipvrm_late, ipvrm_early, implicit_prm, dpo or q_rm")
+    data: str = Field(description="rollouts, {messages, correct} records, or {prompt, chosen, rejected} pairs")
+    beta: float | None = Field(None, gt=0, description="null: the paper's for the objective")
+    margin: float | None = Field(None, ge=0, description="null: the paper's for the objective")
+    read_state: ReadState = Field("after", description="Q-RM: the state a token's value is read from")
+    reference: str | None = Field(None, description="pi_ref: folder or Hub id; null: the model that is started from")
+    reference_logprobs: Literal["cached", "as-needed"] = Field(
+        "cached", description="cached: computed once before training and kept; as-needed: with every batch"
+    )
+    prompt: str = Field("boxed", description="prompt template that rollouts were sampled with, by name")
+    pairs_per_prompt: int = Field(
+        1, ge=1, description="(correct, incorrect) pairs drawn of a prompt's responses at most"
+    )
+    tokens: TokenOptions = Field(
+        default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
+    )
+    held_out: int = Field(
+        0, ge=0, description="pairs kept back; their metrics are logged, and the best weights kept by their loss"
+    )
+    evaluate_every: int | None = Field(None, ge=1, description="steps between two measurements; null: ten in a run")
+
+    @model_validator(mode="after")
+    def _fits(self) -> RMRecipe:
+        spec = find_objective(self.objective)
+        if self.margin and not spec.has_margin:
+            raise ValueError(f"margin {self.margin}: {self.objective} has none")
+        if spec.kind == "q_rm" and self.reference is not None:
+            raise ValueError("reference: q_rm has none; leave it out")
+        if self.lora is not None and not self.lora.merge:
+            if spec.kind == "q_rm":
+                raise ValueError("lora.merge false: a q_rm checkpoint is always merged")
+            if self.reference is not None:
+                raise ValueError("lora.merge false: an adapter's reference is its base; leave reference out, or merge")
+        return self
+
+    def scale(self, spec: ObjectiveSpec) -> float:
+        """Beta, or the objective's default."""
+        return spec.beta if self.beta is None else self.beta
+
+    def offset(self, spec: ObjectiveSpec) -> float:
+        """Margin, or the objective's default."""
+        return spec.margin if self.margin is None else self.margin
+
+
+@dataclass(frozen=True)
+class RMResult:
+    """What a run did. best_step: of the weights in `output`. metrics: held-out ones of these, empty without a held-out split."""
+
+    output: Path
+    steps: int
+    best_step: int
+    data: Pairs
+    n_held_out: int
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -> RMResult | None:
+    """Run a recipe. Writes the best weights (by held-out loss; without a held-out split, the last) with tokenizer, card
+    and ``rm.json`` into ``output``, and the last ones into ``output/last``.
+
+    Every `save_every` steps the whole state is kept in ``output/trainer``; the same call goes on from there after a kill.
+
+    Args:
+        log: called with a line for every stage and measurement.
+
+    Returns:
+        The result; None in processes other than the first.
+
+    Raises:
+        UserError: a wrong model, data file or setting; nothing has been trained then.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    quiet_libraries()
+    share = current_share()
+    spec = find_objective(recipe.objective)
+    options = LoadOptions(dtype=recipe.dtype)
+    folder = locate(recipe.model, "model")
+    tokenizer = load_tokenizer(folder, options)
+    encoder = TraceEncoder(tokenizer, recipe.tokens)
+    data = load_pairs(
+        recipe.data,
+        encoder,
+        find_prompt(recipe.prompt),
+        max_length=recipe.max_length,
+        per_prompt=recipe.pairs_per_prompt,
+        seed=recipe.seed,
+    )
+    kept, held = split_held_out(data.pairs, recipe.held_out, recipe.seed)
+    if len(kept) < recipe.batch_size:
+        raise UserError(
+            f"{recipe.data}: {len(kept):,} pairs are left to train on, an update takes batch_size {recipe.batch_size}: "
+            f"lower it ({data.sentence()}, {len(held):,} held out)"
+        )
+    if share.main:
+        log(f"{data.sentence()}; {len(held):,} held out")
+    output = Path(recipe.output)
+    states = output / "trainer"
+    if share.main:
+        claim(states, recipe)
+    share.wait()
+    trainer = _make_trainer(recipe, spec, folder, options, kept, held, states, share, log)
+    trainer.processing_class = tokenizer
+    last = get_last_checkpoint(str(states))
+    if last is not None and share.main:
+        log(f"going on from {last}")
+    trainer.train(resume_from_checkpoint=last)
+    if held and not any(
+        "eval_loss" in row and row["step"] == trainer.state.global_step for row in trainer.state.log_history
+    ):
+        trainer.evaluate()
+    trainer.save_model(str(states / "last"))
+    share.wait()
+    if not share.main:
+        return None
+    return _export(recipe, spec, folder, options, trainer, data, len(kept), len(held), states)
+
+
+def _make_trainer(
+    recipe: RMRecipe,
+    spec: ObjectiveSpec,
+    folder: Path,
+    options: LoadOptions,
+    kept: list[Any],
+    held: list[Any],
+    states: Path,
+    share: Share,
+    log: Callable[[str], None],
+) -> RewardModelTrainer:
+    import torch
+    from transformers import PrinterCallback, TrainingArguments
+
+    from prmbench.engines.hf import HFEngine
+    from prmbench.training.progress_callback import progress_callback
+    from prmbench.training.reference import reference_logprobs
+    from prmbench.training.rm_trainer import PairData, RewardModelTrainer
+
+    reference_folder = folder if recipe.reference is None else locate(recipe.reference, "reference")
+    adapter_is_ratio = recipe.lora is not None and reference_folder == folder
+    cached, engine = None, None
+    if spec.kind == "implicit" and not (adapter_is_ratio and recipe.reference_logprobs == "as-needed"):
+        engine = HFEngine(load_causal_lm(reference_folder, options), str(reference_folder))
+    if engine is not None and recipe.reference_logprobs == "cached":
+        device, _ = engine.device_and_dtype()
+        cached = reference_logprobs(
+            engine,
+            checkpoint_hash(reference_folder),
+            [response for pair in [*kept, *held] for response in pair.rows],
+            states,
+            autocast=torch.autocast(device.partition(":")[0], torch.bfloat16) if recipe.autocasts() else nullcontext(),
+            batch_tokens=32_768 if device.startswith("cuda") else 2_048,
+            share=share,
+        )
+        engine = None  # its memory is free again
+    updates = recipe.updates(len(kept))
+    every = recipe.evaluate_every or max(1, updates // 10)
+    cut = 2 * len(kept)
+    trainer = RewardModelTrainer(
+        spec=spec,
+        beta=recipe.scale(spec),
+        margin=recipe.offset(spec),
+        held_out=PairData(held, cached[cut:] if cached is not None else None),
+        batch_size=recipe.batch_size,
+        best=states / "best",
+        reference=engine,
+        adapter_is_ratio=adapter_is_ratio,
+        model=prepare_model(recipe, spec, folder, options),
+        train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
+        eval_dataset=[] if held else None,
+        callbacks=[progress_callback(log)] if share.main else [],
+        args=TrainingArguments(
+            **trainer_arguments(recipe, states, updates),
+            remove_unused_columns=False,
+            dataloader_drop_last=True,
+            logging_steps=max(1, updates // 50),
+            eval_strategy="steps" if held else "no",
+            eval_steps=every,
+            eval_on_start=bool(held),
+            ddp_find_unused_parameters=False,
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def prepare_model(recipe: RMRecipe, spec: ObjectiveSpec, folder: Path, options: LoadOptions) -> PreTrainedModel:
+    """The model to train: its forward gives token values, and an adapter is in place where the recipe has one.
+
+    Raises:
+        UserError: the adapter changes the output layer, whose log-probs are computed outside it.
+    """
+    from prmbench.reward_models.q_rm import VALUE_HEAD
+    from prmbench.training.forward import give_logprobs, give_values
+
+    model = load_causal_lm(folder, options)
+    if spec.kind == "q_rm":
+        give_values(model, recipe.read_state, recipe.seed)
+    else:
+        give_logprobs(model, recipe.model)
+    if recipe.lora is not None:
+        from peft import get_peft_model
+
+        head = model.get_output_embeddings()
+        model = get_peft_model(model, recipe.lora.config([VALUE_HEAD] if spec.kind == "q_rm" else None))
+        if model.get_base_model().get_output_embeddings() is not head:
+            raise UserError("lora.targets: the output layer cannot carry an adapter here; leave it out")
+    return model.train()
+
+
+def _export(
+    recipe: RMRecipe,
+    spec: ObjectiveSpec,
+    folder: Path,
+    options: LoadOptions,
+    trainer: RewardModelTrainer,
+    data: Pairs,
+    n_trained: int,
+    n_held_out: int,
+    states: Path,
+) -> RMResult:
+    from prmbench.training.rm_trainer import BEST_NAME
+
+    output = Path(recipe.output)
+    steps = trainer.state.global_step
+    best = states / "best"
+    best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
+    _export_weights(recipe, spec, folder, options, best if best.exists() else states / "last", output)
+    _export_weights(recipe, spec, folder, options, states / "last", output / "last")
+    history = trainer.state.log_history
+    at_best: dict[str, Any] = next(
+        (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}
+    )
+    metrics = {name.removeprefix("eval_"): value for name, value in at_best.items() if name.startswith("eval_")}
+    report = {
+        "recipe": recipe.model_dump(),
+        "beta": recipe.scale(spec),
+        "margin": recipe.offset(spec),
+        "data": {**{k: v for k, v in data.__dict__.items() if k != "pairs"}, "pairs": len(data.pairs)},
+        "trained_pairs": n_trained,
+        "held_out_pairs": n_held_out,
+        "hashes": {
+            "start": checkpoint_hash(folder),
+            "tokens": ids_hash(response.ids for pair in data.pairs for response in pair.rows),
+            "best": checkpoint_hash(output),
+            "last": checkpoint_hash(output / "last"),
+        },
+        "versions": versions(),
+        "steps": steps,
+        "best_step": best_step,
+        "metrics": metrics,
+        "history": history,
+    }
+    write_atomically(output / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+    shutil.rmtree(states, ignore_errors=True)
+    return RMResult(output, steps, best_step, data, n_held_out, metrics, history)
+
+
+def _export_weights(
+    recipe: RMRecipe, spec: ObjectiveSpec, folder: Path, options: LoadOptions, saved: Path, output: Path
+) -> None:
+    """Make what the trainer saved a checkpoint of its own: adapters merged where asked, pickled arguments left out, a card."""
+    output.mkdir(parents=True, exist_ok=True)
+    if recipe.lora is not None and recipe.lora.merge:
+        from peft import PeftModel
+
+        model = prepare_model(recipe.model_copy(update={"lora": None}), spec, folder, options)
+        merged = PeftModel.from_pretrained(model, str(saved)).merge_and_unload()
+        merged.save_pretrained(output)
+        load_tokenizer(folder, options).save_pretrained(output)
+    else:
+        for file in sorted(saved.iterdir()):
+            if file.suffix not in (".bin", ".pt") and file.name != "best.json":
+                shutil.copyfile(file, output / file.name)
+    reference: str | None = recipe.reference or recipe.model
+    if spec.kind != "implicit" or (
+        recipe.lora is not None and not recipe.lora.merge
+    ):  # an adapter names its base itself
+        reference = None
+    elif reference is not None and Path(reference).is_dir():
+        reference = os.path.relpath(Path(reference).resolve(), output.resolve())
+    card = Card(
+        kind=spec.kind,
+        objective=recipe.objective,
+        beta=recipe.scale(spec),
+        margin=recipe.offset(spec),
+        read_state=recipe.read_state,
+        reference=reference,
+        tokens=recipe.tokens,
+    )
+    (output / CARD_NAME).unlink(missing_ok=True)
+    write_card(output, card)
