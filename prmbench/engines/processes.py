@@ -38,7 +38,8 @@ def current_share(cpu: bool = False) -> Share:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Share()
+    import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu or not torch.cuda.is_available())  # it would not join a group on a CPU by itself
     return Share(state.process_index, state.num_processes)

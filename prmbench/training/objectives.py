@@ -23,12 +23,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from prmbench.errors import UserError, nearest
 
 Weighting = Literal["uniform", "late", "early"]
 Objective = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), exact for all x; torch's own is linear above 20."""
+    return -logsigmoid(-x)
 
 
 def prefix_means(values: Tensor, mask: Tensor, beta: float) -> Tensor:

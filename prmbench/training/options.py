@@ -100,7 +100,7 @@ class Optimisation(BaseModel):
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES)}")
+            raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
         return self
 
     def updates(self, records: int) -> int:

@@ -174,10 +174,10 @@ def _read(
     if form == "outcomes":
         chat = check_chat(place, record)
         if not isinstance(record.get("correct"), bool):
-            raise UserError(
-                f"{place}: field 'correct' is {json.dumps(record.get('correct'))[:40]}{nearest('correct', record)}; "
-                "expected true or false"
+            shown = (
+                json.dumps(record["correct"])[:40] if "correct" in record else f"missing{nearest('correct', record)}"
             )
+            raise UserError(f"{place}: field 'correct' is {shown}; expected true or false")
         return [(_key(chat.turns), _response(encoder, chat), record["correct"])]
     found = []
     for field, correct in (("chosen", True), ("rejected", False)):

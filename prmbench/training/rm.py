@@ -138,9 +138,9 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     if share.main:
         claim(states, recipe)
     share.wait()
-    trainer = _make_trainer(recipe, spec, folder, options, kept, held, states, share, log)
-    trainer.processing_class = tokenizer
     last = get_last_checkpoint(str(states))
+    trainer = _make_trainer(recipe, spec, folder, options, kept, held, states, share, log, fresh=last is None)
+    trainer.processing_class = tokenizer
     if last is not None and share.main:
         log(f"going on from {last}")
     trainer.train(resume_from_checkpoint=last)
@@ -165,6 +165,8 @@ def _make_trainer(
     states: Path,
     share: Share,
     log: Callable[[str], None],
+    *,
+    fresh: bool,
 ) -> RewardModelTrainer:
     import torch
     from transformers import PrinterCallback, TrainingArguments
@@ -214,7 +216,7 @@ def _make_trainer(
             logging_steps=max(1, updates // 50),
             eval_strategy="steps" if held else "no",
             eval_steps=every,
-            eval_on_start=bool(held),
+            eval_on_start=bool(held) and fresh,
             ddp_find_unused_parameters=False,
         ),
     )
@@ -238,7 +240,9 @@ def prepare_model(recipe: RMRecipe, spec: ObjectiveSpec, folder: Path, options: 
         give_logprobs(model, recipe.model)
     if recipe.lora is not None:
         from peft import get_peft_model
+        from transformers import set_seed
 
+        set_seed(recipe.seed)  # of the adapter's first weights
         head = model.get_output_embeddings()
         model = get_peft_model(model, recipe.lora.config([VALUE_HEAD] if spec.kind == "q_rm" else None))
         if model.get_base_model().get_output_embeddings() is not head:

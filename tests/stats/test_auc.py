@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from prmbench.stats.auc import auc, auc_resamples, step_wins
+from prmbench.stats.auc import auc, auc_resamples, ranking_auc, step_wins
 
 
 @st.composite
@@ -61,3 +61,14 @@ def test_resamples_match_a_plain_bootstrap():
         slow.append(roc_auc_score(right, score))
     assert np.mean(fast) == pytest.approx(np.mean(slow), abs=4 * np.std(slow) / np.sqrt(600))
     assert np.std(fast) == pytest.approx(np.std(slow), rel=0.15)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30))
+@settings(max_examples=80, deadline=None)
+def test_ranking_auc_equals_sklearn(pairs):
+    scores, positive = np.array([s for s, _ in pairs], dtype=np.float64), np.array([p for _, p in pairs])
+    found = ranking_auc(scores, positive)
+    if positive.all() or not positive.any():
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(roc_auc_score(positive, scores))

@@ -29,7 +29,7 @@ def test_values_and_overrides(tmp_path):
         (GOOD, ("lora.rnak=8",), r"key 'lora.rnak' is not known"),
         (GOOD + "batch_size: 10\nmicro_batch_size: 4\n", (), "batch_size 10 is no multiple of micro_batch_size 4"),
         (GOOD + "schedule: cosin\n", (), "schedule 'cosin': expected cosine, linear or constant"),
-        ("model: m\n", (), "key 'data': field required"),
+        ("model: m\noutput: o\n", (), "key 'data': field required"),
         (GOOD + "epochs: many\n", (), "key 'epochs': input should be a valid number"),
         ("a: [1\n", (), r"r.yaml, line 2, column 1: broken YAML"),
         ("- 1\n", (), "holds a list; expected keys"),

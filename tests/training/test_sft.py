@@ -16,7 +16,8 @@ from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.chats import Chat, encode_chat, load_chats
-from prmbench.training.sft import LoraOptions, SFTRecipe, train_sft
+from prmbench.training.options import LoraOptions
+from prmbench.training.sft import SFTRecipe, train_sft
 
 
 def write_chats(path, n=24):
