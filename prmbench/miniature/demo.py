@@ -10,24 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prmbench.benchmarks.processbench import ProcessBenchEntry, RunOptions, evaluate_traces
-from prmbench.data.problems import load_problems
-from prmbench.data.prompts import find_prompt
 from prmbench.data.traces import load_traces
-from prmbench.engines.sampling import SamplingParams
-from prmbench.miniature.build import (
-    MAX_NEW_TOKENS,
-    PROMPT,
-    Build,
-    make_problems,
-    make_traces,
-    rollout_error,
-    rollout_steps,
-    train_policy,
-    write_lines,
-)
+from prmbench.miniature.build import Build, rollout_error, rollout_steps, train_policy
+from prmbench.miniature.sampling import sample_split, write_traces
 from prmbench.progress import duration
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.rollouts import Rollout, Summary, load_policy, rollout, summarise
+from prmbench.rollouts import Rollout, Summary, summarise
 
 
 @dataclass(frozen=True)
@@ -73,24 +61,9 @@ def run_demo(
     with stage(f"train a policy from random weights to a pass rate of {build.pass_rate:.0%} ({build.backbone})"):
         policy_folder = train_policy(build, log=lambda line: log(f"   {line}"))
     with stage(f"sample {n} completions of each of {n_problems} test problems, and verify them"):
-        problems_file = write_lines(
-            folder / "problems-test.jsonl", make_problems(build.world, "test", n_problems, build.seed)
-        )
-        policy = load_policy(str(policy_folder), find_prompt(PROMPT))
-        rollouts = rollout(
-            policy,
-            load_problems(problems_file),
-            folder / f"rollouts-{n_problems}x{n}",
-            prompt=PROMPT,
-            n=n,
-            params=SamplingParams(max_new_tokens=MAX_NEW_TOKENS),
-            seed=build.seed,
-        )
+        _, rollouts = sample_split(build, policy_folder, "test", n_problems, n)
     with stage("make labelled traces in two formats, and evaluate EndoRM on them"):
-        data = folder / f"traces-{n_problems}x{n}"
-        data.mkdir(exist_ok=True)
-        for form, records in make_traces(rollouts, build.world, n_traces, build.seed).items():
-            write_lines(data / f"{form}.jsonl", records)
+        data = write_traces(build, rollouts, n_traces, f"test-{n_problems}x{n}")
         found = evaluate_traces(
             load_reward_model(policy_folder, kind="endo"),
             load_traces(data, ["tagged", "plain"]),

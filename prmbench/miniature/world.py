@@ -24,6 +24,8 @@ from typing import Literal
 Format = Literal["tagged", "plain"]
 FORMATS: tuple[Format, ...] = ("tagged", "plain")
 TAGS = ("<assess>", "<advance>", "<answer>")
+FORMAT_TOKENS = frozenset({*TAGS, "\n\n", "\\boxed{", "}", "<|end|>"})
+"""Tokens that carry form, not content: action tags, step separators, the answer's box, the end of turn."""
 PLAIN_SYSTEM = "untagged"
 """The system message under which a policy was shown plain solutions."""
 OPERATORS: dict[str, Callable[[int, int], int]] = {

@@ -52,7 +52,8 @@ class LoadRequest:
 class RewardModel(ABC):
     """A model that scores the steps of a trace.
 
-    A kind sets `encoder`, `vocabulary` and `max_length` in its `load`, and implements `score`.
+    A kind sets `encoder`, `vocabulary` and `max_length` in its `load`, and implements `token_values` (a value for every
+    response token, whose sums over steps are the scores) or, when it is step-valued, `score`.
 
     Attributes:
         kind: the name it is registered under. card: its settings.
@@ -81,9 +82,16 @@ class RewardModel(ABC):
     def load(cls, request: LoadRequest) -> RewardModel:
         """Load from a checkpoint folder. Raises UserError when something is missing or wrong, before any scoring."""
 
-    @abstractmethod
+    def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
+        """A value, before beta, for every response token of each trace. Each float64, shape [t]."""
+        raise NotImplementedError(f"{type(self).__name__} gives no token values")
+
     def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
-        """Score one batch of encoded traces, in order."""
+        """Score one batch of encoded traces, in order: here, token values summed over each step."""
+        found = self.token_values(batch)
+        return [
+            StepScores(trace.step_counts(), trace.step_sums(values)) for trace, values in zip(batch, found, strict=True)
+        ]
 
     def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
         """Token ids of a trace as this model wants them.

@@ -11,7 +11,7 @@ from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
 from prmbench.errors import UserError
-from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
+from prmbench.reward_models.base import LoadRequest, RewardModel, register
 from prmbench.reward_models.card import Card
 
 DEFAULT_DISCOUNT = 0.95
@@ -61,16 +61,15 @@ class EndoRewardModel(RewardModel):
         """See `RewardModel.device_and_dtype`."""
         return self.model.device_and_dtype()
 
-    def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
-        """Sum the rewards over each step. See `RewardModel.score`."""
+    def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
+        """The rewards. See `RewardModel.token_values`."""
         assert self.card.discount is not None
         found = self.model.score(
             [trace.ids for trace in batch], [trace.n_prompt for trace in batch], frozenset({"logit", "logsumexp"})
         )
         out = []
-        for trace, tokens in zip(batch, found, strict=True):
+        for tokens in found:
             assert tokens.logit is not None
             assert tokens.logsumexp is not None
-            values = endo_rewards(tokens.logit, tokens.logsumexp, self.card.discount)
-            out.append(StepScores(trace.step_counts(), trace.step_sums(values)))
+            out.append(endo_rewards(tokens.logit, tokens.logsumexp, self.card.discount))
         return out

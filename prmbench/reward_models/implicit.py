@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.loading import (
@@ -19,7 +22,7 @@ from prmbench.engines.loading import (
     read_json,
 )
 from prmbench.errors import UserError, first_line
-from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
+from prmbench.reward_models.base import LoadRequest, RewardModel, register
 from prmbench.reward_models.card import Card
 
 if TYPE_CHECKING:
@@ -107,8 +110,8 @@ class ImplicitRewardModel(RewardModel):
         """See `RewardModel.device_and_dtype`."""
         return self.model.device_and_dtype()
 
-    def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
-        """Sum the log-ratio over each step. See `RewardModel.score`."""
+    def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
+        """The log-ratio. See `RewardModel.token_values`."""
         ids = [trace.ids for trace in batch]
         first = [trace.n_prompt for trace in batch]
         want = frozenset({"logprob"})
@@ -117,10 +120,10 @@ class ImplicitRewardModel(RewardModel):
         with off:
             with_reference = self.reference.score(ids, first, want)
         out = []
-        for trace, mine, theirs in zip(batch, with_model, with_reference, strict=True):
+        for mine, theirs in zip(with_model, with_reference, strict=True):
             assert mine.logprob is not None
             assert theirs.logprob is not None
-            out.append(StepScores(trace.step_counts(), trace.step_sums(mine.logprob - theirs.logprob)))
+            out.append(mine.logprob - theirs.logprob)
         return out
 
 

@@ -12,7 +12,7 @@ from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
 from prmbench.errors import UserError
-from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
+from prmbench.reward_models.base import LoadRequest, RewardModel, register
 from prmbench.reward_models.card import Card, ReadState
 
 VALUE_HEAD = "value_head"
@@ -62,17 +62,16 @@ class QRewardModel(RewardModel):
         """See `RewardModel.device_and_dtype`."""
         return self.model.device_and_dtype()
 
-    def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
-        """Sum the values over each step. See `RewardModel.score`."""
+    def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
+        """Z. See `RewardModel.token_values`."""
         # The engine gives the state before a token. The state after y_t is the one before y_{t+1}: ask one token further.
         shift = 1 + state_offset(self.card.read_state)
         ids = [np.append(trace.ids, np.zeros(shift, dtype=np.int64)) for trace in batch]
         found = self.model.score(ids, [trace.n_prompt + shift for trace in batch], frozenset({"hidden"}))
         out = []
-        for trace, tokens in zip(batch, found, strict=True):
+        for tokens in found:
             assert tokens.hidden is not None
-            values = tokens.hidden.astype(np.float64) @ self.head
-            out.append(StepScores(trace.step_counts(), trace.step_sums(values)))
+            out.append(tokens.hidden.astype(np.float64) @ self.head)
         return out
 
 

@@ -1,0 +1,43 @@
+"""What the miniature's policy says: rollouts of a split's problems, and labelled traces made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prmbench.data.problems import load_problems
+from prmbench.data.prompts import find_prompt
+from prmbench.engines.sampling import SamplingParams
+from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT, Build, make_problems, make_traces, write_lines
+from prmbench.miniature.world import Split
+from prmbench.rollouts import Rollout, load_policy, rollout
+
+
+def sample_split(build: Build, policy: Path, split: Split, n_problems: int, n: int) -> tuple[Path, list[Rollout]]:
+    """Sample and verify n completions of each of n_problems problems of a split; once, then they are read.
+
+    Returns:
+        (folder with rollouts.jsonl, the rollouts).
+    """
+    folder = build.folder()
+    file = folder / f"problems-{split}-{n_problems}.jsonl"
+    write_lines(file, make_problems(build.world, split, n_problems, build.seed))
+    output = folder / f"rollouts-{split}-{n_problems}x{n}"
+    rollouts = rollout(
+        load_policy(str(policy), find_prompt(PROMPT)),
+        load_problems(file),
+        output,
+        prompt=PROMPT,
+        n=n,
+        params=SamplingParams(max_new_tokens=MAX_NEW_TOKENS),
+        seed=build.seed,
+    )
+    return output, rollouts
+
+
+def write_traces(build: Build, rollouts: list[Rollout], n_traces: int, name: str) -> Path:
+    """Labelled traces in both formats (`make_traces`). Returns the folder with ``tagged.jsonl`` and ``plain.jsonl``."""
+    data = build.folder() / f"traces-{name}"
+    data.mkdir(exist_ok=True)
+    for form, records in make_traces(rollouts, build.world, n_traces, build.seed).items():
+        write_lines(data / f"{form}.jsonl", records)
+    return data
