@@ -223,6 +223,8 @@ def rollout_command(
     typer.echo(f"rollouts: {output / 'rollouts.jsonl'}")
 
 
+_DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
+
 train = typer.Typer(help="Train models from recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(train, name="train")
 
@@ -232,12 +234,18 @@ app.add_typer(train, name="train")
 def train_sft_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as miniature/sft.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="of a dry run: print the plan as JSON")] = False,
 ) -> None:
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
     from prmbench.training.recipes import load_recipe
     from prmbench.training.sft import SFTRecipe, train_sft
 
     checked = load_recipe(recipe, SFTRecipe, override or ())
+    if dry_run:
+        _show_plan(checked, devices, as_json=as_json)
+        return
     result = train_sft(checked, log=typer.echo)
     rate = f", pass rate {result.pass_rate:.1%}" if result.pass_rate is not None else ""
     typer.echo(
@@ -251,13 +259,18 @@ def train_sft_command(
 def train_rm_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, nothing else")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM."""
     from prmbench.training.recipes import load_recipe
     from prmbench.training.rm import RMRecipe, train_rm
 
     checked = load_recipe(recipe, RMRecipe, override or ())
+    if dry_run:
+        _show_plan(checked, devices, as_json=as_json)
+        return
     result = train_rm(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
     if result is None:
         return
@@ -314,6 +327,13 @@ def _recompute(
         folder = items if items.is_dir() else items.parent
         path = save_entry(output, entry, folder / entry.items.file)
     _show(entry, path, as_json=as_json)
+
+
+def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:
+    from prmbench.training.plan import make_plan
+
+    plan = make_plan(recipe)
+    typer.echo(plan.as_json(devices) if as_json else plan.text(devices))
 
 
 def _template_argument(text: str) -> tuple[str, Any]:

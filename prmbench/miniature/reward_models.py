@@ -49,7 +49,7 @@ class Settings:
 
     objective: str
     learning_rate: float = 0.0
-    epochs: float = 1.0
+    epochs: float = 2.0
     margin: float | None = None
 
     @property
@@ -66,7 +66,7 @@ class Bench:
     """
 
     def __init__(
-        self, build: Build, split: Split = "test", n_train: int = 3_000, n_test: int = 600, n_traces: int = 400
+        self, build: Build, split: Split = "test", n_train: int = 4_500, n_test: int = 600, n_traces: int = 400
     ) -> None:
         self.build, self.split = build, split
         self.policy = train_policy(build)
@@ -159,7 +159,7 @@ def measure(bench: Bench, settings: Settings) -> dict[str, Any]:
     return found
 
 
-def _f1(protocols: dict[str, ProtocolResult]) -> dict[str, dict[str, dict[str, float]]]:
+def _f1(protocols: dict[str, ProtocolResult]) -> dict[str, dict[str, dict[str, float | None]]]:
     return {
         policy: {
             form: {name: result.subsets[form].policies[policy].f1.value for name, result in protocols.items()}

@@ -19,7 +19,8 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
     """Read and check a recipe.
 
     Args:
-        path: a YAML file; a name such as ``miniature/sft.yaml`` is also looked up in the installed ``training/``.
+        path: a YAML file; a name such as ``miniature/sft.yaml`` is also looked up in the installed ``training/``. Its key
+            ``extends`` names files, relative to it, whose keys it takes over, later ones over earlier ones, its own over all.
         overrides: ``a.b=value`` pairs, values in YAML.
 
     Raises:
@@ -33,20 +34,34 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
         raise UserError(
             f"{path}: no such recipe{near}; recipes are YAML files, ready ones are in {resource_folder('training')}"
         )
-    try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{file}{where}: broken YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{file}: holds a {type(fields).__name__}; expected keys and values")
+    fields = _read(file)
     for override in overrides:
         _set(fields, override)
     try:
         return recipe_type.model_validate(fields)
     except ValidationError as error:
         raise UserError(f"{file}: {_describe(error, recipe_type)}") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        own = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{file}{where}: broken YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(own, dict):
+        raise UserError(f"{file}: holds a {type(own).__name__}; expected keys and values")
+    names = own.pop("extends", [])
+    fields: dict[str, Any] = {}
+    for name in [names] if isinstance(names, str) else names:
+        other = file.parent / str(name)
+        if not other.is_file():
+            raise UserError(f"{file}: key 'extends': no such file as {other}")
+        if other.resolve() == file.resolve():
+            raise UserError(f"{file}: key 'extends' names the file itself")
+        fields |= _read(other)
+    return fields | own
 
 
 def _set(fields: dict[str, Any], override: str) -> None:

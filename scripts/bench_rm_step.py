@@ -1,0 +1,155 @@
+"""One IPVRM training step against the plain implementation: time, and peak memory above the weights.
+
+Plain: both models' full logits for every position, a log-softmax over the vocabulary, the log-probs picked out, the loss, the
+backward pass. Ours: log-probs from hidden states in blocks, at response tokens only, made again in the backward pass. Both take the
+reference as needed, on the same batch, from the same weights, in float32, and update with the same AdamW; each runs in a process of its own
+so that its peak is its own, alternating, and the losses must agree.
+
+    python scripts/bench_rm_step.py [--vocabulary 50000] [--width 512] [--layers 8] [--pairs 4] [--tokens 256] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def peak_above(base: int, run: object) -> tuple[float, int]:
+    """Seconds of a call, and its largest resident size above `base`, in bytes, sampled every 2 ms."""
+    seen, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.002):
+            seen[0] = max(seen[0], resident())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    start = time.perf_counter()
+    run()  # type: ignore[operator]
+    seconds = time.perf_counter() - start
+    stop.set()
+    thread.join()
+    return seconds, max(seen[0], resident()) - base
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def worker(options: argparse.Namespace) -> None:
+    """Run one way: a step to warm up, then timed steps; prints JSON."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from prmbench.engines.hf import HFEngine
+    from prmbench.training.forward import give_logprobs
+    from prmbench.training.objectives import ipvrm
+
+    torch.set_num_threads(options.threads)
+    config = LlamaConfig(
+        vocab_size=options.vocabulary,
+        hidden_size=options.width,
+        intermediate_size=3 * options.width,
+        num_hidden_layers=options.layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(LlamaForCausalLM(config).eval())
+    model, reference = models
+    reference.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    rows, prompt = 2 * options.pairs, options.tokens // 4
+    ids = torch.randint(options.vocabulary, (rows, options.tokens), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(rows, options.tokens - prompt, dtype=torch.bool)
+    correct = torch.arange(rows) % 2 == 0
+
+    def plain() -> float:
+        def logprobs(of: LlamaForCausalLM) -> torch.Tensor:
+            logits = of(input_ids=ids, use_cache=False).logits[:, :-1]
+            return logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0][:, prompt - 1 :]
+
+        with torch.no_grad():
+            before = logprobs(reference)
+        loss = ipvrm(logprobs(model) - before, mask, correct, 10.0, 5.0).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    if options.way == "ours":
+        give_logprobs(model, "the model")
+        engine = HFEngine(reference, "the reference")
+        where_rows = torch.repeat_interleave(torch.arange(rows), mask.shape[1])
+        where_columns = torch.arange(prompt, options.tokens).repeat(rows)
+
+    def ours() -> float:
+        found = engine.score(list(ids.numpy()), [prompt] * rows, frozenset({"logprob"}))
+        before = torch.stack([torch.from_numpy(one.logprob).float() for one in found])
+        values = model(input_ids=ids, rows=where_rows, columns=where_columns)["values"].view(mask.shape)
+        loss = ipvrm(values - before, mask, correct, 10.0, 5.0).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    step = ours if options.way == "ours" else plain
+    first = step()  # makes the gradients and AdamW's moments, which both ways hold alike
+    model.zero_grad(set_to_none=True)
+    base = resident()
+    seconds, peaks = [], []
+    for _ in range(options.steps):
+        one, peak = peak_above(base, step)
+        seconds.append(one)
+        peaks.append(peak)
+    print(json.dumps({"loss": first, "seconds": min(seconds), "peak": max(peaks)}))
+
+
+def main() -> None:
+    """Alternate the two ways and print ratios of medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in {"vocabulary": 50_000, "width": 512, "layers": 8, "pairs": 4, "tokens": 256}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each way")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of a process; the fastest counts")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--way", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.way:
+        worker(options)
+        return
+    found: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
+    for _ in range(options.repeats):
+        for way, results in found.items():
+            done = subprocess.run([sys.executable, *sys.argv, "--way", way], capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr[-2000:])
+            results.append(json.loads(done.stdout.splitlines()[-1]))
+    losses = [one["loss"] for results in found.values() for one in results]
+    middle = {
+        way: {k: sorted(one[k] for one in results)[len(results) // 2] for k in ("seconds", "peak")}
+        for way, results in found.items()
+    }
+    shape = f"vocabulary {options.vocabulary:,}, width {options.width}, {options.layers} layers, {2 * options.pairs} x {options.tokens} tokens"
+    print(f"{shape}, {options.threads} threads, float32; medians of {options.repeats} processes each")
+    for way, result in middle.items():
+        print(
+            f"  {way:6} {result['seconds']:6.2f} s a step   {result['peak'] / 2**20:8,.0f} MiB above weights and optimizer"
+        )
+    ratios = {k: middle["ours"][k] / middle["plain"][k] for k in ("seconds", "peak")}
+    print(f"  ratio  {ratios['seconds']:6.2f}              {ratios['peak']:8.2f}")
+    print(f"  largest difference of the losses {max(losses) - min(losses):.1e}")
+
+
+if __name__ == "__main__":
+    main()

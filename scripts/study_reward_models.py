@@ -1,0 +1,112 @@
+"""The study of reward models in the miniature (docs/studies/reward-models.md).
+
+    python scripts/study_reward_models.py search     # settings, on seeds and data that the tables do not use
+    python scripts/study_reward_models.py table      # every reward model on the tables' seeds, with what the search chose
+    python scripts/study_reward_models.py report     # the page, its figures and its numbers, from what is there
+
+All of it is kept under $XDG_CACHE_HOME/prmbench/miniature and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from prmbench.miniature.build import Build
+from prmbench.miniature.reward_models import Bench, Settings, measure
+from prmbench.training.options import quiet_libraries
+
+SEARCH_SEEDS = (100, 101)
+TABLE_SEEDS = (0, 1, 2, 3, 4, 5)
+LEARNING_RATES = (3e-4, 1e-3)
+SEARCHED = ("ipvrm", "implicit_prm", "dpo", "q_rm")
+OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "studies"
+
+
+def search() -> None:
+    """Every searched objective at every learning rate; the best mean of process F1 over both formats and the seeds."""
+    found = []
+    for seed in SEARCH_SEEDS:
+        bench = Bench(Build(seed=seed), "validation")
+        for objective in SEARCHED:
+            for rate in LEARNING_RATES:
+                found.append(_timed(bench, Settings(objective, rate)))
+    _write("reward-models-search.json", found)
+
+
+def score(rows: list[dict[str, Any]]) -> float:
+    """What the search maximises: mean process F1, crossfit, over formats and seeds."""
+    values = [row["f1"]["crossfit"][form]["process"] for row in rows for form in ("tagged", "plain")]
+    return sum(values) / len(values)
+
+
+def chosen(found: list[dict[str, Any]]) -> dict[str, float]:
+    """The learning rate of each searched objective."""
+    best = {}
+    for objective in SEARCHED:
+        by_rate = {
+            rate: score(
+                [r for r in found if (r["settings"]["objective"], r["settings"]["learning_rate"]) == (objective, rate)]
+            )
+            for rate in LEARNING_RATES
+        }
+        best[objective] = max(by_rate, key=lambda rate: by_rate[rate])
+    return best
+
+
+def table_settings(rates: dict[str, float]) -> list[Settings]:
+    """Tables 2, 4 and 10; the variants of IPVRM take its learning rate."""
+    own = rates["ipvrm"]
+    return [
+        Settings("endo"),
+        *(Settings(objective, rates[objective]) for objective in ("q_rm", "dpo", "implicit_prm", "ipvrm")),
+        Settings("ipvrm_late", own),
+        Settings("ipvrm_early", own),
+        Settings("ipvrm", own, margin=0.0),
+        Settings("ipvrm", own, margin=10.0),
+    ]
+
+
+def table() -> None:
+    """Measure every reward model on every seed of the tables."""
+    rates = chosen(json.loads((OUTPUT / "reward-models-search.json").read_text()))
+    print("chosen learning rates:", rates, flush=True)
+    found = []
+    for seed in TABLE_SEEDS:
+        bench = Bench(Build(seed=seed), "test")
+        found += [_timed(bench, settings) for settings in table_settings(rates)]
+        _write("reward-models.json", found)
+
+
+def _timed(bench: Bench, settings: Settings) -> dict[str, Any]:
+    start = time.monotonic()
+    found = measure(bench, settings)
+    f1 = found["f1"]["crossfit"]
+    shown = ", ".join(f"{form} {100 * f1[form]['process']:.1f}" for form in f1)
+    seconds = time.monotonic() - start
+    print(
+        f"seed {bench.build.seed} {settings.name} lr {settings.learning_rate:g}: process F1 {shown}, "
+        f"AUC {found['auc_final']:.3f} ({seconds:.0f} s)",
+        flush=True,
+    )
+    return found
+
+
+def _write(name: str, found: list[dict[str, Any]]) -> None:
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / name).write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("search", "table", "report"))
+    quiet_libraries()
+    {"search": search, "table": table}[parser.parse_args().part]()
+
+
+if __name__ == "__main__":
+    main()
