@@ -302,3 +302,51 @@ def test_smollm2_against_float64(smollm2, tmp_path):
     encoded = ratio.encode(PROBLEM, STEPS)
     expected = slow_log_ratio(tmp_path / "changed", smollm2, encoded)
     assert np.abs(ratio.score([encoded])[0].sums - expected).max() < 1e-3
+
+
+@pytest.fixture
+def with_head(tiny, tmp_path):
+    """A Q-RM checkpoint: the tiny model, and a head beside its weights."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "q"
+    shutil.copytree(tiny, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["value_head.weight"] = torch.randn(1, 32, generator=torch.Generator().manual_seed(3))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder, weights["value_head.weight"][0].double().numpy()
+
+
+@pytest.mark.parametrize(("read_state", "offset"), [("after", 0), ("before", -1)])
+def test_q_rm_equals_a_plain_loop(with_head, read_state, offset):
+    folder, head = with_head
+    write_card(folder, Card(kind="q_rm", objective="q_rm", read_state=read_state))
+    model = load_reward_model(folder)
+    encoded = [model.encode(PROBLEM, STEPS), model.encode("Short?", ["A step.", "", "Third."])]
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).model
+    for trace, found in zip(encoded, model.score(encoded), strict=True):
+        with torch.no_grad():
+            states = loaded(torch.tensor(trace.ids)[None]).last_hidden_state[0].numpy()
+        sums = [0.0] * trace.n_steps
+        for t, step in enumerate(trace.step_of):
+            if step >= 0:
+                sums[step] += float(states[trace.n_prompt + t + offset] @ head)
+        assert found.sums == pytest.approx(sums, abs=1e-4)
+        assert found.n_tokens.tolist() == trace.step_counts().tolist()
+    assert model.card.scale() == 0.2
+    assert model.fixed_thresholds() == {}
+
+
+def test_q_rm_mistakes(with_head, tiny):
+    folder, _ = with_head
+    with pytest.raises(UserError, match=r"holds no 'value_head\.weight'"):
+        load_reward_model(tiny, kind="q_rm")
+    with pytest.raises(UserError, match="Q-RM scores with one model alone"):
+        load_reward_model(folder, kind="q_rm", reference=tiny)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["value_head.weight"] = torch.zeros(1, 7)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"has shape \[1, 7\]; expected \[1, 32\]"):
+        load_reward_model(folder, kind="q_rm")

@@ -50,3 +50,18 @@ def test_a_missing_recipe_names_the_nearest(tmp_path):
 
 def test_recipes_that_ship_are_found_by_name():
     assert load_recipe("miniature/sft.yaml", SFTRecipe).stop.pass_rate == 0.5
+
+
+def test_extends_takes_over_keys(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: m\nepochs: 3\nbatch_size: 16\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.yaml").write_text("extends: [../a.yaml, c.yaml]\noutput: o\nbatch_size: 32\n")
+    (tmp_path / "sub" / "c.yaml").write_text("data: d.jsonl\nepochs: 5\n")
+    recipe = load_recipe(tmp_path / "sub" / "b.yaml", SFTRecipe, ["epochs=7"])
+    assert (recipe.model, recipe.data, recipe.epochs, recipe.batch_size) == ("m", "d.jsonl", 7, 32)
+    (tmp_path / "d.yaml").write_text("extends: none.yaml\n")
+    with pytest.raises(UserError, match="key 'extends': no such file"):
+        load_recipe(tmp_path / "d.yaml", SFTRecipe)
+    (tmp_path / "e.yaml").write_text("extends: e.yaml\n")
+    with pytest.raises(UserError, match="names the file itself"):
+        load_recipe(tmp_path / "e.yaml", SFTRecipe)

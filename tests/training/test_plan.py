@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import support
+import torch
+from test_rm import write_outcomes
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from typer.testing import CliRunner
+
+from prmbench.cli import app
+from prmbench.errors import UserError
+from prmbench.resources import resource_folder
+from prmbench.reward_models.q_rm import VALUE_HEAD
+from prmbench.training.objectives import OBJECTIVES
+from prmbench.training.options import Backbone, LoraOptions
+from prmbench.training.plan import activation_numbers, adapter_count, make_plan, parameter_count
+from prmbench.training.recipes import load_recipe
+from prmbench.training.rm import RMRecipe
+from prmbench.training.sft import SFTRecipe
+
+BACKBONES = {
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-8b": 8_190_735_360,
+    "llama3.2-1b": 1_235_814_400,
+    "llama3.2-3b": 3_212_749_824,
+}
+SHAPES = [
+    Backbone(
+        layers=2, width=64, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocabulary=200, tied=True, qk_norm=q
+    )
+    for q in (False, True)
+] + [Backbone(layers=3, width=32, heads=4, kv_heads=4, head_dim=8, intermediate=128, vocabulary=150, tied=False)]
+
+
+def build(shape):
+    config = (Qwen3Config if shape.qk_norm else LlamaConfig)(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied,
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_counts_equal_real_models(shape):
+    from peft import get_peft_model
+
+    model = build(shape)
+    assert parameter_count(shape) == sum(p.numel() for p in model.parameters())
+    lora = LoraOptions(rank=3, alpha=3)
+    adapted = get_peft_model(model, lora.config())
+    assert adapter_count(shape, lora) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_activations_equal_what_autograd_keeps(shape):
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    tokens, totals = 128, []
+    for layers in (1, 3):
+        model = build(shape.model_copy(update={"layers": layers}))
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept.clear()
+
+        def keep(tensor, own=own):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            out = model.get_decoder()(input_ids=torch.randint(0, 100, (1, tokens)), use_cache=False)
+        totals.append(sum(n for n, _ in kept.values()) / 4 / tokens)
+        assert out is not None
+    assert sum(activation_numbers(shape)) == pytest.approx((totals[1] - totals[0]) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
+    folder = resource_folder("training")
+    names = sorted(p.stem for p in (folder / backbone).glob("*.yaml"))
+    assert names == sorted(["backbone", "sft", *OBJECTIVES])
+    for name in [*OBJECTIVES, "sft"]:
+        recipe = load_recipe(f"{backbone}/{name}.yaml", SFTRecipe if name == "sft" else RMRecipe)
+        plan = make_plan(recipe)
+        extra = recipe.backbone.width if name == "q_rm" else 0
+        assert plan.parameters == BACKBONES[backbone] + extra
+        assert plan.steps > 100
+        assert recipe.batch_size == 64
+        if name == "sft":
+            assert (recipe.learning_rate, recipe.warmup_ratio, recipe.max_length, recipe.epochs) == (
+                1e-4 if backbone == "qwen3-8b" else 5e-5,
+                0.01,
+                3072,
+                1,
+            )
+            assert (recipe.lora is not None) == (backbone == "qwen3-8b")
+        else:
+            assert (recipe.objective, recipe.learning_rate) == (name, 5e-7)
+            assert (recipe.scale(OBJECTIVES[name]), recipe.offset(OBJECTIVES[name])) == {
+                "ipvrm": (10, 5),
+                "ipvrm_late": (10, 5),
+                "ipvrm_early": (10, 5),
+                "implicit_prm": (0.05, 0),
+                "dpo": (0.05, 0),
+                "q_rm": (0.2, 2),
+            }[name]
+        assert sum(item.bytes for item in plan.memory) == plan.total() > plan.total(8)
+
+
+def test_other_recipes_that_ship_are_valid():
+    for name in ("ipvrm", "implicit_prm"):
+        load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe)
+    load_recipe("miniature/rm.yaml", RMRecipe)
+    load_recipe("miniature/sft.yaml", SFTRecipe)
+
+
+@pytest.fixture
+def local(tiny, tmp_path):
+    return {
+        "objective": "ipvrm",
+        "model": str(tiny),
+        "data": str(write_outcomes(tmp_path / "o.jsonl")),
+        "output": "out",
+        "held_out": 4,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+    }
+
+
+def test_local_data_and_checkpoint_are_counted(local, tiny):
+    plan = make_plan(RMRecipe(**local, epochs=2))
+    config = AutoConfig.from_pretrained(tiny)
+    assert (plan.records, plan.rows, plan.steps) == (20, 2, 10)
+    assert plan.data_from == f"counted in {local['data']}"
+    assert plan.parameters == sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(tiny).parameters())
+    weights, gradients, moments = (item.bytes for item in plan.memory[:3])
+    assert (gradients, moments) == (weights, 2 * weights) == (4 * plan.parameters, 8 * plan.parameters)
+    assert {item.name for item in make_plan(RMRecipe(**local, reference_logprobs="as-needed")).memory} >= {"reference"}
+    head = make_plan(RMRecipe(**{**local, "objective": "q_rm"}))
+    assert head.trained == plan.parameters + config.hidden_size - config.vocab_size * config.hidden_size
+    assert VALUE_HEAD  # its weights are the ones added
+
+
+def test_what_cannot_be_planned_is_said(local, tmp_path):
+    with pytest.raises(UserError, match="the recipe has no 'backbone'"):
+        make_plan(RMRecipe(**{**local, "model": "owner/nowhere"}))
+    with pytest.raises(UserError, match="the recipe has no 'expected'"):
+        make_plan(RMRecipe(**{**local, "data": "nowhere.jsonl"}))
+    wrong = {**support.tiny_llama(50).config.to_dict(), "backbone": None}
+    shape = Backbone(
+        layers=9, width=32, heads=4, kv_heads=2, head_dim=8, intermediate=64, vocabulary=wrong["vocab_size"], tied=False
+    )
+    with pytest.raises(UserError, match=r"backbone\.layers is 9 in the recipe, 2 in"):
+        make_plan(RMRecipe(**local, backbone=shape))
+
+
+def test_dry_run_on_the_command_line():
+    run = CliRunner().invoke(app, ["train", "rm", "qwen3-8b/ipvrm.yaml", "--dry-run", "--devices", "8"])
+    assert run.exit_code == 0, run.output
+    assert "parameters  8,190,735,360, 8,190,735,360 of them trained" in run.output
+    assert "on each of 8 devices" in run.output
+    run = CliRunner().invoke(app, ["train", "sft", "qwen3-8b/sft.yaml", "--dry-run", "--json"])
+    plan = json.loads(run.output)
+    assert plan["steps"] == -(-230_000 // 64)
+    assert plan["total_bytes"] == sum(item["bytes"] for item in plan["memory"])
