@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from study_report import MARK, report
+
 from prmbench.miniature.build import Build
 from prmbench.miniature.reward_models import Bench, Settings, measure
 from prmbench.training.options import quiet_libraries
@@ -81,6 +83,19 @@ def table() -> None:
         _write("reward-models.json", found)
 
 
+def write_page() -> None:
+    """Write the figures of the page under its hand-written part."""
+    page = OUTPUT / "reward-models.md"
+    searched, found = (
+        json.loads((OUTPUT / name).read_text()) for name in ("reward-models-search.json", "reward-models.json")
+    )
+    said = (
+        page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Reward models in the miniature\n\n"
+    )
+    page.write_text(said + report(found, searched, chosen(searched), OUTPUT), encoding="utf-8")
+    print(page)
+
+
 def _timed(bench: Bench, settings: Settings) -> dict[str, Any]:
     start = time.monotonic()
     found = measure(bench, settings)
@@ -105,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("search", "table", "report"))
     quiet_libraries()
-    {"search": search, "table": table}[parser.parse_args().part]()
+    {"search": search, "table": table, "report": write_page}[parser.parse_args().part]()
 
 
 if __name__ == "__main__":

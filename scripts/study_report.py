@@ -1,0 +1,282 @@
+"""The page of the study of reward models: tables, claims and figures from the JSON that the study left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from prmbench.stats.protocols import TOKEN_PROTOCOLS
+from prmbench.stats.seeds import ordering, seed_mean
+
+Row = dict[str, Any]
+Figure = Callable[[Row], float]
+
+MARK = "<!-- What follows is written by scripts/study_reward_models.py report. -->"
+FORMS = ("tagged", "plain")
+LABELS = {
+    "endo": "EndoRM",
+    "q_rm": "Q-RM",
+    "dpo": "DPO-RM",
+    "implicit_prm": "Implicit PRM",
+    "ipvrm": "IPVRM",
+    "ipvrm_late": "IPVRM late",
+    "ipvrm_early": "IPVRM early",
+    "ipvrm m=0": "IPVRM, m = 0",
+    "ipvrm m=10": "IPVRM, m = 10",
+}
+
+
+def name_of(row: Row) -> str:
+    """The reward model of a row, as `LABELS` has it."""
+    margin = row["settings"]["margin"]
+    return row["settings"]["objective"] + ("" if margin is None else f" m={margin:g}")
+
+
+def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
+    """F1 in %, crossfit."""
+    return lambda row: 100 * row[part]["crossfit"][form][protocol]
+
+
+def drop(row: Row) -> float:
+    """What the format shift costs: process F1 on tagged minus plain, in points."""
+    return f1("tagged")(row) - f1("plain")(row)
+
+
+CLAIMS: list[tuple[str, str, Figure, str, str]] = [
+    # (where the paper says it, the claim, the figure, what is larger, what is smaller): written before the tables were run.
+    *(
+        (f"Table 2, {form}", f"F1 (process) of {LABELS['ipvrm']} above {LABELS[other]}", f1(form), "ipvrm", other)
+        for form in ("plain", "tagged")
+        for other in ("dpo", "implicit_prm", "endo", "q_rm")
+    ),
+    *(
+        (f"Table 14, {form}", f"F1 (prefix) of {LABELS['ipvrm']} above {LABELS[other]}", f1(form, "prefix"), "ipvrm", other)
+        for form in ("plain", "tagged")
+        for other in ("dpo", "implicit_prm")
+    ),
+    *(
+        (f"Table 4, {form}", f"F1 (process) of {LABELS[a]} above {LABELS[b]}", f1(form), a, b)
+        for form in ("plain", "tagged")
+        for a, b in (("ipvrm_early", "ipvrm"), ("ipvrm", "ipvrm_late"))
+    ),
+    *(
+        (f"Table 10, {form}", f"F1 (process) of IPVRM with m = 5 above m = {margin}", f1(form), "ipvrm", f"ipvrm m={margin}")
+        for form in ("plain", "tagged")
+        for margin in (0, 10)
+    ),
+    ("Table 10", "AUC of the final value with m = 5 above m = 0", lambda row: row["auc_final"], "ipvrm", "ipvrm m=0"),
+    ("Table 3", "AUC of the final value of IPVRM late above IPVRM", lambda row: row["auc_final"], "ipvrm_late", "ipvrm"),
+    ("Table 3", "AUC of the final value of IPVRM above IPVRM early", lambda row: row["auc_final"], "ipvrm", "ipvrm_early"),
+    *(
+        ("Table 1", f"AUC of the final value of IPVRM above {LABELS[other]}", lambda row: row["auc_final"], "ipvrm", other)
+        for other in ("dpo", "implicit_prm", "endo")
+    ),
+    *(
+        ("Section 4.2", f"the format shift costs {LABELS[other]} more than IPVRM", drop, other, "ipvrm")
+        for other in ("dpo", "implicit_prm")
+    ),
+    *(
+        (
+            "Section 3.1",
+            f"share of |r| on format tokens: {LABELS[other]} above IPVRM",
+            lambda row: 100 * row["format_share"]["absolute"],
+            other,
+            "ipvrm",
+        )
+        for other in ("dpo", "implicit_prm")
+    ),
+    *(
+        (
+            "Section 3.1",
+            f"rank agreement with true prefix values: IPVRM above {LABELS[other]}",
+            lambda row: row["truth"]["spearman"],
+            "ipvrm",
+            other,
+        )
+        for other in ("dpo", "implicit_prm")
+    ),
+]  # fmt: skip
+
+PROTOCOL_CLAIMS = [("Appendix G", other) for other in ("dpo", "implicit_prm", "ipvrm")]
+"""Process F1 above prefix F1, on plain traces, of one and the same model."""
+
+
+def shown(rows: list[Row], figure: Figure, digits: int = 1) -> str:
+    """Mean over seeds with its interval."""
+    found = seed_mean([figure(row) for row in rows])
+    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def report(found: list[Row], searched: list[Row], chosen: dict[str, float], folder: Path) -> str:
+    """Everything after the hand-written part, as Markdown; writes the figure beside it."""
+    of = {name: sorted((r for r in found if name_of(r) == name), key=lambda r: r["seed"]) for name in LABELS}
+    of = {name: rows for name, rows in of.items() if rows}
+    seeds = sorted({row["seed"] for row in found})
+    for rows in of.values():
+        if [row["seed"] for row in rows] != seeds:
+            raise ValueError("the table is not finished: a reward model lacks a seed")
+    some = next(iter(of.values()))
+    parts = [
+        MARK,
+        f"## Figures\n\nSeeds {', '.join(map(str, seeds))}; means over seeds with the 95% Student-t interval of the mean. F1 in %, "
+        "crossfit thresholds. Each seed has its own policy, rollouts, reward models, and 400 traces in each format.",
+        "### Search\n\n"
+        + table(
+            ["objective", "learning rate", *(f"process F1, {form}" for form in FORMS), "AUC", ""],
+            (
+                [
+                    LABELS[name_of(row)],
+                    f"{row['settings']['learning_rate']:g}",
+                    *(f"{f1(form)(row):.1f}" for form in FORMS),
+                    f"{row['auc_final']:.3f}",
+                    "chosen" if chosen[row["settings"]["objective"]] == row["settings"]["learning_rate"] else "",
+                ]
+                for row in sorted(searched, key=lambda r: (r["settings"]["objective"], r["settings"]["learning_rate"]))
+            ),
+        ),
+        "### Tables 2, 4 and 10: F1 under the four protocols\n\n"
+        + "\n\n".join(
+            f"{form.capitalize()} traces:\n\n"
+            + table(
+                ["", *TOKEN_PROTOCOLS],
+                [
+                    *(
+                        [LABELS[name], *(shown(rows, f1(form, p)) for p in TOKEN_PROTOCOLS)]
+                        for name, rows in of.items()
+                    ),
+                    *(
+                        [
+                            f"{kind} only" if kind != "random" else "random",
+                            shown(some, _baseline(form, kind)),
+                            "",
+                            "",
+                            "",
+                        ]
+                        for kind in some[0]["baselines"][form]
+                    ),
+                ],
+            )
+            for form in FORMS
+        ),
+        "### The final value, format tokens, true prefix values\n\n"
+        + table(
+            [
+                "",
+                "AUC of the final value",
+                "share of abs(r) on format tokens, %",
+                "their part of the variance of sum r, %",
+                "process F1 without them, tagged",
+                "plain",
+                "rank agreement with true prefix values",
+            ],
+            (
+                [
+                    LABELS[name],
+                    shown(rows, lambda r: r["auc_final"], 3),
+                    shown(rows, lambda r: 100 * r["format_share"]["absolute"]),
+                    shown(rows, lambda r: 100 * r["format_share"]["variance"]),
+                    *(shown(rows, f1(form, part="f1_content")) for form in FORMS),
+                    shown(rows, lambda r: r["truth"]["spearman"], 3),
+                ]
+                for name, rows in of.items()
+            ),
+        )
+        + f"\n\nFormat tokens are {shown(some, lambda r: 100 * r['format_share']['tokens'])} % of a rollout's tokens. Minus the length alone "
+        f"has AUC {shown(some, lambda r: r['auc_length'], 3)}.",
+        _truth(of, folder),
+        _claims(of),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _baseline(form: str, kind: str) -> Figure:
+    return lambda row: 100 * row["baselines"][form][kind]
+
+
+def _truth(of: dict[str, list[Row]], folder: Path) -> str:
+    logit = {name: rows for name, rows in of.items() if "margin" in rows[0]["truth"]}
+    first = next(iter(logit.values()))
+    text = (
+        "### Prefix values against the truth\n\n"
+        f"{first[0]['truth']['n']} prefixes of {first[0]['truth']['n'] // 4} rollouts a seed, each continued {first[0]['truth']['continuations']} times by the "
+        f"policy that sampled it, at temperature 1; mean true value {shown(first, lambda r: r['truth']['mean_share'], 3)}. Mean squared error with the sampling "
+        f"noise of the shares taken off; a constant at the mean has {shown(first, lambda r: r['truth']['mse_constant'], 4)}.\n\n"
+    )
+    return (
+        text
+        + table(
+            ["", "MSE, margin's link", "MSE, plain sigmoid", "ECE, margin's link", "ECE, plain sigmoid"],
+            (
+                [
+                    LABELS[name],
+                    *(
+                        shown(rows, lambda r, link=link, m=m: r["truth"][link][m], 4 if m == "mse" else 3)
+                        for m in ("mse", "ece")
+                        for link in ("margin", "naive")
+                    ),
+                ]
+                for name, rows in logit.items()
+            ),
+        )
+        + f"\n\n![Reliability of prefix values]({_diagram(logit, folder).name})"
+    )
+
+
+def _diagram(logit: dict[str, list[Row]], folder: Path) -> Path:
+    names = [name for name in ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10") if name in logit]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.3), sharey=True, constrained_layout=True)
+    for axis, name in zip(axes, names, strict=True):
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for link, colour, label in (("margin", "C0", "margin's link"), ("naive", "C1", "plain sigmoid")):
+            if link == "naive" and name in ("implicit_prm", "ipvrm m=0"):
+                continue  # the same
+            bins: dict[int, list[float]] = {}
+            for row in logit[name]:
+                found = row["truth"][link]
+                for i, (p, o, s) in enumerate(zip(found["predicted"], found["observed"], found["share"], strict=True)):
+                    if s:
+                        old = bins.setdefault(i, [0.0, 0.0, 0.0])
+                        bins[i] = [old[0] + s * p, old[1] + s * o, old[2] + s]
+            points = [(p / s, o / s, s) for p, o, s in bins.values()]
+            axis.scatter(
+                *zip(*[(p, o) for p, o, _ in points], strict=True),
+                s=[250 * s / len(logit[name]) + 4 for *_, s in points],
+                color=colour,
+                alpha=0.8,
+                label=label,
+            )
+        axis.set(title=LABELS[name], xlabel="predicted", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.legend(fontsize=7, loc="upper left")
+    axes[0].set_ylabel("true value (share of right continuations)")
+    path = folder / "reward-models-reliability.svg"
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
+def _claims(of: dict[str, list[Row]]) -> str:
+    rows = []
+    for where, claim, figure, larger, smaller in CLAIMS:
+        if larger in of and smaller in of:
+            pairs = [[figure(row) for row in of[name]] for name in (larger, smaller)]
+            rows.append((where, claim, *ordering(*pairs)))
+    for where, name in PROTOCOL_CLAIMS:
+        pairs = [[f1("plain", protocol)(row) for row in of[name]] for protocol in ("process", "prefix")]
+        rows.append((where, f"{LABELS[name]}, plain: process F1 above prefix F1", *ordering(*pairs)))
+    text = "### The paper's orderings\n\nPaired by seed; `appears` and `does not appear` mean that the difference's 95% interval is on one side of 0.\n\n"
+    return text + table(
+        ["paper", "claim", "difference", "here"],
+        ([where, claim, f"{d.mean:+.3g} [{d.low:+.3g}, {d.high:+.3g}]", verdict] for where, claim, d, verdict in rows),
+    )
