@@ -1,9 +1,9 @@
 """One IPVRM training step against the plain implementation: time, and peak memory above the weights.
 
 Plain: both models' full logits for every position, a log-softmax over the vocabulary, the log-probs picked out, the loss, the
-backward pass. Ours: log-probs from hidden states in blocks, at response tokens only, made again in the backward pass. Both take the
-reference as needed, on the same batch, from the same weights, in float32, and update with the same AdamW; each runs in a process of its own
-so that its peak is its own, alternating, and the losses must agree.
+backward pass. Ours: log-probs from hidden states in blocks, at response tokens only, made again in the backward pass. Both take
+the reference as needed, on the same batch, from the same weights, in float32, and update with the same AdamW; each runs in a
+process of its own so that its peak is its own, alternating, and the losses must agree.
 
     python scripts/bench_rm_step.py [--vocabulary 50000] [--width 512] [--layers 8] [--pairs 4] [--tokens 256] [--repeats 3]
 """
@@ -140,7 +140,8 @@ def main() -> None:
         way: {k: sorted(one[k] for one in results)[len(results) // 2] for k in ("seconds", "peak")}
         for way, results in found.items()
     }
-    shape = f"vocabulary {options.vocabulary:,}, width {options.width}, {options.layers} layers, {2 * options.pairs} x {options.tokens} tokens"
+    shape = f"vocabulary {options.vocabulary:,}, width {options.width}, {options.layers} layers"
+    shape += f", {2 * options.pairs} x {options.tokens} tokens"
     print(f"{shape}, {options.threads} threads, float32; medians of {options.repeats} processes each")
     for way, result in middle.items():
         print(

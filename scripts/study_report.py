@@ -193,8 +193,8 @@ def report(found: list[Row], searched: list[Row], chosen: dict[str, float], fold
                 for name, rows in of.items()
             ),
         )
-        + f"\n\nFormat tokens are {shown(some, lambda r: 100 * r['format_share']['tokens'])} % of a rollout's tokens. Minus the length alone "
-        f"has AUC {shown(some, lambda r: r['auc_length'], 3)}.",
+        + f"\n\nFormat tokens are {shown(some, lambda r: 100 * r['format_share']['tokens'])} % of a rollout's tokens. "
+        f"Minus the length alone has AUC {shown(some, lambda r: r['auc_length'], 3)}.",
         _truth(of, folder),
         _claims(of),
     ]
@@ -208,11 +208,13 @@ def _baseline(form: str, kind: str) -> Figure:
 def _truth(of: dict[str, list[Row]], folder: Path) -> str:
     logit = {name: rows for name, rows in of.items() if "margin" in rows[0]["truth"]}
     first = next(iter(logit.values()))
+    truth = first[0]["truth"]
     text = (
         "### Prefix values against the truth\n\n"
-        f"{first[0]['truth']['n']} prefixes of {first[0]['truth']['n'] // 4} rollouts a seed, each continued {first[0]['truth']['continuations']} times by the "
-        f"policy that sampled it, at temperature 1; mean true value {shown(first, lambda r: r['truth']['mean_share'], 3)}. Mean squared error with the sampling "
-        f"noise of the shares taken off; a constant at the mean has {shown(first, lambda r: r['truth']['mse_constant'], 4)}.\n\n"
+        f"{truth['n']} prefixes of {truth['n'] // 4} rollouts a seed, each continued {truth['continuations']} times by the policy "
+        f"that sampled it, at temperature 1; mean true value {shown(first, lambda r: r['truth']['mean_share'], 3)}. "
+        "Mean squared error with the sampling noise of the shares taken off; a constant at the mean has "
+        f"{shown(first, lambda r: r['truth']['mse_constant'], 4)}.\n\n"
     )
     return (
         text
@@ -249,14 +251,10 @@ def _diagram(logit: dict[str, list[Row]], folder: Path) -> Path:
                     if s:
                         old = bins.setdefault(i, [0.0, 0.0, 0.0])
                         bins[i] = [old[0] + s * p, old[1] + s * o, old[2] + s]
-            points = [(p / s, o / s, s) for p, o, s in bins.values()]
-            axis.scatter(
-                *zip(*[(p, o) for p, o, _ in points], strict=True),
-                s=[250 * s / len(logit[name]) + 4 for *_, s in points],
-                color=colour,
-                alpha=0.8,
-                label=label,
+            x, y, size = zip(
+                *((p / s, o / s, 250 * s / len(logit[name]) + 4) for p, o, s in bins.values()), strict=True
             )
+            axis.scatter(x, y, s=size, color=colour, alpha=0.8, label=label)
         axis.set(title=LABELS[name], xlabel="predicted", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axis.legend(fontsize=7, loc="upper left")
     axes[0].set_ylabel("true value (share of right continuations)")
@@ -275,7 +273,10 @@ def _claims(of: dict[str, list[Row]]) -> str:
     for where, name in PROTOCOL_CLAIMS:
         pairs = [[f1("plain", protocol)(row) for row in of[name]] for protocol in ("process", "prefix")]
         rows.append((where, f"{LABELS[name]}, plain: process F1 above prefix F1", *ordering(*pairs)))
-    text = "### The paper's orderings\n\nPaired by seed; `appears` and `does not appear` mean that the difference's 95% interval is on one side of 0.\n\n"
+    text = (
+        "### The paper's orderings\n\nPaired by seed; `appears` and `does not appear` mean that the difference's 95% interval "
+        "is on one side of 0.\n\n"
+    )
     return text + table(
         ["paper", "claim", "difference", "here"],
         ([where, claim, f"{d.mean:+.3g} [{d.low:+.3g}, {d.high:+.3g}]", verdict] for where, claim, d, verdict in rows),
