@@ -219,11 +219,13 @@ def build_entry(
         hashed = data_hash(item.digest for item in members)
         subsets[subset] = SubsetData(
             n_items=len(members),
-            n_error=sum(item.label >= 0 for item in members),
-            n_correct=sum(item.label < 0 for item in members),
-            n_steps=sum(len(item.n_tokens) for item in members),
-            n_tokens=int(sum(item.n_tokens.sum() for item in members)),
-            n_empty_steps=int(sum((item.n_tokens == 0).sum() for item in members)),
+            counts={
+                "error": sum(item.label >= 0 for item in members),
+                "correct": sum(item.label < 0 for item in members),
+                "steps": sum(len(item.n_tokens) for item in members),
+                "tokens": int(sum(item.n_tokens.sum() for item in members)),
+                "empty_steps": int(sum((item.n_tokens == 0).sum() for item in members)),
+            },
             data_hash=hashed,
             fingerprint=fingerprint(NAME, VERSION, hashed),
         )

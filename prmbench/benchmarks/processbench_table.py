@@ -29,7 +29,7 @@ def main_protocol(entry: ProcessBenchEntry) -> str:
 def _heading(entry: ProcessBenchEntry) -> list[str]:
     subject, data = entry.subject, entry.benchmark.subsets.values()
     what = ", ".join(part for part in (subject.kind, subject.objective) if part)
-    n_items, n_error = sum(d.n_items for d in data), sum(d.n_error for d in data)
+    n_items, n_error = sum(d.n_items for d in data), sum(d.counts["error"] for d in data)
     lines = [f"ProcessBench: {subject.name} ({what}), {n_items:,} traces, {n_error:,} of them with an error"]
     if entry.miniature:
         lines.append("Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are.")
@@ -124,7 +124,7 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
         for policy, reason in result.undefined.items()
     }
     lines += [f"n/a: {subset}, {policy} threshold: {reason}." for (subset, policy), reason in reasons.items()]
-    if empty := sum(data.n_empty_steps for data in entry.benchmark.subsets.values()):
+    if empty := sum(data.counts["empty_steps"] for data in entry.benchmark.subsets.values()):
         lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
     return lines
 

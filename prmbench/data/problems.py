@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench.data.records import read_records
+from prmbench.data.records import Located, read_records
 from prmbench.errors import UserError, nearest, nearest_path
 
 
@@ -38,15 +39,20 @@ def load_problems(path: str | Path, limit: int | None = None) -> list[Problem]:
     if not path.is_file():
         near = nearest_path(path)
         raise UserError(f"{path}: no such file{near}; expected problems, one {{id, problem, answer}} a line")
+    return check_problems(read_records(path))[:limit]
+
+
+def check_problems(records: Iterable[Located]) -> list[Problem]:
+    """Check records, each with its place. Raises UserError, naming the place, for a wrong one or an id used twice."""
     problems: list[Problem] = []
     seen: dict[str, str] = {}
-    for place, record in read_records(path):
+    for place, record in records:
         problem = _check(place, record)
         if problem.id in seen:
             raise UserError(f"{place}: id '{problem.id}' was already used at {seen[problem.id]}; ids must be unique")
         seen[problem.id] = place
         problems.append(problem)
-    return problems[:limit]
+    return problems
 
 
 def _check(place: str, record: Any) -> Problem:

@@ -36,11 +36,25 @@ class Completion:
     finish_reason: FinishReason
 
 
+def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """The different prompts in order of first appearance, and which of them each is."""
+    found: dict[bytes, int] = {}
+    distinct: list[NDArray[np.int64]] = []
+    which = []
+    for prompt in prompts:
+        key = prompt.tobytes()
+        if key not in found:
+            found[key] = len(distinct)
+            distinct.append(prompt)
+        which.append(found[key])
+    return distinct, which
+
+
 @torch.inference_mode()
 def generate(
     engine: HFEngine, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
 ) -> list[Completion]:
-    """Sample one completion for each request, as one batch.
+    """Sample one completion for each request, as one batch; a prompt that several requests share is run through the model once.
 
     Args:
         requests: prompts of similar length batch best.
@@ -58,13 +72,15 @@ def generate(
     if room < 1:
         raise ValueError("a prompt leaves no room for a completion")
     noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
-    width = max(len(r.prompt) for r in requests)
-    ids = torch.zeros((len(requests), width), dtype=torch.long)
+    prompts, which = _distinct([r.prompt for r in requests])
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros((len(prompts), width), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, request in enumerate(requests):
-        ids[row, width - len(request.prompt) :] = torch.from_numpy(request.prompt)
-        mask[row, width - len(request.prompt) :] = 1
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.from_numpy(prompt)
+        mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
+    expand = torch.tensor(which, device=device)
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     padded = bool((mask == 0).any())
     cache = DynamicCache(config=engine.model.config)
@@ -82,6 +98,9 @@ def generate(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
+        if t == 0 and len(prompts) < len(requests):  # a prompt was run once for all of its completions
+            cache.batch_select_indices(expand)
+            states, positions, mask = states[expand], positions[expand], mask[expand]
         token = choose(engine.logits(states), noise[alive, t], params)
         ends = torch.isin(token, stops)
         for row, value, end, live in zip(alive.tolist(), token.tolist(), ends.tolist(), going.tolist(), strict=True):

@@ -57,24 +57,28 @@ class Subject(Record):
 class SubsetData(Record):
     """One subset of the data set."""
 
-    n_items: int = Field(description="traces")
-    n_error: int = Field(description="traces with an error (label >= 0)")
-    n_correct: int = Field(description="traces without one (label -1)")
-    n_steps: int = Field(description="steps")
-    n_tokens: int = Field(description="tokens of the steps, in the subject's tokenizer")
-    n_empty_steps: int = Field(0, description="steps that got no token of their own")
-    data_hash: str = Field(description="sha256 over ids, problems, steps and labels, whatever their order")
-    fingerprint: str = Field(description="hash of benchmark, version and data_hash: equal means comparable")
+    n_items: int = Field(description="traces; or problems")
+    counts: dict[str, int] = Field(
+        description="processbench: error and correct (traces with and without an error), steps, tokens (of the steps, in the "
+        "subject's tokenizer), empty_steps (that got no token of their own); policy: completions, tokens; "
+        "best-of-n: candidates, steps, tokens"
+    )
+    data_hash: str = Field(description="sha256 over the content of the items' sources, whatever their order")
+    fingerprint: str = Field(description="hash of benchmark, version, settings and data_hash: equal means comparable")
 
 
 class Benchmark(Record):
     """What it was evaluated on."""
 
-    name: str = Field(description="processbench")
+    name: str = Field(description="processbench, policy or best-of-n")
     version: int = Field(description="raised whenever a change here could change a figure")
     subsets: dict[str, SubsetData] = Field(description="by subset name")
     fingerprint: str = Field(
         description="hash of the subsets' fingerprints: equal means the whole tables are comparable"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what else must be equal; policy: sampling parameters, completions a problem, prompt template, verifier",
     )
     limit: int | None = Field(None, description="only a sample of this many of each subset was used; null: all")
 
@@ -135,9 +139,9 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def fingerprint(benchmark: str, version: int, data_hash: str) -> str:
+def fingerprint(benchmark: str, version: int, data_hash: str, settings: dict[str, Any] | None = None) -> str:
     """What must be equal for two results to be compared (DESIGN 5)."""
-    return digest([benchmark, version, data_hash])
+    return digest([benchmark, version, data_hash, settings or {}])
 
 
 EntryType = TypeVar("EntryType", bound=BaseModel)

@@ -45,7 +45,7 @@ def test_entry_and_items(finished, model, traces_file):
     for item, one in zip(items, scores, strict=True):
         assert np.abs(item.sums - one.sums).max() < 1e-4
     assert entry.benchmark.subsets["made"].n_items == 40
-    assert entry.benchmark.subsets["made"].n_tokens == sum(int(i.n_tokens.sum()) for i in items)
+    assert entry.benchmark.subsets["made"].counts["tokens"] == sum(int(i.n_tokens.sum()) for i in items)
     assert entry.subject.beta == 0.05
     assert set(entry.subject.weights) == {"model", "reference"}
     assert entry.provenance.versions["torch"]
