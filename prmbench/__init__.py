@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prmbench.api import evaluate
+    from prmbench.api import evaluate, measure_policy, rerank
     from prmbench.benchmarks.processbench import RunOptions, recompute, score_traces
     from prmbench.data.traces import Trace, load_traces
     from prmbench.engines.loading import LoadOptions
@@ -33,8 +33,10 @@ __all__ = [
     "evaluate",
     "load_reward_model",
     "load_traces",
+    "measure_policy",
     "recompute",
     "register",
+    "rerank",
     "score_traces",
 ]
 
@@ -48,8 +50,10 @@ _HOMES = {
     "evaluate": "prmbench.api",
     "load_reward_model": "prmbench.reward_models.loading",
     "load_traces": "prmbench.data.traces",
+    "measure_policy": "prmbench.api",
     "recompute": "prmbench.benchmarks.processbench",
     "register": "prmbench.reward_models.base",
+    "rerank": "prmbench.api",
     "score_traces": "prmbench.benchmarks.processbench",
 }
 

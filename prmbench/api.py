@@ -1,4 +1,4 @@
-"""`evaluate`: from a checkpoint's name to an entry, the same from the command line and from a notebook."""
+"""From a checkpoint's name to an entry, the same from the command line and from a notebook."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prmbench.benchmarks.best_of_n import BestOfNEntry, evaluate_best_of_n
+from prmbench.benchmarks.policy import PolicyEntry, evaluate_policy
 from prmbench.benchmarks.processbench import ProcessBenchEntry, RunOptions, evaluate_traces
+from prmbench.data.candidates import load_candidates, prompt_of
+from prmbench.data.problem_sets import POLICY_SETS, find_problems
+from prmbench.data.prompts import find_prompt
 from prmbench.data.traces import load_traces
+from prmbench.engines.loading import LoadOptions
+from prmbench.engines.sampling import SamplingParams
+from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
-from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.loading import load_reward_model, read_template
+from prmbench.rollouts import load_policy
 
 
 def evaluate(
@@ -50,4 +59,104 @@ def evaluate(
     options = dataclasses.replace(options or RunOptions(), limit=sampled)
     return evaluate_traces(
         model, traces, name=name or Path(source).resolve().name, source=source, output=output, options=options
+    )
+
+
+def rerank(
+    rm: str | Path | RewardModel,
+    rollouts: Sequence[str | Path],
+    *,
+    prompt: str | None = None,
+    limit: int | None = None,
+    output: str | Path | None = None,
+    name: str | None = None,
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    batch_tokens: int | None = None,
+    **loading: Any,
+) -> tuple[BestOfNEntry, Path]:
+    """Best-of-N of a reward model on candidates that were sampled before.
+
+    Args:
+        rm, name, output, loading: as in `evaluate`.
+        rollouts, limit: as in `prmbench.data.candidates.load_candidates`.
+        prompt: name of the prompt template; None: the one the rollouts were sampled with, else ``boxed``.
+        sizes, seed, n_resamples, batch_tokens: as in `prmbench.benchmarks.best_of_n.evaluate_best_of_n`.
+
+    Raises:
+        UserError: a mistake in what was asked for.
+    """
+    if isinstance(rm, RewardModel) and loading:
+        raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
+    candidates = load_candidates(rollouts, limit)
+    used = {found for path in rollouts if (found := prompt_of(path)) is not None}
+    if len(used | ({prompt} if prompt else set())) > 1:
+        raise UserError(
+            f"--prompt: the rollouts were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart"
+        )
+    template = find_prompt(prompt or next(iter(used), "boxed"))
+    model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
+    source = model.source if isinstance(rm, RewardModel) else str(rm)
+    return evaluate_best_of_n(
+        model,
+        candidates,
+        template,
+        name=name or Path(source).resolve().name,
+        source=source,
+        output=Path(output) if output is not None else None,
+        sizes=sizes,
+        n_resamples=n_resamples,
+        seed=seed,
+        batch_tokens=batch_tokens,
+    )
+
+
+def measure_policy(
+    policy: str,
+    *,
+    subsets: Sequence[str] | None = None,
+    limit: int | None = None,
+    output: str | Path | None = None,
+    name: str | None = None,
+    n: int = 8,
+    params: SamplingParams | None = None,
+    prompt: str = "boxed",
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    batch_tokens: int | None = None,
+    load_options: LoadOptions | None = None,
+    chat_template: str | Path | None = None,
+) -> tuple[PolicyEntry, Path]:
+    """avg@n of a policy: sample, verify, measure (DESIGN 4.5).
+
+    Args:
+        policy: a checkpoint folder or a Hub id.
+        subsets: problem sets by name, or files of ``{id, problem, answer}`` records; None: the five of the paper's Table 5.
+        limit: only the first this many problems of each.
+        output: the run's folder; None: ``prmbench-results/policy-NAME``. The same call goes on where it was stopped.
+        params: sampling; None: temperature 0.6, top-p 0.95.
+
+    Raises:
+        UserError: a mistake in what was asked for.
+    """
+    sets = find_problems(subsets or POLICY_SETS, limit)
+    template = find_prompt(prompt)
+    loaded = load_policy(policy, template, load_options, read_template(Path(chat_template)) if chat_template else None)
+    called = name or Path(policy).resolve().name
+    folder = Path(output) if output is not None else Path("prmbench-results") / f"policy-{called}"
+    source = Path(policy).resolve().name if Path(policy).exists() else policy
+    return evaluate_policy(
+        loaded,
+        sets,
+        name=called,
+        source=source,
+        output=folder,
+        n=n,
+        params=params,
+        prompt=prompt,
+        seed=seed,
+        n_resamples=n_resamples,
+        batch_tokens=batch_tokens or 16_384,
+        limit=limit,
     )

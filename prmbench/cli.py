@@ -5,32 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any
 
 import typer
 
+from prmbench.cli_common import interruptible, quiet_libraries
+from prmbench.cli_eval import eval_command
 from prmbench.errors import UserError
-
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def _interruptible(command: Command) -> Command:
-    """Ctrl-C ends a command with one sentence and exit code 130."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt as stop:
-            kept = str(stop) or "stopped; what was written before is kept, and the same command goes on from there"
-            print(kept, file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    return cast(Command, run)
-
 
 app = typer.Typer(
     help="Evaluate process reward models for math reasoning, and train the models it evaluates.",
@@ -56,119 +39,11 @@ def _root(
     pass
 
 
-@app.command(name="eval")
-@_interruptible
-def eval_command(
-    ctx: typer.Context,
-    rm: Annotated[str | None, typer.Option(help="reward model: a checkpoint folder or a Hub id")] = None,
-    reference: Annotated[str | None, typer.Option(help="pi_ref of an implicit reward model: folder or Hub id")] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="how to score: implicit, endo, or a plugin's; over the card's")
-    ] = None,
-    benchmark: Annotated[str, typer.Option(help="processbench")] = "processbench",
-    subset: Annotated[list[str] | None, typer.Option(help="subset to use; may be repeated; default: all")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="file or folder of traces; default: $PRMBENCH_DATA_DIR, then the Hub")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="only N traces of each subset, a fixed sample")] = None,
-    from_items: Annotated[
-        Path | None, typer.Option(help="recompute every metric from an items file, without a model")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="folder of the run; default: one under prmbench-results/")] = None,
-    name: Annotated[str | None, typer.Option(help="name on tables; default: the checkpoint's")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the entry as JSON on stdout, nothing else")] = False,
-    objective: Annotated[
-        str | None, typer.Option(help="what it was trained with (ipvrm, implicit_prm, dpo, ...)")
-    ] = None,
-    beta: Annotated[float | None, typer.Option(help="scale of token values")] = None,
-    margin: Annotated[float | None, typer.Option(help="margin m of the objective")] = None,
-    discount: Annotated[float | None, typer.Option(help="EndoRM's discount of V(s')")] = None,
-    system: Annotated[str | None, typer.Option(help="system message before the problem")] = None,
-    separator: Annotated[
-        str | None, typer.Option(help="text between steps; \\n is a newline; default: a blank line")
-    ] = None,
-    step_prefix: Annotated[str | None, typer.Option(help="text before each step, {i} its number: 'Step {i}: '")] = None,
-    template_arg: Annotated[
-        list[str] | None, typer.Option(help="chat template argument: enable_thinking=false")
-    ] = None,
-    chat_template: Annotated[
-        Path | None, typer.Option(help="Jinja chat template to use instead of the tokenizer's")
-    ] = None,
-    end_of_turn: Annotated[
-        str | None, typer.Option(help="token that ends a turn; default: as the chat template has it")
-    ] = None,
-    plugin: Annotated[
-        Path | None, typer.Option(help="Python file that registers a kind of your own; it is run")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16")
-    ] = "auto",
-    batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
-    skip_overlong: Annotated[bool, typer.Option(help="leave out traces longer than the model's positions")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="of folds, resamples and the random baseline; default: 0")
-    ] = None,
-    resamples: Annotated[int | None, typer.Option(min=0, help="bootstrap resamples; default: 10000")] = None,
-) -> None:
-    """Evaluate a reward model: ProcessBench under every scoring protocol, with intervals and an honest threshold."""
-    if benchmark != "processbench":
-        raise UserError(f"--benchmark {benchmark}: not known; expected processbench")
-    if (rm is None) == (from_items is None):
-        raise UserError(
-            "pass either --rm CKPT (a checkpoint folder or Hub id) or --from-items FILE; `prmbench demo` needs neither"
-        )
-    if from_items is not None:
-        _recompute(ctx, from_items, output, resamples, seed, as_json=as_json)
-        return
-
-    from prmbench.api import evaluate
-    from prmbench.benchmarks.processbench import RunOptions
-    from prmbench.benchmarks.processbench_metrics import Plan
-    from prmbench.engines.loading import LoadOptions
-    from prmbench.engines.processes import current_share
-
-    tokens: dict[str, Any] = {
-        "system": system,
-        "separator": separator.replace("\\n", "\n") if separator is not None else None,
-        "step_prefix": step_prefix,
-        "template_args": dict(_template_argument(text) for text in template_arg) if template_arg else None,
-        "end_of_turn": end_of_turn,
-    }
-    share = current_share(cpu=device == "cpu")
-    _quiet_libraries()
-    assert rm is not None
-    found = evaluate(
-        rm,
-        data=data,
-        subsets=subset,
-        limit=limit,
-        output=output,
-        name=name,
-        options=RunOptions(
-            plan=Plan().changed(resamples, seed),
-            batch_tokens=batch_tokens,
-            skip_overlong=skip_overlong,
-            share=share,
-        ),
-        reference=reference,
-        kind=kind,
-        load_options=LoadOptions(device, dtype, trust_remote_code),
-        chat_template=chat_template,
-        plugin=plugin,
-        tokens={key: value for key, value in tokens.items() if value is not None},
-        objective=objective,
-        beta=beta,
-        margin=margin,
-        discount=discount,
-    )
-    if found is not None:
-        _show(*found, as_json=as_json)
+app.command(name="eval")(eval_command)
 
 
 @app.command(name="rollout")
-@_interruptible
+@interruptible
 def rollout_command(
     policy: Annotated[str, typer.Option(help="policy: a checkpoint folder or a Hub id")],
     problems: Annotated[Path, typer.Option(help="file of problems: {id, problem, answer} records")],
@@ -199,7 +74,7 @@ def rollout_command(
     template = find_prompt(prompt)
     loaded = load_problems(problems, limit)
     params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens)
-    _quiet_libraries()
+    quiet_libraries()
     found = rollout(
         load_policy(
             policy,
@@ -230,7 +105,7 @@ app.add_typer(train, name="train")
 
 
 @train.command(name="sft")
-@_interruptible
+@interruptible
 def train_sft_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as miniature/sft.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
@@ -255,7 +130,7 @@ def train_sft_command(
 
 
 @train.command(name="rm")
-@_interruptible
+@interruptible
 def train_rm_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
@@ -284,7 +159,7 @@ def train_rm_command(
 
 
 @app.command()
-@_interruptible
+@interruptible
 def demo(
     backbone: Annotated[str, typer.Option(help="llama-small, llama-large, qwen3-small, qwen3-large")] = "llama-small",
     pass_rate: Annotated[float, typer.Option(min=0.01, max=1, help="at which training of the policy stops")] = 0.5,
@@ -295,7 +170,7 @@ def demo(
     from prmbench.miniature.demo import run_demo
     from prmbench.miniature.view import show
 
-    _quiet_libraries()
+    quiet_libraries()
     result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
     show(result)
 
@@ -308,25 +183,27 @@ def schema() -> None:
     typer.echo(entry_fields(), nl=False)
 
 
-_WITH_ITEMS = {"from_items", "output", "as_json", "seed", "resamples", "benchmark"}
-
-
-def _recompute(
-    ctx: typer.Context, items: Path, output: Path | None, resamples: int | None, seed: int | None, *, as_json: bool
+@app.command()
+@interruptible
+def plot(
+    entries: Annotated[
+        list[Path], typer.Argument(help="best-of-n entries (files or run folders) on the same candidates")
+    ],
+    output: Annotated[Path, typer.Option(help="picture to write: .svg, .png or .pdf")] = Path("best-of-n.svg"),
+    estimator: Annotated[str, typer.Option(help="expected or first")] = "expected",
 ) -> None:
-    given = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-    if unused := sorted(given - _WITH_ITEMS):
-        flags = ", ".join("--" + name.replace("_", "-") for name in unused)
-        raise UserError(f"--from-items: {flags} cannot change items that are already scored; leave it out")
-    from prmbench.benchmarks.processbench import recompute
-    from prmbench.results.store import save_entry
+    """Draw accuracy against N for several reward models."""
+    from prmbench.benchmarks.best_of_n import BestOfNEntry
+    from prmbench.benchmarks.best_of_n_metrics import ESTIMATORS
+    from prmbench.benchmarks.plots import plot_best_of_n
+    from prmbench.results.schema import ENTRY_NAME, read_entry
 
-    entry, path = recompute(items, n_resamples=resamples, seed=seed), None
-    if output is not None:
-        assert entry.items is not None
-        folder = items if items.is_dir() else items.parent
-        path = save_entry(output, entry, folder / entry.items.file)
-    _show(entry, path, as_json=as_json)
+    if estimator not in ESTIMATORS:
+        raise UserError(f"--estimator {estimator}: expected {' or '.join(ESTIMATORS)}")
+    if output.suffix not in (".svg", ".png", ".pdf"):
+        raise UserError(f"--output {output}: expected a name that ends in .svg, .png or .pdf")
+    files = [path / ENTRY_NAME if path.is_dir() else path for path in entries]
+    typer.echo(f"picture: {plot_best_of_n([read_entry(file, BestOfNEntry) for file in files], output, estimator)}")
 
 
 def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:
@@ -334,40 +211,6 @@ def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:
 
     plan = make_plan(recipe)
     typer.echo(plan.as_json(devices) if as_json else plan.text(devices))
-
-
-def _template_argument(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"--template-arg {text}: expected NAME=VALUE, for example enable_thinking=false")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
-def _show(entry: Any, path: Path | None, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(entry.model_dump_json(indent=2))
-        return
-    from rich.console import Console
-
-    from prmbench.benchmarks.processbench_table import render
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(render(entry), highlight=False)
-    if path is not None:
-        # Not through rich: a path must survive copy and paste, unwrapped.
-        typer.echo(f"entry: {path}")
-        if entry.items is not None and (path.parent / entry.items.file).exists():
-            typer.echo(f"next:  prmbench eval --from-items {path.parent / entry.items.file}")
-
-
-def _quiet_libraries() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
 from prmbench.engines.batching import plan_batches
 from prmbench.engines.generate import Request, generate
 from prmbench.engines.hf import BatchRunner, HFEngine
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate, read_json
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.progress import progress
 from prmbench.results.provenance import versions
 from prmbench.results.schema import digest
-from prmbench.results.store import RunFolder
+from prmbench.results.store import RUN_NAME, RunFolder
 from prmbench.verify import Verdict, Verifier, verifier_version
 
 FILE_STEM = "rollouts"
@@ -37,7 +37,8 @@ class Rollout:
     Attributes:
         id, problem, answer: the problem's. sample: 0 to n - 1.
         completion: text, special tokens left out. ids: sampled token ids, end of turn included, int64.
-        finish_reason: "length" for a truncated completion, whose verdict is wrong.
+        finish_reason: "length" for a truncated completion, "prompt" for a prompt that leaves no room for one (ids is empty then);
+            the verdict of both is wrong.
     """
 
     id: str
@@ -46,7 +47,7 @@ class Rollout:
     answer: str
     completion: str
     ids: NDArray[np.int64]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "prompt"]
     verdict: Verdict
 
     @property
@@ -75,9 +76,9 @@ def parse_rollout(place: str, fields: Any) -> Rollout:
             raise UserError(
                 f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
             )
-    if fields.get("finish_reason") not in ("stop", "length"):
+    if fields.get("finish_reason") not in ("stop", "length", "prompt"):
         raise UserError(
-            f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected stop or length"
+            f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected stop, length or prompt"
         )
     if fields.get("verdict") not in list(Verdict):
         raise UserError(
@@ -100,6 +101,16 @@ def read_rollouts(path: str | Path) -> list[Rollout]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; expected the rollouts.jsonl that `prmbench rollout` writes")
     return [parse_rollout(place, fields) for place, fields in read_records(file)]
+
+
+def run_settings(path: str | Path) -> dict[str, Any]:
+    """What the run of a rollouts file (or its folder) was sampled with, as `rollout` wrote it.
+
+    Raises:
+        UserError: the file that says it is missing or broken.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return read_json(folder / RUN_NAME)
 
 
 @dataclass
@@ -134,19 +145,8 @@ def load_policy(
 
 
 def prompt_ids(policy: Policy, problems: Sequence[Problem], prompt: PromptTemplate) -> list[NDArray[np.int64]]:
-    """Token ids of each problem's prompt.
-
-    Raises:
-        UserError: a prompt leaves no room for a completion.
-    """
-    prompts = [policy.encoder.prompt_ids(prompt.render(problem.problem)) for problem in problems]
-    if limit := policy.engine.max_length:
-        for problem, ids in zip(problems, prompts, strict=True):
-            if len(ids) >= limit:
-                raise UserError(
-                    f"problem '{problem.id}': its prompt has {len(ids):,} tokens, the model {limit:,} positions"
-                )
-    return prompts
+    """Token ids of each problem's prompt."""
+    return [policy.encoder.prompt_ids(prompt.render(problem.problem)) for problem in problems]
 
 
 def sample(
@@ -175,8 +175,21 @@ def sample(
     Yields:
         The new rollouts of each batch.
     """
+    limit = policy.engine.max_length
+    roomy = [limit is None or len(ids) < limit for ids in prompts]
+    without_room = [
+        Rollout(p.id, k, p.problem, p.answer, "", np.zeros(0, dtype=np.int64), "prompt", Verdict.WRONG)
+        for p, fits in zip(problems, roomy, strict=True)
+        for k in range(n)
+        if not fits and (p.id, str(k)) not in have
+    ]
+    if without_room:
+        yield without_room
     jobs = [
-        (problem, Request(ids, problem.id, k)) for problem, ids in zip(problems, prompts, strict=True) for k in range(n)
+        (problem, Request(ids, problem.id, k))
+        for problem, ids, fits in zip(problems, prompts, roomy, strict=True)
+        for k in range(n)
+        if fits
     ]
     lengths = [len(request.prompt) + params.max_new_tokens for _, request in jobs]
     runner = BatchRunner(batch_tokens)
@@ -226,7 +239,7 @@ def rollout(
         All rollouts, by problem in the given order, then by sample.
 
     Raises:
-        UserError: trouble with the folder (see `RunFolder`) or a prompt too long.
+        UserError: trouble with the folder (see `RunFolder`).
         KeyboardInterrupt: with a message that says what is kept.
     """
     params = params or SamplingParams()
@@ -285,6 +298,7 @@ class Summary:
     n_rollouts: int
     verdicts: dict[str, int]
     truncated: int
+    without_room: int
     pass_rate: float
     mean_tokens: float
 
@@ -294,7 +308,8 @@ class Summary:
         return (
             f"{self.n_rollouts:,} rollouts of {self.n_problems:,} problems: {counts}; pass rate {self.pass_rate:.1%}; "
             f"{self.truncated:,} truncated ({self.truncated / self.n_rollouts:.1%}, counted as wrong); "
-            f"{self.mean_tokens:,.0f} tokens on average"
+            + (f"{self.without_room:,} whose prompt leaves no room (counted as wrong); " if self.without_room else "")
+            + f"{self.mean_tokens:,.0f} tokens on average"
         )
 
 
@@ -306,6 +321,7 @@ def summarise(rollouts: Sequence[Rollout]) -> Summary:
         n_rollouts=len(rollouts),
         verdicts=verdicts,
         truncated=sum(r.finish_reason == "length" for r in rollouts),
+        without_room=sum(r.finish_reason == "prompt" for r in rollouts),
         pass_rate=verdicts["correct"] / len(rollouts),
         mean_tokens=float(np.mean([len(r.ids) for r in rollouts])),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,32 @@ class TraceEncoder:
         step_of = [min(bisect.bisect_right(ends, start), len(steps) - 1) for start in starts]
         ids = np.array([*prompt, *response.ids, self.end_of_turn], dtype=np.int64)
         return EncodedTrace(ids, len(prompt), np.array([*step_of, -1], dtype=np.int64), len(steps))
+
+    def encode_response(
+        self, prompt: NDArray[np.int64], text: str, ids: NDArray[np.int64] | None = None, *, finished: bool = True
+    ) -> EncodedTrace:
+        """Encode a response whose steps are marked by the separator alone, verbatim.
+
+        A step ends where a separator ends; separators in a row are one; the text before the first word belongs to the first step.
+
+        Args:
+            prompt: its token ids. ids: the response's, where it was sampled (its end of turn included); None: the tokenizer's own.
+            finished: whether the end of turn is added; only without ids.
+        """
+        mark = re.compile(f"(?:{re.escape(self.options.separator)})+")
+        ends = [m.end() for m in mark.finditer(text) if text[: m.start()].strip() and text[m.end() :].strip()]
+        own = self._plain.encode(text, add_special_tokens=False)
+        starts = [start for start, _ in own.offsets]
+        if ids is None:
+            ids = np.array([*own.ids, *([self.end_of_turn] if finished else [])], dtype=np.int64)
+        elif ids[: len(own.ids)].tolist() != own.ids:  # sampled otherwise than the tokenizer would have it
+            whole = [self.tokenizer.decode(ids[:k], skip_special_tokens=True) for k in range(len(ids))]
+            starts = [len(before) for before in whole if len(before) < len(text)]
+        step_of = [bisect.bisect_right(ends, start) for start in starts[: len(ids)]]
+        step_of += [-1] * (len(ids) - len(step_of))
+        return EncodedTrace(
+            np.concatenate([prompt, ids]), len(prompt), np.array(step_of, dtype=np.int64), len(ends) + 1
+        )
 
     def _conversation(self, problem: str) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.options.system}] if self.options.system is not None else []

@@ -63,6 +63,7 @@ class HFEngine:
             one of the logit scalings known here, so that chunked log-probs would be wrong.
     """
 
+    name = "hf"
     provides: frozenset[Quantity] = frozenset(QUANTITIES)
 
     def __init__(self, model: PreTrainedModel, source: str = "the model") -> None:

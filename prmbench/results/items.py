@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.records import read_records
 from prmbench.errors import UserError
+from prmbench.results.schema import Items, Provenance
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,34 @@ def parse_item(place: str, fields: Any) -> TraceItem:
         n_tokens=np.array(n_tokens, dtype=np.int64),
         **{name: np.array(values, dtype=np.float64)},
     )
+
+
+Item = TypeVar("Item")
+
+
+def read_described(folder: Path, described: Items | None, read: Callable[[Path], list[Item]]) -> list[Item]:
+    """Read the items that an entry in this folder describes.
+
+    Raises:
+        UserError: it describes none, they are not there, or the file is another than the entry says.
+    """
+    if described is None:
+        raise UserError(f"{folder}: the entry has no items to compute from")
+    path = folder / Path(described.file).name
+    if not path.exists():
+        raise UserError(f"{path}: no such items file; it belongs beside the entry")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != described.sha256:
+        raise UserError(
+            f"{path}: is not the file that the entry beside it describes (sha256 {found[:12]}..., expected "
+            f"{described.sha256[:12]}...); restore it"
+        )
+    return read(path)
+
+
+def resampled(provenance: Provenance | None, n_resamples: int, seed: int) -> Provenance | None:
+    """Provenance of an entry that was computed again with these statistics."""
+    return provenance and provenance.model_copy(update={"n_resamples": n_resamples, "seed": seed})
 
 
 def read_items(path: Path) -> list[TraceItem]:

@@ -77,6 +77,37 @@ def subsets(n: int, size: int, limit: int, rng: np.random.Generator) -> list[tup
     return [tuple(sorted(rng.permutation(n)[:size].tolist())) for _ in range(limit)]
 
 
+def expected_vote(
+    answers: Sequence[int], correct: NDArray[np.bool_], weights: Floats | None, drawn: Sequence[tuple[int, ...]]
+) -> float:
+    """Mean of `prmbench.stats.repeats.majority` over subsets of the candidates, all at once.
+
+    Args:
+        answers, correct, weights: as there, of all n candidates. drawn: subsets, each of candidate indices.
+    """
+    classes = np.asarray(answers)
+    n_classes = int(classes.max(initial=-1)) + 1
+    if n_classes == 0:
+        return 0.0
+    weights = np.ones(len(classes)) if weights is None else weights
+    ballots = np.zeros((len(classes), n_classes))
+    voting = classes >= 0
+    ballots[np.flatnonzero(voting), classes[voting]] = weights[voting]
+    there = np.zeros((len(classes), n_classes))
+    there[np.flatnonzero(voting), classes[voting]] = 1
+    right = np.zeros(n_classes, dtype=np.bool_)
+    right[classes[voting]] = correct[voting]
+    members = np.zeros((len(drawn), len(classes)))
+    for row, subset in enumerate(drawn):
+        members[row, list(subset)] = 1
+    votes = np.where(members @ there > 0, members @ ballots, -np.inf)
+    most = votes.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        winners = (votes >= most - 1e-12 * np.abs(most)) & np.isfinite(votes)
+    counts = winners.sum(axis=1)
+    return float(np.mean(np.where(counts > 0, (winners & right).sum(axis=1) / np.maximum(counts, 1), 0.0)))
+
+
 AGGREGATIONS = ("min", "last", "product", "mean")
 """Ways to make one score of a completion from its steps' scores."""
 

@@ -162,6 +162,8 @@ def _read(
 ) -> list[tuple[str, Response, bool]]:
     if form == "rollouts":
         rollout = parse_rollout(place, record)
+        if not len(rollout.ids):  # its prompt left no room
+            return []
         if rollout.id not in rendered:
             rendered[rollout.id] = encoder.prompt_ids(prompt.render(rollout.problem))
         if encoder.tokenizer.decode(rollout.ids, skip_special_tokens=True) != rollout.completion:

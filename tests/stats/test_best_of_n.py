@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.stats.best_of_n import aggregate, expected_best, first_best, selection_weights, subsets
+from prmbench.stats.best_of_n import (
+    aggregate,
+    expected_best,
+    expected_vote,
+    first_best,
+    selection_weights,
+    subsets,
+)
+from prmbench.stats.repeats import majority
 
 candidates = st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=1, max_size=8)
 
@@ -54,6 +62,26 @@ def test_wrong_use_is_refused():
         selection_weights(np.array([1.0, np.nan]), 1)
     with pytest.raises(ValueError, match="unknown aggregation"):
         aggregate([1.0], "max")
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 3), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=7),
+    st.booleans(),
+    st.data(),
+)
+def test_expected_vote_equals_one_vote_at_a_time(votes, weighted, data):
+    answers, weights = [a for a, _ in votes], np.array([w for _, w in votes])
+    correct = np.array([a == 0 for a in answers])
+    drawn = list(itertools.combinations(range(len(votes)), data.draw(st.integers(1, len(votes)))))
+    one_by_one = [
+        majority(
+            [answers[i] for i in subset],
+            [bool(correct[i]) for i in subset],
+            [float(weights[i]) for i in subset] if weighted else None,
+        )
+        for subset in drawn
+    ]
+    assert expected_vote(answers, correct, weights if weighted else None, drawn) == pytest.approx(np.mean(one_by_one))
 
 
 def test_subsets():

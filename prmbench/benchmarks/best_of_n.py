@@ -1,0 +1,292 @@
+"""Best-of-N reranking: how often the candidate that a reward model scores highest is right (DESIGN 4.4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.benchmarks.best_of_n_metrics import (
+    BestOfNMetrics,
+    CandidateItem,
+    Convention,
+    compute_best_of_n,
+    parse_candidate,
+    read_candidates,
+)
+from prmbench.benchmarks.processbench import describe
+from prmbench.data.candidates import Candidate
+from prmbench.data.prompts import PromptTemplate
+from prmbench.data.tokens import EncodedTrace, ids_hash
+from prmbench.data.traces import data_hash
+from prmbench.engines.batching import plan_batches
+from prmbench.engines.hf import BatchRunner
+from prmbench.errors import UserError
+from prmbench.progress import progress
+from prmbench.results.items import read_described, resampled
+from prmbench.results.provenance import versions
+from prmbench.results.schema import (
+    ENTRY_NAME,
+    Benchmark,
+    Entry,
+    Provenance,
+    Run,
+    SubsetData,
+    digest,
+    fingerprint,
+    read_entry,
+)
+from prmbench.results.store import RunFolder
+from prmbench.reward_models.base import RewardModel
+from prmbench.verify import Verdict, Verifier, verifier_version
+from prmbench.verify.classes import answer_classes
+
+NAME = "best-of-n"
+VERSION = 1
+
+BestOfNEntry = Entry[BestOfNMetrics]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Candidates with their verdicts and answer classes, in one order."""
+
+    candidates: list[Candidate]
+    correct: list[bool]
+    answers: list[int]
+
+
+def judge(candidates: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
+    """Verify every candidate's answer and find which answers are the same. A truncated candidate is wrong and has no answer."""
+    with Verifier() as verifier, progress("verifying", len(candidates), "candidates") as advance:
+        verdicts = verifier.verify(
+            [c.text for c in candidates], [c.answer for c in candidates], style=prompt.style, on_done=advance
+        )
+    correct = [v == Verdict.CORRECT and not c.truncated for v, c in zip(verdicts, candidates, strict=True)]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, one in enumerate(candidates):
+        groups.setdefault((one.subset, one.id), []).append(i)
+    answers = [-1] * len(candidates)
+    for group in groups.values():
+        found = answer_classes([candidates[i].text for i in group], [correct[i] for i in group], prompt.style)
+        for i, answer in zip(group, found, strict=True):
+            answers[i] = -1 if candidates[i].truncated else answer
+    return Judged(list(candidates), correct, answers)
+
+
+def encode_candidates(
+    model: RewardModel, candidates: Sequence[Candidate], prompt: PromptTemplate
+) -> list[EncodedTrace]:
+    """Token ids of each candidate: as sampled where the model's tokenizer reads the sampled ids the same, else its own."""
+    encoder = model.encoder
+    prompts: dict[str, NDArray[np.int64]] = {}
+    out = []
+    for one in candidates:
+        if one.problem not in prompts:
+            prompts[one.problem] = encoder.prompt_ids(prompt.render(one.problem))
+        ids = one.ids
+        if ids is not None and (
+            int(ids.max(initial=0)) >= len(encoder.tokenizer)
+            or encoder.tokenizer.decode(ids, skip_special_tokens=True) != one.text
+        ):
+            ids = None
+        out.append(encoder.encode_response(prompts[one.problem], one.text, ids, finished=not one.truncated))
+    return out
+
+
+def evaluate_best_of_n(
+    model: RewardModel,
+    candidates: Sequence[Candidate],
+    prompt: PromptTemplate,
+    *,
+    name: str,
+    source: str,
+    output: Path | None = None,
+    sizes: Sequence[int] | None = None,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+    batch_tokens: int | None = None,
+    miniature: bool = False,
+) -> tuple[BestOfNEntry, Path]:
+    """Score every candidate and measure; the same call goes on where an interrupted one stopped.
+
+    Args:
+        prompt: how the problems were put to the policy; also says where answers are.
+        sizes: N; None: powers of two up to the number of candidates, and that number.
+        output: the run's folder; None: ``prmbench-results/best-of-n-NAME-HASH``.
+
+    Returns:
+        (entry, path of the entry file).
+
+    Raises:
+        UserError: a candidate longer than the model allows, a NaN score, N above the number of candidates, or trouble with
+            the folder.
+        KeyboardInterrupt: with a message that says what is kept.
+    """
+    encoded = encode_candidates(model, candidates, prompt)
+    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
+    if model.max_length is not None and len(encoded[longest]) > model.max_length:
+        raise UserError(
+            f"candidate {candidates[longest].key[1]} of {candidates[longest].subset} has {len(encoded[longest]):,} tokens, "
+            f"the model {model.max_length:,} positions; use another model, or sample shorter candidates"
+        )
+    device, dtype = model.device_and_dtype()
+    batch_tokens = batch_tokens or (32_768 if device.startswith("cuda") else 2_048)
+    subject = describe(model, name, source)
+    settings = {
+        "benchmark": {"name": NAME, "version": VERSION},
+        "subject": subject.model_dump(mode="json", exclude={"name", "source", "reference"}),
+        "template": model.encoder.template_hash(),
+        "numerics": {"device": device.partition(":")[0], "dtype": dtype, "batch_tokens": batch_tokens},
+        "data": data_hash(one.digest() for one in candidates),
+        "tokens": ids_hash(one.ids for one in encoded),
+        "prompt": prompt.name,
+        "verifier": verifier_version(),
+    }
+    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
+    folder = output or Path("prmbench-results") / f"{NAME}-{slug}-{digest(settings)[:8]}"
+    judged = judge(candidates, prompt)
+    with RunFolder(folder, settings, parse_candidate) as run_folder:
+        started, begin = datetime.now(UTC), time.monotonic()
+        done = run_folder.completed()
+        try:
+            tokens = _score_missing(model, judged, encoded, set(done), run_folder, batch_tokens)
+        except KeyboardInterrupt:
+            kept = len(run_folder.completed())
+            raise KeyboardInterrupt(
+                f"stopped; {kept:,} of {len(candidates):,} candidates are kept in {folder}: the same command goes on from there"
+            ) from None
+        found = run_folder.completed()
+        items = [found[one.key] for one in candidates]
+        written = run_folder.finish(items)
+        provenance = Provenance(
+            engine="hf",
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            template_hash=settings["template"],
+            token_options={
+                **model.encoder.options.model_dump(),
+                "end_of_turn": model.encoder.tokenizer.convert_ids_to_tokens(model.encoder.end_of_turn),
+            },
+            versions=versions(),
+            seed=seed,
+            n_resamples=n_resamples,
+            run=Run(
+                started=started.isoformat(timespec="seconds"),
+                scoring_seconds=round(time.monotonic() - begin, 3),
+                tokens=tokens,
+                resumed_items=len(done),
+            ),
+        )
+        metrics = compute_best_of_n(items, Convention.of(subject), sizes=sizes, n_resamples=n_resamples, seed=seed)
+        rules = {"prompt": prompt.name, "verifier": settings["verifier"]}
+        entry = BestOfNEntry(
+            subject=subject,
+            benchmark=_benchmark(items, rules),
+            metrics=metrics,
+            items=written,
+            provenance=provenance,
+            miniature=miniature,
+        )
+        return entry, run_folder.write_entry(entry)
+
+
+def recompute_best_of_n(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> BestOfNEntry:
+    """Every metric again from the items of a run's folder, without a model; the entry beside them says what they are.
+
+    Raises:
+        UserError: no entry, or items other than those it describes.
+    """
+    folder = path if path.is_dir() else path.parent
+    old = read_entry(folder / ENTRY_NAME, BestOfNEntry)
+    items = read_described(folder, old.items, read_candidates)
+    seed = old.provenance.seed if seed is None and old.provenance else seed or 0
+    if n_resamples is None:
+        n_resamples = old.provenance.n_resamples if old.provenance else 10_000
+    metrics = compute_best_of_n(
+        items, Convention.of(old.subject), sizes=old.metrics.sizes, n_resamples=n_resamples, seed=seed
+    )
+    return old.model_copy(update={"metrics": metrics, "provenance": resampled(old.provenance, n_resamples, seed)})
+
+
+def _benchmark(items: Sequence[CandidateItem], rules: dict[str, Any]) -> Benchmark:
+    subsets = {}
+    for subset in dict.fromkeys(item.subset for item in items):
+        mine = [item for item in items if item.subset == subset]
+        hashed = data_hash(item.digest for item in mine)
+        subsets[subset] = SubsetData(
+            n_items=len({item.id for item in mine}),
+            counts={
+                "candidates": len(mine),
+                "steps": sum(len(item.n_tokens) for item in mine),
+                "tokens": sum(item.length for item in mine),
+            },
+            data_hash=hashed,
+            fingerprint=fingerprint(NAME, VERSION, hashed, rules),
+        )
+    whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
+    return Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=rules)
+
+
+def _score_missing(
+    model: RewardModel,
+    judged: Judged,
+    encoded: Sequence[EncodedTrace],
+    done: set[tuple[str, str]],
+    folder: RunFolder[CandidateItem],
+    batch_tokens: int,
+) -> int:
+    """Score batches with anything missing, whole, so that the numbers stay the same. Returns tokens run through the model."""
+    lengths = [len(one) for one in encoded]
+    missing = {i for i, one in enumerate(judged.candidates) if one.key not in done}
+    batches = plan_batches(lengths, batch_tokens)
+    todo = [batch for batch in batches if missing & set(batch)]
+    runner = BatchRunner(batch_tokens)
+
+    def score(indices: Sequence[int]) -> None:
+        batch = [encoded[i] for i in indices]
+        items = []
+        if model.step_valued:
+            for i, one in zip(indices, model.score(batch), strict=True):
+                items.append(_item(judged, i, encoded[i], one.scores, None))
+        else:
+            for i, values in zip(indices, model.token_values(batch), strict=True):
+                items.append(_item(judged, i, encoded[i], None, values))
+        folder.append(item for i, item in zip(indices, items, strict=True) if i in missing)
+        advance(sum(lengths[i] for i in indices))
+
+    total = sum(lengths)
+    left = sum(lengths[i] for batch in todo for i in batch)
+    with progress("scoring", total, "tokens", done=total - left) as advance:
+        for batch in todo:
+            runner.run(batch, lengths, score)
+    return left
+
+
+def _item(
+    judged: Judged, i: int, trace: EncodedTrace, scores: NDArray[np.float64] | None, values: NDArray[np.float64] | None
+) -> CandidateItem:
+    one = judged.candidates[i]
+    for numbers in (scores, values):
+        if numbers is not None and np.isnan(numbers).any():
+            raise UserError(f"candidate {one.key[1]} of {one.subset}: the model gives a NaN score; try --dtype float32")
+    return CandidateItem(
+        subset=one.subset,
+        id=one.id,
+        sample=one.sample,
+        digest=one.digest(),
+        correct=judged.correct[i],
+        answer=judged.answers[i],
+        length=len(trace) - trace.n_prompt,
+        n_tokens=trace.step_counts(),
+        sums=None if values is None else trace.step_sums(values),
+        total=None if values is None else float(values.sum()),
+        scores=scores,
+    )

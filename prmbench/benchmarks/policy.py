@@ -1,0 +1,389 @@
+"""Policies on problem sets: avg@k, pass@k, maj@k from one sampling run (DESIGN 4.5)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from prmbench.data.problems import Problem
+from prmbench.data.prompts import find_prompt
+from prmbench.data.records import read_records
+from prmbench.engines.sampling import SamplingParams
+from prmbench.errors import UserError
+from prmbench.results.items import read_described, resampled
+from prmbench.results.provenance import versions
+from prmbench.results.schema import (
+    ENTRY_NAME,
+    Benchmark,
+    Entry,
+    Estimate,
+    Items,
+    Provenance,
+    Record,
+    Run,
+    Subject,
+    SubsetData,
+    digest,
+    fingerprint,
+    read_entry,
+)
+from prmbench.results.store import save_entry, write_atomically
+from prmbench.rollouts import Policy, Rollout, read_rollouts, rollout, run_settings
+from prmbench.stats.bootstrap import interval
+from prmbench.stats.repeats import majority, mean_resamples, pass_at_k
+from prmbench.verify import Verdict
+from prmbench.verify.classes import answer_classes
+
+NAME = "policy"
+VERSION = 1
+ITEMS_NAME = "items.jsonl"
+
+PRESETS = {
+    "paper": SamplingParams(temperature=0.6, top_p=0.95),
+    "released": SamplingParams(temperature=0.7, top_p=0.8, top_k=20),
+}
+"""Sampling parameters of avg@8: as the paper writes, and as its released code has them (DESIGN 4.5)."""
+
+
+class PolicyResult(Record):
+    """One problem set."""
+
+    average: Estimate = Field(description="avg@n: mean share of right completions")
+    pass_at: dict[str, Estimate] = Field(
+        description="by k: unbiased chance that k of the n completions hold a right one"
+    )
+    majority: Estimate = Field(description="maj@n: the most common answer is right; ties count their share")
+    truncated: Estimate = Field(description="share of completions cut at the token limit, which count as wrong")
+    mean_tokens: Estimate = Field(description="tokens of a completion, end of turn included")
+    verdicts: dict[str, int] = Field(description="completions by verdict: correct, wrong, unparsed, timeout")
+    overlong_prompts: int = Field(
+        0, description="problems whose prompt leaves no room; all their completions count as wrong"
+    )
+
+
+class PolicyMetrics(Record):
+    """Figures of a policy entry."""
+
+    n: int = Field(description="completions of each problem")
+    subsets: dict[str, PolicyResult] = Field(description="by problem set")
+    mean: dict[str, Estimate] = Field(
+        description="plain mean over the problem sets: average, majority, pass@k, truncated"
+    )
+
+
+PolicyEntry = Entry[PolicyMetrics]
+
+
+@dataclass(frozen=True)
+class CompletionItem:
+    """What is kept of one completion: no text.
+
+    Attributes:
+        subset: the problem set. id: the problem's. sample: 0 to n - 1. digest: sha256 of the problem.
+        verdict: of its answer. finish_reason: "stop", "length" or, when there was no room for a prompt, "prompt".
+        n_tokens: sampled tokens. answer: class of the answer among the problem's completions, -1 where none was found.
+    """
+
+    subset: str
+    id: str
+    sample: int
+    digest: str
+    verdict: Verdict
+    finish_reason: str
+    n_tokens: int
+    answer: int
+
+    def line(self) -> str:
+        """One JSON line."""
+        return json.dumps({**self.__dict__, "verdict": str(self.verdict)}) + "\n"
+
+
+def parse_completion(place: str, fields: Any) -> CompletionItem:
+    """Check one item's fields. Raises UserError that names the place and the field."""
+    if not isinstance(fields, dict):
+        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected an item (an object)")
+    kinds = {
+        "subset": str,
+        "id": str,
+        "sample": int,
+        "digest": str,
+        "verdict": str,
+        "finish_reason": str,
+        "n_tokens": int,
+        "answer": int,
+    }
+    for name, kind in kinds.items():
+        if not isinstance(fields.get(name), kind) or isinstance(fields[name], bool):
+            raise UserError(
+                f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
+            )
+    if fields["verdict"] not in list(Verdict):
+        raise UserError(f"{place}: field 'verdict' is '{fields['verdict']}'; expected {', '.join(Verdict)}")
+    return CompletionItem(**{**{name: fields[name] for name in kinds}, "verdict": Verdict(fields["verdict"])})
+
+
+def read_completions(path: Path) -> list[CompletionItem]:
+    """Read an items file. Raises UserError for a broken line, a wrong field, or the same item twice."""
+    seen: dict[tuple[str, str, int], CompletionItem] = {}
+    for place, fields in read_records(path):
+        item = parse_completion(place, fields)
+        if (key := (item.subset, item.id, item.sample)) in seen:
+            raise UserError(f"{place}: sample {item.sample} of '{item.id}' is there twice; delete one of the lines")
+        seen[key] = item
+    return list(seen.values())
+
+
+def completion_items(subset: str, rollouts: Sequence[Rollout], style: Any) -> list[CompletionItem]:
+    """Items of one problem set's rollouts."""
+    by_problem: dict[str, list[Rollout]] = {}
+    for one in rollouts:
+        by_problem.setdefault(one.id, []).append(one)
+    items = []
+    for group in by_problem.values():
+        problem = Problem(group[0].id, group[0].problem, group[0].answer).digest()
+        classes = answer_classes([r.completion for r in group], [r.correct for r in group], style)
+        for one, answer in zip(group, classes, strict=True):
+            found = -1 if one.finish_reason == "length" else answer
+            items.append(
+                CompletionItem(subset, one.id, one.sample, problem, one.verdict, one.finish_reason, len(one.ids), found)
+            )
+    return items
+
+
+def compute_policy_metrics(items: Sequence[CompletionItem], n_resamples: int, seed: int) -> PolicyMetrics:
+    """All figures of an entry, from items alone.
+
+    Raises:
+        UserError: problems with different numbers of completions.
+    """
+    groups: dict[tuple[str, str], list[CompletionItem]] = {}
+    for item in items:
+        groups.setdefault((item.subset, item.id), []).append(item)
+    numbers = {len(group) for group in groups.values()}
+    if len(numbers) != 1:
+        raise UserError(f"problems have {min(numbers)} to {max(numbers)} completions; expected equally many of each")
+    (n,) = numbers
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if k < n] + [n]
+    names = ["average", "majority", "truncated", "mean_tokens", *(f"pass@{k}" for k in ks)]
+    results: dict[str, PolicyResult] = {}
+    means: list[NDArray[np.float64]] = []
+    resampled: list[NDArray[np.float64]] = []
+    for subset in dict.fromkeys(item.subset for item in items):
+        mine = [sorted(group, key=lambda i: i.sample) for (name, _), group in sorted(groups.items()) if name == subset]
+        values = np.array([_figures(group, ks) for group in mine])
+        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(subset.encode()).digest()[:4], "big")])
+        samples = mean_resamples(values, n_resamples=n_resamples, rng=rng)
+        means.append(values.mean(axis=0))
+        resampled.append(samples)
+        estimates = _estimates(names, means[-1], samples)
+        results[subset] = PolicyResult(
+            average=estimates["average"],
+            pass_at={str(k): estimates[f"pass@{k}"] for k in ks},
+            majority=estimates["majority"],
+            truncated=estimates["truncated"],
+            mean_tokens=estimates["mean_tokens"],
+            verdicts={str(v): sum(i.verdict == v for group in mine for i in group) for v in Verdict},
+            overlong_prompts=sum(group[0].finish_reason == "prompt" for group in mine),
+        )
+    whole = _estimates(names, np.mean(means, axis=0), np.mean(resampled, axis=0))
+    return PolicyMetrics(n=n, subsets=results, mean={k: v for k, v in whole.items() if k != "mean_tokens"})
+
+
+def _figures(group: Sequence[CompletionItem], ks: Sequence[int]) -> list[float]:
+    correct = [item.verdict == Verdict.CORRECT for item in group]
+    n, right = len(group), sum(correct)
+    return [
+        right / n,
+        majority([item.answer for item in group], correct),
+        sum(item.finish_reason != "stop" for item in group) / n,
+        sum(item.n_tokens for item in group) / n,
+        *(pass_at_k(n, right, k) for k in ks),
+    ]
+
+
+def _estimates(names: Sequence[str], values: NDArray[np.float64], samples: NDArray[np.float64]) -> dict[str, Estimate]:
+    out = {}
+    for i, name in enumerate(names):
+        low, high = interval(samples[:, i]) if len(samples) else (None, None)
+        out[name] = Estimate(value=float(values[i]), low=low, high=high)
+    return out
+
+
+def evaluate_policy(
+    policy: Policy,
+    sets: dict[str, list[Problem]],
+    *,
+    name: str,
+    source: str,
+    output: Path,
+    n: int = 8,
+    params: SamplingParams | None = None,
+    prompt: str = "boxed",
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    batch_tokens: int = 16_384,
+    limit: int | None = None,
+) -> tuple[PolicyEntry, Path]:
+    """Sample, verify and measure; the same call goes on where an interrupted one stopped.
+
+    Args:
+        sets: problems by the set's name; each set's rollouts go to a folder of that name in `output`.
+
+    Returns:
+        (entry, path of the entry file).
+
+    Raises:
+        UserError: trouble with a folder. KeyboardInterrupt: with a message that says what is kept.
+    """
+    params = params or PRESETS["paper"]
+    started, begin = datetime.now(UTC), time.monotonic()
+    rollouts = {
+        subset: rollout(
+            policy, problems, output / subset, prompt=prompt, n=n, params=params, seed=seed, batch_tokens=batch_tokens
+        )
+        for subset, problems in sets.items()
+    }
+    device, dtype = policy.engine.device_and_dtype()
+    tokens = sum(len(r.ids) for found in rollouts.values() for r in found)
+    provenance = Provenance(
+        engine=policy.engine.name,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        template_hash=policy.encoder.template_hash(),
+        token_options={
+            **policy.encoder.options.model_dump(),
+            "end_of_turn": policy.encoder.tokenizer.convert_ids_to_tokens(policy.encoder.end_of_turn),
+        },
+        versions=versions(),
+        seed=seed,
+        n_resamples=n_resamples,
+        run=Run(
+            started=started.isoformat(timespec="seconds"),
+            scoring_seconds=round(time.monotonic() - begin, 3),
+            tokens=tokens,
+            resumed_items=0,
+        ),
+    )
+    subject = Subject(
+        name=name, source=source, kind="policy", weights={"model": policy.hashed}, facts=policy.engine.facts()
+    )
+    style = find_prompt(prompt).style
+    items = [item for subset, found in rollouts.items() for item in completion_items(subset, found, style)]
+    settings = _settings(params.model_dump(), n, prompt, run_settings(output / next(iter(sets)))["verifier"])
+    entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, limit)
+    return _save(entry, items, output)
+
+
+def policy_from_rollouts(
+    paths: Sequence[str | Path], *, name: str | None, output: Path, n_resamples: int = 10_000, seed: int = 0
+) -> tuple[PolicyEntry, Path]:
+    """The entry of rollouts that exist, without a model. Each path is a run's folder (or its file), a problem set of that name.
+
+    Raises:
+        UserError: no such file, runs of different policies or settings.
+    """
+    items: list[CompletionItem] = []
+    first: dict[str, Any] | None = None
+    settings: dict[str, Any] = {}
+    for path in map(Path, paths):
+        run, found = run_settings(path), read_rollouts(path)
+        folder = (path if path.is_dir() else path.parent).resolve()
+        mine = _settings(run["sampling"], run["n"], run["prompt"], run["verifier"])
+        if first is None:
+            first, settings = run, mine
+        elif (run["policy"], mine) != (first["policy"], settings):
+            raise UserError(
+                f"{path}: is of another policy or other sampling settings than {paths[0]}; evaluate it by itself"
+            )
+        if len(found) % run["n"]:
+            raise UserError(
+                f"{path}: holds {len(found)} rollouts, {run['n']} a problem: the run is not finished; go on with it"
+            )
+        items += completion_items(folder.name, found, find_prompt(run["prompt"]).style)
+    if first is None:
+        raise UserError("--from-rollouts: expected at least one file")
+    subject = Subject(name=name or first["policy"][:8], source=None, kind="policy", weights={"model": first["policy"]})
+    provenance = Provenance(
+        engine=first.get("engine", "hf"),
+        device=first["numerics"][0],
+        dtype=first["numerics"][1],
+        batch_tokens=first["batch_tokens"],
+        template_hash=first["template"],
+        token_options={},
+        versions={**versions(), "transformers": first["versions"]},
+        seed=first["seed"],
+        n_resamples=n_resamples,
+    )
+    entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, None)
+    return _save(entry, items, output)
+
+
+def _settings(sampling: dict[str, Any], n: int, prompt: str, verifier: str) -> dict[str, Any]:
+    return {"sampling": sampling, "n": n, "prompt": prompt, "verifier": verifier}
+
+
+def build_policy_entry(
+    items: Sequence[CompletionItem],
+    subject: Subject,
+    settings: dict[str, Any],
+    provenance: Provenance | None,
+    n_resamples: int,
+    seed: int,
+    limit: int | None,
+) -> PolicyEntry:
+    """Compute every metric from items and put the entry together."""
+    subsets = {}
+    for subset in dict.fromkeys(item.subset for item in items):
+        mine = [item for item in items if item.subset == subset]
+        hashed = digest(sorted({item.digest for item in mine}))
+        subsets[subset] = SubsetData(
+            n_items=len({item.id for item in mine}),
+            counts={"completions": len(mine), "tokens": sum(item.n_tokens for item in mine)},
+            data_hash=hashed,
+            fingerprint=fingerprint(NAME, VERSION, hashed, settings),
+        )
+    whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
+    return PolicyEntry(
+        subject=subject,
+        benchmark=Benchmark(
+            name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=settings, limit=limit
+        ),
+        metrics=compute_policy_metrics(items, n_resamples, seed),
+        provenance=provenance,
+    )
+
+
+def recompute_policy(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> PolicyEntry:
+    """Every metric again from the items of a run's folder, without a model; the entry beside them says what they are.
+
+    Raises:
+        UserError: no entry, or items other than those it describes.
+    """
+    folder = path if path.is_dir() else path.parent
+    old = read_entry(folder / ENTRY_NAME, PolicyEntry)
+    items = read_described(folder, old.items, read_completions)
+    seed = old.provenance.seed if seed is None and old.provenance else seed or 0
+    if n_resamples is None:
+        n_resamples = old.provenance.n_resamples if old.provenance else 10_000
+    metrics = compute_policy_metrics(items, n_resamples, seed)
+    return old.model_copy(update={"metrics": metrics, "provenance": resampled(old.provenance, n_resamples, seed)})
+
+
+def _save(entry: PolicyEntry, items: Sequence[CompletionItem], output: Path) -> tuple[PolicyEntry, Path]:
+    output.mkdir(parents=True, exist_ok=True)
+    content = "".join(item.line() for item in items)
+    write_atomically(output / ITEMS_NAME, content)
+    described = Items(file=ITEMS_NAME, sha256=hashlib.sha256(content.encode()).hexdigest(), n=len(items))
+    entry = entry.model_copy(update={"items": described})
+    return entry, save_entry(output, entry, None)

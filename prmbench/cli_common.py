@@ -1,0 +1,34 @@
+"""What every command of the command line shares."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import typer
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def interruptible(command: Command) -> Command:
+    """Ctrl-C ends a command with one sentence and exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            kept = str(stop) or "stopped; what was written before is kept, and the same command goes on from there"
+            print(kept, file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return cast(Command, run)
+
+
+def quiet_libraries() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

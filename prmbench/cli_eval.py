@@ -1,0 +1,318 @@
+"""The `eval` command: reward models and policies on their benchmarks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prmbench.cli_common import interruptible, quiet_libraries
+from prmbench.errors import UserError
+
+
+@interruptible
+def eval_command(
+    ctx: typer.Context,
+    rm: Annotated[str | None, typer.Option(help="reward model: a checkpoint folder or a Hub id")] = None,
+    reference: Annotated[str | None, typer.Option(help="pi_ref of an implicit reward model: folder or Hub id")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="how to score: implicit, endo, or a plugin's; over the card's")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="policy to evaluate instead: a checkpoint folder or a Hub id")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="of a reward model: processbench (default) or best-of-n; of a policy: policy")
+    ] = None,
+    subset: Annotated[
+        list[str] | None,
+        typer.Option(help="subset to use; of a policy: problem set by name, or file; may be repeated; default: all"),
+    ] = None,
+    rollouts: Annotated[
+        list[Path] | None, typer.Option(help="best-of-n: file or run folder of candidates; may be repeated")
+    ] = None,
+    from_rollouts: Annotated[
+        list[Path] | None,
+        typer.Option(help="a policy's figures from a rollout run's folder, without a model; may be repeated"),
+    ] = None,
+    n: Annotated[
+        list[int] | None,
+        typer.Option(help="policy: completions a problem (8); best-of-n: an N, may be repeated (powers of 2)"),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="policy sampling: paper (0.6, 0.95) or released (0.7, 0.8, top-k 20)")
+    ] = "paper",
+    temperature: Annotated[float | None, typer.Option(min=0, help="policy: over the preset")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="policy: over the preset")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="policy: over the preset")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="policy: a completion cut here is wrong; 2048")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="prompt template: boxed (default), bare, answer-line, number; of rollouts: as sampled"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="file or folder of traces; default: $PRMBENCH_DATA_DIR, then the Hub")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="only N traces (a fixed sample) or the first N problems of each subset")
+    ] = None,
+    from_items: Annotated[
+        Path | None, typer.Option(help="recompute every metric from an items file, without a model")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of the run; default: one under prmbench-results/")] = None,
+    name: Annotated[str | None, typer.Option(help="name on tables; default: the checkpoint's")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the entry as JSON on stdout, nothing else")] = False,
+    objective: Annotated[
+        str | None, typer.Option(help="what it was trained with (ipvrm, implicit_prm, dpo, ...)")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="scale of token values")] = None,
+    margin: Annotated[float | None, typer.Option(help="margin m of the objective")] = None,
+    discount: Annotated[float | None, typer.Option(help="EndoRM's discount of V(s')")] = None,
+    system: Annotated[str | None, typer.Option(help="system message before the problem")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="text between steps; \\n is a newline; default: a blank line")
+    ] = None,
+    step_prefix: Annotated[str | None, typer.Option(help="text before each step, {i} its number: 'Step {i}: '")] = None,
+    template_arg: Annotated[
+        list[str] | None, typer.Option(help="chat template argument: enable_thinking=false")
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Jinja chat template to use instead of the tokenizer's")
+    ] = None,
+    end_of_turn: Annotated[
+        str | None, typer.Option(help="token that ends a turn; default: as the chat template has it")
+    ] = None,
+    plugin: Annotated[
+        Path | None, typer.Option(help="Python file that registers a kind of your own; it is run")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16")
+    ] = "auto",
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
+    skip_overlong: Annotated[bool, typer.Option(help="leave out traces longer than the model's positions")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="of folds, resamples and the random baseline; default: 0")
+    ] = None,
+    resamples: Annotated[int | None, typer.Option(min=0, help="bootstrap resamples; default: 10000")] = None,
+) -> None:
+    """Evaluate a reward model (ProcessBench, Best-of-N) or a policy (avg@k): intervals, baselines, honest thresholds."""
+    benchmark = _chosen_benchmark(benchmark, rm, policy, from_items, from_rollouts, rollouts)
+    if from_items is not None:
+        _recompute(ctx, from_items, output, resamples, seed, as_json=as_json)
+        return
+
+    from prmbench.engines.loading import LoadOptions
+
+    if benchmark == "policy":
+        if from_rollouts:
+            from prmbench.benchmarks.policy import policy_from_rollouts
+
+            folder = output or Path("prmbench-results") / f"policy-{from_rollouts[0].resolve().name}"
+            found_policy = policy_from_rollouts(
+                from_rollouts, name=name, output=folder, n_resamples=_or(resamples, 10_000), seed=seed or 0
+            )
+        else:
+            from prmbench.api import measure_policy
+            from prmbench.benchmarks.policy import PRESETS
+
+            if preset not in PRESETS:
+                raise UserError(f"--preset {preset}: expected {' or '.join(PRESETS)}")
+            changed = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
+            params = PRESETS[preset].model_copy(update={k: v for k, v in changed.items() if v is not None})
+            quiet_libraries()
+            assert policy is not None
+            found_policy = measure_policy(
+                policy,
+                subsets=[*(subset or []), *([str(data)] if data else [])] or None,
+                limit=limit,
+                output=output,
+                name=name,
+                n=_one(n, 8),
+                params=params,
+                prompt=prompt or "boxed",
+                seed=seed or 0,
+                n_resamples=_or(resamples, 10_000),
+                batch_tokens=batch_tokens,
+                load_options=LoadOptions(device, dtype, trust_remote_code),
+                chat_template=chat_template,
+            )
+        _show(*found_policy, as_json=as_json)
+        return
+
+    from prmbench.api import evaluate, rerank
+    from prmbench.benchmarks.processbench import RunOptions
+    from prmbench.benchmarks.processbench_metrics import Plan
+    from prmbench.engines.processes import current_share
+
+    tokens: dict[str, Any] = {
+        "system": system,
+        "separator": separator.replace("\\n", "\n") if separator is not None else None,
+        "step_prefix": step_prefix,
+        "template_args": dict(_template_argument(text) for text in template_arg) if template_arg else None,
+        "end_of_turn": end_of_turn,
+    }
+    loading: dict[str, Any] = {
+        "reference": reference,
+        "kind": kind,
+        "load_options": LoadOptions(device, dtype, trust_remote_code),
+        "chat_template": chat_template,
+        "plugin": plugin,
+        "tokens": {key: value for key, value in tokens.items() if value is not None},
+        "objective": objective,
+        "beta": beta,
+        "margin": margin,
+        "discount": discount,
+    }
+    assert rm is not None
+    if benchmark == "best-of-n":
+        quiet_libraries()
+        reranked = rerank(
+            rm,
+            rollouts or (),
+            prompt=prompt,
+            limit=limit,
+            output=output,
+            name=name,
+            sizes=n,
+            seed=seed or 0,
+            n_resamples=_or(resamples, 10_000),
+            batch_tokens=batch_tokens,
+            **loading,
+        )
+        _show(*reranked, as_json=as_json)
+        return
+    share = current_share(cpu=device == "cpu")
+    quiet_libraries()
+    found = evaluate(
+        rm,
+        data=data,
+        subsets=subset,
+        limit=limit,
+        output=output,
+        name=name,
+        options=RunOptions(
+            plan=Plan().changed(resamples, seed),
+            batch_tokens=batch_tokens,
+            skip_overlong=skip_overlong,
+            share=share,
+        ),
+        **loading,
+    )
+    if found is not None:
+        _show(*found, as_json=as_json)
+
+
+BENCHMARKS = ("processbench", "best-of-n", "policy")
+
+
+def _chosen_benchmark(
+    benchmark: str | None,
+    rm: str | None,
+    policy: str | None,
+    from_items: Path | None,
+    from_rollouts: list[Path] | None,
+    rollouts: list[Path] | None,
+) -> str:
+    """The benchmark that the options ask for. Raises UserError when they do not fit together."""
+    if benchmark is not None and benchmark not in BENCHMARKS:
+        raise UserError(f"--benchmark {benchmark}: not known; expected {', '.join(BENCHMARKS)}")
+    given = [
+        flag for flag, value in (("--rm", rm), ("--policy", policy), ("--from-items", from_items)) if value is not None
+    ]
+    given += ["--from-rollouts"] if from_rollouts else []
+    if len(given) != 1:
+        raise UserError(
+            f"{' and '.join(given) or 'nothing to evaluate'}: pass one of --rm CKPT (a reward model: checkpoint folder or Hub id), "
+            "--policy CKPT, --from-rollouts RUN or --from-items FILE; `prmbench demo` needs none"
+        )
+    of_policy = policy is not None or bool(from_rollouts)
+    if of_policy and benchmark not in (None, "policy"):
+        raise UserError(f"--benchmark {benchmark}: needs a reward model, --rm CKPT")
+    if rm is not None and benchmark == "policy":
+        raise UserError("--benchmark policy: needs --policy CKPT, not --rm")
+    chosen = benchmark or ("policy" if of_policy else "best-of-n" if rollouts else "processbench")
+    if (chosen == "best-of-n") != bool(rollouts) and from_items is None:
+        raise UserError("--benchmark best-of-n and --rollouts FILE go together: the candidates to choose from")
+    return chosen
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _one(values: list[int] | None, default: int) -> int:
+    if values and (len(values) > 1 or values[0] < 1):
+        raise UserError(f"--n {' '.join(map(str, values))}: expected one number of completions, 1 or more")
+    return values[0] if values else default
+
+
+_WITH_ITEMS = {"from_items", "output", "as_json", "seed", "resamples", "benchmark"}
+
+
+def _recompute(
+    ctx: typer.Context, items: Path, output: Path | None, resamples: int | None, seed: int | None, *, as_json: bool
+) -> None:
+    given = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    if unused := sorted(given - _WITH_ITEMS):
+        flags = ", ".join("--" + name.replace("_", "-") for name in unused)
+        raise UserError(f"--from-items: {flags} cannot change items that are already scored; leave it out")
+    from prmbench.benchmarks.best_of_n import recompute_best_of_n
+    from prmbench.benchmarks.policy import recompute_policy
+    from prmbench.benchmarks.processbench import recompute
+    from prmbench.results.schema import ENTRY_NAME
+    from prmbench.results.store import save_entry
+
+    beside = (items if items.is_dir() else items.parent) / ENTRY_NAME
+    kinds: dict[str, Callable[..., Any]] = {"best-of-n": recompute_best_of_n, "policy": recompute_policy}
+    entry = kinds.get(_benchmark_of(beside), recompute)(items, n_resamples=resamples, seed=seed)
+    path = None
+    if output is not None:
+        assert entry.items is not None
+        folder = items if items.is_dir() else items.parent
+        path = save_entry(output, entry, folder / entry.items.file)
+    _show(entry, path, as_json=as_json)
+
+
+def _benchmark_of(entry: Path) -> str:
+    """The benchmark that an entry file names; empty where there is none to read."""
+    try:
+        return str(json.loads(entry.read_text(encoding="utf-8"))["benchmark"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _template_argument(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--template-arg {text}: expected NAME=VALUE, for example enable_thinking=false")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _show(entry: Any, path: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(entry.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from prmbench.benchmarks.processbench_table import render
+    from prmbench.benchmarks.tables import render_best_of_n, render_policy
+
+    shown: dict[str, Callable[[Any], Any]] = {"best-of-n": render_best_of_n, "policy": render_policy}
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(shown.get(entry.benchmark.name, render)(entry), highlight=False)
+    if path is not None:
+        # Not through rich: a path must survive copy and paste, unwrapped.
+        typer.echo(f"entry: {path}")
+        if entry.items is not None and (path.parent / entry.items.file).exists():
+            typer.echo(f"next:  prmbench eval --from-items {path.parent / entry.items.file}")
