@@ -116,10 +116,17 @@ def _speaker(policy, ids):
     return logits
 
 
-def test_prompts_too_long_are_named(tmp_path):
-    policy = load_policy(str(support.save_checkpoint(tmp_path / "m", max_position_embeddings=50)), find_prompt("boxed"))
-    with pytest.raises(UserError, match=r"problem 'p0': its prompt has \d+ tokens, the model 50 positions"):
-        run(policy, tmp_path / "out")
+def test_prompts_without_room_are_counted_as_wrong(tmp_path):
+    policy = load_policy(str(support.save_checkpoint(tmp_path / "m", max_position_embeddings=60)), find_prompt("bare"))
+    problems = [Problem("short", "1 + 1?", "2"), Problem("long", "1 + 1? " * 40, "2")]
+    params = SamplingParams(max_new_tokens=5)
+    found = rollout(policy, problems, tmp_path / "out", n=2, prompt="bare", params=params)
+    assert [(r.id, r.finish_reason, len(r.ids) > 0) for r in found[2:]] == [("long", "prompt", False)] * 2
+    assert {r.verdict for r in found[2:]} == {Verdict.WRONG}
+    assert all(len(r.ids) for r in found[:2])
+    assert "2 whose prompt leaves no room (counted as wrong)" in summarise(found).sentence()
+    again = rollout(policy, problems, tmp_path / "out", n=2, prompt="bare", params=params)
+    assert [r.line() for r in again] == [r.line() for r in found]
 
 
 def make(verdict, reason="stop", tokens=4):

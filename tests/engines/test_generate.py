@@ -97,3 +97,21 @@ def test_greedy_equals_transformers_on_the_real_model(smollm2):
             torch.tensor(request.prompt)[None], do_sample=False, max_new_tokens=24, pad_token_id=0
         )
         assert completion.ids.tolist() == expected[0, len(request.prompt) :].tolist()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_a_shared_prompt_runs_once_and_changes_nothing(engine, temperature, monkeypatch):
+    prompts = [np.array([1, 2, 3, 4, 5]), np.array([6, 8])]
+    requests = [Request(prompts[i % 2], f"p{i % 2}", i) for i in range(6)]
+    params = SamplingParams(max_new_tokens=20, temperature=temperature)
+    rows = []
+    forward = engine.trunk.forward
+    monkeypatch.setattr(
+        engine.trunk, "forward", lambda *a, **k: rows.append(tuple(k["input_ids"].shape)) or forward(*a, **k)
+    )
+    found = generate(engine, requests, STOP, params, seed=1)
+    assert rows[0] == (2, 5)  # two prompts for six completions
+    assert rows[1][0] == 6
+    monkeypatch.undo()
+    for request, completion in zip(requests, found, strict=True):
+        assert (completion.ids.tolist(), completion.finish_reason) == slow(engine, request, STOP, params, 1)
