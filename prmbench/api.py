@@ -127,6 +127,7 @@ def measure_policy(
     batch_tokens: int | None = None,
     load_options: LoadOptions | None = None,
     chat_template: str | Path | None = None,
+    engine: str = "hf",
 ) -> tuple[PolicyEntry, Path]:
     """avg@n of a policy: sample, verify, measure (DESIGN 4.5).
 
@@ -135,6 +136,7 @@ def measure_policy(
         subsets: problem sets by name, or files of ``{id, problem, answer}`` records; None: the five of the paper's Table 5.
         limit: only the first this many problems of each.
         output: the run's folder; None: ``prmbench-results/policy-NAME``. The same call goes on where it was stopped.
+        engine: hf or vllm.
         params: sampling; None: temperature 0.6, top-p 0.95.
 
     Raises:
@@ -142,7 +144,8 @@ def measure_policy(
     """
     sets = find_problems(subsets or POLICY_SETS, limit)
     template = find_prompt(prompt)
-    loaded = load_policy(policy, template, load_options, read_template(Path(chat_template)) if chat_template else None)
+    text = read_template(Path(chat_template)) if chat_template else None
+    loaded = load_policy(policy, template, load_options, text, engine)
     called = name or Path(policy).resolve().name
     folder = Path(output) if output is not None else Path("prmbench-results") / f"policy-{called}"
     source = Path(policy).resolve().name if Path(policy).exists() else policy
@@ -157,6 +160,6 @@ def measure_policy(
         prompt=prompt,
         seed=seed,
         n_resamples=n_resamples,
-        batch_tokens=batch_tokens or 16_384,
+        batch_tokens=batch_tokens or (1_000_000 if engine == "vllm" else 16_384),  # vLLM makes its own batches
         limit=limit,
     )

@@ -95,6 +95,10 @@ def eval_command(
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16")
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="where tokens are computed: hf, or vllm (policies, implicit models)")
+    ] = "hf",
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="vllm: devices that share one model")] = 1,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
     skip_overlong: Annotated[bool, typer.Option(help="leave out traces longer than the model's positions")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
@@ -111,6 +115,7 @@ def eval_command(
 
     from prmbench.engines.loading import LoadOptions
 
+    options = LoadOptions(device, dtype, trust_remote_code, tensor_parallel)
     if benchmark == "policy":
         if from_rollouts:
             from prmbench.benchmarks.policy import policy_from_rollouts
@@ -141,8 +146,9 @@ def eval_command(
                 seed=seed or 0,
                 n_resamples=_or(resamples, 10_000),
                 batch_tokens=batch_tokens,
-                load_options=LoadOptions(device, dtype, trust_remote_code),
+                load_options=options,
                 chat_template=chat_template,
+                engine=engine,
             )
         _show(*found_policy, as_json=as_json)
         return
@@ -162,7 +168,8 @@ def eval_command(
     loading: dict[str, Any] = {
         "reference": reference,
         "kind": kind,
-        "load_options": LoadOptions(device, dtype, trust_remote_code),
+        "load_options": options,
+        "engine": engine,
         "chat_template": chat_template,
         "plugin": plugin,
         "tokens": {key: value for key, value in tokens.items() if value is not None},

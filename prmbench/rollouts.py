@@ -15,10 +15,11 @@ from prmbench.data.problems import Problem
 from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
 from prmbench.data.records import read_records
 from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
+from prmbench.engines.base import Engine, load_engine
 from prmbench.engines.batching import plan_batches
-from prmbench.engines.generate import Request, generate
-from prmbench.engines.hf import BatchRunner, HFEngine
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate, read_json
+from prmbench.engines.generate import Request
+from prmbench.engines.hf import BatchRunner
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer, locate, read_json
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.progress import progress
@@ -122,26 +123,28 @@ class Policy:
         stop: token ids that end a completion.
     """
 
-    engine: HFEngine
+    engine: Engine
     encoder: TraceEncoder
     source: str
     hashed: str
     stop: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        own = getattr(self.engine.model.generation_config, "eos_token_id", None)
-        listed = own if isinstance(own, list) else [own]
-        self.stop = frozenset({self.encoder.end_of_turn, *(i for i in listed if i is not None)})
+        self.stop = frozenset({self.encoder.end_of_turn, *self.engine.eos_ids()})
 
 
 def load_policy(
-    source: str, prompt: PromptTemplate, load_options: LoadOptions | None = None, chat_template: str | None = None
+    source: str,
+    prompt: PromptTemplate,
+    load_options: LoadOptions | None = None,
+    chat_template: str | None = None,
+    engine: str = "hf",
 ) -> Policy:
-    """Load a policy from a folder or Hub id. Raises UserError as `load_causal_lm` and `TraceEncoder` do."""
+    """Load a policy from a folder or Hub id into an engine. Raises UserError as `load_engine` and `TraceEncoder` do."""
     options = load_options or LoadOptions()
     folder = locate(source, "--policy")
     encoder = TraceEncoder(load_tokenizer(folder, options), TokenOptions(system=prompt.system), chat_template)
-    return Policy(HFEngine(load_causal_lm(folder, options), source), encoder, source, checkpoint_hash(folder))
+    return Policy(load_engine(engine, folder, options, source), encoder, source, checkpoint_hash(folder))
 
 
 def prompt_ids(policy: Policy, problems: Sequence[Problem], prompt: PromptTemplate) -> list[NDArray[np.int64]]:
@@ -200,7 +203,7 @@ def sample(
         found: list[Rollout] = []
 
         def score(indices: Sequence[int], found: list[Rollout] = found, missing: set[int] = missing) -> None:
-            completions = generate(policy.engine, [jobs[j][1] for j in indices], policy.stop, params, seed)
+            completions = policy.engine.generate([jobs[j][1] for j in indices], policy.stop, params, seed)
             kept = [(*jobs[j], one) for j, one in zip(indices, completions, strict=True) if j in missing]
             texts = [policy.encoder.tokenizer.decode(one.ids, skip_special_tokens=True) for _, _, one in kept]
             verdicts = verifier.verify(texts, [problem.answer for problem, _, _ in kept], style=style)
@@ -253,6 +256,7 @@ def rollout(
         "n": n,
         "seed": seed,
         "batch_tokens": batch_tokens,
+        **({} if policy.engine.name == "hf" else {"engine": policy.engine.name}),
         "numerics": list(policy.engine.device_and_dtype()),
         "verifier": verifier_version(),
         "problems": digest(sorted(problem.digest() for problem in problems)),

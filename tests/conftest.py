@@ -49,6 +49,13 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def vllm_installed() -> None:
+    """vLLM, which `make vllm` installs for a CPU."""
+    if importlib.util.find_spec("vllm") is None:
+        _absent("vLLM is not installed (make vllm)")
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama with a byte-level tokenizer and a chat template: a whole checkpoint folder."""
     return support.save_checkpoint(tmp_path_factory.mktemp("models") / "tiny", seed=0)

@@ -146,7 +146,7 @@ def test_summary():
     [
         ({"verdict": "maybe"}, "'verdict' is \"maybe\""),
         ({"ids": "x"}, "'ids'"),
-        ({"finish_reason": None}, "stop or length"),
+        ({"finish_reason": None}, "stop, length or prompt"),
         ({"verdict": []}, "'verdict'"),
         ({"ids": ["x"]}, "whole numbers"),
     ],

@@ -25,6 +25,9 @@ from prmbench.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from prmbench.engines.generate import Completion, Request
+    from prmbench.engines.sampling import SamplingParams
+
 Quantity = Literal["logprob", "logit", "logsumexp", "topk", "hidden"]
 QUANTITIES: tuple[Quantity, ...] = ("logprob", "logit", "logsumexp", "topk", "hidden")
 
@@ -95,6 +98,19 @@ class HFEngine:
             "architecture": self.model.config.model_type,
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
+
+    def eos_ids(self) -> list[int]:
+        """Token ids that the checkpoint's own generation settings stop at."""
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        return own if isinstance(own, list) else [] if own is None else [own]
+
+    def generate(
+        self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
+    ) -> list[Completion]:
+        """Sample one completion for each request, as one batch. See `prmbench.engines.generate.generate`."""
+        from prmbench.engines.generate import generate
+
+        return generate(self, requests, stop, params, seed)
 
     @torch.inference_mode()
     def score(

@@ -39,6 +39,7 @@ class LoadRequest:
     Attributes:
         folder: the checkpoint. source: its name as the user gave it. card: its card with the user's flags over it.
         reference: pi_ref, a local folder or Hub id, or None. chat_template: Jinja text to use instead of the tokenizer's.
+        engine: hf or vllm; a kind refuses one that does not give what it needs.
     """
 
     folder: Path
@@ -47,6 +48,14 @@ class LoadRequest:
     reference: str | None
     chat_template: str | None
     options: LoadOptions
+    engine: str = "hf"
+
+    def refuse_engine(self, needs: str) -> None:
+        """Raise UserError unless the engine is hf: for kinds that need what only it gives."""
+        if self.engine != "hf":
+            raise UserError(
+                f"--engine {self.engine}: gives log-probs only, {self.card.kind} needs {needs}; use --engine hf"
+            )
 
 
 class RewardModel(ABC):

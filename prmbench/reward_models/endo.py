@@ -47,6 +47,7 @@ class EndoRewardModel(RewardModel):
         """Load the model. See `RewardModel.load`."""
         if request.reference is not None:
             raise UserError("--reference: EndoRM scores with one model alone; leave it out, or use --kind implicit")
+        request.refuse_engine("logits")
         digest = checkpoint_hash(request.folder)
         encoder = TraceEncoder(
             load_tokenizer(request.folder, request.options), request.card.tokens, request.chat_template

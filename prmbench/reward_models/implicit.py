@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.hf import HFEngine
+from prmbench.engines.base import Engine, load_engine
+from prmbench.engines.hf import HFEngine, Quantity
 from prmbench.engines.loading import (
     LoadOptions,
     check_finite,
@@ -38,7 +39,7 @@ class ImplicitRewardModel(RewardModel):
     """
 
     def __init__(
-        self, model: HFEngine, reference: HFEngine, encoder: TraceEncoder, card: Card, adapter: PeftModel | None = None
+        self, model: Engine, reference: Engine, encoder: TraceEncoder, card: Card, adapter: PeftModel | None = None
     ) -> None:
         if model.vocabulary != reference.vocabulary:
             raise UserError(
@@ -71,8 +72,11 @@ class ImplicitRewardModel(RewardModel):
         tokenizer = load_tokenizer(_tokenizer_folder(request.folder, reference_folder), request.options)
         _check_same_vocabulary(request.folder, reference_folder, request.options)
         encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
-        model = HFEngine(load_causal_lm(request.folder, request.options), request.source)
-        reference = HFEngine(load_causal_lm(reference_folder, request.options), request.reference)
+        # Two engines share a device; and both are of one kind, because log-probs of two engines do not cancel.
+        model, reference = (
+            load_engine(request.engine, folder, request.options, source, memory_share=0.42)
+            for folder, source in ((request.folder, request.source), (reference_folder, request.reference))
+        )
         loaded = cls(model, reference, encoder, request.card)
         loaded.hashes = hashes
         loaded.facts = {**model.facts(), "reference": request.reference}
@@ -82,6 +86,7 @@ class ImplicitRewardModel(RewardModel):
     def _load_adapter(cls, request: LoadRequest) -> ImplicitRewardModel:
         from peft import PeftModel
 
+        request.refuse_engine("an adapter switched on and off")
         if not (request.folder / "adapter_model.safetensors").exists():
             raise UserError(
                 f"{request.folder}: a PEFT adapter without adapter_model.safetensors; save it again as safetensors"
@@ -114,7 +119,7 @@ class ImplicitRewardModel(RewardModel):
         """The log-ratio. See `RewardModel.token_values`."""
         ids = [trace.ids for trace in batch]
         first = [trace.n_prompt for trace in batch]
-        want = frozenset({"logprob"})
+        want: frozenset[Quantity] = frozenset({"logprob"})
         with_model = self.model.score(ids, first, want)
         off: AbstractContextManager[Any] = self.adapter.disable_adapter() if self.adapter else nullcontext()
         with off:

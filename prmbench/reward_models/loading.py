@@ -23,6 +23,7 @@ def load_reward_model(
     chat_template: str | Path | None = None,
     plugin: str | Path | None = None,
     tokens: dict[str, Any] | None = None,
+    engine: str = "hf",
     **settings: Any,
 ) -> RewardModel:
     """Load a reward model.
@@ -33,7 +34,7 @@ def load_reward_model(
         kind: a registered kind, over the card's; without either, a checkpoint with a reference is implicit.
         chat_template: a file with a Jinja chat template, instead of the tokenizer's.
         plugin: a Python file of the user's that registers a kind of his own; it is run.
-        load_options: device, dtype, remote code.
+        load_options: device, dtype, remote code. engine: hf or vllm (implicit models; model and reference both).
         tokens: fields of `TokenOptions`, over the card's.
         settings: other fields of `Card` (objective, beta, margin, discount), over the card's; None leaves them.
 
@@ -67,6 +68,7 @@ def load_reward_model(
         reference=str(reference) if reference is not None else _beside(folder, card.reference),
         chat_template=read_template(Path(chat_template)) if chat_template is not None else None,
         options=load_options or LoadOptions(),
+        engine=engine,
     )
     model = find_kind(card.kind).load(request)
     model.source = source

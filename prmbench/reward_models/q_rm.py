@@ -42,6 +42,7 @@ class QRewardModel(RewardModel):
         """Load the model and its head. See `RewardModel.load`."""
         if request.reference is not None:
             raise UserError("--reference: Q-RM scores with one model alone; leave it out, or use --kind implicit")
+        request.refuse_engine("hidden states")
         digest = checkpoint_hash(request.folder)
         head = read_value_head(request.folder)
         encoder = TraceEncoder(

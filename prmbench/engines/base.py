@@ -1,0 +1,75 @@
+"""What an engine is: where tokens are computed (DESIGN 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.engines.loading import LoadOptions, load_causal_lm
+from prmbench.engines.sampling import SamplingParams
+from prmbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from prmbench.engines.generate import Completion, Request
+    from prmbench.engines.hf import Quantity, TokenScores
+
+ENGINES = ("hf", "vllm")
+
+
+class Engine(Protocol):
+    """Two verbs, `generate` and `score`. provides: the quantities that `score` gives; asking for more is a ValueError."""
+
+    name: str
+    source: str
+    provides: frozenset[Quantity]
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits of one position."""
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence, where it is known."""
+
+    def device_and_dtype(self) -> tuple[str, str]:
+        """Where the model computes and in what type."""
+
+    def facts(self) -> dict[str, Any]:
+        """Architecture and size, for provenance."""
+
+    def eos_ids(self) -> list[int]:
+        """Token ids that the checkpoint's own generation settings stop at."""
+
+    def generate(
+        self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
+    ) -> list[Completion]:
+        """Sample one completion for each request."""
+
+    def score(
+        self, sequences: Sequence[NDArray[np.int64]], first: Sequence[int], want: frozenset[Quantity], *, top: int = 0
+    ) -> list[TokenScores]:
+        """What the model says of tokens that are given."""
+
+
+def load_engine(name: str, folder: Path, options: LoadOptions, source: str, *, memory_share: float = 0.85) -> Engine:
+    """Load a checkpoint folder into the engine of a name.
+
+    Args:
+        memory_share: of each device's memory (vLLM, which reserves it).
+
+    Raises:
+        UserError: an unknown engine, or a checkpoint that it cannot load.
+    """
+    if name == "hf":
+        from prmbench.engines.hf import HFEngine
+
+        return HFEngine(load_causal_lm(folder, options), source)
+    if name == "vllm":
+        from prmbench.engines.vllm import VLLMEngine
+
+        return VLLMEngine(folder, options, source, memory_share=memory_share)
+    raise UserError(f"--engine {name}: expected {' or '.join(ENGINES)}{nearest(name, ENGINES)}")
