@@ -1,14 +1,15 @@
 """Completions that share a prompt against completions that do not.
 
-One problem sampled 64 times, against 64 problems of the same size sampled once: prompts and responses equally long, same batch, same
-number of tokens written. A prompt that is shared runs through the model once.
+One problem sampled 64 times, against 64 problems of the same size sampled once: prompts and responses equally long, same
+batch, same number of tokens written. A prompt that is shared runs through the model once.
 
-    python scripts/bench_shared_prompt.py --model FOLDER [--completions 64] [--tokens 128] [--repeats 3] [--engine hf]
+    python scripts/bench_shared_prompt.py [--model FOLDER] [--completions 64] [--tokens 128] [--repeats 3] [--engine hf]
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,16 +21,27 @@ from prmbench.engines.loading import LoadOptions
 from prmbench.engines.sampling import SamplingParams
 
 
+def random_model(folder: Path) -> Path:
+    """A checkpoint folder with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"vocab_size": 32_000, "hidden_size": 512, "intermediate_size": 1_536, "num_hidden_layers": 8}
+    LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=8, num_key_value_heads=4)).save_pretrained(folder)
+    return folder
+
+
 def main() -> None:
     """Alternate the two and print the ratio of medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="checkpoint folder")
+    parser.add_argument("--model", help="checkpoint folder; default: a random Llama of 8 layers, width 512")
     parser.add_argument("--completions", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="of each prompt, and of each response")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engine", default="hf")
     options = parser.parse_args()
-    engine = load_engine(options.engine, Path(options.model), LoadOptions(), options.model)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(options.model) if options.model else random_model(Path(scratch))
+        engine = load_engine(options.engine, folder, LoadOptions(), str(folder))
     rng = np.random.default_rng(0)
     params = SamplingParams(max_new_tokens=options.tokens)
     seconds: dict[str, list[float]] = {"shared": [], "separate": []}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from prmbench.benchmarks.best_of_n_metrics import BestOfNMetrics
+from prmbench.benchmarks.policy import PolicyMetrics
 from prmbench.benchmarks.processbench import ProcessBenchEntry
 
 
@@ -13,7 +16,7 @@ def entry_fields() -> str:
     """One table for the entry and one for each record inside it."""
     lines: list[str] = []
     seen: set[type[BaseModel]] = set()
-    queue: list[type[BaseModel]] = [ProcessBenchEntry]
+    queue: list[type[BaseModel]] = [ProcessBenchEntry, PolicyMetrics, BestOfNMetrics]
     while queue:
         model = queue.pop(0)
         if model in seen:
@@ -40,6 +43,5 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _type(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    for noise in ("prmbench.results.schema.", "prmbench.benchmarks.processbench_metrics.", "typing.", "NoneType"):
-        text = text.replace(noise, "" if noise != "NoneType" else "None")
+    text = re.sub(r"\bprmbench\.[a-z_.]+\.|typing\.", "", text).replace("NoneType", "None")
     return "`" + text.partition("[prmbench")[0].replace("|", "or") + "`"
