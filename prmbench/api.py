@@ -18,6 +18,7 @@ from prmbench.data.traces import load_traces
 from prmbench.engines.loading import LoadOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
+from prmbench.results.store import public_name
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
 from prmbench.rollouts import load_policy
@@ -148,12 +149,11 @@ def measure_policy(
     loaded = load_policy(policy, template, load_options, text, engine)
     called = name or Path(policy).resolve().name
     folder = Path(output) if output is not None else Path("prmbench-results") / f"policy-{called}"
-    source = Path(policy).resolve().name if Path(policy).exists() else policy
     return evaluate_policy(
         loaded,
         sets,
         name=called,
-        source=source,
+        source=public_name(policy) or policy,
         output=folder,
         n=n,
         params=params,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
-from prmbench.data.records import read_records
+from prmbench.data.records import check_fields, read_records
 from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
 from prmbench.engines.base import Engine, load_engine
 from prmbench.engines.batching import plan_batches
@@ -69,14 +69,8 @@ class Rollout:
 
 def parse_rollout(place: str, fields: Any) -> Rollout:
     """Check one rollout's fields. Raises UserError that names the place and the field."""
-    if not isinstance(fields, dict):
-        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected a rollout (an object)")
     kinds = {"id": str, "sample": int, "problem": str, "answer": str, "completion": str, "ids": list}
-    for name, kind in kinds.items():
-        if not isinstance(fields.get(name), kind):
-            raise UserError(
-                f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
-            )
+    kept = check_fields(place, fields, kinds, "a rollout")
     if fields.get("finish_reason") not in ("stop", "length", "prompt"):
         raise UserError(
             f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected stop, length or prompt"
@@ -88,7 +82,7 @@ def parse_rollout(place: str, fields: Any) -> Rollout:
     if not all(isinstance(i, int) for i in fields["ids"]):
         raise UserError(f"{place}: field 'ids' must hold token ids, whole numbers")
     return Rollout(
-        **{name: fields[name] for name in kinds if name != "ids"},
+        **{name: value for name, value in kept.items() if name != "ids"},
         ids=np.array(fields["ids"], dtype=np.int64),
         finish_reason=fields["finish_reason"],
         verdict=Verdict(fields["verdict"]),

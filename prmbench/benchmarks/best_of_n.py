@@ -29,7 +29,7 @@ from prmbench.engines.batching import plan_batches
 from prmbench.engines.hf import BatchRunner
 from prmbench.errors import UserError
 from prmbench.progress import progress
-from prmbench.results.items import read_described, resampled
+from prmbench.results.items import read_described, statistics_of
 from prmbench.results.provenance import versions
 from prmbench.results.schema import (
     ENTRY_NAME,
@@ -42,7 +42,7 @@ from prmbench.results.schema import (
     fingerprint,
     read_entry,
 )
-from prmbench.results.store import RunFolder
+from prmbench.results.store import RunFolder, slug
 from prmbench.reward_models.base import RewardModel
 from prmbench.verify import Verdict, Verifier, verifier_version
 from prmbench.verify.classes import answer_classes
@@ -149,8 +149,7 @@ def evaluate_best_of_n(
         "prompt": prompt.name,
         "verifier": verifier_version(),
     }
-    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
-    folder = output or Path("prmbench-results") / f"{NAME}-{slug}-{digest(settings)[:8]}"
+    folder = output or Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
     judged = judge(candidates, prompt)
     with RunFolder(folder, settings, parse_candidate) as run_folder:
         started, begin = datetime.now(UTC), time.monotonic()
@@ -207,13 +206,10 @@ def recompute_best_of_n(path: Path, *, n_resamples: int | None = None, seed: int
     folder = path if path.is_dir() else path.parent
     old = read_entry(folder / ENTRY_NAME, BestOfNEntry)
     items = read_described(folder, old.items, read_candidates)
-    seed = old.provenance.seed if seed is None and old.provenance else seed or 0
-    if n_resamples is None:
-        n_resamples = old.provenance.n_resamples if old.provenance else 10_000
-    metrics = compute_best_of_n(
-        items, Convention.of(old.subject), sizes=old.metrics.sizes, n_resamples=n_resamples, seed=seed
-    )
-    return old.model_copy(update={"metrics": metrics, "provenance": resampled(old.provenance, n_resamples, seed)})
+    statistics = statistics_of(old.provenance, n_resamples, seed)
+    provenance = old.provenance and old.provenance.model_copy(update=statistics)
+    metrics = compute_best_of_n(items, Convention.of(old.subject), sizes=old.metrics.sizes, **statistics)
+    return old.model_copy(update={"metrics": metrics, "provenance": provenance})
 
 
 def _benchmark(items: Sequence[CandidateItem], rules: dict[str, Any]) -> Benchmark:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prmbench.data.records import read_records
+from prmbench.data.records import check_fields, read_records
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate, Record, Subject
 from prmbench.stats.best_of_n import AGGREGATIONS, aggregate, expected_best, expected_vote, first_best, subsets
@@ -90,23 +90,9 @@ class CandidateItem:
 
 def parse_candidate(place: str, fields: Any) -> CandidateItem:
     """Check one item's fields. Raises UserError that names the place and the field."""
-    if not isinstance(fields, dict):
-        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected an item (an object)")
-    kinds = {
-        "subset": str,
-        "id": str,
-        "sample": int,
-        "digest": str,
-        "correct": bool,
-        "answer": int,
-        "length": int,
-        "n_tokens": list,
-    }
-    for name, kind in kinds.items():
-        if not isinstance(fields.get(name), kind):
-            raise UserError(
-                f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
-            )
+    kinds: dict[str, type] = {"subset": str, "id": str, "sample": int, "digest": str, "correct": bool, "answer": int}
+    kinds |= {"length": int, "n_tokens": list}
+    kept = check_fields(place, fields, kinds, "an item")
     values = fields.get("scores") if "scores" in fields else fields.get("sums")
     if ("scores" in fields) == ("sums" in fields and "total" in fields) or not isinstance(values, list):
         raise UserError(f"{place}: expected either 'sums' and 'total', or 'scores'")
@@ -117,7 +103,7 @@ def parse_candidate(place: str, fields: Any) -> CandidateItem:
         raise UserError(f"{place}: scores must be numbers, and none NaN")
     stepwise = "scores" in fields
     return CandidateItem(
-        **{name: fields[name] for name in kinds if name != "n_tokens"},
+        **{name: value for name, value in kept.items() if name != "n_tokens"},
         n_tokens=np.array(fields["n_tokens"], dtype=np.int64),
         sums=None if stepwise else np.array(values, dtype=np.float64),
         total=None if stepwise else float(fields["total"]),

@@ -17,10 +17,10 @@ from pydantic import Field
 
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
-from prmbench.data.records import read_records
+from prmbench.data.records import check_fields, read_records
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.results.items import read_described, resampled
+from prmbench.results.items import read_described, statistics_of
 from prmbench.results.provenance import versions
 from prmbench.results.schema import (
     ENTRY_NAME,
@@ -110,26 +110,12 @@ class CompletionItem:
 
 def parse_completion(place: str, fields: Any) -> CompletionItem:
     """Check one item's fields. Raises UserError that names the place and the field."""
-    if not isinstance(fields, dict):
-        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected an item (an object)")
-    kinds = {
-        "subset": str,
-        "id": str,
-        "sample": int,
-        "digest": str,
-        "verdict": str,
-        "finish_reason": str,
-        "n_tokens": int,
-        "answer": int,
-    }
-    for name, kind in kinds.items():
-        if not isinstance(fields.get(name), kind) or isinstance(fields[name], bool):
-            raise UserError(
-                f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
-            )
+    kinds: dict[str, type] = {"subset": str, "id": str, "sample": int, "digest": str, "verdict": str}
+    kinds |= {"finish_reason": str, "n_tokens": int, "answer": int}
+    kept = check_fields(place, fields, kinds, "an item")
     if fields["verdict"] not in list(Verdict):
         raise UserError(f"{place}: field 'verdict' is '{fields['verdict']}'; expected {', '.join(Verdict)}")
-    return CompletionItem(**{**{name: fields[name] for name in kinds}, "verdict": Verdict(fields["verdict"])})
+    return CompletionItem(**{**kept, "verdict": Verdict(fields["verdict"])})
 
 
 def read_completions(path: Path) -> list[CompletionItem]:
@@ -373,11 +359,10 @@ def recompute_policy(path: Path, *, n_resamples: int | None = None, seed: int | 
     folder = path if path.is_dir() else path.parent
     old = read_entry(folder / ENTRY_NAME, PolicyEntry)
     items = read_described(folder, old.items, read_completions)
-    seed = old.provenance.seed if seed is None and old.provenance else seed or 0
-    if n_resamples is None:
-        n_resamples = old.provenance.n_resamples if old.provenance else 10_000
-    metrics = compute_policy_metrics(items, n_resamples, seed)
-    return old.model_copy(update={"metrics": metrics, "provenance": resampled(old.provenance, n_resamples, seed)})
+    statistics = statistics_of(old.provenance, n_resamples, seed)
+    provenance = old.provenance and old.provenance.model_copy(update=statistics)
+    metrics = compute_policy_metrics(items, **statistics)
+    return old.model_copy(update={"metrics": metrics, "provenance": provenance})
 
 
 def _save(entry: PolicyEntry, items: Sequence[CompletionItem], output: Path) -> tuple[PolicyEntry, Path]:

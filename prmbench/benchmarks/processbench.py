@@ -34,7 +34,7 @@ from prmbench.results.schema import (
     fingerprint,
     read_entry,
 )
-from prmbench.results.store import RunFolder
+from prmbench.results.store import RunFolder, public_name, slug
 from prmbench.reward_models.base import RewardModel, StepScores
 
 NAME = "processbench"
@@ -101,7 +101,7 @@ def evaluate_traces(
         "data": {subset: data_hash(t.digest() for t in traces if t.subset == subset) for subset in _subsets(traces)},
         "tokens": ids_hash(one.ids for one in encoded),
     }
-    folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{_slug(name)}-{digest(settings)[:8]}"
+    folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
     with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
         options.share.wait()
         started, begin = datetime.now(UTC), time.monotonic()
@@ -179,23 +179,18 @@ def describe(model: RewardModel, name: str, source: str) -> Subject:
     facts = dict(model.facts)
     return Subject(
         name=name,
-        source=_public(source),
+        source=public_name(source),
         kind=model.kind,
         objective=model.card.objective,
         beta=model.card.scale(),
         margin=model.card.margin,
         discount=model.card.discount,
-        reference=_public(facts.pop("reference", None)),
+        reference=public_name(facts.pop("reference", None)),
         weights=model.hashes,
         facts=facts,
         step_valued=model.step_valued,
         fixed_thresholds=model.fixed_thresholds(),
     )
-
-
-def _public(source: str | None) -> str | None:
-    """A Hub id as it is; of a local folder only its name, since entries are published."""
-    return Path(source).resolve().name if source is not None and Path(source).exists() else source
 
 
 def build_entry(
@@ -366,7 +361,3 @@ def _fit(
 
 def _subsets(traces: Sequence[Trace]) -> list[str]:
     return list(dict.fromkeys(trace.subset for trace in traces))
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.problems import check_problems
-from prmbench.data.records import Located, read_records, stem
+from prmbench.data.records import Located, check_fields, read_records, stem
 from prmbench.errors import UserError, nearest_path
 
 
@@ -90,22 +90,11 @@ def prompt_of(path: str | Path) -> str | None:
 
 
 def _rollouts(subset: str, records: Sequence[Located]) -> list[Candidate]:
+    kinds: dict[str, type] = {"id": str, "sample": int, "problem": str, "answer": str, "completion": str}
+    kinds |= {"ids": list, "finish_reason": str}
     out = []
     for place, fields in records:
-        kinds = {
-            "id": str,
-            "sample": int,
-            "problem": str,
-            "answer": str,
-            "completion": str,
-            "ids": list,
-            "finish_reason": str,
-        }
-        for name, kind in kinds.items():
-            if not isinstance(fields, dict) or not isinstance(fields.get(name), kind):
-                raise UserError(
-                    f"{place}: field '{name}' is missing or no {kind.__name__}; expected a rollout, or 'samples'"
-                )
+        check_fields(place, fields, kinds, "a rollout, or a record with 'samples'")
         out.append(
             Candidate(
                 subset,

@@ -32,6 +32,24 @@ def is_data_file(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
+def check_fields(place: str, fields: Any, kinds: dict[str, type], what: str) -> dict[str, Any]:
+    """Check that a record is an object whose fields are of these types (a true or false is no number).
+
+    Returns:
+        The fields named.
+
+    Raises:
+        UserError: the place, the field, what was found and what was expected.
+    """
+    if not isinstance(fields, dict):
+        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected {what} (an object)")
+    for name, kind in kinds.items():
+        value = fields.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{place}: field '{name}' is {json.dumps(value)[:40]}; expected a {kind.__name__}")
+    return {name: fields[name] for name in kinds}
+
+
 def read_records(path: Path) -> list[Located]:
     """Read all records of one file.
 

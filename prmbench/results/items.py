@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.records import read_records
+from prmbench.data.records import check_fields, read_records
 from prmbench.errors import UserError
 from prmbench.results.schema import Items, Provenance
 
@@ -59,20 +59,8 @@ class TraceItem:
 
 def parse_item(place: str, fields: Any) -> TraceItem:
     """Check one item's fields. Raises UserError that names the place and the field."""
-    if not isinstance(fields, dict):
-        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected an item (an object)")
-    for name, kind in (
-        ("subset", str),
-        ("id", str),
-        ("generator", str),
-        ("label", int),
-        ("digest", str),
-        ("n_tokens", list),
-    ):
-        if not isinstance(fields.get(name), kind) or isinstance(fields[name], bool):
-            raise UserError(
-                f"{place}: field '{name}' is {json.dumps(fields.get(name))[:40]}; expected a {kind.__name__}"
-            )
+    kinds = {"subset": str, "id": str, "generator": str, "label": int, "digest": str, "n_tokens": list}
+    check_fields(place, fields, kinds, "an item")
     present = [name for name in ("sums", "scores") if name in fields]
     if len(present) != 1:
         raise UserError(f"{place}: expected either 'sums' or 'scores', found {present or 'neither'}")
@@ -125,9 +113,13 @@ def read_described(folder: Path, described: Items | None, read: Callable[[Path],
     return read(path)
 
 
-def resampled(provenance: Provenance | None, n_resamples: int, seed: int) -> Provenance | None:
-    """Provenance of an entry that was computed again with these statistics."""
-    return provenance and provenance.model_copy(update={"n_resamples": n_resamples, "seed": seed})
+def statistics_of(provenance: Provenance | None, n_resamples: int | None, seed: int | None) -> dict[str, int]:
+    """``n_resamples`` and ``seed`` of figures that are computed again: as given, else as in the entry, else the defaults."""
+    before = {"n_resamples": 10_000, "seed": 0}
+    if provenance is not None:
+        before = {"n_resamples": provenance.n_resamples, "seed": provenance.seed}
+    given = {"n_resamples": n_resamples, "seed": seed}
+    return before | {name: value for name, value in given.items() if value is not None}
 
 
 def read_items(path: Path) -> list[TraceItem]:

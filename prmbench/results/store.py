@@ -174,6 +174,16 @@ class RunFolder(Generic[LineType]):
         return save_entry(self.path, entry, None)
 
 
+def slug(name: str) -> str:
+    """A name as part of a folder's name."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
+
+
+def public_name(source: str | None) -> str | None:
+    """A Hub id as it is; of a local folder only its name, since entries are published."""
+    return Path(source).resolve().name if source is not None and Path(source).exists() else source
+
+
 def write_atomically(path: Path, content: str) -> None:
     """Write a text file so that a reader or a kill sees the old file or the new one, never a part.
 

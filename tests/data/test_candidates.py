@@ -62,7 +62,7 @@ def test_rollouts_and_samples(tmp_path):
     [
         ([rollout("a", 0), rollout("a", 1), rollout("b", 0)], "problem 'b' has 1 candidates, 'a' has 2"),
         ([rollout("a", 0), rollout("a", 0)], "problem 'a' has a sample number twice"),
-        ([rollout("a", 0, ids=None)], "field 'ids' is missing or no list"),
+        ([rollout("a", 0, ids=None)], "field 'ids' is null; expected a list"),
         ([{"id": "x", "problem": "p", "answer": "5", "samples": []}], "field 'samples' must be a list"),
         (
             [{"id": "x", "problem": "p", "answer": "5", "samples": [{"txt": "a"}]}],
