@@ -219,7 +219,7 @@ def _truth(of: dict[str, list[Row]], folder: Path) -> str:
     return (
         text
         + table(
-            ["", "MSE, margin's link", "MSE, plain sigmoid", "ECE, margin's link", "ECE, plain sigmoid"],
+            ["", "Brier, margin's link", "Brier, plain sigmoid", "ECE, margin's link", "ECE, plain sigmoid"],
             (
                 [
                     LABELS[name],

@@ -144,6 +144,7 @@ def trainer_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[
         "save_strategy": "steps",
         "save_steps": recipe.save_every,
         "save_total_limit": 1,
+        "logging_nan_inf_filter": False,
         "report_to": [],
         "disable_tqdm": True,
         "seed": recipe.seed,
@@ -173,3 +174,9 @@ def claim(states: Path, recipe: Optimisation) -> None:
         raise UserError(f"{states}: holds the state of a run of another recipe; delete it, or set another output")
     states.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, wanted)
+
+
+def last_state(states: Path) -> str | None:
+    """The last state saved whole: the trainer writes its own record last, so a kill while saving leaves none."""
+    whole = [path.parent for path in states.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.partition("-")[2]))) if whole else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import CARD_NAME, Card, ReadState, write_card
 from prmbench.training.objectives import ObjectiveSpec, find_objective
-from prmbench.training.options import Optimisation, claim, quiet_libraries, trainer_arguments
-from prmbench.training.outcomes import Pairs, load_pairs, split_held_out
+from prmbench.training.options import LoraOptions, Optimisation, claim, last_state, quiet_libraries, trainer_arguments
+from prmbench.training.outcomes import Pair, Pairs, load_pairs, split_held_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,6 +72,10 @@ class RMRecipe(Optimisation):
                 raise ValueError("lora.merge false: an adapter's reference is its base; leave reference out, or merge")
         return self
 
+    def updates(self, records: int) -> int:
+        """Updates that a run over this many pairs makes; every one is full."""
+        return self.max_steps or max(1, math.ceil(self.epochs * (records // self.batch_size)))
+
     def scale(self, spec: ObjectiveSpec) -> float:
         """Beta, or the objective's default."""
         return spec.beta if self.beta is None else self.beta
@@ -93,6 +98,17 @@ class RMResult:
     history: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What every stage of a run needs. folder: of the model to start from. states: of saved states."""
+
+    recipe: RMRecipe
+    spec: ObjectiveSpec
+    folder: Path
+    options: LoadOptions
+    states: Path
+
+
 def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -> RMResult | None:
     """Run a recipe. Writes the best weights (by held-out loss; without a held-out split, the last) with tokenizer, card
     and ``rm.json`` into ``output``, and the last ones into ``output/last``.
@@ -108,8 +124,6 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     Raises:
         UserError: a wrong model, data file or setting; nothing has been trained then.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     quiet_libraries()
     share = current_share()
     spec = find_objective(recipe.objective)
@@ -133,13 +147,12 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
         )
     if share.main:
         log(f"{data.sentence()}; {len(held):,} held out")
-    output = Path(recipe.output)
-    states = output / "trainer"
+    run = _Run(recipe, spec, folder, options, Path(recipe.output) / "trainer")
     if share.main:
-        claim(states, recipe)
+        claim(run.states, recipe)
     share.wait()
-    last = get_last_checkpoint(str(states))
-    trainer = _make_trainer(recipe, spec, folder, options, kept, held, states, share, log, fresh=last is None)
+    last = last_state(run.states)
+    trainer = _make_trainer(run, kept, held, share, log, fresh=last is None)
     trainer.processing_class = tokenizer
     if last is not None and share.main:
         log(f"going on from {last}")
@@ -148,25 +161,15 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
         "eval_loss" in row and row["step"] == trainer.state.global_step for row in trainer.state.log_history
     ):
         trainer.evaluate()
-    trainer.save_model(str(states / "last"))
+    trainer.save_model(str(run.states / "last"))
     share.wait()
     if not share.main:
         return None
-    return _export(recipe, spec, folder, options, trainer, data, len(kept), len(held), states)
+    return _export(run, trainer, data, len(kept), len(held))
 
 
 def _make_trainer(
-    recipe: RMRecipe,
-    spec: ObjectiveSpec,
-    folder: Path,
-    options: LoadOptions,
-    kept: list[Any],
-    held: list[Any],
-    states: Path,
-    share: Share,
-    log: Callable[[str], None],
-    *,
-    fresh: bool,
+    run: _Run, kept: list[Pair], held: list[Pair], share: Share, log: Callable[[str], None], *, fresh: bool
 ) -> RewardModelTrainer:
     import torch
     from transformers import PrinterCallback, TrainingArguments
@@ -176,8 +179,9 @@ def _make_trainer(
     from prmbench.training.reference import reference_logprobs
     from prmbench.training.rm_trainer import PairData, RewardModelTrainer
 
-    reference_folder = folder if recipe.reference is None else locate(recipe.reference, "reference")
-    adapter_is_ratio = recipe.lora is not None and reference_folder == folder
+    recipe, spec, options = run.recipe, run.spec, run.options
+    reference_folder = run.folder if recipe.reference is None else locate(recipe.reference, "reference")
+    adapter_is_ratio = recipe.lora is not None and reference_folder == run.folder
     cached, engine = None, None
     if spec.kind == "implicit" and not (adapter_is_ratio and recipe.reference_logprobs == "as-needed"):
         engine = HFEngine(load_causal_lm(reference_folder, options), str(reference_folder))
@@ -187,7 +191,7 @@ def _make_trainer(
             engine,
             checkpoint_hash(reference_folder),
             [response for pair in [*kept, *held] for response in pair.rows],
-            states,
+            run.states,
             autocast=torch.autocast(device.partition(":")[0], torch.bfloat16) if recipe.autocasts() else nullcontext(),
             batch_tokens=32_768 if device.startswith("cuda") else 2_048,
             share=share,
@@ -202,15 +206,15 @@ def _make_trainer(
         margin=recipe.offset(spec),
         held_out=PairData(held, cached[cut:] if cached is not None else None),
         batch_size=recipe.batch_size,
-        best=states / "best",
+        best=run.states / "best",
         reference=engine,
         adapter_is_ratio=adapter_is_ratio,
-        model=prepare_model(recipe, spec, folder, options),
+        model=_prepare_model(run, recipe.lora),
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
         eval_dataset=[] if held else None,
         callbacks=[progress_callback(log)] if share.main else [],
         args=TrainingArguments(
-            **trainer_arguments(recipe, states, updates),
+            **trainer_arguments(recipe, run.states, updates),
             remove_unused_columns=False,
             dataloader_drop_last=True,
             logging_steps=max(1, updates // 50),
@@ -224,8 +228,8 @@ def _make_trainer(
     return trainer
 
 
-def prepare_model(recipe: RMRecipe, spec: ObjectiveSpec, folder: Path, options: LoadOptions) -> PreTrainedModel:
-    """The model to train: its forward gives token values, and an adapter is in place where the recipe has one.
+def _prepare_model(run: _Run, lora: LoraOptions | None) -> PreTrainedModel:
+    """The model to train: its forward gives token values, and an adapter is in place where there is to be one.
 
     Raises:
         UserError: the adapter changes the output layer, whose log-probs are computed outside it.
@@ -233,42 +237,34 @@ def prepare_model(recipe: RMRecipe, spec: ObjectiveSpec, folder: Path, options: 
     from prmbench.reward_models.q_rm import VALUE_HEAD
     from prmbench.training.forward import give_logprobs, give_values
 
-    model = load_causal_lm(folder, options)
-    if spec.kind == "q_rm":
+    recipe, has_head = run.recipe, run.spec.kind == "q_rm"
+    model = load_causal_lm(run.folder, run.options)
+    if has_head:
         give_values(model, recipe.read_state, recipe.seed)
     else:
         give_logprobs(model, recipe.model)
-    if recipe.lora is not None:
+    if lora is not None:
         from peft import get_peft_model
         from transformers import set_seed
 
         set_seed(recipe.seed)  # of the adapter's first weights
         head = model.get_output_embeddings()
-        model = get_peft_model(model, recipe.lora.config([VALUE_HEAD] if spec.kind == "q_rm" else None))
+        model = get_peft_model(model, lora.config([VALUE_HEAD] if has_head else None))
         if model.get_base_model().get_output_embeddings() is not head:
             raise UserError("lora.targets: the output layer cannot carry an adapter here; leave it out")
     return model.train()
 
 
-def _export(
-    recipe: RMRecipe,
-    spec: ObjectiveSpec,
-    folder: Path,
-    options: LoadOptions,
-    trainer: RewardModelTrainer,
-    data: Pairs,
-    n_trained: int,
-    n_held_out: int,
-    states: Path,
-) -> RMResult:
+def _export(run: _Run, trainer: RewardModelTrainer, data: Pairs, n_trained: int, n_held_out: int) -> RMResult:
     from prmbench.training.rm_trainer import BEST_NAME
 
+    recipe, spec = run.recipe, run.spec
     output = Path(recipe.output)
     steps = trainer.state.global_step
-    best = states / "best"
+    last, best = run.states / "last", run.states / "best"
     best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
-    _export_weights(recipe, spec, folder, options, best if best.exists() else states / "last", output)
-    _export_weights(recipe, spec, folder, options, states / "last", output / "last")
+    _export_weights(run, best if best.exists() else last, output)
+    _export_weights(run, last, output / "last")
     history = trainer.state.log_history
     at_best: dict[str, Any] = next(
         (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}
@@ -282,7 +278,7 @@ def _export(
         "trained_pairs": n_trained,
         "held_out_pairs": n_held_out,
         "hashes": {
-            "start": checkpoint_hash(folder),
+            "start": checkpoint_hash(run.folder),
             "tokens": ids_hash(response.ids for pair in data.pairs for response in pair.rows),
             "best": checkpoint_hash(output),
             "last": checkpoint_hash(output / "last"),
@@ -294,30 +290,30 @@ def _export(
         "history": history,
     }
     write_atomically(output / REPORT_NAME, json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(states, ignore_errors=True)
+    shutil.rmtree(run.states, ignore_errors=True)
     return RMResult(output, steps, best_step, data, n_held_out, metrics, history)
 
 
-def _export_weights(
-    recipe: RMRecipe, spec: ObjectiveSpec, folder: Path, options: LoadOptions, saved: Path, output: Path
-) -> None:
+def _export_weights(run: _Run, saved: Path, output: Path) -> None:
     """Make what the trainer saved a checkpoint of its own: adapters merged where asked, pickled arguments left out, a card."""
+    recipe, spec = run.recipe, run.spec
     output.mkdir(parents=True, exist_ok=True)
+    for old in (*output.glob("*.safetensors"), output / "adapter_config.json", output / CARD_NAME):
+        old.unlink(missing_ok=True)  # of an earlier run, perhaps of another form
+    keeps_adapter = recipe.lora is not None and not recipe.lora.merge
     if recipe.lora is not None and recipe.lora.merge:
         from peft import PeftModel
 
-        model = prepare_model(recipe.model_copy(update={"lora": None}), spec, folder, options)
+        model = _prepare_model(run, None)
         merged = PeftModel.from_pretrained(model, str(saved)).merge_and_unload()
         merged.save_pretrained(output)
-        load_tokenizer(folder, options).save_pretrained(output)
+        load_tokenizer(run.folder, run.options).save_pretrained(output)
     else:
         for file in sorted(saved.iterdir()):
             if file.suffix not in (".bin", ".pt") and file.name != "best.json":
                 shutil.copyfile(file, output / file.name)
     reference: str | None = recipe.reference or recipe.model
-    if spec.kind != "implicit" or (
-        recipe.lora is not None and not recipe.lora.merge
-    ):  # an adapter names its base itself
+    if spec.kind != "implicit" or keeps_adapter:  # an adapter names its base itself
         reference = None
     elif reference is not None and Path(reference).is_dir():
         reference = os.path.relpath(Path(reference).resolve(), output.resolve())
@@ -330,5 +326,4 @@ def _export_weights(
         reference=reference,
         tokens=recipe.tokens,
     )
-    (output / CARD_NAME).unlink(missing_ok=True)
     write_card(output, card)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 
 from prmbench.engines.hf import HFEngine
+from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 from prmbench.training.heldout import held_out_metrics
 from prmbench.training.objectives import ObjectiveSpec
@@ -146,6 +147,11 @@ class RewardModelTrainer(Trainer):
         """The objective's mean over the batch's units."""
         values = self.token_values(model, inputs)
         loss = self.spec.loss(values, inputs["mask"], inputs["correct"], self.beta, self.margin).mean()
+        if not bool(loss.isfinite()):
+            raise UserError(
+                f"the loss is {float(loss.detach())} at step {self.state.global_step}; lower learning_rate, and check the "
+                "checkpoint (what was saved before is kept)"
+            )
         return (loss, {"values": values}) if return_outputs else loss
 
     def token_values(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 from prmbench.rollouts import Policy, prompt_ids, sample
 from prmbench.training.chats import encode_chat, load_chats
-from prmbench.training.options import Optimisation, claim, quiet_libraries, trainer_arguments
+from prmbench.training.options import Optimisation, claim, last_state, quiet_libraries, trainer_arguments
 from prmbench.verify import Verifier
 
 if TYPE_CHECKING:
@@ -79,12 +79,13 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     """
     from datasets import Dataset
     from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     try:
         from trl import SFTConfig, SFTTrainer
     except ModuleNotFoundError:
         raise UserError("training needs TRL, which is not installed: pip install 'prmbench[train]'") from None
+
+    from prmbench.training.progress_callback import progress_callback
 
     quiet_libraries()
     options = LoadOptions(dtype=recipe.dtype)
@@ -127,12 +128,13 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         eval_dataset=heldout if held else None,
         processing_class=tokenizer,
         peft_config=recipe.lora.config() if recipe.lora else None,
-        callbacks=[measure.callback()] if measure else [],
+        # How long a run with a stopping rule takes is not known beforehand.
+        callbacks=[measure.callback() if measure else progress_callback(log)],
     )
     trainer.remove_callback(PrinterCallback)
     try:
         before = [{"step": 0, **trainer.evaluate()}] if held else []  # train() starts a new log
-        last = get_last_checkpoint(str(states)) if states.is_dir() else None
+        last = last_state(states)
         if last is not None:
             log(f"going on from {last}")
         trainer.train(resume_from_checkpoint=last)

@@ -275,3 +275,9 @@ def test_settings_that_do_not_fit_are_refused(recipe, tmp_path):
         train_rm(recipe.model_copy(update={"batch_size": 32}))
     with pytest.raises(UserError, match="model .*nowhere: no such folder"):
         train_rm(recipe.model_copy(update={"model": str(Path("/tmp/nowhere"))}))
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_the_run(recipe):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+; lower learning_rate"):
+        train_rm(recipe.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30}))

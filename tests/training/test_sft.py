@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
     assert done.returncode == -9
     lines = []
     again = train_sft(killed, log=lines.append)
-    assert lines == [f"going on from {tmp_path / 'cut' / 'trainer' / 'checkpoint-8'}"]
+    assert f"going on from {tmp_path / 'cut' / 'trainer' / 'checkpoint-8'}" in lines
     assert again.steps == whole.steps
     assert not (again.output / "trainer").exists()
     first, second = (load_file(result.output / "model.safetensors") for result in (whole, again))
