@@ -110,6 +110,7 @@ def rerank(
         n_resamples=n_resamples,
         seed=seed,
         batch_tokens=batch_tokens,
+        limit=limit,
     )
 
 

@@ -109,8 +109,9 @@ def eval_command(
 ) -> None:
     """Evaluate a reward model (ProcessBench, Best-of-N) or a policy (avg@k): intervals, baselines, honest thresholds."""
     benchmark = _chosen_benchmark(benchmark, rm, policy, from_items, from_rollouts, rollouts)
+    _refuse_unused(ctx, "from items" if from_items else "from rollouts" if from_rollouts else benchmark)
     if from_items is not None:
-        _recompute(ctx, from_items, output, resamples, seed, as_json=as_json)
+        _recompute(from_items, output, resamples, seed, as_json=as_json)
         return
 
     from prmbench.engines.loading import LoadOptions
@@ -261,16 +262,41 @@ def _one(values: list[int] | None, default: int) -> int:
     return values[0] if values else default
 
 
-_WITH_ITEMS = {"from_items", "output", "as_json", "seed", "resamples", "benchmark"}
+_ALWAYS = {"benchmark", "output", "as_json", "seed", "resamples"}
+_LOADING = {
+    "device",
+    "dtype",
+    "engine",
+    "tensor_parallel",
+    "batch_tokens",
+    "trust_remote_code",
+    "chat_template",
+    "limit",
+    "name",
+}
+_REWARD_MODEL = _LOADING | {"rm", "reference", "kind", "objective", "beta", "margin", "discount", "plugin"}
+_TOKENS = {"system", "separator", "step_prefix", "template_arg", "end_of_turn"}
+_SAMPLING = {"n", "preset", "temperature", "top_p", "top_k", "max_new_tokens", "prompt"}
+_USED = {
+    "from items": {"from_items"},
+    "from rollouts": {"from_rollouts", "name"},
+    "policy": _LOADING | _SAMPLING | {"policy", "subset", "data"},
+    "best-of-n": _REWARD_MODEL | _TOKENS | {"rollouts", "n", "prompt"},
+    "processbench": _REWARD_MODEL | _TOKENS | {"subset", "data", "skip_overlong"},
+}
+"""Options that mean something, by what is done; any other that is given is a mistake, not to be passed over."""
 
 
-def _recompute(
-    ctx: typer.Context, items: Path, output: Path | None, resamples: int | None, seed: int | None, *, as_json: bool
-) -> None:
+def _refuse_unused(ctx: typer.Context, doing: str) -> None:
     given = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-    if unused := sorted(given - _WITH_ITEMS):
-        flags = ", ".join("--" + name.replace("_", "-") for name in unused)
-        raise UserError(f"--from-items: {flags} cannot change items that are already scored; leave it out")
+    if unused := sorted(given - _ALWAYS - _USED[doing]):
+        flags = ", ".join("--" + {"as_json": "json"}.get(name, name.replace("_", "-")) for name in unused)
+        why = {"from items": "items are already scored", "from rollouts": "the completions are already sampled"}
+        said = why.get(doing, f"it means nothing for {doing}")
+        raise UserError(f"{flags}: {said}; leave it out")
+
+
+def _recompute(items: Path, output: Path | None, resamples: int | None, seed: int | None, *, as_json: bool) -> None:
     from prmbench.benchmarks.best_of_n import recompute_best_of_n
     from prmbench.benchmarks.policy import recompute_policy
     from prmbench.benchmarks.processbench import recompute

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
-from prmbench.data.records import check_fields, read_records
+from prmbench.data.records import check_fields, check_ids, read_json, read_records
 from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
 from prmbench.engines.base import Engine, load_engine
 from prmbench.engines.batching import plan_batches
 from prmbench.engines.generate import Request
 from prmbench.engines.hf import BatchRunner
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer, locate, read_json
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer, locate
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.progress import progress
@@ -79,11 +79,9 @@ def parse_rollout(place: str, fields: Any) -> Rollout:
         raise UserError(
             f"{place}: field 'verdict' is {json.dumps(fields.get('verdict'))}; expected {', '.join(Verdict)}"
         )
-    if not all(isinstance(i, int) for i in fields["ids"]):
-        raise UserError(f"{place}: field 'ids' must hold token ids, whole numbers")
     return Rollout(
         **{name: value for name, value in kept.items() if name != "ids"},
-        ids=np.array(fields["ids"], dtype=np.int64),
+        ids=check_ids(place, fields["ids"]),
         finish_reason=fields["finish_reason"],
         verdict=Verdict(fields["verdict"]),
     )
@@ -106,6 +104,16 @@ def run_settings(path: str | Path) -> dict[str, Any]:
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     return read_json(folder / RUN_NAME)
+
+
+def written_before(folder: Path) -> tuple[int, int]:
+    """Rollouts, and their tokens, that an interrupted or finished run has left in its folder."""
+    file = folder / f"{FILE_STEM}.jsonl"
+    lines = (
+        file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    )  # a line cut short does not count
+    found = [parse_rollout(f"{file}, line {i}", json.loads(line)) for i, line in enumerate(lines, start=1)]
+    return len(found), sum(len(one.ids) for one in found)
 
 
 @dataclass

@@ -120,7 +120,7 @@ def test_json_is_the_entry_and_nothing_else(table):
 
 def test_from_items_mistakes(table, tmp_path):
     folder, _ = table
-    assert "--from-items: --beta, --subset cannot change items" in mistake(
+    assert "--beta, --subset: items are already scored" in mistake(
         "eval", "--from-items", folder / "out", "--beta", 5, "--subset", "math"
     )
     (tmp_path / "file").write_text("")

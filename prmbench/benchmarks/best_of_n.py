@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from prmbench.benchmarks.best_of_n_metrics import (
     BestOfNMetrics,
     CandidateItem,
     Convention,
+    checked_sizes,
     compute_best_of_n,
     parse_candidate,
     read_candidates,
@@ -112,6 +114,7 @@ def evaluate_best_of_n(
     n_resamples: int = 10_000,
     seed: int = 0,
     batch_tokens: int | None = None,
+    limit: int | None = None,
     miniature: bool = False,
 ) -> tuple[BestOfNEntry, Path]:
     """Score every candidate and measure; the same call goes on where an interrupted one stopped.
@@ -119,6 +122,7 @@ def evaluate_best_of_n(
     Args:
         prompt: how the problems were put to the policy; also says where answers are.
         sizes: N; None: powers of two up to the number of candidates, and that number.
+        limit: recorded when only the first problems are there.
         output: the run's folder; None: ``prmbench-results/best-of-n-NAME-HASH``.
 
     Returns:
@@ -129,6 +133,7 @@ def evaluate_best_of_n(
             the folder.
         KeyboardInterrupt: with a message that says what is kept.
     """
+    wanted = checked_sizes(Counter((one.subset, one.id) for one in candidates).values(), sizes)
     encoded = encode_candidates(model, candidates, prompt)
     longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
     if model.max_length is not None and len(encoded[longest]) > model.max_length:
@@ -165,7 +170,7 @@ def evaluate_best_of_n(
         items = [found[one.key] for one in candidates]
         written = run_folder.finish(items)
         provenance = Provenance(
-            engine="hf",
+            engine=model.engine,
             device=device,
             dtype=dtype,
             batch_tokens=batch_tokens,
@@ -184,11 +189,11 @@ def evaluate_best_of_n(
                 resumed_items=len(done),
             ),
         )
-        metrics = compute_best_of_n(items, Convention.of(subject), sizes=sizes, n_resamples=n_resamples, seed=seed)
+        metrics = compute_best_of_n(items, Convention.of(subject), sizes=wanted, n_resamples=n_resamples, seed=seed)
         rules = {"prompt": prompt.name, "verifier": settings["verifier"]}
         entry = BestOfNEntry(
             subject=subject,
-            benchmark=_benchmark(items, rules),
+            benchmark=_benchmark(items, rules, limit),
             metrics=metrics,
             items=written,
             provenance=provenance,
@@ -212,7 +217,7 @@ def recompute_best_of_n(path: Path, *, n_resamples: int | None = None, seed: int
     return old.model_copy(update={"metrics": metrics, "provenance": provenance})
 
 
-def _benchmark(items: Sequence[CandidateItem], rules: dict[str, Any]) -> Benchmark:
+def _benchmark(items: Sequence[CandidateItem], rules: dict[str, Any], limit: int | None) -> Benchmark:
     subsets = {}
     for subset in dict.fromkeys(item.subset for item in items):
         mine = [item for item in items if item.subset == subset]
@@ -228,7 +233,7 @@ def _benchmark(items: Sequence[CandidateItem], rules: dict[str, Any]) -> Benchma
             fingerprint=fingerprint(NAME, VERSION, hashed, rules),
         )
     whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
-    return Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=rules)
+    return Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=rules, limit=limit)
 
 
 def _score_missing(

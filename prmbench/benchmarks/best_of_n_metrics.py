@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ class BestOfNSubset(Record):
     )
     baselines: dict[str, dict[str, dict[str, Estimate]]] = Field(
         description="the same for pass (any right), majority, weighted_majority (votes weigh the probability that the own score "
-        "stands for), mean, shortest, longest, random"
+        "stands for), mean (what a random choice gets), shortest, longest"
     )
 
 
@@ -154,6 +154,9 @@ def candidate_scores(item: CandidateItem, convention: Convention) -> dict[str, f
     ``sum`` and ``token_mean`` are over all response tokens; ``min``, ``last``, ``product`` and ``mean`` over steps' process
     scores.
     """
+    if item.length == 0:  # its prompt left no room: there is nothing to choose
+        names = AGGREGATIONS if item.scores is not None else ("token_mean", "sum", *AGGREGATIONS)
+        return {convention.own: -math.inf, **dict.fromkeys(names, -math.inf)}
     if item.scores is not None:
         found = {how: aggregate(item.scores, how) for how in AGGREGATIONS}
     else:
@@ -163,6 +166,25 @@ def candidate_scores(item: CandidateItem, convention: Convention) -> dict[str, f
         found = {"token_mean": total / max(item.length, 1), "sum": total}
         found |= {how: aggregate(convention.beta * item.sums, how) for how in AGGREGATIONS}
     return {convention.own: found[convention.own], **found}
+
+
+def checked_sizes(counts: Iterable[int], sizes: Sequence[int] | None) -> list[int]:
+    """The N to compute: as asked, or powers of two up to the number of candidates, and that number.
+
+    Args:
+        counts: candidates of each problem.
+
+    Raises:
+        UserError: problems with different numbers of candidates, or N above that number.
+    """
+    numbers = set(counts)
+    if len(numbers) != 1:
+        raise UserError(f"problems have {min(numbers)} to {max(numbers)} candidates; expected equally many of each")
+    (n,) = numbers
+    wanted = sorted(set(sizes or [*(2**k for k in range(n.bit_length()) if 2**k <= n), n]))
+    if not 1 <= wanted[0] <= wanted[-1] <= n:
+        raise UserError(f"--n {' '.join(map(str, wanted))}: there are {n} candidates of each problem")
+    return wanted
 
 
 def compute_best_of_n(
@@ -181,13 +203,8 @@ def compute_best_of_n(
     groups: dict[tuple[str, str], list[CandidateItem]] = {}
     for item in items:
         groups.setdefault((item.subset, item.id), []).append(item)
-    numbers = {len(group) for group in groups.values()}
-    if len(numbers) != 1:
-        raise UserError(f"problems have {min(numbers)} to {max(numbers)} candidates; expected equally many of each")
-    (n,) = numbers
-    wanted = sorted(set(sizes or [*(2**k for k in range(n.bit_length()) if 2**k <= n), n]))
-    if not 1 <= wanted[0] <= wanted[-1] <= n:
-        raise UserError(f"--n {wanted[-1]}: there are {n} candidates of each problem")
+    wanted = checked_sizes([len(group) for group in groups.values()], sizes)
+    n = len(next(iter(groups.values())))
     found: dict[str, BestOfNSubset] = {}
     values_of: list[Floats] = []
     resamples_of: list[Floats] = []
@@ -239,14 +256,11 @@ def _figures(
         for estimator, drawn in votes.items():
             out["baselines", "majority", size, estimator] = expected_vote(answers, correct, None, drawn)
             out["baselines", "weighted_majority", size, estimator] = expected_vote(answers, correct, weights, drawn)
-        for name, by in (("shortest", -lengths), ("longest", lengths)):
+        for name, by in (("shortest", np.where(lengths > 0, -lengths, -np.inf)), ("longest", lengths)):
             out["baselines", name, size, "expected"] = expected_best(by, correct, size)
             out["baselines", name, size, "first"] = first_best(by, correct, size)
         out["baselines", "mean", size, "expected"] = float(correct.mean())
         out["baselines", "mean", size, "first"] = float(correct[:size].mean())
-        noise = rng.random(len(group))
-        out["baselines", "random", size, "expected"] = expected_best(noise, correct, size)
-        out["baselines", "random", size, "first"] = first_best(noise, correct, size)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,8 +38,8 @@ from prmbench.results.schema import (
     fingerprint,
     read_entry,
 )
-from prmbench.results.store import save_entry, write_atomically
-from prmbench.rollouts import Policy, Rollout, read_rollouts, rollout, run_settings
+from prmbench.results.store import RUN_NAME, save_entry, write_atomically
+from prmbench.rollouts import Policy, Rollout, read_rollouts, rollout, run_settings, written_before
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.repeats import majority, mean_resamples, pass_at_k
 from prmbench.verify import Verdict
@@ -167,7 +168,7 @@ def compute_policy_metrics(items: Sequence[CompletionItem], n_resamples: int, se
     for subset in dict.fromkeys(item.subset for item in items):
         mine = [sorted(group, key=lambda i: i.sample) for (name, _), group in sorted(groups.items()) if name == subset]
         values = np.array([_figures(group, ks) for group in mine])
-        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(subset.encode()).digest()[:4], "big")])
+        rng = np.random.default_rng([seed, zlib.crc32(subset.encode())])
         samples = mean_resamples(values, n_resamples=n_resamples, rng=rng)
         means.append(values.mean(axis=0))
         resampled.append(samples)
@@ -191,7 +192,7 @@ def _figures(group: Sequence[CompletionItem], ks: Sequence[int]) -> list[float]:
     return [
         right / n,
         majority([item.answer for item in group], correct),
-        sum(item.finish_reason != "stop" for item in group) / n,
+        sum(item.finish_reason == "length" for item in group) / n,
         sum(item.n_tokens for item in group) / n,
         *(pass_at_k(n, right, k) for k in ks),
     ]
@@ -233,6 +234,7 @@ def evaluate_policy(
     """
     params = params or PRESETS["paper"]
     started, begin = datetime.now(UTC), time.monotonic()
+    before = [written_before(output / subset) for subset in sets]
     rollouts = {
         subset: rollout(
             policy, problems, output / subset, prompt=prompt, n=n, params=params, seed=seed, batch_tokens=batch_tokens
@@ -240,7 +242,7 @@ def evaluate_policy(
         for subset, problems in sets.items()
     }
     device, dtype = policy.engine.device_and_dtype()
-    tokens = sum(len(r.ids) for found in rollouts.values() for r in found)
+    tokens = sum(len(r.ids) for found in rollouts.values() for r in found) - sum(n for _, n in before)
     provenance = Provenance(
         engine=policy.engine.name,
         device=device,
@@ -258,7 +260,7 @@ def evaluate_policy(
             started=started.isoformat(timespec="seconds"),
             scoring_seconds=round(time.monotonic() - begin, 3),
             tokens=tokens,
-            resumed_items=0,
+            resumed_items=sum(n for n, _ in before),
         ),
     )
     subject = Subject(
@@ -292,10 +294,13 @@ def policy_from_rollouts(
             raise UserError(
                 f"{path}: is of another policy or other sampling settings than {paths[0]}; evaluate it by itself"
             )
-        if len(found) % run["n"]:
-            raise UserError(
-                f"{path}: holds {len(found)} rollouts, {run['n']} a problem: the run is not finished; go on with it"
-            )
+        problems = {one.id: Problem(one.id, one.problem, one.answer).digest() for one in found}
+        keys = {(one.id, one.sample) for one in found}
+        whole = {(name, k) for name in problems for k in range(run["n"])}
+        if keys != whole or len(found) != len(whole) or digest(sorted(problems.values())) != run["problems"]:
+            raise UserError(f"{path}: is not the whole run that its {RUN_NAME} describes; go on with the run")
+        if any(item.subset == folder.name for item in items):
+            raise UserError(f"{path}: two runs are called '{folder.name}'; rename one folder")
         items += completion_items(folder.name, found, find_prompt(run["prompt"]).style)
     if first is None:
         raise UserError("--from-rollouts: expected at least one file")

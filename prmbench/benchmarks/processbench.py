@@ -122,7 +122,7 @@ def evaluate_traces(
         seconds = time.monotonic() - begin
         written = run_folder.finish(items)
         provenance = Provenance(
-            engine="hf",
+            engine=model.engine,
             device=device,
             dtype=dtype,
             batch_tokens=batch_tokens,

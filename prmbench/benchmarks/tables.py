@@ -73,6 +73,8 @@ def render_best_of_n(entry: BestOfNEntry) -> RenderableType:
         f"{sum(d.n_items for d in entry.benchmark.subsets.values()):,} problems, {metrics.n} candidates each",
         *([MINIATURE] if entry.miniature else []),
     ]
+    if entry.benchmark.limit is not None:
+        lines.append(f"Only the first {entry.benchmark.limit:,} problems of each set: a try, not a result to quote.")
     parts: list[RenderableType] = [escape(line) for line in lines]
     several = len(metrics.subsets) > 1
     for title, result in [*metrics.subsets.items(), *([("mean over the sets", metrics.mean)] if several else [])]:

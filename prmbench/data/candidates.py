@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.problems import check_problems
-from prmbench.data.records import Located, check_fields, read_records, stem
+from prmbench.data.records import Located, check_fields, check_ids, read_json, read_records, stem
 from prmbench.errors import UserError, nearest_path
 
 
@@ -85,7 +85,7 @@ def prompt_of(path: str | Path) -> str | None:
     run = folder / "run.json"
     if not run.exists():
         return None
-    name = json.loads(run.read_text(encoding="utf-8")).get("prompt")
+    name = read_json(run).get("prompt")
     return name if isinstance(name, str) else None
 
 
@@ -103,7 +103,7 @@ def _rollouts(subset: str, records: Sequence[Located]) -> list[Candidate]:
                 fields["problem"],
                 fields["answer"],
                 fields["completion"],
-                np.array(fields["ids"], dtype=np.int64),
+                check_ids(place, fields["ids"]),
                 fields["finish_reason"] == "length",
             )
         )

@@ -74,7 +74,7 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
     found: dict[str, list[Problem]] = {}
     for name in names:
         path = Path(name)
-        is_file = path.suffix != "" or path.exists()
+        is_file = path.suffix != "" or path.is_file()
         if not is_file and name not in PROBLEM_SETS:
             raise UserError(
                 f"problem set '{name}' is not known{nearest(name, PROBLEM_SETS)}; known: {', '.join(PROBLEM_SETS)}, or a file of "

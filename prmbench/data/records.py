@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prmbench.errors import UserError
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.errors import UserError, first_line
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -48,6 +51,26 @@ def check_fields(place: str, fields: Any, kinds: dict[str, type], what: str) -> 
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UserError(f"{place}: field '{name}' is {json.dumps(value)[:40]}; expected a {kind.__name__}")
     return {name: fields[name] for name in kinds}
+
+
+def check_ids(place: str, ids: Any) -> NDArray[np.int64]:
+    """Token ids as an array. Raises UserError when they are not whole numbers, 0 or more."""
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in ids):
+        raise UserError(f"{place}: field 'ids' must hold token ids, whole numbers")
+    return np.array(ids, dtype=np.int64)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError, naming the file, when it is missing, broken or no object."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is {path.parent} whole?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected an object")
+    return data
 
 
 def read_records(path: Path) -> list[Located]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from prmbench.data.records import read_json
 from prmbench.errors import UserError, first_line, nearest, nearest_path
 
 if TYPE_CHECKING:
@@ -104,17 +104,11 @@ def locate(name: str, flag: str) -> Path:
         ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises UserError, naming the file, when it is missing, broken or no object."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is {path.parent} a whole checkpoint?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected an object")
-    return data
+def max_positions(folder: Path) -> int | None:
+    """Longest sequence that a checkpoint was built for, where its config says."""
+    config = read_json(folder / "config.json")
+    found = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
+    return int(found) if found else None
 
 
 def checkpoint_hash(folder: Path) -> str:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.data.records import read_json
 from prmbench.engines.generate import Completion, Request
 from prmbench.engines.hf import Quantity, TokenScores
-from prmbench.engines.loading import LoadOptions, read_json
+from prmbench.engines.loading import LoadOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, first_line
 
@@ -65,7 +66,7 @@ class VLLMEngine:
                 enforce_eager=self._device == "cpu",
                 tensor_parallel_size=options.tensor_parallel,
                 trust_remote_code=options.trust_remote_code,
-                max_logprobs=max(20, 2**10),
+                max_logprobs=1024,
                 disable_log_stats=True,
                 **settings,
             )

@@ -69,7 +69,7 @@ class RewardModel(ABC):
         step_valued: whether `score` gives one score a step instead of sums of token values.
         hashes: weights hash (sha256) by role: "model", "reference", ...
         facts: architecture, size and the like, for provenance.
-        source: the checkpoint as the user named it.
+        source: the checkpoint as the user named it. engine: what computes its tokens.
     """
 
     kind: ClassVar[str]
@@ -81,6 +81,7 @@ class RewardModel(ABC):
     hashes: dict[str, str]
     facts: dict[str, Any]
     source: str
+    engine: str = "hf"
 
     @abstractmethod
     def device_and_dtype(self) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.data.records import read_json
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.base import Engine, load_engine
 from prmbench.engines.hf import HFEngine, Quantity
@@ -20,7 +21,6 @@ from prmbench.engines.loading import (
     load_causal_lm,
     load_tokenizer,
     locate,
-    read_json,
 )
 from prmbench.errors import UserError, first_line
 from prmbench.reward_models.base import LoadRequest, RewardModel, register
@@ -80,6 +80,7 @@ class ImplicitRewardModel(RewardModel):
         loaded = cls(model, reference, encoder, request.card)
         loaded.hashes = hashes
         loaded.facts = {**model.facts(), "reference": request.reference}
+        loaded.engine = request.engine
         return loaded
 
     @classmethod

@@ -34,14 +34,13 @@ def selection_weights(scores: Floats, size: int) -> Floats:
         raise ValueError(f"expected 1 <= N <= {n} candidates, got N={size}")
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
-    levels, index, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    _, index, ties = np.unique(scores, return_inverse=True, return_counts=True)
     below = np.cumsum(ties) - ties
     whole = math.comb(n, size)
     share = [
         (math.comb(int(low + tied), size) - math.comb(int(low), size)) / whole / tied
         for low, tied in zip(below, ties, strict=True)
     ]
-    assert len(levels) == len(share)
     return np.array(share)[index.reshape(-1)]
 
 

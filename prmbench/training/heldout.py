@@ -34,9 +34,9 @@ def held_out_metrics(values: Sequence[Floats], spec: ObjectiveSpec, beta: float,
 
     Returns:
         ``loss``: the objective's. ``pair_accuracy``: share of pairs whose correct response has the higher final value, ties one
-        half. ``auc``: of the final value against the outcome, over all responses. ``prefix_accuracy``: share of a response's
-        prefixes whose value (v_bar, or the sum: only the sign counts) is on the outcome's side of 0, mean over responses.
-        For objectives whose value is a logit also, over prefixes (each response weighs the same) and for final values:
+        half. ``auc``: of the final value against the outcome, over all responses.
+        For objectives whose value is a logit also ``prefix_accuracy``: share of a response's prefixes whose value is on the
+        outcome's side of 0, mean over responses; and over prefixes (each response weighs the same) and for final values:
         ``brier`` and ``ece`` with the margin's link (`prmbench.stats.calibration.margin_logit`), and ``*_naive`` with the plain
         sigmoid. Without a margin the two are equal.
     """
@@ -47,12 +47,12 @@ def held_out_metrics(values: Sequence[Floats], spec: ObjectiveSpec, beta: float,
         "loss": _loss(values, spec, beta, margin),
         "pair_accuracy": float(np.mean((right > wrong) + 0.5 * (right == wrong))),
         "auc": ranking_auc(final, correct),
-        "prefix_accuracy": float(
-            np.mean([np.mean((np.cumsum(v) > 0) == c) for v, c in zip(values, correct, strict=True) if len(v)])
-        ),
     }
     if not spec.logit:
         return metrics
+    metrics["prefix_accuracy"] = float(
+        np.mean([np.mean((np.cumsum(v) > 0) == c) for v, c in zip(values, correct, strict=True) if len(v)])
+    )
     prefixes = [beta * np.cumsum(v) / (1 if spec.final == "sum" else np.arange(1, len(v) + 1)) for v in values]
     logits = np.concatenate(prefixes)
     outcome = np.concatenate([np.full(len(v), float(c)) for v, c in zip(values, correct, strict=True)])

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prmbench.errors import UserError, nearest
+from prmbench.reward_models.card import OBJECTIVE_BETA as BETA
 
 Weighting = Literal["uniform", "late", "early"]
 Objective = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
@@ -159,12 +160,16 @@ class ObjectiveSpec:
 
 
 OBJECTIVES = {
-    "ipvrm": ObjectiveSpec(ipvrm, 10.0, 5.0, "implicit", "mean", logit=True, has_margin=True),
-    "ipvrm_late": ObjectiveSpec(ipvrm_late, 10.0, 5.0, "implicit", "mean", logit=True, has_margin=True),
-    "ipvrm_early": ObjectiveSpec(ipvrm_early, 10.0, 5.0, "implicit", "mean", logit=True, has_margin=True),
-    "implicit_prm": ObjectiveSpec(implicit_prm, 0.05, 0.0, "implicit", "sum", logit=True, has_margin=False),
-    "dpo": ObjectiveSpec(dpo, 0.05, 0.0, "implicit", "sum", logit=False, has_margin=False),
-    "q_rm": ObjectiveSpec(q_rm, 0.2, 2.0, "q_rm", "mean", logit=False, has_margin=True),
+    "ipvrm": ObjectiveSpec(ipvrm, BETA["ipvrm"], 5.0, "implicit", "mean", logit=True, has_margin=True),
+    "ipvrm_late": ObjectiveSpec(ipvrm_late, BETA["ipvrm_late"], 5.0, "implicit", "mean", logit=True, has_margin=True),
+    "ipvrm_early": ObjectiveSpec(
+        ipvrm_early, BETA["ipvrm_early"], 5.0, "implicit", "mean", logit=True, has_margin=True
+    ),
+    "implicit_prm": ObjectiveSpec(
+        implicit_prm, BETA["implicit_prm"], 0.0, "implicit", "sum", logit=True, has_margin=False
+    ),
+    "dpo": ObjectiveSpec(dpo, BETA["dpo"], 0.0, "implicit", "sum", logit=False, has_margin=False),
+    "q_rm": ObjectiveSpec(q_rm, BETA["q_rm"], 2.0, "q_rm", "mean", logit=False, has_margin=True),
 }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prmbench.engines.loading import DTYPES
 from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 
@@ -99,6 +102,8 @@ class Optimisation(BaseModel):
     def _batches_fit(self) -> Optimisation:
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
+        if self.dtype not in ("auto", *DTYPES):
+            raise ValueError(f"dtype '{self.dtype}': expected auto, {', '.join(DTYPES)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
         return self
@@ -162,16 +167,32 @@ def quiet_libraries() -> None:
     disable_progress_bars()
 
 
-def claim(states: Path, recipe: Optimisation) -> None:
-    """Make the folder of saved states this recipe's.
+def refuse_own_folder(recipe: Optimisation, *sources: Path) -> None:
+    """Raise UserError when the output would overwrite a checkpoint that the run reads."""
+    output = Path(recipe.output).resolve()
+    for source in sources:
+        if source.resolve() in (output, output / "last"):
+            raise UserError(f"output {recipe.output}: holds {source}, which this run starts from; set another output")
+
+
+def claim(states: Path, recipe: Optimisation, hashes: dict[str, str]) -> None:
+    """Make the folder of saved states this run's.
+
+    Args:
+        hashes: of what the recipe only names: data, weights.
 
     Raises:
-        UserError: it holds the state of a run of another recipe.
+        UserError: it holds a saved state of a run of another recipe, other data or other weights.
     """
     mark = states / "recipe.json"
-    wanted = recipe.model_dump_json()
+    wanted = json.dumps({"recipe": recipe.model_dump(), "hashes": hashes}, indent=2)
     if mark.exists() and mark.read_text(encoding="utf-8") != wanted:
-        raise UserError(f"{states}: holds the state of a run of another recipe; delete it, or set another output")
+        if last_state(states) is not None:
+            raise UserError(
+                f"{states}: holds the state of a run of another recipe, other data or other weights; delete it, or set "
+                "another output"
+            )
+        shutil.rmtree(states)  # that run saved nothing to go on from
     states.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, wanted)
 

@@ -6,12 +6,13 @@ Three forms of record are read, one form a file:
     outcomes   {messages, correct}: a conversation that ends in the response, and whether its answer is right
     pairs      {prompt, chosen, rejected}: texts or lists of messages, as TRL has them
 
-Of a prompt's responses one correct and one incorrect are drawn, as in the paper, or more such pairs, no response twice. A
-prompt that has only one sort is dropped and counted.
+Of a prompt's rollouts or outcomes one correct and one incorrect are drawn, as in the paper, or more such pairs, no response
+twice; a prompt that has only one sort is dropped and counted. Pairs that come as pairs stay as they are, all of them.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.prompts import PromptTemplate
-from prmbench.data.records import read_records
+from prmbench.data.records import Located, read_records
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError, nearest, nearest_path
 from prmbench.rollouts import FILE_STEM, parse_rollout
@@ -66,6 +67,7 @@ class Pairs:
     """Pairs made of a file, and what was left out.
 
     Attributes:
+        pairs: of rollouts and outcomes drawn, else as given.
         n_responses: responses read. n_prompts: different prompts among them. n_overlong: responses longer than the limit, prompt
             included. n_one_sided: prompts that do not have both outcomes among the others.
     """
@@ -91,7 +93,7 @@ def load_pairs(
 
     Args:
         prompt: how problems of a rollouts file were put to the policy.
-        max_length: tokens of a prompt and a response together. per_prompt: pairs of a prompt at most.
+        max_length: tokens of a prompt and a response together. per_prompt: pairs drawn of a prompt at most.
         seed: of the draw, which does not depend on the order of the file.
 
     Raises:
@@ -108,19 +110,22 @@ def load_pairs(
         _check_prompt(file, prompt)
     responses: dict[str, tuple[list[Response], list[Response]]] = {}
     n_responses = n_overlong = 0
-    rendered: dict[str, Ids] = {}
-    for place, record in records:
-        for key, response, correct in _read(form, place, record, encoder, prompt, rendered):
-            n_responses += 1
-            group = responses.setdefault(key, ([], []))
-            if len(response) > max_length:
-                n_overlong += 1
-            else:
-                group[0 if correct else 1].append(response)
-    drawn = [_draw(key, right, wrong, per_prompt, seed) for key, (right, wrong) in responses.items()]
-    pairs = [pair for of_prompt in drawn for pair in of_prompt]
-    found = Pairs(pairs, n_responses, len(responses), n_overlong, sum(not of_prompt for of_prompt in drawn))
-    if not pairs:
+    if form == "pairs":
+        found = _given(records, encoder, max_length)
+    else:
+        read = _Rollouts(encoder, prompt) if form == "rollouts" else functools.partial(_read_outcome, encoder)
+        for place, record in records:
+            for key, response, correct in read(place, record):
+                n_responses += 1
+                group = responses.setdefault(key, ([], []))
+                if len(response) > max_length:
+                    n_overlong += 1
+                else:
+                    group[0 if correct else 1].append(response)
+        drawn = [_draw(key, right, wrong, per_prompt, seed) for key, (right, wrong) in responses.items()]
+        pairs = [pair for of_prompt in drawn for pair in of_prompt]
+        found = Pairs(pairs, n_responses, len(responses), n_overlong, sum(not of_prompt for of_prompt in drawn))
+    if not found.pairs:
         raise UserError(f"{file}: no pair is left to train on ({found.sentence()})")
     return found
 
@@ -157,41 +162,74 @@ def _form(place: str, record: Any) -> str:
     )
 
 
-def _read(
-    form: str, place: str, record: Any, encoder: TraceEncoder, prompt: PromptTemplate, rendered: dict[str, Ids]
-) -> list[tuple[str, Response, bool]]:
-    if form == "rollouts":
+class _Rollouts:
+    """Reads rollouts; the sampled token ids are used as they are."""
+
+    def __init__(self, encoder: TraceEncoder, prompt: PromptTemplate) -> None:
+        self.encoder, self.prompt = encoder, prompt
+        self.prompts: dict[str, tuple[str, Ids]] = {}
+        self.seen: set[tuple[str, str]] = set()
+
+    def __call__(self, place: str, record: Any) -> list[tuple[str, Response, bool]]:
         rollout = parse_rollout(place, record)
+        if rollout.key in self.seen:
+            raise UserError(
+                f"{place}: sample {rollout.sample} of '{rollout.id}' is there twice; delete one of the lines"
+            )
+        self.seen.add(rollout.key)
+        if rollout.id not in self.prompts:
+            ids = self.encoder.prompt_ids(self.prompt.render(rollout.problem))
+            self.prompts[rollout.id] = rollout.problem, ids
+        problem, before = self.prompts[rollout.id]
+        if problem != rollout.problem:
+            raise UserError(f"{place}: id '{rollout.id}' was another problem before; ids must name one problem each")
         if not len(rollout.ids):  # its prompt left no room
             return []
-        if rollout.id not in rendered:
-            rendered[rollout.id] = encoder.prompt_ids(prompt.render(rollout.problem))
-        if encoder.tokenizer.decode(rollout.ids, skip_special_tokens=True) != rollout.completion:
+        tokenizer = self.encoder.tokenizer
+        if (
+            int(rollout.ids.max()) >= len(tokenizer)
+            or tokenizer.decode(rollout.ids, skip_special_tokens=True) != rollout.completion
+        ):
             raise UserError(
                 f"{place}: the token ids do not decode to the completion; they were sampled with another tokenizer than "
                 "that of the model to be trained"
             )
-        before = rendered[rollout.id]
         return [(rollout.id, Response(np.concatenate([before, rollout.ids]), len(before)), rollout.correct)]
-    if form == "outcomes":
-        chat = check_chat(place, record)
-        if not isinstance(record.get("correct"), bool):
-            shown = (
-                json.dumps(record["correct"])[:40] if "correct" in record else f"missing{nearest('correct', record)}"
-            )
-            raise UserError(f"{place}: field 'correct' is {shown}; expected true or false")
-        return [(_key(chat.turns), _response(encoder, chat), record["correct"])]
-    found = []
-    for field, correct in (("chosen", True), ("rejected", False)):
-        chat = _side(place, record, field)
-        found.append((_key(chat.turns), _response(encoder, chat), correct))
-    return found
+
+
+def _read_outcome(encoder: TraceEncoder, place: str, record: Any) -> list[tuple[str, Response, bool]]:
+    chat = check_chat(place, record)
+    if not isinstance(record.get("correct"), bool):
+        shown = json.dumps(record["correct"])[:40] if "correct" in record else f"missing{nearest('correct', record)}"
+        raise UserError(f"{place}: field 'correct' is {shown}; expected true or false")
+    return [(_key(chat.turns), _response(encoder, chat), record["correct"])]
+
+
+def _given(records: Sequence[Located], encoder: TraceEncoder, max_length: int) -> Pairs:
+    """Pairs as the file has them, all of them."""
+    pairs, n_overlong = [], 0
+    for place, record in records:
+        chosen, rejected = (_side(place, record, field) for field in ("chosen", "rejected"))
+        if chosen.turns != rejected.turns:
+            raise UserError(f"{place}: 'chosen' and 'rejected' answer different prompts")
+        if chosen.answer == rejected.answer:
+            raise UserError(f"{place}: 'chosen' and 'rejected' are the same text")
+        pair = Pair(_key(chosen.turns), _response(encoder, chosen), _response(encoder, rejected))
+        n_overlong += sum(len(response) > max_length for response in pair.rows)
+        pairs.append(pair)
+    kept = [pair for pair in pairs if len(pair) <= max_length]
+    prompts, left = {pair.key for pair in pairs}, {pair.key for pair in kept}
+    return Pairs(kept, 2 * len(pairs), len(prompts), n_overlong, len(prompts - left))
 
 
 def _side(place: str, record: Any, field: str) -> Chat:
     """A side of a pair as a conversation; the prompt may be a field of its own or the start of both sides."""
     if not isinstance(record, dict) or not isinstance(record.get(field), str | list):
         raise UserError(f"{place}: field '{field}' is missing or no text; a pair needs prompt, chosen, rejected")
+    if isinstance(record[field], str) and "prompt" not in record:
+        raise UserError(
+            f"{place}: field 'prompt' is missing{nearest('prompt', record)}; a pair needs prompt, chosen, rejected"
+        )
     before, answer = record.get("prompt", []), record[field]
     if not isinstance(before, str | list):
         raise UserError(f"{place}: field 'prompt' must be a text or a list of messages")

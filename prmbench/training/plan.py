@@ -11,7 +11,7 @@ from prmbench.engines.hf import HEAD_BLOCK
 from prmbench.errors import UserError
 from prmbench.training.objectives import find_objective
 from prmbench.training.options import Backbone, Expected, LoraOptions, Optimisation
-from prmbench.training.rm import RMRecipe
+from prmbench.training.rm import RMRecipe, longest_sequence
 
 GIB = 2**30
 
@@ -140,7 +140,10 @@ def _memory(recipe: Optimisation, shape: Backbone, parameters: int, trained: int
         own_adapter = recipe.lora is not None and recipe.reference is None
         if recipe.reference_logprobs == "as-needed" and not own_adapter:
             items.append(Item("reference", parameters * size, f"{parameters:,} x {size}", sharded=False))
-    tokens = recipe.micro_batch_size * rows * recipe.max_length
+    longest = recipe.max_length
+    if (Path(recipe.model).expanduser() / "config.json").exists() and isinstance(recipe, RMRecipe):
+        longest = longest_sequence(recipe, Path(recipe.model).expanduser())
+    tokens = recipe.micro_batch_size * rows * longest
     norms, linears = activation_numbers(shape)
     layer = norms * 4 + linears * (2 if half else 4)
     said = f"{tokens:,} tokens x ({norms:,} x 4 + {linears:,} x {2 if half else 4})"
@@ -242,7 +245,7 @@ def _count(recipe: Any) -> Expected:
             recipe.data,
             encoder,
             find_prompt(recipe.prompt),
-            max_length=recipe.max_length,
+            max_length=longest_sequence(recipe, Path(recipe.model)),
             per_prompt=recipe.pairs_per_prompt,
             seed=recipe.seed,
         ).pairs

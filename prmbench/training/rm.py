@@ -15,15 +15,31 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from prmbench.data.prompts import find_prompt
+from prmbench.data.records import read_json
 from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.loading import (
+    LoadOptions,
+    checkpoint_hash,
+    load_causal_lm,
+    load_tokenizer,
+    locate,
+    max_positions,
+)
 from prmbench.engines.processes import Share, current_share
 from prmbench.errors import UserError
 from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import CARD_NAME, Card, ReadState, write_card
 from prmbench.training.objectives import ObjectiveSpec, find_objective
-from prmbench.training.options import LoraOptions, Optimisation, claim, last_state, quiet_libraries, trainer_arguments
+from prmbench.training.options import (
+    LoraOptions,
+    Optimisation,
+    claim,
+    last_state,
+    quiet_libraries,
+    refuse_own_folder,
+    trainer_arguments,
+)
 from prmbench.training.outcomes import Pair, Pairs, load_pairs, split_held_out
 
 if TYPE_CHECKING:
@@ -32,6 +48,7 @@ if TYPE_CHECKING:
     from prmbench.training.rm_trainer import RewardModelTrainer
 
 REPORT_NAME = "rm.json"
+ADAPTER_NAME = "adapter_config.json"
 
 
 class RMRecipe(Optimisation):
@@ -100,13 +117,20 @@ class RMResult:
 
 @dataclass(frozen=True)
 class _Run:
-    """What every stage of a run needs. folder: of the model to start from. states: of saved states."""
+    """What every stage of a run needs.
+
+    Attributes:
+        folder, reference: of the model to start from, and of pi_ref. states: folder of saved states.
+        hashes: of weights and token ids, by what they are of.
+    """
 
     recipe: RMRecipe
     spec: ObjectiveSpec
     folder: Path
+    reference: Path
     options: LoadOptions
     states: Path
+    hashes: dict[str, str]
 
 
 def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -> RMResult | None:
@@ -129,27 +153,34 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     spec = find_objective(recipe.objective)
     options = LoadOptions(dtype=recipe.dtype)
     folder = locate(recipe.model, "model")
+    reference = folder if recipe.reference is None else locate(recipe.reference, "reference")
+    refuse_own_folder(recipe, folder, reference)
     tokenizer = load_tokenizer(folder, options)
     encoder = TraceEncoder(tokenizer, recipe.tokens)
     data = load_pairs(
         recipe.data,
         encoder,
         find_prompt(recipe.prompt),
-        max_length=recipe.max_length,
+        max_length=longest_sequence(recipe, folder),
         per_prompt=recipe.pairs_per_prompt,
         seed=recipe.seed,
     )
     kept, held = split_held_out(data.pairs, recipe.held_out, recipe.seed)
     if len(kept) < recipe.batch_size:
         raise UserError(
-            f"{recipe.data}: {len(kept):,} pairs are left to train on, an update takes batch_size {recipe.batch_size}: "
-            f"lower it ({data.sentence()}, {len(held):,} held out)"
+            f"{recipe.data}: {len(kept):,} pairs are left to train on, an update takes batch_size {recipe.batch_size}: lower it "
+            f"or held_out ({data.sentence()}; {len(held):,} held out)"
         )
     if share.main:
         log(f"{data.sentence()}; {len(held):,} held out")
-    run = _Run(recipe, spec, folder, options, Path(recipe.output) / "trainer")
+    hashes = {
+        "start": checkpoint_hash(folder),
+        "reference": checkpoint_hash(reference),
+        "tokens": ids_hash(response.ids for pair in data.pairs for response in pair.rows),
+    }
+    run = _Run(recipe, spec, folder, reference, options, Path(recipe.output) / "trainer", hashes)
     if share.main:
-        claim(run.states, recipe)
+        claim(run.states, recipe, hashes)
     share.wait()
     last = last_state(run.states)
     trainer = _make_trainer(run, kept, held, share, log, fresh=last is None)
@@ -168,6 +199,12 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     return _export(run, trainer, data, len(kept), len(held))
 
 
+def longest_sequence(recipe: RMRecipe, folder: Path) -> int:
+    """Tokens that a prompt and a response may have together: the recipe's limit, or the model's positions where they are fewer."""
+    positions = max_positions(folder)
+    return recipe.max_length if positions is None else min(recipe.max_length, positions)
+
+
 def _make_trainer(
     run: _Run, kept: list[Pair], held: list[Pair], share: Share, log: Callable[[str], None], *, fresh: bool
 ) -> RewardModelTrainer:
@@ -180,16 +217,15 @@ def _make_trainer(
     from prmbench.training.rm_trainer import PairData, RewardModelTrainer
 
     recipe, spec, options = run.recipe, run.spec, run.options
-    reference_folder = run.folder if recipe.reference is None else locate(recipe.reference, "reference")
-    adapter_is_ratio = recipe.lora is not None and reference_folder == run.folder
+    adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
     cached, engine = None, None
     if spec.kind == "implicit" and not (adapter_is_ratio and recipe.reference_logprobs == "as-needed"):
-        engine = HFEngine(load_causal_lm(reference_folder, options), str(reference_folder))
+        engine = HFEngine(load_causal_lm(run.reference, options), str(run.reference))
     if engine is not None and recipe.reference_logprobs == "cached":
         device, _ = engine.device_and_dtype()
         cached = reference_logprobs(
             engine,
-            checkpoint_hash(reference_folder),
+            run.hashes["reference"],
             [response for pair in [*kept, *held] for response in pair.rows],
             run.states,
             autocast=torch.autocast(device.partition(":")[0], torch.bfloat16) if recipe.autocasts() else nullcontext(),
@@ -277,12 +313,7 @@ def _export(run: _Run, trainer: RewardModelTrainer, data: Pairs, n_trained: int,
         "data": {**{k: v for k, v in data.__dict__.items() if k != "pairs"}, "pairs": len(data.pairs)},
         "trained_pairs": n_trained,
         "held_out_pairs": n_held_out,
-        "hashes": {
-            "start": checkpoint_hash(run.folder),
-            "tokens": ids_hash(response.ids for pair in data.pairs for response in pair.rows),
-            "best": checkpoint_hash(output),
-            "last": checkpoint_hash(output / "last"),
-        },
+        "hashes": {**run.hashes, "best": checkpoint_hash(output), "last": checkpoint_hash(output / "last")},
         "versions": versions(),
         "steps": steps,
         "best_step": best_step,
@@ -298,7 +329,7 @@ def _export_weights(run: _Run, saved: Path, output: Path) -> None:
     """Make what the trainer saved a checkpoint of its own: adapters merged where asked, pickled arguments left out, a card."""
     recipe, spec = run.recipe, run.spec
     output.mkdir(parents=True, exist_ok=True)
-    for old in (*output.glob("*.safetensors"), output / "adapter_config.json", output / CARD_NAME):
+    for old in (*output.glob("*.safetensors*"), output / ADAPTER_NAME, output / CARD_NAME):
         old.unlink(missing_ok=True)  # of an earlier run, perhaps of another form
     keeps_adapter = recipe.lora is not None and not recipe.lora.merge
     if recipe.lora is not None and recipe.lora.merge:
@@ -310,13 +341,16 @@ def _export_weights(run: _Run, saved: Path, output: Path) -> None:
         load_tokenizer(run.folder, run.options).save_pretrained(output)
     else:
         for file in sorted(saved.iterdir()):
-            if file.suffix not in (".bin", ".pt") and file.name != "best.json":
+            if file.suffix not in (".bin", ".pt", ".md") and file.name != "best.json":
                 shutil.copyfile(file, output / file.name)
-    reference: str | None = recipe.reference or recipe.model
-    if spec.kind != "implicit" or keeps_adapter:  # an adapter names its base itself
-        reference = None
-    elif reference is not None and Path(reference).is_dir():
-        reference = os.path.relpath(Path(reference).resolve(), output.resolve())
+    reference: str | None = None
+    if spec.kind == "implicit":
+        reference = recipe.reference or recipe.model
+        if Path(reference).is_dir():
+            reference = os.path.relpath(Path(reference).resolve(), output.resolve())
+    if keeps_adapter:  # no path of this machine in what may be published: the card leads to the base
+        adapter = read_json(output / ADAPTER_NAME) | {"base_model_name_or_path": reference}
+        write_atomically(output / ADAPTER_NAME, json.dumps(adapter, indent=2) + "\n")
     card = Card(
         kind=spec.kind,
         objective=recipe.objective,

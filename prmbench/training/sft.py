@@ -15,15 +15,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prmbench.data.problems import Problem, load_problems
 from prmbench.data.prompts import PromptTemplate, find_prompt
-from prmbench.data.tokens import TokenOptions, TraceEncoder
+from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.loading import LoadOptions, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 from prmbench.rollouts import Policy, prompt_ids, sample
 from prmbench.training.chats import encode_chat, load_chats
-from prmbench.training.options import Optimisation, claim, last_state, quiet_libraries, trainer_arguments
+from prmbench.training.options import (
+    Optimisation,
+    claim,
+    last_state,
+    quiet_libraries,
+    refuse_own_folder,
+    trainer_arguments,
+)
 from prmbench.verify import Verifier
 
 if TYPE_CHECKING:
@@ -111,7 +118,8 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     model = load_causal_lm(folder, options).train()
     output = Path(recipe.output)
     states = output / "trainer"
-    claim(states, recipe)
+    refuse_own_folder(recipe, folder)
+    claim(states, recipe, {"start": checkpoint_hash(folder), "tokens": ids_hash(ids for ids, _ in short)})
     updates = recipe.updates(len(kept))
     config = SFTConfig(
         **trainer_arguments(recipe, states, updates),

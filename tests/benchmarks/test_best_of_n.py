@@ -117,6 +117,15 @@ def test_scores_hand_worked():
     assert found["product"] == pytest.approx(-math.log1p(math.exp(-10)) - math.log1p(math.exp(20)))
 
 
+def test_a_prompt_without_room_is_chosen_last():
+    empty = CandidateItem("s", "p", 0, "d", False, -1, 0, np.zeros(1, dtype=np.int64), np.zeros(1), 0.0, None)
+    assert set(candidate_scores(empty, SUM).values()) == {-math.inf}
+    worse = [item("p", 1, True, 0, [-50.0]), item("p", 2, True, 0, [-60.0])]
+    found = compute_best_of_n([empty, *worse], SUM, sizes=[2], n_resamples=0).subsets["s"]
+    assert found.scores["sum"]["2"]["expected"].value == 1.0
+    assert found.baselines["shortest"]["2"]["expected"].value == 1.0
+
+
 def test_each_kind_scores_its_own_way():
     def own(**fields):
         return Convention.of(Subject(name="n", source=None, **fields)).own
@@ -189,6 +198,10 @@ def test_entry_of_a_real_model(tiny, tiny_tuned, tmp_path):
     for name in ("plot.svg", "plot.png"):
         assert plot_best_of_n([entry, endo], tmp_path / name).stat().st_size > 1000
     other, _ = prmbench.rerank(tiny, [file], output=tmp_path / "other", kind="endo", limit=2, n_resamples=40)
+    assert (entry.benchmark.limit, other.benchmark.limit) == (None, 2)
+    with pytest.raises(UserError, match="--n 9: there are 4 candidates"):  # before anything is scored
+        prmbench.rerank(tiny, [file], output=tmp_path / "none", kind="endo", sizes=[9])
+    assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="different candidates"):
         plot_best_of_n([entry, other], tmp_path / "x.svg")
 

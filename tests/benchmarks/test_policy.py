@@ -71,7 +71,7 @@ def test_figures_equal_plain_loops():
         votes = [majority([i.answer for i in groups[p]], right[p]) for p in groups]
         assert result.majority.value == pytest.approx(np.mean(votes))
         mine = [i for g in groups.values() for i in g]
-        assert result.truncated.value == pytest.approx(np.mean([i.finish_reason != "stop" for i in mine]))
+        assert result.truncated.value == pytest.approx(np.mean([i.finish_reason == "length" for i in mine]))
         assert result.mean_tokens.value == pytest.approx(np.mean([i.n_tokens for i in mine]))
         assert sum(result.verdicts.values()) == len(mine)
     assert found.mean["average"].value == pytest.approx(np.mean(means))
@@ -122,8 +122,10 @@ def test_entry_and_its_items(policy, tmp_path):
     text = path.read_text() + (tmp_path / "out" / "items.jsonl").read_text()
     assert "What is" not in text  # never problem text
     assert str(tmp_path) not in text
+    assert entry.provenance.run.tokens == sum(i.n_tokens for i in items)
     again, _ = run(policy, tmp_path / "out")  # nothing is sampled again
     assert again.metrics == entry.metrics
+    assert (again.provenance.run.tokens, again.provenance.run.resumed_items) == (0, 15)
 
 
 def test_what_makes_two_entries_comparable(policy, tmp_path):
@@ -147,8 +149,13 @@ def test_from_rollouts_needs_no_model_and_gives_the_same(policy, tmp_path):
         policy_from_rollouts([folders[0], tmp_path / "other" / "hard"], name=None, output=tmp_path / "x")
     lines = (folders[0] / "rollouts.jsonl").read_text().splitlines(keepends=True)
     (folders[0] / "rollouts.jsonl").write_text("".join(lines[:-1]))
-    with pytest.raises(UserError, match="the run is not finished"):
+    with pytest.raises(UserError, match=r"is not the whole run that its run\.json describes"):
         policy_from_rollouts(folders, name=None, output=tmp_path / "y")
+    (folders[0] / "rollouts.jsonl").write_text("".join(lines[:3]))  # whole problems, but not all
+    with pytest.raises(UserError, match=r"is not the whole run that its run\.json describes"):
+        policy_from_rollouts(folders, name=None, output=tmp_path / "y")
+    with pytest.raises(UserError, match="two runs are called 'hard'"):
+        policy_from_rollouts([folders[1], folders[1]], name=None, output=tmp_path / "z")
 
 
 def test_tampered_items_are_refused(policy, tmp_path):
@@ -214,6 +221,9 @@ def test_command_line(tiny, tmp_path):
         (["--rm", "r", "--benchmark", "policy"], "--benchmark policy: needs --policy CKPT"),
         (["--rm", "r", "--benchmark", "best-of-n"], "--benchmark best-of-n and --rollouts FILE go together"),
         (["--rm", "r", "--benchmark", "math"], "--benchmark math: not known"),
+        (["--policy", "p", "--system", "s", "--kind", "endo"], "--kind, --system: it means nothing for policy"),
+        (["--from-rollouts", "r", "--n", "2"], "--n: the completions are already sampled"),
+        (["--rm", "r", "--rollouts", "x", "--subset", "s"], "--subset: it means nothing for best-of-n"),
         (["--policy", "p", "--preset", "x"], "--preset x: expected paper or released"),
         (["--policy", "p", "--n", "2", "--n", "4"], "--n 2 4: expected one number"),
     ],

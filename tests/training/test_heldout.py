@@ -42,7 +42,7 @@ def test_loss_is_the_objectives(name):
     wanted = spec.loss(values, mask, torch.tensor([True, False, True, False]), 3.0, spec.margin).mean()
     found = held_out_metrics(VALUES, spec, 3.0, spec.margin)
     assert found["loss"] == pytest.approx(float(wanted))
-    assert ("final_ece" in found) == spec.logit
+    assert ("final_ece" in found) == ("prefix_accuracy" in found) == spec.logit
 
 
 def test_a_margin_moves_the_link():

@@ -99,6 +99,14 @@ def test_sampled_ids_are_used_as_they_are(tmp_path, encoder):
     assert pair.incorrect.ids[-1] != encoder.end_of_turn
 
 
+def test_pairs_that_come_as_pairs_stay_as_they_are(tmp_path, encoder):
+    records = [{"prompt": "p", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(4)]
+    records[3]["rejected"] = "57 " * 600
+    data = load(write(tmp_path / "p.jsonl", records), encoder)
+    assert [texts(encoder, pair) for pair in data.pairs] == [[f"good {i}", f"bad {i}"] for i in range(3)]
+    assert (data.n_responses, data.n_prompts, data.n_overlong, data.n_one_sided) == (8, 1, 1, 0)
+
+
 def test_one_sided_and_overlong_are_dropped_and_counted(tmp_path, encoder):
     records = [
         outcome("both", "5", True),
@@ -163,6 +171,12 @@ def test_held_out_prompts_are_whole(tmp_path, encoder):
         (outcome("a", "b", "yes"), "field 'correct' is \"yes\"; expected true or false"),
         ({"messages": outcome("a", "b", True)["messages"], "corect": True}, "did you mean 'corect'"),
         ({"prompt": "a", "chosen": "b"}, "line 1: field 'rejected' is missing"),
+        ({"promt": "a", "chosen": "b", "rejected": "c"}, "field 'prompt' is missing .did you mean 'promt'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "'chosen' and 'rejected' are the same text"),
+        (
+            {"chosen": outcome("a", "b", True)["messages"], "rejected": outcome("z", "c", True)["messages"]},
+            "'chosen' and 'rejected' answer different prompts",
+        ),
         ({"prompt": 3, "chosen": "b", "rejected": "c"}, "field 'prompt' must be a text"),
         ({"prompt": "a", "chosen": [{"role": "user", "content": "b"}], "rejected": "c"}, "the last turn is the user's"),
         ({"prompt": "a", "chosen": [3], "rejected": "c"}, r"field 'chosen\[1\]' is 3"),
@@ -180,6 +194,19 @@ def test_other_mistakes(tmp_path, encoder):
     foreign["ids"] = foreign["ids"][:1]
     with pytest.raises(UserError, match="line 1: the token ids do not decode to the completion"):
         load(write(tmp_path / "r.jsonl", [foreign]), encoder)
+    twice = [rollout(encoder, "What?", "2 + 3", True)] * 2
+    with pytest.raises(UserError, match="line 2: sample 0 of 'What.' is there twice"):
+        load(write(tmp_path / "r.jsonl", twice), encoder)
+    mixed = [rollout(encoder, "What?", "2", True), {**rollout(encoder, "Why?", "3", False, 1), "id": "What?"}]
+    with pytest.raises(UserError, match="line 2: id 'What.' was another problem before"):
+        load(write(tmp_path / "r.jsonl", mixed), encoder)
+    for wrong in ([-1], [True], ["a"]):
+        with pytest.raises(UserError, match="field 'ids' must hold token ids"):
+            load(write(tmp_path / "r.jsonl", [{**twice[0], "ids": wrong}]), encoder)
+    beyond = {**twice[0], "ids": [*twice[0]["ids"], 10**6]}
+    with pytest.raises(UserError, match="the token ids do not decode"):
+        load(write(tmp_path / "r.jsonl", [beyond]), encoder)
+    write(tmp_path / "r.jsonl", [rollout(encoder, "What?", "2 + 3", True)])
     (tmp_path / "run.json").write_text('{"prompt": "boxed"}')
     with pytest.raises(UserError, match="prompt template 'boxed', the recipe says 'bare'; set prompt: boxed"):
         load(tmp_path / "r.jsonl", encoder)

@@ -168,6 +168,7 @@ def test_adapters(recipe, tmp_path):
     assert (kept.output / "adapter_model.safetensors").exists()
     assert losses(kept) == pytest.approx(losses(merged), abs=1e-4)
     traces = [(t["problem"], t["steps"]) for t in support.make_traces(3)]
+    assert str(tmp_path) not in (kept.output / "adapter_config.json").read_text()
     sums = []
     for folder in (merged.output, kept.output):
         model = load_reward_model(folder)
@@ -213,10 +214,48 @@ def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
     for place in (".", "last"):
         first, second = (load_file(result.output / place / "model.safetensors") for result in (whole, again))
         assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
-    (tmp_path / "cut" / "trainer").mkdir()
-    (tmp_path / "cut" / "trainer" / "recipe.json").write_text("{}")
-    with pytest.raises(UserError, match="the state of a run of another recipe"):
-        train_rm(killed)
+
+
+@pytest.mark.slow
+def test_a_saved_state_belongs_to_its_recipe_and_its_data(recipe):
+    from prmbench.training.rm_trainer import RewardModelTrainer
+
+    recipe = recipe.model_copy(update={"save_every": 2})
+    step, count = RewardModelTrainer.training_step, [0]
+
+    def stopping(*args, **kwargs):
+        count[0] += 1
+        if count[0] == 8:
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RewardModelTrainer, "training_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_rm(recipe)
+    with pytest.raises(UserError, match="a run of another recipe, other data or other weights"):
+        train_rm(recipe.model_copy(update={"learning_rate": 1e-4}))
+    data = Path(recipe.data)
+    kept = data.read_text()
+    data.write_text(kept.replace("Adding 3 to", "Summing 3 and"))
+    with pytest.raises(UserError, match="a run of another recipe, other data or other weights"):
+        train_rm(recipe)
+    data.write_text(kept)
+    assert train_rm(recipe).steps == 15
+
+
+def test_a_run_never_overwrites_what_it_starts_from(recipe, tiny):
+    before = (tiny / "model.safetensors").read_bytes()
+    for change in ({"output": str(tiny)}, {"output": str(tiny.parent / "x" / ".." / tiny.name)}):
+        with pytest.raises(UserError, match="which this run starts from; set another output"):
+            train_rm(recipe.model_copy(update=change))
+    assert (tiny / "model.safetensors").read_bytes() == before
+
+
+def test_a_start_that_failed_does_not_block_the_next(recipe, tmp_path):
+    with pytest.raises(UserError, match="reference .*none: no such folder"):
+        train_rm(recipe.model_copy(update={"reference": str(tmp_path / "none")}))
+    assert not Path(recipe.output).exists()
 
 
 @pytest.mark.slow
@@ -266,12 +305,15 @@ def test_settings_that_do_not_fit_are_refused(recipe, tmp_path):
         with pytest.raises(ValueError, match=match):
             RMRecipe(**{**recipe.model_dump(), **change})
 
+    check("dtype 'float23': expected auto, float32", dtype="float23")
     check("batch_size 4 is no multiple of micro_batch_size 3", micro_batch_size=3)
     check("margin 1.0: dpo has none", objective="dpo", margin=1.0)
     check("reference: q_rm has none", objective="q_rm", reference="x")
     check("a q_rm checkpoint is always merged", objective="q_rm", lora={"merge": False})
     check("an adapter's reference is its base", reference="x", lora={"merge": False})
-    with pytest.raises(UserError, match="20 pairs are left to train on, an update takes batch_size 32: lower it"):
+    with pytest.raises(
+        UserError, match="20 pairs are left to train on, an update takes batch_size 32: lower it or held_out"
+    ):
         train_rm(recipe.model_copy(update={"batch_size": 32}))
     with pytest.raises(UserError, match="model .*nowhere: no such folder"):
         train_rm(recipe.model_copy(update={"model": str(Path("/tmp/nowhere"))}))
