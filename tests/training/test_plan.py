@@ -116,7 +116,7 @@ def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
 
 def test_other_recipes_that_ship_are_valid():
     for name in ("ipvrm", "implicit_prm"):
-        load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe)
+        assert make_plan(load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe)).parameters == 134_515_008
     load_recipe("miniature/rm.yaml", RMRecipe)
     load_recipe("miniature/sft.yaml", SFTRecipe)
 

@@ -111,7 +111,8 @@ def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
 
 def test_another_recipe_never_goes_on_from_saved_states(recipe):
     states = Path(recipe.output) / "trainer"
-    states.mkdir(parents=True)
+    (states / "checkpoint-4").mkdir(parents=True)
+    (states / "checkpoint-4" / "trainer_state.json").write_text("{}")
     (states / "recipe.json").write_text(recipe.model_copy(update={"learning_rate": 1.0}).model_dump_json())
     with pytest.raises(UserError, match="the state of a run of another recipe"):
         train_sft(recipe)
