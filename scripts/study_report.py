@@ -84,7 +84,7 @@ CLAIMS: list[tuple[str, str, Figure, str, str]] = [
     *(
         (
             "Section 3.1",
-            f"share of |r| on format tokens: {LABELS[other]} above IPVRM",
+            f"share of abs(r) on format tokens: {LABELS[other]} above IPVRM",
             lambda row: 100 * row["format_share"]["absolute"],
             other,
             "ipvrm",

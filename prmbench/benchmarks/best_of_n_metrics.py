@@ -17,10 +17,10 @@ from pydantic import Field
 from prmbench.data.records import check_fields, read_records
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate, Record, Subject
-from prmbench.stats.best_of_n import AGGREGATIONS, aggregate, expected_best, expected_vote, first_best, subsets
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.calibration import margin_logit, sigmoid
 from prmbench.stats.repeats import mean_resamples, pass_at_k
+from prmbench.stats.selection import AGGREGATIONS, aggregate, expected_best, expected_vote, first_best, subsets
 
 Floats = NDArray[np.float64]
 

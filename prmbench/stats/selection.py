@@ -1,4 +1,4 @@
-"""Best-of-N: how often the candidate with the highest score is right (DESIGN 4.4).
+"""Selection of one of several candidates by their scores, and votes among them: Best-of-N (DESIGN 4.4).
 
 Ties are drawn evenly: among candidates of equal score each is as likely to be taken.
 """

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.stats.best_of_n import (
+from prmbench.stats.repeats import majority
+from prmbench.stats.selection import (
     aggregate,
     expected_best,
     expected_vote,
@@ -16,7 +17,6 @@ from prmbench.stats.best_of_n import (
     selection_weights,
     subsets,
 )
-from prmbench.stats.repeats import majority
 
 candidates = st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=1, max_size=8)
 
