@@ -238,7 +238,7 @@ def _truth(of: dict[str, list[Row]], folder: Path) -> str:
 
 def _diagram(logit: dict[str, list[Row]], folder: Path) -> Path:
     names = [name for name in ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10") if name in logit]
-    figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.3), sharey=True, constrained_layout=True)
+    figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.7), sharey=True, constrained_layout=True)
     for axis, name in zip(axes, names, strict=True):
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
         for link, colour, label in (("margin", "C0", "margin's link"), ("naive", "C1", "plain sigmoid")):
