@@ -144,7 +144,7 @@ def test_a_soft_cap_is_found_on_weak_logits_in_half_precision():
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(0.3)
     engine = HFEngine(model.to(torch.bfloat16))
-    assert float(engine._finish(torch.tensor(10.0))) == pytest.approx(30 * np.tanh(1 / 3))
+    assert float(engine.finish(torch.tensor(10.0))) == pytest.approx(30 * np.tanh(1 / 3))
 
 
 def test_an_unknown_change_of_logits_is_refused():
