@@ -328,7 +328,11 @@ def _checked(trace: Trace, scores: StepScores) -> StepScores:
 
 
 def _old_run(path: Path) -> Run | None:
-    provenance = read_entry(path, ProcessBenchEntry).provenance
+    """How the entry that is there came about; None when it cannot be read (another version wrote it): it is written anew."""
+    try:
+        provenance = read_entry(path, ProcessBenchEntry).provenance
+    except UserError:
+        return None
     return provenance.run if provenance else None
 
 

@@ -258,3 +258,11 @@ def test_real_traces_end_to_end(tiny, tiny_tuned, processbench, tmp_path):
     assert entry.benchmark.limit == 40
     assert set(entry.metrics.protocols["process"].mean) == {"crossfit", "gsm8k", "oracle"}
     assert json.loads(path.read_text())["schema_version"] == 1
+
+
+def test_an_entry_of_another_version_is_written_anew(finished, model, traces_file):
+    entry, path = finished
+    path.write_text('{"schema_version": 0}')
+    again, _ = prmbench.evaluate(model, data=traces_file, output=path.parent, options=QUICK)
+    assert figures(again) == figures(entry)
+    assert read_entry(path, ProcessBenchEntry) == again
