@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from prmbench.training.forward import give_logprobs, give_values
 
 SHARDED = """
-import json, sys, torch
+import json, os, sys, torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
@@ -32,8 +32,9 @@ values = model(**where)["values"]
 values.square().sum().backward()
 norms = {name: float(p.grad.full_tensor().norm()) for name, p in model.named_parameters()}
 if dist.get_rank() == 0:
-    print(json.dumps({"values": values.tolist(), "norms": norms}))
-dist.destroy_process_group()
+    print(json.dumps({"values": values.tolist(), "norms": norms}), flush=True)
+dist.barrier()
+os._exit(0)  # gloo's threads now and then abort a process that is tearing down
 """
 
 
