@@ -27,7 +27,7 @@ from prmbench.data.candidates import Candidate
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import data_hash
-from prmbench.engines.batching import plan_batches
+from prmbench.engines.batching import default_batch_tokens, plan_batches
 from prmbench.engines.hf import BatchRunner
 from prmbench.errors import UserError
 from prmbench.progress import progress
@@ -42,6 +42,7 @@ from prmbench.results.schema import (
     SubsetData,
     digest,
     fingerprint,
+    joint_fingerprint,
     read_entry,
 )
 from prmbench.results.store import RunFolder, slug
@@ -142,7 +143,7 @@ def evaluate_best_of_n(
             f"the model {model.max_length:,} positions; use another model, or sample shorter candidates"
         )
     device, dtype = model.device_and_dtype()
-    batch_tokens = batch_tokens or (32_768 if device.startswith("cuda") else 2_048)
+    batch_tokens = batch_tokens or default_batch_tokens(device)
     subject = describe(model, name, source)
     settings = {
         "benchmark": {"name": NAME, "version": VERSION},
@@ -175,10 +176,7 @@ def evaluate_best_of_n(
             dtype=dtype,
             batch_tokens=batch_tokens,
             template_hash=settings["template"],
-            token_options={
-                **model.encoder.options.model_dump(),
-                "end_of_turn": model.encoder.tokenizer.convert_ids_to_tokens(model.encoder.end_of_turn),
-            },
+            token_options=model.encoder.recorded_options(),
             versions=versions(),
             seed=seed,
             n_resamples=n_resamples,
@@ -232,7 +230,7 @@ def _benchmark(items: Sequence[CandidateItem], rules: dict[str, Any], limit: int
             data_hash=hashed,
             fingerprint=fingerprint(NAME, VERSION, hashed, rules),
         )
-    whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
+    whole = joint_fingerprint(subsets)
     return Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=rules, limit=limit)
 
 

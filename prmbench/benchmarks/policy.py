@@ -36,6 +36,7 @@ from prmbench.results.schema import (
     SubsetData,
     digest,
     fingerprint,
+    joint_fingerprint,
     read_entry,
 )
 from prmbench.results.store import RUN_NAME, save_entry, write_atomically
@@ -249,10 +250,7 @@ def evaluate_policy(
         dtype=dtype,
         batch_tokens=batch_tokens,
         template_hash=policy.encoder.template_hash(),
-        token_options={
-            **policy.encoder.options.model_dump(),
-            "end_of_turn": policy.encoder.tokenizer.convert_ids_to_tokens(policy.encoder.end_of_turn),
-        },
+        token_options=policy.encoder.recorded_options(),
         versions=versions(),
         seed=seed,
         n_resamples=n_resamples,
@@ -344,7 +342,7 @@ def build_policy_entry(
             data_hash=hashed,
             fingerprint=fingerprint(NAME, VERSION, hashed, settings),
         )
-    whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
+    whole = joint_fingerprint(subsets)
     return PolicyEntry(
         subject=subject,
         benchmark=Benchmark(

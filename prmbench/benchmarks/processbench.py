@@ -14,7 +14,7 @@ import numpy as np
 from prmbench.benchmarks.processbench_metrics import Plan, ProcessBenchMetrics, compute_metrics
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import Trace, data_hash
-from prmbench.engines.batching import plan_batches
+from prmbench.engines.batching import default_batch_tokens, plan_batches
 from prmbench.engines.hf import BatchRunner
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError
@@ -32,6 +32,7 @@ from prmbench.results.schema import (
     SubsetData,
     digest,
     fingerprint,
+    joint_fingerprint,
     read_entry,
 )
 from prmbench.results.store import RunFolder, public_name, slug
@@ -91,7 +92,7 @@ def evaluate_traces(
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
     traces, encoded = _fit(model, traces, encoded, skip=options.skip_overlong)
     device, dtype = model.device_and_dtype()
-    batch_tokens = options.batch_tokens or (32_768 if device.startswith("cuda") else 2_048)
+    batch_tokens = options.batch_tokens or default_batch_tokens(device)
     subject = describe(model, name, source)
     settings = {
         "benchmark": {"name": NAME, "version": VERSION, "limit": options.limit},
@@ -127,10 +128,7 @@ def evaluate_traces(
             dtype=dtype,
             batch_tokens=batch_tokens,
             template_hash=settings["template"],
-            token_options={
-                **model.encoder.options.model_dump(),
-                "end_of_turn": model.encoder.tokenizer.convert_ids_to_tokens(model.encoder.end_of_turn),
-            },
+            token_options=model.encoder.recorded_options(),
             versions=versions(),
             seed=options.plan.seed,
             n_resamples=options.plan.n_resamples,
@@ -224,7 +222,7 @@ def build_entry(
             data_hash=hashed,
             fingerprint=fingerprint(NAME, VERSION, hashed),
         )
-    whole = digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
+    whole = joint_fingerprint(subsets)
     benchmark = Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, limit=limit)
     return ProcessBenchEntry(
         subject=subject,

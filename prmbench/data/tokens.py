@@ -105,6 +105,11 @@ class TraceEncoder:
         content = json.dumps([self.chat_template, self.options.model_dump()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def recorded_options(self) -> dict[str, Any]:
+        """The options as an entry's provenance records them, the end of turn by the token that it came to."""
+        end_of_turn = self.tokenizer.convert_ids_to_tokens(self.end_of_turn)
+        return {**self.options.model_dump(), "end_of_turn": end_of_turn}
+
     def prompt_ids(self, problem: str) -> NDArray[np.int64]:
         """Token ids of the prompt alone. int64, shape [p]."""
         return self.text_ids(self.render_prompt(problem))

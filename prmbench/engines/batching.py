@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def default_batch_tokens(device: str) -> int:
+    """Padded tokens of a scoring batch where nothing else is said: what suits a CPU, or a CUDA device."""
+    return 32_768 if device.startswith("cuda") else 2_048
+
+
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group sequences of similar length so that rows x longest stays within `budget` tokens.
 

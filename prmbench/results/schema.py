@@ -144,6 +144,11 @@ def fingerprint(benchmark: str, version: int, data_hash: str, settings: dict[str
     return digest([benchmark, version, data_hash, settings or {}])
 
 
+def joint_fingerprint(subsets: dict[str, SubsetData]) -> str:
+    """The fingerprint of a whole benchmark: of its subsets' names and fingerprints, whatever their order."""
+    return digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
+
+
 EntryType = TypeVar("EntryType", bound=BaseModel)
 
 

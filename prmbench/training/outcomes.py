@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.data.candidates import prompt_of
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.records import Located, read_records
 from prmbench.data.tokens import TraceEncoder
@@ -248,10 +249,7 @@ def _key(turns: tuple[tuple[str, str], ...]) -> str:
 
 def _check_prompt(file: Path, prompt: PromptTemplate) -> None:
     """The folder of a rollout run says which prompt it used; another one would be a state that the policy never saw."""
-    run = file.parent / "run.json"
-    if not run.exists():
-        return
-    used = json.loads(run.read_text(encoding="utf-8")).get("prompt")
+    used = prompt_of(file)
     if used is not None and used != prompt.name:
         raise UserError(
             f"{file}: was sampled with the prompt template '{used}', the recipe says '{prompt.name}'; set prompt: {used}"

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import read_json
 from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
+from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.loading import (
     LoadOptions,
     checkpoint_hash,
@@ -173,9 +174,10 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
         )
     if share.main:
         log(f"{data.sentence()}; {len(held):,} held out")
+    start = checkpoint_hash(folder)
     hashes = {
-        "start": checkpoint_hash(folder),
-        "reference": checkpoint_hash(reference),
+        "start": start,
+        "reference": start if reference == folder else checkpoint_hash(reference),
         "tokens": ids_hash(response.ids for pair in data.pairs for response in pair.rows),
     }
     run = _Run(recipe, spec, folder, reference, options, Path(recipe.output) / "trainer", hashes)
@@ -229,7 +231,7 @@ def _make_trainer(
             [response for pair in [*kept, *held] for response in pair.rows],
             run.states,
             autocast=torch.autocast(device.partition(":")[0], torch.bfloat16) if recipe.autocasts() else nullcontext(),
-            batch_tokens=32_768 if device.startswith("cuda") else 2_048,
+            batch_tokens=default_batch_tokens(device),
             share=share,
         )
         engine = None  # its memory is free again

@@ -316,7 +316,7 @@ def test_settings_that_do_not_fit_are_refused(recipe, tmp_path):
     ):
         train_rm(recipe.model_copy(update={"batch_size": 32}))
     with pytest.raises(UserError, match="model .*nowhere: no such folder"):
-        train_rm(recipe.model_copy(update={"model": str(Path("/tmp/nowhere"))}))
+        train_rm(recipe.model_copy(update={"model": str(tmp_path / "nowhere")}))
 
 
 @pytest.mark.slow
