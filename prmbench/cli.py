@@ -161,6 +161,38 @@ def train_rm_command(
     typer.echo(f"next:  prmbench eval --rm {result.output}")
 
 
+@train.command(name="rl")
+@interruptible
+def train_rl_command(
+    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/distrl.yaml is one that ships")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
+) -> None:
+    """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
+    from prmbench.training.recipes import load_recipe
+    from prmbench.training.rl.recipe import RLRecipe
+    from prmbench.training.rl.run import train_rl
+
+    checked = load_recipe(recipe, RLRecipe, override or ())
+    if dry_run:
+        _show_plan(checked, devices, as_json=as_json)
+        return
+    result = train_rl(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
+    if result is None:
+        return
+    if as_json:
+        shown = {"output": str(result.output), "steps": result.steps, "evaluations": result.evaluations}
+        typer.echo(json.dumps({**shown, "reward_model": result.reward_model and str(result.reward_model)}, indent=2))
+        return
+    typer.echo(f"{result.steps:,} steps; figures of each are in {result.output / 'rl.json'}")
+    typer.echo(f"policy: {result.output}")
+    if result.reward_model is not None:
+        typer.echo(f"reward model, as updated: {result.reward_model}")
+    typer.echo(f"next:  prmbench eval --policy {result.output}")
+
+
 @app.command()
 @interruptible
 def demo(

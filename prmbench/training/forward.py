@@ -1,7 +1,8 @@
-"""What a model in training returns: one value for each response token, instead of logits."""
+"""What a model in training returns: values of response tokens, instead of logits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,28 +11,75 @@ from torch import Tensor
 from prmbench.engines.hf import HFEngine
 from prmbench.reward_models.card import ReadState
 from prmbench.reward_models.q_rm import VALUE_HEAD, state_offset
-from prmbench.training.logprobs import token_logprobs
+from prmbench.training.logprobs import Find, find_logprobs, select_logprobs, token_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from prmbench.training.outcomes import Response
+
+
+def pack(responses: Sequence[Response]) -> dict[str, Tensor]:
+    """One batch.
+
+    Returns:
+        ``input_ids`` int64 [b, l], padded on the right with 0; ``rows`` and ``columns`` int64 [n]: where the response tokens are,
+        row by row; ``mask`` bool [b, t]: a response's tokens, first in their row.
+    """
+    counts = torch.tensor([len(r) - r.n_prompt for r in responses])
+    input_ids = torch.zeros((len(responses), max(len(r) for r in responses)), dtype=torch.long)
+    for i, response in enumerate(responses):
+        input_ids[i, : len(response)] = torch.from_numpy(response.ids)
+    return {
+        "input_ids": input_ids,
+        "rows": torch.repeat_interleave(torch.arange(len(responses)), counts),
+        "columns": torch.cat([torch.arange(r.n_prompt, len(r)) for r in responses]),
+        "mask": torch.arange(int(counts.max()))[None, :] < counts[:, None],
+    }
+
 
 def give_logprobs(model: PreTrainedModel, source: str) -> None:
-    """Make ``model(input_ids=, rows=, columns=)`` return ``{"values": log-probs of input_ids[rows, columns]}``.
+    """Make ``model(input_ids=, rows=, columns=)`` return ``{"values": log-probs of input_ids[rows, columns]}``, float32 [n].
 
     The forward itself is replaced, so that whatever wraps the model (DDP, FSDP, PEFT) still sees one call, with the
-    output layer's weights gathered while it runs. Sequences are padded on the right and need no attention mask.
+    output layer's weights gathered while it runs; a call without ``rows`` goes to the model's own. Sequences are padded on the
+    right and need no attention mask. Two more ways to call it, for policy optimisation:
+
+        ``where=, tokens=``  also ``picked``: log-probs of these tokens in the places of these of the n (`select_logprobs`)
+        ``find=``            no gradient; also ``where``, ``tokens``, ``picked``, ``entropy`` of what it chooses (`find_logprobs`)
 
     Raises:
         UserError: the architecture changes its logits in an unknown way (see `HFEngine`).
     """
     engine = HFEngine(model, source)
     trunk, head, finish = engine.trunk, engine.head, engine.finish
+    own = model.forward
 
-    def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
-        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
-        picked = states[rows, columns - 1]
-        return {"values": token_logprobs(picked, head.weight, head.bias, input_ids[rows, columns], finish)}
+    def forward(
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        columns: Tensor | None = None,
+        where: Tensor | None = None,
+        tokens: Tensor | None = None,
+        find: Find | None = None,
+        **others: Any,
+    ) -> Any:
+        if rows is None or columns is None:
+            return own(input_ids=input_ids, **others)
+        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns - 1]
+        targets = input_ids[rows, columns]
+        layer = (head.weight, head.bias)
+        if find is not None:
+            found = find_logprobs(states, *layer, targets, find, finish)
+            return {
+                "values": found.logprobs,
+                **{n: getattr(found, n) for n in ("where", "tokens", "picked", "entropy")},
+            }
+        if where is None or tokens is None:
+            return {"values": token_logprobs(states, *layer, targets, finish)}
+        every = torch.cat([torch.arange(len(targets), device=targets.device), where])
+        logprobs = select_logprobs(states, *layer, every, torch.cat([targets, tokens]), finish)
+        return {"values": logprobs[: len(targets)], "picked": logprobs[len(targets) :]}
 
     model.forward = forward
 

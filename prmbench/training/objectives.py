@@ -1,12 +1,13 @@
 """What reward models are trained with: small pure functions of token values, each with its equation.
 
-All take the same four things, so that one trainer serves them all:
+All take the same things, so that one trainer serves them all:
 
     values   float, shape [b, t]: log-ratios r_t = log pi_phi - log pi_ref of response tokens, before beta (Q-RM: the head's
              output Z_t); whatever is in padding is ignored, NaN included
     mask     bool, shape [b, t]: True on response tokens, which come first in a row
     correct  bool, shape [b]: verified outcomes
     beta, margin
+    shift    where the value is a logit: float, shape [b], added to it (Eq. 15's V(x)); None: nothing
 
 and return one loss a unit: a sequence for `ipvrm` and `implicit_prm`, shape [b]; a pair for `dpo` and `q_rm`, shape [b / 2],
 whose rows 2i and 2i + 1 are the correct and the incorrect response of one prompt. A row without tokens has loss 0 (a pair
@@ -29,7 +30,7 @@ from prmbench.errors import UserError, nearest
 from prmbench.reward_models.card import OBJECTIVE_BETA as BETA
 
 Weighting = Literal["uniform", "late", "early"]
-Objective = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
+Objective = Callable[..., Tensor]
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -71,27 +72,45 @@ def prefix_weights(mask: Tensor, weighting: Weighting, dtype: torch.dtype) -> Te
     return raw / raw.sum(dim=1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
 
 
-def _ipvrm(values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float, weighting: Weighting) -> Tensor:
-    losses = ipvrm_prefix_losses(prefix_means(values, mask, beta), correct, margin)
-    return (losses * prefix_weights(mask, weighting, values.dtype)).sum(dim=1)
+def _ipvrm(
+    values: Tensor,
+    mask: Tensor,
+    correct: Tensor,
+    beta: float,
+    margin: float,
+    shift: Tensor | None,
+    weighting: Weighting,
+) -> Tensor:
+    v_bar = prefix_means(values, mask, beta)
+    if shift is not None:
+        v_bar = v_bar + shift[:, None]
+    return (ipvrm_prefix_losses(v_bar, correct, margin) * prefix_weights(mask, weighting, values.dtype)).sum(dim=1)
 
 
-def ipvrm(values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float) -> Tensor:
+def ipvrm(
+    values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float, shift: Tensor | None = None
+) -> Tensor:
     """Eq. 9: cross-entropy of every prefix's v_bar(t) against the outcome, with a margin, mean over a sequence's tokens."""
-    return _ipvrm(values, mask, correct, beta, margin, "uniform")
+    return _ipvrm(values, mask, correct, beta, margin, shift, "uniform")
 
 
-def ipvrm_late(values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float) -> Tensor:
+def ipvrm_late(
+    values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float, shift: Tensor | None = None
+) -> Tensor:
     """Eq. 17: `ipvrm` with weight t/T."""
-    return _ipvrm(values, mask, correct, beta, margin, "late")
+    return _ipvrm(values, mask, correct, beta, margin, shift, "late")
 
 
-def ipvrm_early(values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float) -> Tensor:
+def ipvrm_early(
+    values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float, shift: Tensor | None = None
+) -> Tensor:
     """Eq. 18: `ipvrm` with weight 1 - t/T; a response of one token has weight 1."""
-    return _ipvrm(values, mask, correct, beta, margin, "early")
+    return _ipvrm(values, mask, correct, beta, margin, shift, "early")
 
 
-def implicit_prm(values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float) -> Tensor:
+def implicit_prm(
+    values: Tensor, mask: Tensor, correct: Tensor, beta: float, margin: float, shift: Tensor | None = None
+) -> Tensor:
     """Eq. 4: cross-entropy of the whole response's beta * sum of r against the outcome. The equation has no margin.
 
     Raises:
@@ -99,6 +118,8 @@ def implicit_prm(values: Tensor, mask: Tensor, correct: Tensor, beta: float, mar
     """
     _no_margin("implicit_prm", margin)
     total = beta * values.masked_fill(~mask, 0.0).sum(dim=1)
+    if shift is not None:
+        total = total + shift
     losses = torch.where(correct, softplus(-total), softplus(total))
     return losses.masked_fill(~mask.any(dim=1), 0.0)
 

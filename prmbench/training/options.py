@@ -120,25 +120,33 @@ class Optimisation(BaseModel):
 
 
 def trainer_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[str, Any]:
-    """Arguments of a transformers Trainer that are the same for every recipe.
+    """Arguments of a transformers Trainer for recipes whose batch_size counts records.
 
     Raises:
         UserError: batch_size does not divide among the processes.
     """
-    import torch
-
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batch_size % (recipe.micro_batch_size * processes):
         raise UserError(
             f"batch_size {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro_batch_size} x {processes} processes"
         )
     return {
-        "output_dir": str(states),
+        **shared_arguments(recipe, states, updates),
         "num_train_epochs": recipe.epochs,
         "max_steps": recipe.max_steps or -1,
         "per_device_train_batch_size": recipe.micro_batch_size,
         "per_device_eval_batch_size": recipe.micro_batch_size,
         "gradient_accumulation_steps": recipe.batch_size // (recipe.micro_batch_size * processes),
+        "save_steps": recipe.save_every,
+    }
+
+
+def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[str, Any]:
+    """Arguments of a transformers Trainer that are the same for every recipe."""
+    import torch
+
+    return {
+        "output_dir": str(states),
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.schedule,
         "warmup_steps": round(recipe.warmup_ratio * updates),
@@ -147,7 +155,6 @@ def trainer_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "bf16": recipe.autocasts(),
         "save_strategy": "steps",
-        "save_steps": recipe.save_every,
         "save_total_limit": 1,
         "logging_nan_inf_filter": False,
         "report_to": [],
@@ -158,13 +165,15 @@ def trainer_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[
 
 
 def quiet_libraries() -> None:
-    """Turn off the libraries' own bars and chatter."""
+    """Turn off the libraries' own bars, chatter and telemetry (TRL reports every trainer it makes)."""
     from datasets import disable_progress_bars
+    from huggingface_hub import constants
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
+    constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def refuse_own_folder(recipe: Optimisation, *sources: Path) -> None:

@@ -30,7 +30,8 @@ from prmbench.engines.processes import Share, current_share
 from prmbench.errors import UserError
 from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically
-from prmbench.reward_models.card import CARD_NAME, Card, ReadState, write_card
+from prmbench.reward_models.card import Card, ReadState, write_card
+from prmbench.training.export import ADAPTER_NAME, export_weights
 from prmbench.training.objectives import ObjectiveSpec, find_objective
 from prmbench.training.options import (
     LoraOptions,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from prmbench.training.rm_trainer import RewardModelTrainer
 
 REPORT_NAME = "rm.json"
-ADAPTER_NAME = "adapter_config.json"
 
 
 class RMRecipe(Optimisation):
@@ -328,29 +328,20 @@ def _export(run: _Run, trainer: RewardModelTrainer, data: Pairs, n_trained: int,
 
 
 def _export_weights(run: _Run, saved: Path, output: Path) -> None:
-    """Make what the trainer saved a checkpoint of its own: adapters merged where asked, pickled arguments left out, a card."""
+    """Make what the trainer saved a checkpoint with a card."""
     recipe, spec = run.recipe, run.spec
-    output.mkdir(parents=True, exist_ok=True)
-    for old in (*output.glob("*.safetensors*"), output / ADAPTER_NAME, output / CARD_NAME):
-        old.unlink(missing_ok=True)  # of an earlier run, perhaps of another form
-    keeps_adapter = recipe.lora is not None and not recipe.lora.merge
-    if recipe.lora is not None and recipe.lora.merge:
-        from peft import PeftModel
-
-        model = _prepare_model(run, None)
-        merged = PeftModel.from_pretrained(model, str(saved)).merge_and_unload()
-        merged.save_pretrained(output)
-        load_tokenizer(run.folder, run.options).save_pretrained(output)
-    else:
-        for file in sorted(saved.iterdir()):
-            if file.suffix not in (".bin", ".pt", ".md") and file.name != "best.json":
-                shutil.copyfile(file, output / file.name)
+    merges = recipe.lora is not None and recipe.lora.merge
+    export_weights(
+        saved, output, (lambda: _prepare_model(run, None)) if merges else None, load_tokenizer(run.folder, run.options)
+    )
     reference: str | None = None
     if spec.kind == "implicit":
         reference = recipe.reference or recipe.model
         if Path(reference).is_dir():
             reference = os.path.relpath(Path(reference).resolve(), output.resolve())
-    if keeps_adapter:  # no path of this machine in what may be published: the card leads to the base
+    if (
+        recipe.lora is not None and not merges
+    ):  # no path of this machine in what may be published: the card leads to the base
         adapter = read_json(output / ADAPTER_NAME) | {"base_model_name_or_path": reference}
         write_atomically(output / ADAPTER_NAME, json.dumps(adapter, indent=2) + "\n")
     card = Card(

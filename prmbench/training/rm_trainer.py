@@ -19,6 +19,7 @@ from transformers import Trainer
 from prmbench.engines.hf import HFEngine
 from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
+from prmbench.training.forward import pack
 from prmbench.training.heldout import held_out_metrics
 from prmbench.training.objectives import ObjectiveSpec
 from prmbench.training.outcomes import Pair, Response
@@ -86,19 +87,7 @@ def collate(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Tensor]:
         ``mask`` bool [2p, t]; ``correct`` bool [2p]; ``reference`` float32 [n] where known.
     """
     rows = [row for pair in pairs for row in pair]
-    responses = [row.response for row in rows]
-    input_ids = torch.zeros((len(rows), max(len(r) for r in responses)), dtype=torch.long)
-    counts = [len(r) - r.n_prompt for r in responses]
-    mask = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]
-    for i, response in enumerate(responses):
-        input_ids[i, : len(response)] = torch.from_numpy(response.ids)
-    batch = {
-        "input_ids": input_ids,
-        "rows": torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(counts)),
-        "columns": torch.cat([torch.arange(r.n_prompt, len(r)) for r in responses]),
-        "mask": mask,
-        "correct": torch.arange(len(rows)) % 2 == 0,
-    }
+    batch = {**pack([row.response for row in rows]), "correct": torch.arange(len(rows)) % 2 == 0}
     if rows[0].reference is not None:
         batch["reference"] = torch.from_numpy(
             np.concatenate([row.reference for row in rows if row.reference is not None])

@@ -1,0 +1,1 @@
+"""Policy optimisation: DistRL and its rivals. The algorithm is pure functions, one idea a module."""

@@ -1,0 +1,108 @@
+"""The recipe of a policy-optimisation run."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from prmbench.benchmarks.policy import PRESETS as SAMPLING
+from prmbench.data.tokens import TokenOptions
+from prmbench.engines.sampling import SamplingParams
+from prmbench.errors import UserError, nearest
+from prmbench.training.options import SCHEDULES, Optimisation
+from prmbench.training.rl.methods import Algorithm
+from prmbench.training.rl.reward import RewardOptions
+
+
+class EvaluateOptions(BaseModel):
+    """How the policy is measured, as ``prmbench eval --policy`` does it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    problems: list[str] = Field(min_length=1, description="problem sets by name, or files")
+    every: int | None = Field(None, ge=1, description="steps between two measurements; null: at the end only")
+    n: int = Field(8, ge=1, description="completions of a problem")
+    limit: int | None = Field(None, ge=1, description="only the first this many problems of each set")
+    preset: str = Field("paper", description="sampling: paper (0.6, 0.95) or released (0.7, 0.8, top-k 20)")
+    max_new_tokens: int = Field(2048, ge=1, description="a completion cut here is wrong")
+    resamples: int = Field(10_000, ge=1, description="bootstrap resamples of the intervals")
+
+    @model_validator(mode="after")
+    def _known(self) -> EvaluateOptions:
+        if self.preset not in SAMPLING:
+            raise ValueError(
+                f"evaluate.preset '{self.preset}'{nearest(self.preset, SAMPLING)}: expected paper or released"
+            )
+        return self
+
+    def params(self) -> SamplingParams:
+        """Sampling parameters."""
+        return SAMPLING[self.preset].model_copy(update={"max_new_tokens": self.max_new_tokens})
+
+
+class RLRecipe(Algorithm, Optimisation):
+    """A policy-optimisation run. A step is a rollout batch and its updates: epochs, max_steps and save_every count steps."""
+
+    problems: str = Field(description="problem set to train on: a name, or a file of {id, problem, answer} records")
+    prompt: str = Field("boxed", description="prompt template, by name")
+    tokens: TokenOptions = Field(
+        default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
+    )
+    batch_size: int = Field(256, ge=1, description="prompts that a step keeps, over all processes")
+    oversample: int = Field(2, ge=1, description="prompts sampled for one that is kept")
+    samples: int | None = Field(None, ge=2, description="rollouts of a prompt; null: the preset's, 4 (paper) or 16")
+    minibatches: int = Field(
+        2, ge=2, description="updates of a step: with one, no ratio leaves 1 and nothing is clipped"
+    )
+    micro_batch_size: int = Field(8, ge=1, description="rollouts of one forward pass on one device")
+    max_new_tokens: int = Field(2048, ge=1, description="a rollout cut here is wrong")
+    temperature: float = Field(1.0, description="of sampling: 1, pi_old is the untempered distribution")
+    engine: str = Field("hf", description="what samples: hf, or vllm (on the training device, weights kept in step)")
+    reward_model: RewardOptions | None = Field(None, description="null: the verifier's outcome alone")
+    evaluate: EvaluateOptions | None = Field(None, description="null: never")
+    learning_rate: float = Field(3e-5, gt=0, description="peak learning rate of AdamW")
+    schedule: str = Field("constant", description="learning-rate schedule: cosine, linear, constant")
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates spent warming up")
+    save_every: int = Field(10, ge=1, description="steps between two saved states; a killed run goes on from the last")
+    seed: int = Field(0, ge=0, description="of prompt order, sampling and minibatches")
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> RLRecipe:
+        if self.temperature != 1:
+            raise ValueError(
+                f"temperature {self.temperature:g}: rollouts are sampled at 1, because pi_old, which ratios are taken to, is the "
+                "untempered distribution; leave it out"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
+        if self.engine not in ("hf", "vllm"):
+            raise ValueError(f"engine '{self.engine}': expected hf or vllm")
+        return self
+
+    @property
+    def n(self) -> int:
+        """Rollouts of a prompt."""
+        return self.details.samples if self.samples is None else self.samples
+
+    def updates(self, records: int) -> int:
+        """Updates that a run over this many problems makes."""
+        steps = self.max_steps or max(1, math.floor(self.epochs * (records // (self.batch_size * self.oversample))))
+        return steps * self.minibatches
+
+    def micro_batches(self, processes: int) -> int:
+        """Forward passes of a process in one update: as few as micro_batch_size allows, and such that TRL's loader can deal the
+        sampled rollouts to them evenly.
+
+        Raises:
+            UserError: it cannot, whatever their number.
+        """
+        sampled = self.batch_size * self.oversample
+        if sampled % processes or sampled * self.n % (processes * self.minibatches):
+            raise UserError(
+                f"batch_size {self.batch_size} x oversample {self.oversample} prompts of {self.n} rollouts cannot be dealt evenly to "
+                f"{processes} processes in {self.minibatches} minibatches; choose a multiple"
+            )
+        share = sampled * self.n // (processes * self.minibatches)
+        fewest = math.ceil(self.batch_size * self.n / (self.minibatches * processes * self.micro_batch_size))
+        return next(parts for parts in range(fewest, share + 1) if share % parts == 0)

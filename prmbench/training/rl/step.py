@@ -1,0 +1,212 @@
+"""What happens to a step's rollouts before the policy is updated on them, in the order of DESIGN 4.8.
+
+Measure pi_old; measure the reward model's accuracy, update it, score with it; advantages; what every token's loss needs. Every
+process holds the whole batch's outcomes and token values, and the micro-batches of its own rows: so statistics are those of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prmbench.training.heldout import final_values
+from prmbench.training.rl.balance import Update, boundary, clamped_accuracy, online_loss
+from prmbench.training.rl.batch import RolloutBatch, share_rows
+from prmbench.training.rl.loss import Tokens, candidate_weights
+from prmbench.training.rl.methods import Advantages, Algorithm, compute_advantages
+from prmbench.training.rl.micro import MicroBatch, Model, candidate_finder, make_micro, measure_old
+from prmbench.training.rl.reward import ImplicitReward, Reward
+from prmbench.training.rl.surrogate import token_weights
+from prmbench.training.rl.td import scaled_td
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run. gather: joins lists, in order. total: sums a tensor."""
+
+    rank: int
+    count: int
+    gather: Callable[[list[Any]], list[Any]]
+    total: Callable[[Tensor], Tensor]
+
+
+def one_process() -> Processes:
+    """No others."""
+    return Processes(0, 1, lambda one: one, lambda one: one)
+
+
+@dataclass
+class Step:
+    """Attributes:
+    algorithm: method and numbers. stop: ids that end a rollout, int64, on the device.
+    reward, update: the reward model and how it is updated. start: where the policy started from, for ``spro``.
+    micro_batches: of a process in one minibatch. autocast: makes the context that models compute in.
+    log: called with a figure's name and value.
+    """
+
+    algorithm: Algorithm
+    stop: Tensor
+    processes: Processes
+    micro_batches: int
+    autocast: Callable[[], AbstractContextManager[Any]]
+    log: Callable[[str, float], None]
+    reward: Reward | None = None
+    update: Update = "frozen"
+    start: Model | None = None
+
+    def prepare(self, policy: Model, batch: RolloutBatch, *, learn: bool) -> list[MicroBatch]:
+        """This process's micro-batches, ready for `policy_loss`: those of the first minibatch, then of the second, ...
+
+        Args:
+            policy: pi_old, as it is trained. learn: False when no prompt was kept: then nothing counts.
+        """
+        micros = self._share(batch, learn)
+        find = candidate_finder(self.algorithm, self.stop)
+        with self.autocast():
+            for micro in micros:
+                measure_old(policy, micro, find)
+        values, picked, beta = self._token_values(batch, micros, learn)
+        advantages = compute_advantages(self.algorithm, batch.rewards.double(), batch.groups, batch.mask, values, beta)
+        if advantages.gae is not None and advantages.outcome is not None:
+            self.log("advantage/gae", float(advantages.gae[batch.mask].abs().mean()))
+            self.log("advantage/outcome", float(advantages.outcome.abs().mean()))
+        self._set_targets(batch, micros, advantages)
+        if self.algorithm.method == "distrl":
+            assert advantages.sigma is not None
+            self._set_candidates(micros, picked, advantages.sigma, beta)
+        self._log_tokens(micros)
+        return micros
+
+    def _share(self, batch: RolloutBatch, real: bool) -> list[MicroBatch]:
+        lengths = [len(r) for r in batch.responses]
+        rank, count = self.processes.rank, self.processes.count
+        shares = [share_rows(rows, lengths, rank, count, self.micro_batches) for rows in batch.minibatches]
+        dist = self.algorithm.method == "distrl"
+        return [
+            make_micro(rows if real else [], batch.responses, dist, self.stop.device)
+            for share in shares
+            for rows in share
+        ]
+
+    def _token_values(
+        self, batch: RolloutBatch, micros: list[MicroBatch], learn: bool
+    ) -> tuple[Tensor | None, list[Tensor | None], float]:
+        """(token values of the whole batch, after the reward model's update; of each micro-batch's candidates; beta)."""
+        if self.algorithm.method == "spro":
+            assert self.start is not None
+            with torch.no_grad(), self.autocast():
+                found = [micro.old - self.start(**micro.call)["values"] for micro in micros]
+            values = self._whole(batch, micros, found)
+            self.log("kl_start", float(values[batch.mask].mean()))
+            return values, [], 1.0
+        reward = self.reward
+        if reward is None:
+            return None, [], 1.0
+        scored = [reward.values(micro, batch.responses) for micro in micros]
+        values = self._whole(batch, micros, [one for one, _ in scored])
+        if isinstance(reward, ImplicitReward):
+            self._log_accuracy(reward, values, batch)
+            if reward.optimizer is not None and learn:
+                self._update(reward, values, batch, micros)
+                scored = [reward.values(micro, batch.responses) for micro in micros]
+                values = self._whole(batch, micros, [one for one, _ in scored])
+        self.log("reward_model/score", float((values.sum(dim=1) / batch.mask.sum(dim=1)).mean()))
+        return values, [picked for _, picked in scored], reward.beta
+
+    def _update(
+        self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch, micros: Sequence[MicroBatch]
+    ) -> None:
+        leaf = values.clone().requires_grad_()
+        loss = online_loss(
+            reward.spec,
+            leaf,
+            batch.mask,
+            batch.rewards > 0,
+            batch.groups,
+            beta=reward.beta,
+            margin=reward.margin,
+            update=self.update,
+            unit_mean=self.algorithm.details.unit_mean,
+        )
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        norm = reward.learn(micros, gradient.float(), self.processes.total)
+        self.log("reward_model/loss", float(loss.detach()))
+        self.log("reward_model/grad_norm", norm)
+
+    def _set_targets(self, batch: RolloutBatch, micros: list[MicroBatch], advantages: Advantages) -> None:
+        # DDP averages gradients over processes; the weights are made for their sum.
+        weights = torch.zeros(batch.mask.shape)
+        for rows in batch.minibatches:
+            if rows:
+                own = token_weights(batch.mask[rows], self.algorithm.details.aggregation)
+                weights[rows] = self.processes.count * own
+        total = advantages.total.float()
+        for micro in micros:
+            of_token = micro.flat(weights) if micro.real else torch.zeros_like(micro.old)
+            micro.sampled = Tokens(micro.old, micro.flat(total), of_token)
+
+    def _set_candidates(
+        self, micros: list[MicroBatch], picked: Sequence[Tensor | None], sigma: Tensor, beta: float
+    ) -> None:
+        for start in range(0, len(micros), self.micro_batches):
+            minibatch = range(start, start + self.micro_batches)
+            mass = sum(
+                (micros[i].old_picked.exp().sum() for i in minibatch if micros[i].real), sigma.new_zeros(()).float()
+            )
+            mass = self.processes.total(mass.to(self.stop.device)) / self.processes.count
+            for i in minibatch:
+                micro, values = micros[i], picked[i]
+                assert micro.sampled is not None
+                assert values is not None
+                weights = candidate_weights(self.algorithm, micro.sampled.weights, micro.where, mass)
+                micro.candidates = Tokens(
+                    micro.old_picked,
+                    scaled_td(values, sigma.to(values), beta),
+                    weights if micro.real else torch.zeros_like(weights),
+                )
+
+    def _whole(self, batch: RolloutBatch, micros: Sequence[MicroBatch], flat: Sequence[Tensor]) -> Tensor:
+        """Values of all rows, from all processes. float64, shape [b, t], 0 in padding."""
+        own: list[tuple[int, NDArray[np.float64]]] = []
+        for micro, values in zip(micros, flat, strict=True):
+            if micro.real:
+                counts = micro.mask.sum(dim=1).tolist()
+                own += zip(micro.rows, (v.double().cpu().numpy() for v in values.split(counts)), strict=True)
+        out = torch.zeros(batch.mask.shape, dtype=torch.float64)
+        for row, values in self.processes.gather(own):
+            out[row, : len(values)] = torch.from_numpy(values)
+        return out
+
+    def _log_accuracy(self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch) -> None:
+        """Before the update: is the final value on the outcome's side of 0 (with ADB: of the prompt's boundary)?"""
+        correct = batch.rewards > 0
+        rows = [v[m].numpy() for v, m in zip(values, batch.mask, strict=True)]
+        final = torch.from_numpy(final_values(rows, reward.spec, reward.beta))
+        if "adb" in self.update:
+            final = final + boundary(clamped_accuracy(correct, batch.groups, torch.float64))
+        self.log("reward_model/accuracy", float(((final > 0) == correct).double().mean()))
+
+    def _log_tokens(self, micros: Sequence[MicroBatch]) -> None:
+        """Entropy of pi_old; how many candidates a state has, and how much of pi_old they hold."""
+        real = [m for m in micros if m.real]
+        ends = [torch.isin(m.call["input_ids"][m.call["rows"], m.call["columns"]], self.stop) for m in real]
+        sums = [
+            sum(float(m.entropy.sum()) for m in real),
+            sum(len(m.old) for m in real),
+            sum(len(end) - int(end.sum()) for end in ends),
+            sum(len(m.where) for m in real),
+            sum(float(m.old_picked.exp().sum()) for m in real),
+        ]
+        found = self.processes.total(torch.tensor(sums, device=self.stop.device, dtype=torch.float64)).tolist()
+        entropy, tokens, states, size, mass = found
+        self.log("entropy", entropy / max(tokens, 1))
+        if self.algorithm.method == "distrl":
+            self.log("candidates/size", size / max(states, 1))
+            self.log("candidates/mass", mass / max(states, 1))
