@@ -71,3 +71,53 @@ def test_the_whole_logits_never_exist(monkeypatch):
     states = torch.randn(100, 4, requires_grad=True)
     token_logprobs(states, torch.randn(50, 4), None, torch.zeros(100, dtype=torch.long), block=500).sum().backward()
     assert seen == [10] * 20  # ten blocks forward, ten again backward
+
+
+@given(n=st.integers(1, 9), m=st.integers(0, 20), rows=st.integers(1, 4), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_any_tokens_at_any_states(n, m, rows, seed):
+    """States repeated, left out and in any order; values and gradients are those of the full log-softmax."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(n, 6, generator=generator, requires_grad=True)
+    weight = torch.randn(11, 6, generator=generator, requires_grad=True)
+    where, tokens = torch.randint(n, (m,), generator=generator), torch.randint(11, (m,), generator=generator)
+    found = logprobs.select_logprobs(states, weight, None, where, tokens, block=11 * rows)
+    wanted = (states @ weight.T).log_softmax(-1)[where, tokens]
+    torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-5)
+    outer = torch.randn(m, generator=generator)
+    for mine, theirs in zip(
+        torch.autograd.grad(found, (states, weight), outer),
+        torch.autograd.grad(wanted, (states, weight), outer),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=5e-6, rtol=1e-4)
+
+
+@given(n=st.integers(1, 9), rows=st.integers(1, 4), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_found_tokens_and_entropy(n, rows, seed):
+    generator = torch.Generator().manual_seed(seed)
+    states, weight = torch.randn(n, 6, generator=generator), torch.randn(11, 6, generator=generator)
+    targets = torch.randint(11, (n,), generator=generator)
+
+    def find(values, sampled):
+        chosen = values > -1.5
+        chosen[torch.arange(len(sampled)), sampled] = False  # what it is given is really the block's
+        return chosen.nonzero().unbind(1)
+
+    found = logprobs.find_logprobs(states, weight, None, targets, find, block=11 * rows)
+    plain_logprobs = (states.double() @ weight.double().T).log_softmax(-1)
+    wanted = plain_logprobs > -1.5
+    wanted[torch.arange(n), targets] = False
+    where, tokens = wanted.nonzero().unbind(1)
+    assert (found.where.tolist(), found.tokens.tolist()) == (where.tolist(), tokens.tolist())
+    torch.testing.assert_close(found.picked.double(), plain_logprobs[where, tokens], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.logprobs.double(), plain_logprobs[torch.arange(n), targets], atol=1e-5, rtol=1e-5)
+    entropy = -(plain_logprobs.exp() * plain_logprobs).sum(-1)
+    torch.testing.assert_close(found.entropy.double(), entropy, atol=1e-5, rtol=1e-5)
+
+
+def test_entropy_of_a_certain_state():
+    weight = torch.tensor([[1e4], [0.0], [-1e4]])
+    found = logprobs.find_logprobs(torch.ones(1, 1), weight, None, torch.tensor([0]), lambda p, s: (s[:0], s[:0]))
+    assert found.entropy.tolist() == [0.0]

@@ -100,8 +100,8 @@ class RLRecipe(Algorithm, Optimisation):
         sampled = self.batch_size * self.oversample
         if sampled % processes or sampled * self.n % (processes * self.minibatches):
             raise UserError(
-                f"batch_size {self.batch_size} x oversample {self.oversample} prompts of {self.n} rollouts cannot be dealt evenly to "
-                f"{processes} processes in {self.minibatches} minibatches; choose a multiple"
+                f"batch_size {self.batch_size} x oversample {self.oversample} prompts of {self.n} rollouts cannot be dealt evenly "
+                f"to {processes} processes in {self.minibatches} minibatches; choose a multiple"
             )
         share = sampled * self.n // (processes * self.minibatches)
         fewest = math.ceil(self.batch_size * self.n / (self.minibatches * processes * self.micro_batch_size))

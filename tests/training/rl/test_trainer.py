@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from prmbench.errors import UserError
-from prmbench.reward_models.card import Card, read_card, write_card
-from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.card import Card, write_card
 from prmbench.rollouts import Rollout
 from prmbench.training.objectives import OBJECTIVES
 from prmbench.training.rl import run as rl_run

@@ -1,0 +1,223 @@
+"""The page of the study of policies: tables, claims and curves from the JSON that the study left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from prmbench.miniature.policies import PolicySettings, average, last_third
+from prmbench.stats.nested import nested_interval
+from prmbench.stats.seeds import ordering, seed_mean
+
+Row = dict[str, Any]
+Figure = Callable[[Row], float]
+
+MARK = "<!-- What follows is written by scripts/study_policies.py report. -->"
+
+LABELS = {
+    "sft": "SFT",
+    "prime": "PRIME",
+    "spro": "SPRO",
+    "reinforce q_rm": "REINFORCE w/ Q-RM",
+    "grpo": "GRPO w/ VR",
+    "grpo dpo": "GRPO w/ DPO-RM",
+    "grpo implicit_prm": "GRPO w/ Implicit PRM",
+    "grpo ipvrm": "GRPO w/ IPVRM",
+    "distrl dpo": "DistRL w/ DPO-RM",
+    "distrl implicit_prm": "DistRL w/ Implicit PRM",
+    "distrl ipvrm": "DistRL w/ IPVRM",
+    "distrl ipvrm start": "DistRL w/ IPVRM, reference SFT",
+    "distrl ipvrm frozen": "DistRL w/ IPVRM, frozen",
+    "distrl ipvrm naive": "DistRL w/ IPVRM, naive",
+    "distrl ipvrm dlw": "DistRL w/ IPVRM, DLW",
+    "distrl ipvrm adb": "DistRL w/ IPVRM, ADB",
+    "distrl ipvrm alpha=0.05": "DistRL w/ IPVRM, alpha 0.05",
+    "distrl ipvrm alpha=0.2": "DistRL w/ IPVRM, alpha 0.2",
+    "distrl ipvrm alpha=0.5": "DistRL w/ IPVRM, alpha 0.5",
+}
+"""DistRL w/ IPVRM without more: DLW + ADB, reference the behaviour policy, alpha 0.1."""
+
+BEST = "distrl ipvrm"
+
+
+def outcome(row: Row) -> float:
+    """Accuracy of the rollouts in training, last third of the steps, in % (Table 7's verifier accuracy, Fig. 6 left)."""
+    return 100 * last_third(row, "rollouts/accuracy")
+
+
+def rm_accuracy(row: Row) -> float:
+    """The reward model's accuracy before each update, last third of the steps, in % (Fig. 6 right)."""
+    return 100 * last_third(row, "reward_model/accuracy")
+
+
+def rm_score(row: Row) -> float:
+    """Mean per-token log-ratio, last third of the steps (Eq. 19, Table 7)."""
+    return last_third(row, "reward_model/score")
+
+
+CLAIMS: list[tuple[str, str, Figure, str, str]] = [
+    # (where the paper says it, the figure's name, the figure, what is larger, what is smaller): written before any table was run.
+    *(
+        ("Table 5", "avg@8", average, BEST, other)
+        for other in ("sft", "prime", "spro", "reinforce q_rm", "grpo", "grpo dpo", "grpo ipvrm")
+    ),
+    ("Table 5", "avg@8", average, "grpo", "sft"),
+    ("Table 5", "avg@8", average, "grpo ipvrm", "grpo"),
+    *(("Table 6", "avg@8", average, f"distrl {rm}", f"grpo {rm}") for rm in ("dpo", "implicit_prm", "ipvrm")),
+    *(
+        ("Table 6", "avg@8", average, f"{method} ipvrm", f"{method} {rm}")
+        for method in ("grpo", "distrl")
+        for rm in ("dpo", "implicit_prm")
+    ),
+    ("Table 7", "RM score", rm_score, BEST, "grpo ipvrm"),
+    ("Table 7", "verifier accuracy", outcome, BEST, "grpo ipvrm"),
+    ("Table 8", "avg@8", average, "distrl ipvrm naive", "distrl implicit_prm"),
+    ("Table 8", "avg@8", average, BEST, "distrl ipvrm naive"),
+    ("Table 9", "avg@8", average, BEST, "distrl ipvrm start"),
+    *(
+        ("Fig. 6, left", "verifier accuracy", outcome, BEST, f"distrl ipvrm {update}")
+        for update in ("frozen", "naive", "dlw", "adb")
+    ),
+    ("Fig. 6, left", "verifier accuracy", outcome, "distrl ipvrm frozen", "distrl ipvrm naive"),
+    *(
+        ("Fig. 6, right", "RM accuracy", rm_accuracy, f"distrl ipvrm {update}", "distrl ipvrm naive")
+        for update in ("dlw", "adb", "frozen")
+    ),
+    ("Fig. 6, right", "RM accuracy", rm_accuracy, BEST, "distrl ipvrm naive"),
+]
+
+
+def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: Path) -> str:
+    """The figures as Markdown; draws the curves into the folder."""
+    by_name: dict[str, list[Row]] = {}
+    for row in found:
+        by_name.setdefault(row["name"], []).append(row)
+    n_seeds = len(by_name["sft"])
+    assert all([r["seed"] for r in rows] == [r["seed"] for r in by_name["sft"]] for rows in by_name.values())
+    parts = [
+        MARK,
+        "\n\n## Figures\n\n",
+        f"{n_seeds} seeds; means over seeds with the 95% Student-t interval of the mean. avg@8 in % on "
+        f"{len(found[0]['right'])} test problems of each seed. Policy learning rate {base.learning_rate:g}, coefficient of GAE "
+        f"{base.gae_weight:g}, learning rate of online reward models {base.reward_learning_rate:g}, {base.steps} steps of at most 32 "
+        "prompts with 4 rollouts each.\n\n",
+        "### Search\n\n",
+        _table(
+            ["run", "policy rate", "GAE", "reward-model rate", "avg@8", "RM accuracy"],
+            [
+                [
+                    "GRPO w/ VR" if r["settings"]["objective"] is None else "GRPO w/ IPVRM",
+                    f"{r['settings']['learning_rate']:g}",
+                    "" if r["settings"]["objective"] is None else f"{r['settings']['gae_weight']:g}",
+                    "" if r["settings"]["objective"] is None else f"{r['settings']['reward_learning_rate']:g}",
+                    f"{average(r):.1f}",
+                    "" if r["settings"]["objective"] is None else f"{rm_accuracy(r):.1f}",
+                ]
+                for r in searched
+            ],
+        ),
+        "### Tables 5 to 9, Fig. 6 and alpha\n\n",
+        _table(
+            [
+                "run",
+                "avg@8",
+                "rollout accuracy",
+                "RM accuracy",
+                "RM score",
+                "entropy",
+                "abs(GAE) / abs(outcome)",
+                "clipped, %",
+            ],
+            [[LABELS[name], *_figures(rows)] for name, rows in ((n, by_name[n]) for n in LABELS if n in by_name)],
+        ),
+        "Rollout accuracy, RM accuracy, RM score (Eq. 19), entropy and the advantages' ratio: means over the last third of the "
+        "steps.\n\n",
+        f"Candidates of DistRL (P_min 0.1): {_mean([last_third(r, 'candidates/size') for r in by_name[BEST]], '.3f')} a state, "
+        f"{_mean([100 * last_third(r, 'candidates/mass') for r in by_name[BEST]], '.2f')} % of pi_old.\n\n",
+        "![Learning curves](policies-curves.svg)\n\n",
+        "### The paper's orderings\n\n",
+        "Paired by seed; `appears` and `does not appear` mean that the difference's 95% interval over seeds is on one side of 0. "
+        "Beside: a two-level bootstrap over seeds x problems where the figure is one of problems, which with so few seeds is too "
+        "narrow.\n\n",
+        _table(
+            ["paper", "figure", "claim", "difference", "seeds x problems", "here"],
+            [_claim(by_name, *claim) for claim in CLAIMS],
+        ),
+    ]
+    _curves(by_name, folder / "policies-curves.svg")
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+def _figures(rows: list[Row]) -> list[str]:
+    ratio = [last_third(r, "advantage/gae") / last_third(r, "advantage/outcome") for r in rows]
+    return [
+        _mean([average(r) for r in rows], ".1f"),
+        _mean([outcome(r) for r in rows], ".1f"),
+        _mean([rm_accuracy(r) for r in rows], ".1f"),
+        _mean([rm_score(r) for r in rows], ".3f"),
+        _mean([last_third(r, "entropy") for r in rows], ".3f"),
+        _mean(ratio, ".2f"),
+        _mean([100 * last_third(r, "clip_share/sampled") for r in rows], ".2f"),
+    ]
+
+
+def _claim(by_name: dict[str, list[Row]], where: str, figure_name: str, figure: Figure, a: str, b: str) -> list[str]:
+    larger, smaller = by_name[a], by_name[b]
+    difference, verdict = ordering([figure(r) for r in larger], [figure(r) for r in smaller])
+    nested = ""
+    if figure is average:
+        pairs = zip(larger, smaller, strict=True)
+        items = [100 * (np.array(x["right"]) - np.array(y["right"])) / x["n"] for x, y in pairs]
+        _, low, high = nested_interval(items, 2_000, np.random.default_rng(0))
+        nested = f"[{low:+.1f}, {high:+.1f}]"
+    digits = "+.3f" if figure is rm_score else "+.1f"
+    shown = f"{difference.mean:{digits}} [{difference.low:{digits}}, {difference.high:{digits}}]"
+    return [where, figure_name, f"{LABELS[a]} above {LABELS[b]}", shown, nested, verdict]
+
+
+def _mean(values: list[float], digits: str) -> str:
+    if not values or np.isnan(values).any():
+        return ""
+    found = seed_mean(values)
+    return f"{found.mean:{digits}} [{found.low:{digits}}, {found.high:{digits}}]"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n\n"
+
+
+def _curves(by_name: dict[str, list[Row]], path: Path) -> None:
+    """Rollout accuracy of Table 5's methods; Fig. 6's two panels. Means over seeds, five steps smoothed."""
+    panels: list[tuple[str, str, list[str]]] = [
+        (
+            "Rollout accuracy",
+            "rollouts/accuracy",
+            ["grpo", "prime", "spro", "reinforce q_rm", "grpo dpo", "grpo ipvrm", BEST],
+        ),
+        ("Rollout accuracy by online update", "rollouts/accuracy", _updates()),
+        ("Reward-model accuracy by online update", "reward_model/accuracy", _updates()),
+    ]
+    plt.rcParams["svg.hashsalt"] = "prmbench"
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4), constrained_layout=True)
+    for axis, (title, name, runs) in zip(axes, panels, strict=True):
+        for run in runs:
+            curves = np.array([[row[name] for row in r["history"]] for r in by_name[run]]).mean(axis=0)
+            smooth = np.convolve(curves, np.ones(5) / 5, mode="valid")
+            axis.plot(np.arange(len(smooth)) + 3, 100 * smooth, label=LABELS[run], linewidth=2 if run == BEST else 1.2)
+        axis.set(title=title, xlabel="step", ylabel="%")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _updates() -> list[str]:
+    return [*(f"distrl ipvrm {update}" for update in ("frozen", "naive", "dlw", "adb")), BEST]
