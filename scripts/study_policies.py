@@ -36,6 +36,7 @@ def reward_of(settings: PolicySettings) -> Settings | None:
 
 
 SEARCH = [
+    PolicySettings("sft"),
     *(PolicySettings("grpo", learning_rate=rate) for rate in (5e-5, 1e-4, 2e-4)),
     *(
         PolicySettings("grpo", "ipvrm", "dlw+adb", gae_weight=weight, reward_learning_rate=rate)
@@ -54,7 +55,9 @@ def search() -> None:
 def chosen() -> PolicySettings:
     """What the search chose, as the defaults of every run."""
     found = json.loads((OUTPUT / "policies-search.json").read_text())
-    plain = max((r for r in found if r["settings"]["objective"] is None), key=average)
+    plain = max(
+        (r for r in found if r["settings"]["method"] == "grpo" and r["settings"]["objective"] is None), key=average
+    )
     guided = max((r for r in found if r["settings"]["objective"] is not None), key=average)
     return PolicySettings(
         "grpo",
@@ -91,9 +94,9 @@ def table_settings(base: PolicySettings) -> dict[str, PolicySettings]:
 def table(seeds: tuple[int, ...]) -> None:
     """Run every method on every seed of the tables."""
     runs = table_settings(chosen())
-    for seed in seeds:
-        bench = PolicyBench(Bench(Build(seed=seed), "test"))
-        for name, settings in runs.items():
+    benches = [PolicyBench(Bench(Build(seed=seed), "test")) for seed in seeds]
+    for name, settings in runs.items():
+        for bench in benches:
             _timed(bench, settings, name)
 
 

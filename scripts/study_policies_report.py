@@ -113,8 +113,8 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
             ["run", "policy rate", "GAE", "reward-model rate", "avg@8", "RM accuracy"],
             [
                 [
-                    "GRPO w/ VR" if r["settings"]["objective"] is None else "GRPO w/ IPVRM",
-                    f"{r['settings']['learning_rate']:g}",
+                    _searched(r["settings"]),
+                    "" if r["settings"]["method"] == "sft" else f"{r['settings']['learning_rate']:g}",
                     "" if r["settings"]["objective"] is None else f"{r['settings']['gae_weight']:g}",
                     "" if r["settings"]["objective"] is None else f"{r['settings']['reward_learning_rate']:g}",
                     f"{average(r):.1f}",
@@ -132,13 +132,13 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
                 "RM accuracy",
                 "RM score",
                 "entropy",
-                "abs(GAE) / abs(outcome)",
+                "GAE / outcome",
                 "clipped, %",
             ],
             [[LABELS[name], *_figures(rows)] for name, rows in ((n, by_name[n]) for n in LABELS if n in by_name)],
         ),
-        "Rollout accuracy, RM accuracy, RM score (Eq. 19), entropy and the advantages' ratio: means over the last third of the "
-        "steps.\n\n",
+        "Rollout accuracy, RM accuracy, RM score (Eq. 19), entropy, mean abs(GAE) over mean abs(outcome advantage): means over the "
+        "last third of the steps.\n\n",
         f"Candidates of DistRL (P_min 0.1): {_mean([last_third(r, 'candidates/size') for r in by_name[BEST]], '.3f')} a state, "
         f"{_mean([100 * last_third(r, 'candidates/mass') for r in by_name[BEST]], '.2f')} % of pi_old.\n\n",
         "![Learning curves](policies-curves.svg)\n\n",
@@ -153,6 +153,10 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
     ]
     _curves(by_name, folder / "policies-curves.svg")
     return "".join(parts).rstrip("\n") + "\n"
+
+
+def _searched(settings: dict[str, Any]) -> str:
+    return LABELS[f"{settings['method']} {settings['objective']}" if settings["objective"] else settings["method"]]
 
 
 def _figures(rows: list[Row]) -> list[str]:

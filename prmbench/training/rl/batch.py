@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from prmbench.rollouts import Rollout
 from prmbench.training.outcomes import Response
 from prmbench.training.rl.methods import Algorithm
+
+
+class PromptSampler(Sampler[int]):
+    """The prompts of each step, every one n times in a row, the whole step once for each of its micro-batches (as TRL's loader
+    wants them); in an order that is of the seed and the epoch alone, so that a run goes on after a kill with the prompts it would
+    have had. What does not fill a step is left out, and is in another epoch's order.
+    """
+
+    def __init__(self, n_prompts: int, per_step: int, n: int, parts: int, seed: int) -> None:
+        self.n_prompts, self.per_step, self.n, self.parts, self.seed, self.epoch = (
+            n_prompts,
+            per_step,
+            n,
+            parts,
+            seed,
+            0,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_prompts // self.per_step * self.per_step * self.n * self.parts
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_prompts)
+        for start in range(0, self.n_prompts - self.per_step + 1, self.per_step):
+            step = np.repeat(order[start : start + self.per_step], self.n)
+            yield from np.tile(step, self.parts).tolist()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The policy trainer: TRL's GRPOTrainer with our batches, advantages and loss.
 
-Of TRL stay: prompts in order and by process, generation with vLLM and its weight sync, adapters, and the training loop of
-transformers below it (accelerate, FSDP, DeepSpeed, resume). Ours are the two methods it is subclassed for: what becomes of a batch
-of prompts (`_prepare_inputs`) and the loss of a micro-batch (`_compute_loss`).
+Of TRL stay: its loader of whole steps, generation with vLLM and its weight sync, adapters, and the training loop of
+transformers below it (accelerate, FSDP, DeepSpeed, resume). Ours are the methods it is subclassed for: the order of prompts
+(`_get_train_sampler`; TRL's is another one after a kill), what becomes of them (`_prepare_inputs`), the loss of a micro-batch
+(`_compute_loss`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.rollouts import Policy, Rollout, sample
 from prmbench.training.rl.balance import Update
-from prmbench.training.rl.batch import Group, keep_groups, make_batch
+from prmbench.training.rl.batch import Group, PromptSampler, keep_groups, make_batch
 from prmbench.training.rl.loss import policy_loss
 from prmbench.training.rl.methods import Algorithm
 from prmbench.training.rl.micro import MicroBatch, Model
@@ -107,7 +108,11 @@ class PolicyTrainer(GRPOTrainer):
         """Steps (rollout batches) finished."""
         return self.state.global_step // self.setup.minibatches
 
-    # TRL's sampler gives the same prompts for every micro-batch of a step.
+    def _get_train_sampler(self, dataset: Any = None) -> PromptSampler:
+        setup = self.setup
+        per_step = self.args.generation_batch_size // setup.n
+        return PromptSampler(len(setup.problems), per_step, setup.n, self.args.steps_per_generation, setup.seed)
+
     def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> Any:
         parts = self.args.steps_per_generation
         if self._step % parts == 0 or self._buffered_inputs is None:

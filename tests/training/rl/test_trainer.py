@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rl_driver
 import support
 import torch
-from safetensors.torch import load_file
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
+from prmbench.errors import UserError
 from prmbench.reward_models.card import Card, write_card
-from prmbench.rollouts import Rollout
+from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.objectives import OBJECTIVES
-from prmbench.training.rl import run as rl_run
-from prmbench.training.rl.batch import Group
+from prmbench.training.rl.batch import PromptSampler
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reference_step import PlainReward, reference_step
 from prmbench.training.rl.run import train_rl
-from prmbench.verify import Verdict
 
 N_PROBLEMS = 12
 
@@ -73,27 +82,10 @@ def make_recipe(world, output, **changes):
 
 @pytest.fixture
 def chosen_outcomes(monkeypatch):
-    """Rollouts as sampled, but with outcomes of a fixed pattern: a random model is never right by itself."""
+    """Rollouts as sampled, but with the driver's outcomes."""
     from prmbench.training.rl.trainer import PolicyTrainer
 
-    original = PolicyTrainer._sample
-    seen: list[list[Group]] = []
-
-    def sample(self, indices):
-        groups = []
-        for group in original(self, indices):
-            number = int(group.rollouts[0].id[1:])
-            right = {0: (0,), 1: (1, 2), 2: (0, 1, 3), 3: ()}[number % 4]
-            rollouts = tuple(
-                Rollout(**{**r.__dict__, "verdict": Verdict.CORRECT if r.sample in right else Verdict.WRONG})
-                for r in group.rollouts
-            )
-            groups.append(Group(group.prompt, rollouts))
-        seen.append(groups)
-        return groups
-
-    monkeypatch.setattr(PolicyTrainer, "_sample", sample)
-    return seen
+    monkeypatch.setattr(PolicyTrainer, "_sample", rl_driver.patched(PolicyTrainer._sample))
 
 
 CASES = {
@@ -119,8 +111,6 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
         changes = changes | {"reward_model": {"model": str(rm), "update": update, "reference": reference}}
     recipe = make_recipe(world, tmp_path / "out", **changes)
     batches = []
-    original = rl_run.PolicyTrainer if hasattr(rl_run, "PolicyTrainer") else None
-    assert original is None  # imported where it is used: the hook below is on the module that defines it
     from prmbench.training.rl import trainer as trainer_module
 
     make_batch = trainer_module.make_batch
@@ -168,7 +158,7 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
         assert abs(result.history[0]["loss/candidates"]) > 1e-5
         assert result.history[0]["candidates/size"] > 0
     # AdamW's first steps are signs of gradients: where a gradient is rounding, weights may part by twice the rate.
-    moved = {name: p for name, p in plain.state_dict().items()}
+    moved = plain.state_dict()
     found = load_file(result.output / "model.safetensors")
     before = start.state_dict()
     for name, weight in found.items():
@@ -181,3 +171,233 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
         for name, weight in after.items():
             apart = (weight.double() - model.state_dict()[name]).abs() > 0.05 * 1e-4
             assert apart.double().mean() < 0.02, name
+
+
+SETTINGS = {"max_steps": 3, "save_every": 1, "learning_rate": 1e-3, "method": "distrl"}
+
+
+def write_recipe(world, tmp_path, name, **changes):
+    """(file, output folder): DistRL with an IPVRM that learns too."""
+    rm = tmp_path / "rm"
+    if not rm.exists():
+        save_reward(rm, "ipvrm", str(world[0]))
+    recipe = make_recipe(
+        world,
+        tmp_path / name,
+        **{**SETTINGS, "reward_model": {"model": str(rm), "update": "dlw+adb"}, **changes},
+    )
+    file = tmp_path / f"{name}.json"
+    file.write_text(recipe.model_dump_json())
+    return file, tmp_path / name
+
+
+def driver(file):
+    return [sys.executable, str(Path(rl_driver.__file__)), str(file)]
+
+
+def run_driver(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def figures(output):
+    rows = json.loads((output / "rl.json").read_text())["history"]
+    names = ("loss/sampled", "loss/candidates", "reward_model/loss", "reward_model/accuracy", "rollouts/mean_tokens")
+    return {(row["step"], name): row[name] for row in rows for name in names}
+
+
+def same_weights(a, b, tolerance):
+    for name, weight in load_file(a).items():
+        torch.testing.assert_close(load_file(b)[name], weight, atol=tolerance, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_losses(world, tmp_path):
+    """SIGKILL in the middle of the third step: the online reward model, its optimizer and its reference are all restored."""
+    whole_file, whole = write_recipe(world, tmp_path, "whole", max_steps=4)
+    run_driver(driver(whole_file))
+    file, output = write_recipe(world, tmp_path, "killed", max_steps=4)
+    process = subprocess.Popen(driver(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (output / "trainer" / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output / "rl.json").exists()
+    said = run_driver(driver(file))
+    assert "going on from" in said
+    wanted = figures(whole)
+    assert {step for step, _ in wanted} == {1, 2, 3, 4}
+    for key, value in figures(output).items():
+        assert value == pytest.approx(wanted[key], abs=1e-6), key
+    same_weights(whole / "model.safetensors", output / "model.safetensors", 1e-6)
+    for part in ("", "reference/"):
+        same_weights(
+            whole / f"reward_model/{part}model.safetensors", output / f"reward_model/{part}model.safetensors", 1e-6
+        )
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_update_of_one(world, tmp_path):
+    one_file, one = write_recipe(world, tmp_path, "one")
+    run_driver(driver(one_file))
+    two_file, two = write_recipe(world, tmp_path, "two", micro_batch_size=2)
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    run_driver([*accelerate, str(Path(rl_driver.__file__)), str(two_file)], env=environment)
+    wanted = figures(one)
+    for key, value in figures(two).items():
+        assert value == pytest.approx(wanted[key], abs=2e-4), key
+    same_weights(one / "model.safetensors", two / "model.safetensors", 2e-3)  # 6 steps of AdamW at 1e-3
+    apart = [
+        ((load_file(one / "model.safetensors")[name] - w).abs() > 1e-4).float().mean()
+        for name, w in load_file(two / "model.safetensors").items()
+    ]
+    assert max(apart) < 0.05
+
+
+@pytest.mark.slow
+def test_an_adapter_trains_and_is_merged(world, tmp_path, chosen_outcomes):
+    result = train_rl(
+        make_recipe(
+            world,
+            tmp_path / "out",
+            method="spro",
+            lora={"rank": 4, "alpha": 8},
+            max_steps=2,
+            evaluate={"problems": [str(world[1])], "n": 2, "limit": 3, "max_new_tokens": 8, "resamples": 20},
+        )
+    )
+    assert not (result.output / "adapter_config.json").exists()
+    before, after = load_file(world[0] / "model.safetensors"), load_file(result.output / "model.safetensors")
+    moved = {name for name, w in after.items() if not torch.equal(w, before[name])}
+    assert any("q_proj" in name for name in moved)
+    assert not any("embed" in name or "norm" in name for name in moved)
+    assert result.history[0]["kl_start"] == 0  # the adapter starts as nothing
+    assert result.history[1]["kl_start"] != 0
+    assert list(result.evaluations) == [2]
+    entry = json.loads((result.output / "entries" / "step-2" / "entry.json").read_text())
+    report = json.loads((result.output / "rl.json").read_text())
+    assert entry["subject"]["weights"]["model"] == report["hashes"]["policy"]
+
+
+@pytest.mark.slow
+def test_an_updated_reward_model_goes_back_into_the_harness(world, tmp_path, chosen_outcomes):
+    """Its card leads to the reference it is a ratio against: pi_old of the last step, not where training began."""
+    rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
+    result = train_rl(
+        make_recipe(
+            world, tmp_path / "out", method="distrl", max_steps=2, reward_model={"model": str(rm), "update": "naive"}
+        )
+    )
+    loaded = load_reward_model(result.reward_model)
+    assert (loaded.card.objective, loaded.card.scale()) == ("ipvrm", 10.0)
+    reference = load_file(result.reward_model / "reference" / "model.safetensors")
+    for other in (world[0], result.output):
+        others = load_file(other / "model.safetensors")
+        assert any(not torch.equal(w, others[name]) for name, w in reference.items())
+    started, ended = load_file(rm / "model.safetensors"), load_file(result.reward_model / "model.safetensors")
+    assert any(not torch.equal(w, started[name]) for name, w in ended.items())
+
+
+@pytest.mark.slow
+def test_reinforce_and_frozen_kinds(world, tmp_path, chosen_outcomes):
+    endo = make_recipe(
+        world, tmp_path / "endo", method="grpo", reward_model={"model": str(world[0]), "kind": "endo"}, max_steps=1
+    )
+    result = train_rl(endo)
+    assert result.reward_model is None
+    assert result.history[0]["advantage/gae"] > 0
+    q_rm = tmp_path / "q_rm"
+    support.save_checkpoint(q_rm, seed=3)
+    weights = load_file(q_rm / "model.safetensors")
+    weights["value_head.weight"] = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    save_file(weights, q_rm / "model.safetensors", metadata={"format": "pt"})
+    write_card(q_rm, Card(kind="q_rm", objective="q_rm"))
+    reinforce = make_recipe(world, tmp_path / "reinforce", method="reinforce", reward_model={"model": str(q_rm)})
+    row = train_rl(reinforce).history[0]
+    assert abs(row["loss/sampled"]) > 0
+    assert row["clip_share/sampled"] == 0
+
+
+def test_a_batch_that_teaches_nothing_changes_nothing(world, tmp_path, monkeypatch):
+    from prmbench.training.rl.trainer import PolicyTrainer
+
+    sample = PolicyTrainer._sample
+    monkeypatch.setattr(PolicyTrainer, "_sample", lambda self, i: sample(self, i))  # as they are: all wrong
+    result = train_rl(make_recipe(world, tmp_path / "out"))
+    assert result.history[0]["rollouts/kept_prompts"] == 0
+    same_weights(world[0] / "model.safetensors", result.output / "model.safetensors", 0)
+
+
+def test_trl_is_what_this_was_written_for():
+    """Where this fails TRL has changed: read its changelog, mend `PolicyTrainer`, raise TESTED_TRL."""
+    parameters = {
+        "_prepare_inputs": ["self", "generation_batch"],
+        "_compute_loss": ["self", "model", "inputs"],
+        "_save_checkpoint": ["self", "model", "trial"],
+        "_generate_single_turn": [
+            "self",
+            "prompt_ids",
+            "images",
+            "multimodal_fields",
+            "num_generations",
+            "has_tool_images",
+        ],
+    }
+    for name, wanted in parameters.items():
+        found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
+        assert found == wanted, f"GRPOTrainer.{name} takes {found}; PolicyTrainer was written for {wanted}"
+    source = inspect.getsource(GRPOTrainer)
+    for used in ("self._step += 1", "self._buffered_inputs", "self._metrics[", "self._dist = ", "self.vllm_generation"):
+        assert used in source, f"GRPOTrainer no longer has `{used}`, which PolicyTrainer relies on"
+    assert "return self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
+    assert GRPOTrainer.loss_is_scaled_for_ga is True, "TRL now lets transformers scale the loss"
+    theirs = RepeatSampler(list(range(5)), mini_repeat_count=2, batch_size=2, repeat_count=3, shuffle=False)
+    ours = list(PromptSampler(5, 2, 2, 3, seed=0))
+    order = np.random.default_rng([0, 0]).permutation(5)
+    assert ours == [int(order[i]) for i in theirs], "TRL's loader now wants prompts in another layout"
+    assert len(PromptSampler(5, 2, 2, 3, seed=0)) == len(ours) == len(theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "distrl"}, "needs a reward_model"),
+        ({"method": "spro", "reward_model": {"model": "RM"}}, "takes no reward_model"),
+        ({"method": "reinforce", "reward_model": {"model": "RM"}}, "takes a reward model of kind q_rm"),
+        ({"method": "grpo", "reward_model": {"model": "POLICY"}}, "set reward_model.kind"),
+        (
+            {"method": "grpo", "reward_model": {"model": "POLICY", "kind": "endo", "update": "naive"}},
+            "only implicit reward models",
+        ),
+        ({"batch_size": 7}, "lower one of them"),
+        ({"max_new_tokens": 5000}, "0 problems leave room"),
+        ({"batch_size": 5, "oversample": 1, "samples": 3}, "cannot be dealt evenly"),
+    ],
+)
+def test_what_is_refused(world, tmp_path, changes, message):
+    changes = json.loads(json.dumps(changes).replace("POLICY", str(world[0])))
+    if "RM" in json.dumps(changes):
+        rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
+        changes = json.loads(json.dumps(changes).replace('"RM"', json.dumps(str(rm))))
+    with pytest.raises(UserError, match=message):
+        train_rl(make_recipe(world, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("temperature", 0.6, "rollouts are sampled at 1"),
+        ("minibatches", 1, "greater than or equal to 2"),
+        ("p_min", 0, "greater than 0"),
+        ("method", "grop", "grpo"),
+    ],
+)
+def test_recipe_values(world, tmp_path, key, value, message):
+    with pytest.raises(ValidationError, match=message):
+        make_recipe(world, tmp_path, **{key: value})
