@@ -106,8 +106,8 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
         "\n\n## Figures\n\n",
         f"{n_seeds} seeds; means over seeds with the 95% Student-t interval of the mean. avg@8 in % on "
         f"{len(found[0]['right'])} test problems of each seed. Policy learning rate {base.learning_rate:g}, coefficient of GAE "
-        f"{base.gae_weight:g}, learning rate of online reward models {base.reward_learning_rate:g}, {base.steps} steps of at most 32 "
-        "prompts with 4 rollouts each.\n\n",
+        f"{base.gae_weight:g}, learning rate of online reward models {base.reward_learning_rate:g}, {base.steps} steps of at most "
+        "32 prompts with 4 rollouts each.\n\n",
         "### Search\n\n",
         _table(
             ["run", "policy rate", "GAE", "reward-model rate", "avg@8", "RM accuracy"],

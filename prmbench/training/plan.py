@@ -11,6 +11,8 @@ from prmbench.engines.hf import HEAD_BLOCK
 from prmbench.errors import UserError
 from prmbench.training.objectives import find_objective
 from prmbench.training.options import Backbone, Expected, LoraOptions, Optimisation
+from prmbench.training.rl.recipe import RLRecipe
+from prmbench.training.rl.reward import check_reward, reward_kind
 from prmbench.training.rm import RMRecipe, longest_sequence
 
 GIB = 2**30
@@ -103,6 +105,8 @@ def make_plan(recipe: Optimisation) -> TrainingPlan:
     Raises:
         UserError: neither a ``backbone`` in the recipe nor a local checkpoint; neither ``expected`` nor a local data file.
     """
+    if isinstance(recipe, RLRecipe):
+        return _rl_plan(recipe)
     shape = _shape(recipe)
     rows = 2 if isinstance(recipe, RMRecipe) else 1
     data, source = _data(recipe)
@@ -126,16 +130,123 @@ def make_plan(recipe: Optimisation) -> TrainingPlan:
     )
 
 
-def _memory(recipe: Optimisation, shape: Backbone, parameters: int, trained: int, rows: int) -> list[Item]:
+def _rl_plan(recipe: RLRecipe) -> TrainingPlan:
+    """Records are problems, rows the rollouts of one; tokens are those of all rollouts, rejected prompts' too."""
+    check_reward(recipe, recipe.reward_model, _rl_kind(recipe))
+    shape = _shape(recipe)
+    if recipe.expected is None:
+        raise UserError(
+            "the recipe has no 'expected': how many problems, and how long a rollout is with its prompt, is not known"
+        )
+    parameters = parameter_count(shape)
+    trained = adapter_count(shape, recipe.lora) if recipe.lora else parameters
+    steps = recipe.updates(recipe.expected.records)
+    sampled = recipe.batch_size * recipe.oversample * recipe.n
+    recipe.micro_batches(1)
+    return TrainingPlan(
+        parameters=parameters,
+        trained=trained,
+        data_from=f"expected, by the recipe; {sampled:,} rollouts a step, {recipe.batch_size * recipe.n:,} kept, "
+        f"{recipe.minibatches} updates on them",
+        records=recipe.expected.records,
+        rows=recipe.n,
+        tokens_per_row=recipe.expected.tokens,
+        tokens=steps // recipe.minibatches * sampled * recipe.expected.tokens,
+        steps=steps,
+        memory=_rl_memory(recipe, shape, parameters, trained),
+    )
+
+
+def _rl_kind(recipe: RLRecipe) -> str | None:
+    """The kind of the reward model: as the recipe or its card says; where neither is here, what the method takes."""
+    if recipe.reward_model is None:
+        return None
+    folder = Path(recipe.reward_model.model).expanduser()
+    if recipe.reward_model.kind is None and not folder.is_dir():
+        return recipe.needs.rewards[0] if recipe.needs.rewards else "implicit"
+    return reward_kind(recipe.reward_model, folder)
+
+
+def _rl_memory(recipe: RLRecipe, shape: Backbone, parameters: int, trained: int) -> list[Item]:
     size = 2 if recipe.dtype in ("bfloat16", "float16") else 4
-    half = recipe.bf16 is not False  # on the devices that such estimates are for
+    items = _weight_items(recipe, parameters, trained)
+    reward = recipe.reward_model
+    references = 1 if recipe.method == "spro" and not recipe.lora else 0
+    if reward is not None:
+        items.append(
+            Item("reward model", parameters * size, f"{parameters:,} x {size}, as large as the policy", sharded=False)
+        )
+        if reward.update != "frozen":
+            learns = adapter_count(shape, reward.lora) if reward.lora else parameters
+            width = 4 if reward.lora else size  # adapters are float32 whatever the weights
+            items.append(
+                Item("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}", sharded=False)
+            )
+        references += reward.reference not in ("old", *(("start",) if recipe.lora else ()))
+    if references:
+        items.append(Item("reference", parameters * size, f"{parameters:,} x {size}", sharded=False))
+    tokens = recipe.micro_batch_size * recipe.max_length
+    items += _activation_items(recipe, shape, tokens)
+    items.append(_head_item(shape, tokens))
+    if not recipe.lora:
+        items.append(_head_gradient_item(shape))
+    if recipe.engine == "hf":
+        half = 2 if recipe.bf16 is not False else 4
+        cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * half
+        items.append(
+            Item(
+                "key-value cache",
+                recipe.rollout_tokens * cache,
+                f"{recipe.rollout_tokens:,} tokens x 2 x {shape.layers} layers x {shape.kv_heads} x {shape.head_dim} x {half}",
+                sharded=False,
+            )
+        )
+    return items
+
+
+def _weight_items(recipe: Optimisation, parameters: int, trained: int) -> list[Item]:
+    size = 2 if recipe.dtype in ("bfloat16", "float16") else 4
+    learned = 4 if recipe.lora else size  # adapters are float32 whatever the weights
     items = [
         Item("weights", parameters * size, f"{parameters:,} x {size} bytes", sharded=True),
-        Item("gradients", trained * size, f"{trained:,} x {size}", sharded=True),
-        Item("AdamW moments", trained * 2 * size, f"{trained:,} x 2 x {size}", sharded=True),
+        Item("gradients", trained * learned, f"{trained:,} x {learned}", sharded=True),
+        Item("AdamW moments", trained * 2 * learned, f"{trained:,} x 2 x {learned}", sharded=True),
     ]
-    if half and size == 4:
+    if recipe.bf16 is not False and size == 4:  # on the devices that such estimates are for
         items.append(Item("bfloat16 copies", parameters * 2, f"{parameters:,} x 2, of the forward pass", sharded=True))
+    return items
+
+
+def _activation_items(recipe: Optimisation, shape: Backbone, tokens: int) -> list[Item]:
+    width = 2 if recipe.bf16 is not False else 4
+    norms, linears = activation_numbers(shape)
+    layer = norms * 4 + linears * width
+    said = f"{tokens:,} tokens x ({norms:,} x 4 + {linears:,} x {width})"
+    if not recipe.gradient_checkpointing:
+        whole = tokens * layer * shape.layers
+        return [Item("activations", whole, f"{shape.layers} layers x {said}", sharded=False)]
+    kept = tokens * shape.layers * shape.width * 4
+    how = f"{shape.layers} layers x {tokens:,} tokens x {shape.width:,} x 4"
+    return [
+        Item("layer inputs", kept, how, sharded=False),
+        Item("one layer again", tokens * layer, said, sharded=False),
+    ]
+
+
+def _head_item(shape: Backbone, tokens: int) -> Item:
+    states = tokens * shape.width * 4 * 2
+    how = f"{tokens:,} states x {shape.width:,} x 4 x 2 + two blocks of {HEAD_BLOCK:,} logits x 4"
+    return Item("output layer", states + 2 * HEAD_BLOCK * 4, how, sharded=False)
+
+
+def _head_gradient_item(shape: Backbone) -> Item:
+    how = f"{shape.vocabulary:,} x {shape.width:,} x 4"
+    return Item("its gradient", shape.vocabulary * shape.width * 4, how, sharded=False)
+
+
+def _memory(recipe: Optimisation, shape: Backbone, parameters: int, trained: int, rows: int) -> list[Item]:
+    size = 2 if recipe.dtype in ("bfloat16", "float16") else 4
+    items = _weight_items(recipe, parameters, trained)
     if isinstance(recipe, RMRecipe) and find_objective(recipe.objective).kind == "implicit":
         own_adapter = recipe.lora is not None and recipe.reference is None
         if recipe.reference_logprobs == "as-needed" and not own_adapter:
@@ -144,40 +255,11 @@ def _memory(recipe: Optimisation, shape: Backbone, parameters: int, trained: int
     if (Path(recipe.model).expanduser() / "config.json").exists() and isinstance(recipe, RMRecipe):
         longest = longest_sequence(recipe, Path(recipe.model).expanduser())
     tokens = recipe.micro_batch_size * rows * longest
-    norms, linears = activation_numbers(shape)
-    layer = norms * 4 + linears * (2 if half else 4)
-    said = f"{tokens:,} tokens x ({norms:,} x 4 + {linears:,} x {2 if half else 4})"
-    if recipe.gradient_checkpointing:
-        kept = tokens * shape.layers * shape.width * 4
-        items.append(
-            Item(
-                "layer inputs", kept, f"{shape.layers} layers x {tokens:,} tokens x {shape.width:,} x 4", sharded=False
-            )
-        )
-        items.append(Item("one layer again", tokens * layer, said, sharded=False))
-    else:
-        items.append(
-            Item("activations", tokens * layer * shape.layers, f"{shape.layers} layers x {said}", sharded=False)
-        )
+    items += _activation_items(recipe, shape, tokens)
     if isinstance(recipe, RMRecipe):
-        states = tokens * shape.width * 4 * 2
-        items.append(
-            Item(
-                "output layer",
-                states + 2 * HEAD_BLOCK * 4,
-                f"{tokens:,} states x {shape.width:,} x 4 x 2 + two blocks of {HEAD_BLOCK:,} logits x 4",
-                sharded=False,
-            )
-        )
+        items.append(_head_item(shape, tokens))
         if not recipe.lora and recipe.objective != "q_rm":
-            items.append(
-                Item(
-                    "its gradient",
-                    shape.vocabulary * shape.width * 4,
-                    f"{shape.vocabulary:,} x {shape.width:,} x 4",
-                    sharded=False,
-                )
-            )
+            items.append(_head_gradient_item(shape))
     else:
         items.append(
             Item(

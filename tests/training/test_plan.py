@@ -17,6 +17,7 @@ from prmbench.training.objectives import OBJECTIVES
 from prmbench.training.options import Backbone, LoraOptions
 from prmbench.training.plan import activation_numbers, adapter_count, make_plan, parameter_count
 from prmbench.training.recipes import load_recipe
+from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rm import RMRecipe
 from prmbench.training.sft import SFTRecipe
 
@@ -85,7 +86,7 @@ def test_activations_equal_what_autograd_keeps(shape):
 def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
     folder = resource_folder("training")
     names = sorted(p.stem for p in (folder / backbone).glob("*.yaml"))
-    assert names == sorted(["backbone", "sft", *OBJECTIVES])
+    assert names == sorted(["backbone", "sft", *OBJECTIVES, *POLICIES])
     for name in [*OBJECTIVES, "sft"]:
         recipe = load_recipe(f"{backbone}/{name}.yaml", SFTRecipe if name == "sft" else RMRecipe)
         plan = make_plan(recipe)
@@ -114,10 +115,70 @@ def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
         assert sum(item.bytes for item in plan.memory) == plan.total() > plan.total(8)
 
 
+POLICIES = {
+    "grpo": ("grpo", None),
+    "grpo_dpo": ("grpo", ("dpo", "naive", "old")),
+    "grpo_implicit_prm": ("grpo", ("implicit_prm", "naive", "old")),
+    "grpo_ipvrm": ("grpo", ("ipvrm", "dlw+adb", "old")),
+    "distrl_dpo": ("distrl", ("dpo", "naive", "old")),
+    "distrl_implicit_prm": ("distrl", ("implicit_prm", "naive", "old")),
+    "distrl_ipvrm": ("distrl", ("ipvrm", "dlw+adb", "old")),
+    "prime": ("prime", ("implicit_prm", "naive", "start")),
+    "spro": ("spro", None),
+    "reinforce": ("reinforce", ("q_rm", "frozen", "old")),
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_recipe_of_the_paper_plans(backbone, name):
+    recipe = load_recipe(f"{backbone}/{name}.yaml", RLRecipe)
+    method, reward = POLICIES[name]
+    assert recipe.method == method
+    if reward is None:
+        assert recipe.reward_model is None
+    else:
+        model, update, reference = reward
+        options = recipe.reward_model
+        assert (options.model, options.update, options.reference) == (f"out/{backbone}/{model}", update, reference)
+        assert options.learning_rate == 1e-4
+    assert (recipe.batch_size, recipe.oversample, recipe.n, recipe.learning_rate) == (256, 2, 4, 3e-5)
+    assert (recipe.alpha, recipe.p_min, recipe.details.clip.low, recipe.details.clip.high) == (0.1, 0.1, 0.20, 0.28)
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.seed) == (128, 128, 42)
+    plan = make_plan(recipe)
+    assert plan.parameters == BACKBONES[backbone]
+    assert plan.steps == 100 * recipe.minibatches
+    assert plan.tokens == 100 * 512 * 4 * recipe.expected.tokens
+    held = {item.name: item.bytes for item in plan.memory}
+    assert ("reward model" in held) == (reward is not None)
+    assert ("its gradients and moments" in held) == (reward is not None and reward[1] != "frozen")
+    assert (
+        "reference" not in held
+    )  # pi_old's log-probs are at hand, and without its adapter the policy is where it started
+
+
+def test_a_policy_plan_counts_what_is_loaded(tiny):
+    fields = {"model": str(tiny), "problems": "p.jsonl", "output": "out", "expected": {"records": 100, "tokens": 50}}
+    fields |= {"method": "distrl", "batch_size": 8, "max_length": 64, "epochs": 2, "minibatches": 2}
+    reward = {"model": "rm", "kind": "implicit", "update": "naive", "reference": "start"}
+    plan = make_plan(RLRecipe.model_validate({**fields, "reward_model": reward}))
+    assert plan.steps == 2 * (100 // 16) * 2
+    held = {item.name: item.bytes for item in plan.memory}
+    assert held["reference"] == held["reward model"] == held["weights"] == 4 * plan.parameters
+    assert held["its gradients and moments"] == 3 * held["weights"]
+    released = make_plan(RLRecipe.model_validate({**fields, "reward_model": reward, "preset": "released"}))
+    assert released.rows == 16
+    with pytest.raises(UserError, match="needs a reward_model"):
+        make_plan(RLRecipe.model_validate(fields))
+
+
 def test_other_recipes_that_ship_are_valid():
     for name in ("ipvrm", "implicit_prm"):
         assert make_plan(load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe)).parameters == 134_515_008
+    for name in ("grpo", "grpo_ipvrm", "distrl_ipvrm"):
+        assert make_plan(load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe)).parameters == 134_515_008
     load_recipe("miniature/rm.yaml", RMRecipe)
+    load_recipe("miniature/rl.yaml", RLRecipe)
     load_recipe("miniature/sft.yaml", SFTRecipe)
 
 

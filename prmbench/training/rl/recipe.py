@@ -58,6 +58,7 @@ class RLRecipe(Algorithm, Optimisation):
     micro_batch_size: int = Field(8, ge=1, description="rollouts of one forward pass on one device")
     max_new_tokens: int = Field(2048, ge=1, description="a rollout cut here is wrong")
     temperature: float = Field(1.0, description="of sampling: 1, pi_old is the untempered distribution")
+    rollout_tokens: int = Field(16_384, ge=1, description="tokens of a sampling batch (hf), rollouts at full length")
     engine: str = Field("hf", description="what samples: hf, or vllm (on the training device, weights kept in step)")
     reward_model: RewardOptions | None = Field(None, description="null: the verifier's outcome alone")
     evaluate: EvaluateOptions | None = Field(None, description="null: never")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
 from prmbench.training.forward import give_logprobs
 from prmbench.training.objectives import ObjectiveSpec, find_objective
+from prmbench.training.options import LoraOptions
 from prmbench.training.outcomes import Response
 from prmbench.training.rl.balance import Update, check_update
 from prmbench.training.rl.methods import Algorithm
@@ -46,6 +47,9 @@ class RewardOptions(BaseModel):
         "old", description="pi_ref of its log-ratio: old (the policy that sampled the batch), start, or a checkpoint"
     )
     learning_rate: float = Field(1e-4, gt=0, description="of its online updates")
+    lora: LoraOptions | None = Field(
+        None, description="an adapter is updated instead of all weights; merged when it is written"
+    )
 
 
 class Reward(ABC):
@@ -133,7 +137,7 @@ class ImplicitReward(Reward):
             with self.autocast():
                 values = self.model(**micro.call)["values"]
             (values * micro.flat(gradient)).sum().backward()
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = self.trained()
         for parameter in parameters:
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = reduce(own)
@@ -141,6 +145,15 @@ class ImplicitReward(Reward):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        """What is updated."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def write(self, folder: Path) -> None:
+        """Write its weights as a checkpoint, an adapter merged."""
+        merged = self.model.merge_and_unload() if hasattr(self.model, "peft_config") else self.model
+        merged.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
         """Write weights and optimizer, to go on from."""
@@ -214,13 +227,16 @@ def load_implicit(
             f"{folder}: is an adapter; merge it into a checkpoint of its own first (recipe: lora.merge true)"
         )
     card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
-    model = load_causal_lm(folder, load)
+    model: Any = load_causal_lm(folder, load)
     give_logprobs(model, options.model)
+    if options.lora is not None and options.update != "frozen":
+        from peft import get_peft_model
+
+        model = get_peft_model(model, options.lora.config())
+    else:
+        model.requires_grad_(options.update != "frozen")
     reward = ImplicitReward(model, card, reference, autocast, max_grad_norm=max_grad_norm)
     check_update(reward.spec, options.update)
     if options.update != "frozen":
-        model.requires_grad_(True)
-        reward.optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.0)
-    else:
-        model.requires_grad_(False)
+        reward.optimizer = torch.optim.AdamW(reward.trained(), lr=options.learning_rate, weight_decay=0.0)
     return reward

@@ -14,7 +14,6 @@ from prmbench.benchmarks.policy import PolicyEntry, evaluate_policy
 from prmbench.data.problem_sets import find_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder, ids_hash
-from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.loading import (
     LoadOptions,
     checkpoint_hash,
@@ -226,7 +225,7 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
         kept=recipe.batch_size,
         minibatches=recipe.minibatches,
         micro_batches=recipe.micro_batches(processes),
-        batch_tokens=8 * default_batch_tokens(str(next(model.parameters()).device)),
+        batch_tokens=recipe.rollout_tokens,
         seed=recipe.seed,
         update=recipe.reward_model.update if recipe.reward_model else "frozen",
     )
@@ -344,7 +343,7 @@ class _Evaluations:
                 prompt=recipe.prompt,
                 seed=recipe.seed,
                 n_resamples=options.resamples,
-                batch_tokens=8 * default_batch_tokens(str(trainer.accelerator.device)),
+                batch_tokens=recipe.rollout_tokens,
                 limit=options.limit,
             )
             average = entry.metrics.mean["average"]
@@ -414,7 +413,7 @@ def _export_reward(run: _Run, trainer: PolicyTrainer) -> Path | None:
         return None
     output = run.output / REWARD_FOLDER
     output.mkdir(parents=True, exist_ok=True)
-    reward.model.save_pretrained(output)
+    reward.write(output)
     load_tokenizer(run.folder, run.options).save_pretrained(output)
     if options.reference == "old":
         reference = "reference"

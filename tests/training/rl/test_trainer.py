@@ -285,6 +285,21 @@ def test_an_adapter_trains_and_is_merged(world, tmp_path, chosen_outcomes):
 
 
 @pytest.mark.slow
+def test_a_reward_model_learns_by_an_adapter(world, tmp_path, chosen_outcomes):
+    """Frozen weights below; merged when written, and saved and read as a state like all others."""
+    rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
+    options = {"model": str(rm), "update": "dlw", "lora": {"rank": 2, "alpha": 8}, "learning_rate": 1e-2}
+    result = train_rl(
+        make_recipe(world, tmp_path / "out", method="distrl", max_steps=2, save_every=1, reward_model=options)
+    )
+    before, after = (load_file(folder / "model.safetensors") for folder in (rm, result.reward_model))
+    moved = {name for name, w in after.items() if not torch.equal(w, before[name])}
+    assert any("q_proj" in name for name in moved)
+    assert not any("embed" in name or "norm" in name for name in moved)
+    assert load_reward_model(result.reward_model).card.objective == "ipvrm"
+
+
+@pytest.mark.slow
 def test_an_updated_reward_model_goes_back_into_the_harness(world, tmp_path, chosen_outcomes):
     """Its card leads to the reference it is a ratio against: pi_old of the last step, not where training began."""
     rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
