@@ -41,6 +41,7 @@ Floats = NDArray[np.float64]
 RECIPE = "miniature/rm.yaml"
 BATCH_TOKENS = 16_384
 N_BINS = 10
+N_RERANKED, N_CANDIDATES, BEST_OF = 64, 64, (4, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Bench:
         self.outcomes, _ = sample_split(build, self.policy, "train", n_train, 5)
         _, self.rollouts = sample_split(build, self.policy, split, n_test, 4)
         self.data = write_traces(build, self.rollouts, n_traces, f"{split}-{n_test}x4-{n_traces}")
+
+    @cached_property
+    def candidates(self) -> Path:
+        """Folder of 64 completions of each of 64 problems, for Best-of-N."""
+        return sample_split(self.build, self.policy, self.split, N_RERANKED, N_CANDIDATES)[0]
 
     @cached_property
     def truth(self) -> list[PrefixTruth]:
@@ -154,6 +160,36 @@ def measure(bench: Bench, settings: Settings) -> dict[str, Any]:
         "format_share": format_share(model, responses, values),
         "truth": against_truth(bench.truth, values, settings, beta, model.card.margin or 0.0),
     }
+    place.parent.mkdir(exist_ok=True)
+    write_atomically(place, json.dumps(found) + "\n")
+    return found
+
+
+def rerank(bench: Bench, settings: Settings) -> dict[str, Any]:
+    """Best-of-N of a reward model on its seed's policy's candidates (Tables 1, 3, 12); kept, and read the next time.
+
+    Returns:
+        By N (as text): ``own``, the accuracy of choosing by the model's own score, and ``pass``, ``majority``, ``mean``, ``shortest``;
+        all by the exact expectation over subsets, in %.
+    """
+    from prmbench.api import rerank as evaluate
+
+    name = f"{settings.name.replace(' ', '-')}-{bench.split}-{digest(asdict(settings))[:8]}"
+    place = bench.build.folder() / "reranked" / f"{name}.json"
+    if place.exists():
+        kept: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        return kept
+    entry, _ = evaluate(
+        bench.train(settings),
+        [bench.candidates],
+        name=settings.name,
+        output=bench.build.folder() / "entries" / f"best-of-n-{name}",
+        sizes=BEST_OF,
+        n_resamples=100,
+        batch_tokens=BATCH_TOKENS,
+    )
+    figures = entry.metrics.mean.model_dump()
+    found = {"settings": asdict(settings), "seed": bench.build.seed, "figures": figures}
     place.parent.mkdir(exist_ok=True)
     write_atomically(place, json.dumps(found) + "\n")
     return found

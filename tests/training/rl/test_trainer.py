@@ -21,14 +21,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
+from typer.testing import CliRunner
 
+from prmbench.cli import app
 from prmbench.errors import UserError
 from prmbench.reward_models.card import Card, write_card
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.objectives import OBJECTIVES
 from prmbench.training.rl.batch import PromptSampler
 from prmbench.training.rl.recipe import RLRecipe
-from prmbench.training.rl.reference_step import PlainReward, reference_step
+from prmbench.training.rl.reference_step import PlainReward, reference_step, sample_groups
 from prmbench.training.rl.run import train_rl
 
 N_PROBLEMS = 12
@@ -171,6 +173,47 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
         for name, weight in after.items():
             apart = (weight.double() - model.state_dict()[name]).abs() > 0.05 * 1e-4
             assert apart.double().mean() < 0.02, name
+
+
+def test_plain_rollouts_follow_the_policy():
+    """Frequencies of first tokens are the softmax; rollouts end at a stop token or at the limit, which is wrong."""
+    policy = support.tiny_llama(7, hidden_size=16, num_attention_heads=2, num_key_value_heads=2)
+    prompt = np.array([1, 2, 3])
+    with torch.no_grad():
+        wanted = policy(input_ids=torch.from_numpy(prompt)[None]).logits[0, -1].softmax(-1).numpy()
+    generator = torch.Generator().manual_seed(0)
+    (group,) = sample_groups(policy, [("a", prompt)], 600, lambda name, ids: ids[0] == 5, {0}, 3, generator)
+    first = np.bincount([r.ids[0] for r in group.rollouts], minlength=7) / 600
+    assert np.abs(first - wanted).max() < 4 * np.sqrt(0.25 / 600)
+    for rollout in group.rollouts:
+        done = rollout.ids[-1] == 0
+        assert 0 not in rollout.ids[:-1]
+        assert rollout.finish_reason == ("stop" if done else "length")
+        assert done or len(rollout.ids) == 3
+        assert rollout.correct == (done and rollout.ids[0] == 5)
+
+
+def test_the_command_line(world, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"method: grpo\nmodel: {world[0]}\nproblems: {world[1]}\noutput: {tmp_path / 'out'}\nbatch_size: 4\nsamples: 2\n"
+        "max_steps: 1\nmax_new_tokens: 4\n"
+    )
+    runner = CliRunner()
+    done = runner.invoke(app, ["train", "rl", str(recipe), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "output": str(tmp_path / "out"),
+        "steps": 1,
+        "evaluations": {},
+        "reward_model": None,
+    }
+    shown = runner.invoke(app, ["train", "rl", str(recipe), "--dry-run", "--set", "expected={records: 12, tokens: 9}"])
+    assert "2 updates on them" in shown.output, shown.output
+    for change, message in (("p_mim=0.2", "p_min"), ("temperature=0.7", "untempered")):
+        wrong = runner.invoke(app, ["train", "rl", str(recipe), "--set", change])
+        assert isinstance(wrong.exception, UserError)
+        assert message in str(wrong.exception)
 
 
 SETTINGS = {"max_steps": 3, "save_every": 1, "learning_rate": 1e-3, "method": "distrl"}
