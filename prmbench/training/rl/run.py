@@ -212,7 +212,6 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
         use_vllm=recipe.engine == "vllm",
         vllm_mode="colocate",
     )
-    model.warnings_issued = getattr(model, "warnings_issued", {})
     setup = Setup(
         algorithm=recipe,
         problems=[problem for problem, _ in asked],

@@ -137,6 +137,8 @@ class PolicyTrainer(GRPOTrainer):
             self._metric("seconds/step_before", began - self._last_began)
         self._last_began = began
         self._metric("peak_memory_gib", _peak_memory() / 2**30)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         return micros
 
     def _sample(self, indices: Sequence[int]) -> list[Group]:
@@ -254,7 +256,7 @@ class PolicyTrainer(GRPOTrainer):
 
 
 def _peak_memory() -> int:
-    """Bytes: of the device where there is one, else of the process."""
+    """Bytes: of the device since the last call's reset, where there is one; else of the process so far."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

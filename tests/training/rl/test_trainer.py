@@ -98,6 +98,7 @@ CASES = {
     "distrl with implicit prm, adb": ({"method": "distrl"}, ("implicit_prm", "adb", "start")),
     "distrl with dpo, naive": ({"method": "distrl"}, ("dpo", "naive", "old")),
     "distrl as released": ({"method": "distrl", "preset": "released"}, ("ipvrm", "dlw", "old")),
+    "distrl, checkpointed": ({"method": "distrl", "gradient_checkpointing": True}, ("ipvrm", "naive", "old")),
     "prime": ({"method": "prime"}, ("implicit_prm", "naive", "start")),
     "spro": ({"method": "spro", "max_steps": 2}, None),
 }
