@@ -11,10 +11,11 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from study_tables import count, table, with_interval
 
 from prmbench.miniature.policies import PolicySettings, average, last_third
 from prmbench.stats.nested import nested_interval
-from prmbench.stats.seeds import ordering, seed_mean
+from prmbench.stats.seeds import Verdict, ordering
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]
@@ -101,6 +102,9 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
         by_name.setdefault(row["name"], []).append(row)
     n_seeds = len(by_name["sft"])
     assert all([r["seed"] for r in rows] == [r["seed"] for r in by_name["sft"]] for rows in by_name.values())
+    sizes = with_interval([last_third(r, "candidates/size") for r in by_name[BEST]], 3)
+    masses = with_interval([100 * last_third(r, "candidates/mass") for r in by_name[BEST]], 2)
+    claims = [_claim(by_name, *claim) for claim in CLAIMS]
     parts = [
         MARK,
         "\n\n## Figures\n\n",
@@ -109,7 +113,7 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
         f"{base.gae_weight:g}, learning rate of online reward models {base.reward_learning_rate:g}, {base.steps} steps of at most "
         "32 prompts with 4 rollouts each.\n\n",
         "### Search\n\n",
-        _table(
+        table(
             ["run", "policy rate", "GAE", "reward-model rate", "avg@8", "RM accuracy"],
             [
                 [
@@ -123,8 +127,8 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
                 for r in searched
             ],
         ),
-        "### Tables 5 to 9, Fig. 6 and alpha\n\n",
-        _table(
+        "\n\n### Tables 5 to 9, Fig. 6 and alpha\n\n",
+        table(
             [
                 "run",
                 "avg@8",
@@ -137,18 +141,17 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
             ],
             [[LABELS[name], *_figures(rows)] for name, rows in ((n, by_name[n]) for n in LABELS if n in by_name)],
         ),
-        "Rollout accuracy, RM accuracy, RM score (Eq. 19), entropy, mean abs(GAE) over mean abs(outcome advantage): means over the "
-        "last third of the steps.\n\n",
-        f"Candidates of DistRL (P_min 0.1): {_mean([last_third(r, 'candidates/size') for r in by_name[BEST]], '.3f')} a state, "
-        f"{_mean([100 * last_third(r, 'candidates/mass') for r in by_name[BEST]], '.2f')} % of pi_old.\n\n",
+        "\n\nRollout accuracy, RM accuracy, RM score (Eq. 19), entropy, mean abs(GAE) over mean abs(outcome advantage): means "
+        "over the last third of the steps.\n\n",
+        f"Candidates of DistRL (P_min 0.1): {sizes} a state, {masses} % of pi_old.\n\n",
         "![Learning curves](policies-curves.svg)\n\n",
         "### The paper's orderings\n\n",
-        "Paired by seed; `appears` and `does not appear` mean that the difference's 95% interval over seeds is on one side of 0. "
-        "Beside: a two-level bootstrap over seeds x problems where the figure is one of problems, which with so few seeds is too "
+        f"{count(claim[-1] for claim in claims)}. Paired by seed; `appears` and `does not appear` mean that the "
+        "difference's 95% interval over seeds is on one side of 0. Beside: a two-level bootstrap over seeds x problems where the figure is one of problems, which with so few seeds is too "
         "narrow.\n\n",
-        _table(
+        table(
             ["paper", "figure", "claim", "difference", "seeds x problems", "here"],
-            [_claim(by_name, *claim) for claim in CLAIMS],
+            claims,
         ),
     ]
     _curves(by_name, folder / "policies-curves.svg")
@@ -162,17 +165,19 @@ def _searched(settings: dict[str, Any]) -> str:
 def _figures(rows: list[Row]) -> list[str]:
     ratio = [last_third(r, "advantage/gae") / last_third(r, "advantage/outcome") for r in rows]
     return [
-        _mean([average(r) for r in rows], ".1f"),
-        _mean([outcome(r) for r in rows], ".1f"),
-        _mean([rm_accuracy(r) for r in rows], ".1f"),
-        _mean([rm_score(r) for r in rows], ".3f"),
-        _mean([last_third(r, "entropy") for r in rows], ".3f"),
-        _mean(ratio, ".2f"),
-        _mean([100 * last_third(r, "clip_share/sampled") for r in rows], ".2f"),
+        with_interval([average(r) for r in rows]),
+        with_interval([outcome(r) for r in rows]),
+        with_interval([rm_accuracy(r) for r in rows]),
+        with_interval([rm_score(r) for r in rows], 3),
+        with_interval([last_third(r, "entropy") for r in rows], 3),
+        with_interval(ratio, 2),
+        with_interval([100 * last_third(r, "clip_share/sampled") for r in rows], 2),
     ]
 
 
-def _claim(by_name: dict[str, list[Row]], where: str, figure_name: str, figure: Figure, a: str, b: str) -> list[str]:
+def _claim(
+    by_name: dict[str, list[Row]], where: str, figure_name: str, figure: Figure, a: str, b: str
+) -> tuple[str, str, str, str, str, Verdict]:
     larger, smaller = by_name[a], by_name[b]
     difference, verdict = ordering([figure(r) for r in larger], [figure(r) for r in smaller])
     nested = ""
@@ -183,19 +188,7 @@ def _claim(by_name: dict[str, list[Row]], where: str, figure_name: str, figure: 
         nested = f"[{low:+.1f}, {high:+.1f}]"
     digits = "+.3f" if figure is rm_score else "+.1f"
     shown = f"{difference.mean:{digits}} [{difference.low:{digits}}, {difference.high:{digits}}]"
-    return [where, figure_name, f"{LABELS[a]} above {LABELS[b]}", shown, nested, verdict]
-
-
-def _mean(values: list[float], digits: str) -> str:
-    if not values or np.isnan(values).any():
-        return ""
-    found = seed_mean(values)
-    return f"{found.mean:{digits}} [{found.low:{digits}}, {found.high:{digits}}]"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n\n"
+    return where, figure_name, f"{LABELS[a]} above {LABELS[b]}", shown, nested, verdict
 
 
 def _curves(by_name: dict[str, list[Row]], path: Path) -> None:

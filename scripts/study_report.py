@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from study_tables import table, with_interval
 
 from prmbench.stats.protocols import TOKEN_PROTOCOLS
-from prmbench.stats.seeds import ordering, seed_mean
+from prmbench.stats.seeds import ordering
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]
@@ -109,14 +110,7 @@ PROTOCOL_CLAIMS = [("Appendix G", other) for other in ("dpo", "implicit_prm", "i
 
 def shown(rows: list[Row], figure: Figure, digits: int = 1) -> str:
     """Mean over seeds with its interval."""
-    found = seed_mean([figure(row) for row in rows])
-    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-
-
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return with_interval([figure(row) for row in rows], digits)
 
 
 def report(found: list[Row], searched: list[Row], chosen: dict[str, float], folder: Path) -> str:

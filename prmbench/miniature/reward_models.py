@@ -169,8 +169,7 @@ def rerank(bench: Bench, settings: Settings) -> dict[str, Any]:
     """Best-of-N of a reward model on its seed's policy's candidates (Tables 1, 3, 12); kept, and read the next time.
 
     Returns:
-        By N (as text): ``own``, the accuracy of choosing by the model's own score, and ``pass``, ``majority``, ``mean``, ``shortest``;
-        all by the exact expectation over subsets, in %.
+        ``settings``, ``seed``; ``figures``: those of the entry's only set (`prmbench.benchmarks.best_of_n_metrics.BestOfNSubset`).
     """
     from prmbench.api import rerank as evaluate
 

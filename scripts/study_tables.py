@@ -1,0 +1,30 @@
+"""What the pages of the studies have in common: Markdown tables, means over seeds with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from prmbench.stats.seeds import Verdict, seed_mean
+
+
+def with_interval(values: Sequence[float], digits: int = 1) -> str:
+    """Mean over seeds with its 95% interval; nothing where a seed has no figure."""
+    if not len(values) or np.isnan(values).any():
+        return ""
+    found = seed_mean(values)
+    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def count(verdicts: Iterable[Verdict]) -> str:
+    """How many claims came out how."""
+    found = list(verdicts)
+    names: tuple[Verdict, ...] = ("appears", "does not appear", "undecided")
+    return ", ".join(f"{found.count(name)} {name}" for name in names)
