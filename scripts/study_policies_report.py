@@ -147,8 +147,8 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
         "![Learning curves](policies-curves.svg)\n\n",
         "### The paper's orderings\n\n",
         f"{count(claim[-1] for claim in claims)}. Paired by seed; `appears` and `does not appear` mean that the "
-        "difference's 95% interval over seeds is on one side of 0. Beside: a two-level bootstrap over seeds x problems where the figure is one of problems, which with so few seeds is too "
-        "narrow.\n\n",
+        "difference's 95% interval over seeds is on one side of 0. Beside: a two-level bootstrap over seeds x problems where the "
+        "figure is one of problems, which with so few seeds is too narrow.\n\n",
         table(
             ["paper", "figure", "claim", "difference", "seeds x problems", "here"],
             claims,
