@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from bench_rm_step import peak_above, resident
+from bench_tools import alternate, medians, random_llama, resident, timed_steps
 
 SAMPLES = 4
 WAYS = ("grpo", "distrl", "whole")
@@ -30,7 +28,6 @@ def worker(options: argparse.Namespace) -> None:
     """Run one way: a step to warm up, then timed steps; prints JSON."""
     import numpy as np
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from prmbench.reward_models.card import Card
     from prmbench.rollouts import Rollout
@@ -47,17 +44,7 @@ def worker(options: argparse.Namespace) -> None:
     from prmbench.verify import Verdict
 
     torch.set_num_threads(options.threads)
-    config = LlamaConfig(
-        vocab_size=options.vocabulary,
-        hidden_size=options.width,
-        intermediate_size=3 * options.width,
-        num_hidden_layers=options.layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    policy, phi = (LlamaForCausalLM(config).eval() for _ in range(2))
+    policy, phi = (random_llama(options.vocabulary, options.width, options.layers, seed=0) for _ in range(2))
     with torch.no_grad():
         policy.model.norm.weight.fill_(options.sharpen)
         phi.load_state_dict(policy.state_dict())
@@ -167,14 +154,8 @@ def worker(options: argparse.Namespace) -> None:
     run = whole if options.way == "whole" else ours
     first = run()  # makes the gradients and AdamW's moments, which all ways hold alike
     policy.zero_grad(set_to_none=True)
-    base = resident()
-    seconds, peaks = [], []
-    for _ in range(options.steps):
-        one, peak = peak_above(base, run)
-        seconds.append(one)
-        peaks.append(peak)
-    size = logged.get("candidates/size", 0.0)
-    print(json.dumps({"loss": first, "seconds": min(seconds), "peak": max(peaks), "size": size}))
+    found = timed_steps(resident(), run, options.steps)
+    print(json.dumps({"loss": first, **found, "size": logged.get("candidates/size", 0.0)}))
 
 
 def main() -> None:
@@ -192,17 +173,8 @@ def main() -> None:
     if options.way:
         worker(options)
         return
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for _ in range(options.repeats):
-        for way, results in found.items():
-            done = subprocess.run([sys.executable, *sys.argv, "--way", way], capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(done.stderr[-2000:])
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-    middle = {
-        way: {k: sorted(one[k] for one in results)[len(results) // 2] for k in ("seconds", "peak")}
-        for way, results in found.items()
-    }
+    found = alternate(WAYS, options.repeats)
+    middle = medians(found)
     print(
         f"vocabulary {options.vocabulary:,}, width {options.width}, {options.layers} layers, {options.prompts} prompts x {SAMPLES} "
         f"rollouts x {options.tokens} tokens, {found['distrl'][0]['size']:.2f} candidates a state, {options.threads} threads, "

@@ -12,61 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
-import threading
-import time
-from pathlib import Path
 
-
-def peak_above(base: int, run: object) -> tuple[float, int]:
-    """Seconds of a call, and its largest resident size above `base`, in bytes, sampled every 2 ms."""
-    seen, stop = [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.002):
-            seen[0] = max(seen[0], resident())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    start = time.perf_counter()
-    run()  # type: ignore[operator]
-    seconds = time.perf_counter() - start
-    stop.set()
-    thread.join()
-    return seconds, max(seen[0], resident()) - base
-
-
-def resident() -> int:
-    """Resident bytes of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+from bench_tools import alternate, medians, random_llama, resident, timed_steps
 
 
 def worker(options: argparse.Namespace) -> None:
     """Run one way: a step to warm up, then timed steps; prints JSON."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     from prmbench.engines.hf import HFEngine
     from prmbench.training.forward import give_logprobs
     from prmbench.training.objectives import ipvrm
 
     torch.set_num_threads(options.threads)
-    config = LlamaConfig(
-        vocab_size=options.vocabulary,
-        hidden_size=options.width,
-        intermediate_size=3 * options.width,
-        num_hidden_layers=options.layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-    )
-    models = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        models.append(LlamaForCausalLM(config).eval())
-    model, reference = models
+    model, reference = (random_llama(options.vocabulary, options.width, options.layers, seed) for seed in (0, 1))
     reference.requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     rows, prompt = 2 * options.pairs, options.tokens // 4
@@ -106,13 +66,7 @@ def worker(options: argparse.Namespace) -> None:
     step = ours if options.way == "ours" else plain
     first = step()  # makes the gradients and AdamW's moments, which both ways hold alike
     model.zero_grad(set_to_none=True)
-    base = resident()
-    seconds, peaks = [], []
-    for _ in range(options.steps):
-        one, peak = peak_above(base, step)
-        seconds.append(one)
-        peaks.append(peak)
-    print(json.dumps({"loss": first, "seconds": min(seconds), "peak": max(peaks)}))
+    print(json.dumps({"loss": first, **timed_steps(resident(), step, options.steps)}))
 
 
 def main() -> None:
@@ -128,18 +82,9 @@ def main() -> None:
     if options.way:
         worker(options)
         return
-    found: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
-    for _ in range(options.repeats):
-        for way, results in found.items():
-            done = subprocess.run([sys.executable, *sys.argv, "--way", way], capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(done.stderr[-2000:])
-            results.append(json.loads(done.stdout.splitlines()[-1]))
+    found = alternate(("plain", "ours"), options.repeats)
     losses = [one["loss"] for results in found.values() for one in results]
-    middle = {
-        way: {k: sorted(one[k] for one in results)[len(results) // 2] for k in ("seconds", "peak")}
-        for way, results in found.items()
-    }
+    middle = medians(found)
     shape = f"vocabulary {options.vocabulary:,}, width {options.width}, {options.layers} layers"
     shape += f", {2 * options.pairs} x {options.tokens} tokens"
     print(f"{shape}, {options.threads} threads, float32; medians of {options.repeats} processes each")

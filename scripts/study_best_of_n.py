@@ -10,13 +10,12 @@ $XDG_CACHE_HOME/prmbench/miniature and goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from study_report import LABELS
-from study_tables import count, table, with_interval
+from study_tables import count, table, with_interval, write_rows
 
 from prmbench.miniature.build import Build
 from prmbench.miniature.reward_models import BEST_OF, N_CANDIDATES, N_RERANKED, Bench, Settings, rerank
@@ -76,7 +75,7 @@ def baseline(row: dict[str, Any], name: str, n: int) -> float:
 def report() -> None:
     """Write the page's figures under its hand-written part."""
     found = measure(SEEDS)
-    (OUTPUT / "best-of-n.json").write_text("[\n" + ",\n".join(json.dumps(r) for r in found) + "\n]\n", encoding="utf-8")
+    write_rows(OUTPUT / "best-of-n.json", found)
     of = {o: [r for r in found if r["settings"]["objective"] == o] for o in OBJECTIVES}
     rows = [
         [

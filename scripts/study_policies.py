@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from study_policies_report import MARK, report
+from study_tables import write_rows
 
 from prmbench.miniature.build import Build
 from prmbench.miniature.policies import PolicyBench, PolicySettings, average, last_third, run_policy
@@ -51,7 +52,7 @@ def search() -> None:
     """The policy's learning rate on GRPO with the verifier's reward alone; GAE's coefficient and the reward model's learning rate
     on GRPO w/ IPVRM at the default policy rate."""
     bench = PolicyBench(Bench(Build(seed=SEARCH_SEED), "validation"), "validation")
-    _write("policies-search.json", [_timed(bench, settings) for settings in SEARCH])
+    write_rows(OUTPUT / "policies-search.json", [_timed(bench, settings) for settings in SEARCH])
 
 
 def chosen() -> PolicySettings:
@@ -110,7 +111,7 @@ def write_page() -> None:
     for seed in TABLE_SEEDS:
         bench = PolicyBench(Bench(Build(seed=seed), "test"))
         found += [{"name": name, **run_policy(bench, one, reward_of(one))} for name, one in runs.items()]
-    _write("policies.json", found)
+    write_rows(OUTPUT / "policies.json", found)
     page = OUTPUT / "policies.md"
     said = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Policies in the miniature\n\n"
     searched = json.loads((OUTPUT / "policies-search.json").read_text())
@@ -128,11 +129,6 @@ def _timed(bench: PolicyBench, settings: PolicySettings, name: str = "") -> dict
         flush=True,
     )
     return found
-
-
-def _write(name: str, found: list[dict[str, Any]]) -> None:
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    (OUTPUT / name).write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from study_report import MARK, report
+from study_tables import write_rows
 
 from prmbench.miniature.build import Build
 from prmbench.miniature.reward_models import Bench, Settings, measure
@@ -41,7 +42,7 @@ def search() -> None:
         for objective, rates in LEARNING_RATES.items():
             for rate in rates:
                 found.append(_timed(bench, Settings(objective, rate)))
-    _write("reward-models-search.json", found)
+    write_rows(OUTPUT / "reward-models-search.json", found)
 
 
 def score(rows: list[dict[str, Any]]) -> float:
@@ -84,7 +85,7 @@ def table() -> None:
     for seed in TABLE_SEEDS:
         bench = Bench(Build(seed=seed), "test")
         found += [_timed(bench, settings) for settings in table_settings(rates)]
-        _write("reward-models.json", found)
+        write_rows(OUTPUT / "reward-models.json", found)
 
 
 def write_page() -> None:
@@ -112,11 +113,6 @@ def _timed(bench: Bench, settings: Settings) -> dict[str, Any]:
         flush=True,
     )
     return found
-
-
-def _write(name: str, found: list[dict[str, Any]]) -> None:
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    (OUTPUT / name).write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n", encoding="utf-8")
 
 
 def main() -> None:

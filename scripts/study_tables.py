@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,3 +31,9 @@ def count(verdicts: Iterable[Verdict]) -> str:
     found = list(verdicts)
     names: tuple[Verdict, ...] = ("appears", "does not appear", "undecided")
     return ", ".join(f"{found.count(name)} {name}" for name in names)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """A JSON array, one row a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
