@@ -174,12 +174,18 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
     from trl import GRPOConfig
+    from trl.import_utils import is_vllm_available
 
     from prmbench.training.forward import give_logprobs
     from prmbench.training.progress_callback import progress_callback
     from prmbench.training.rl.trainer import PolicyTrainer, Setup
 
     recipe = run.recipe
+    if recipe.engine == "vllm" and not is_vllm_available():
+        raise UserError(
+            "engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'; TRL does not take its builds for CPUs); or set "
+            "engine=hf"
+        )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     parts = recipe.micro_batches(processes) * recipe.minibatches
     model: Any = load_causal_lm(run.folder, run.options)

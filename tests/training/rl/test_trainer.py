@@ -382,6 +382,38 @@ def test_reinforce_and_frozen_kinds(world, tmp_path, chosen_outcomes):
     assert row["clip_share/sampled"] == 0
 
 
+def test_what_vllm_samples_is_verified_and_grouped(world, tmp_path, monkeypatch):
+    """TRL takes no vLLM for CPUs, so its sampler is stood in for: ids in, ids out, a prompt's samples one after another."""
+    from prmbench.training.rl.trainer import PolicyTrainer
+
+    tokenizer = support.wrap(support.byte_level())
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    asked = []
+
+    def generate(self, prompt_ids, images, multimodal_fields, num_generations):
+        assert num_generations == 4
+        asked.extend(prompt_ids)
+        numbers = [tokenizer.decode(ids).split("Say ")[1].split(".")[0] for ids in prompt_ids]
+        texts = [f"\\boxed{{{n}}}" if k % 2 else "\\boxed{99}" for k, n in enumerate(numbers)]
+        cut = [k % 4 == 3 for k in range(len(texts))]  # right, but without an end of turn
+        return [tokenizer(t).input_ids + ([] if c else [end]) for t, c in zip(texts, cut, strict=True)], None
+
+    monkeypatch.setattr(PolicyTrainer, "_generate_single_turn", generate)
+    make_inputs = PolicyTrainer._make_inputs
+
+    def with_vllm(self, batch):
+        self.use_vllm = True
+        return make_inputs(self, batch)
+
+    monkeypatch.setattr(PolicyTrainer, "_make_inputs", with_vllm)
+    row = train_rl(make_recipe(world, tmp_path / "out")).history[0]
+    assert len(asked) == 32
+    assert all(asked[i] == asked[i - i % 4] for i in range(32))
+    assert row["rollouts/accuracy"] == 0.25
+    assert row["rollouts/truncated"] == 0.25
+    assert row["rollouts/kept_prompts"] == 4
+
+
 def test_a_batch_that_teaches_nothing_changes_nothing(world, tmp_path, monkeypatch):
     from prmbench.training.rl.trainer import PolicyTrainer
 
@@ -434,6 +466,7 @@ def test_trl_is_what_this_was_written_for():
             "only implicit reward models",
         ),
         ({"batch_size": 7}, "lower one of them"),
+        ({"engine": "vllm"}, "or set engine=hf"),
         ({"max_new_tokens": 5000}, "0 problems leave room"),
         ({"batch_size": 5, "oversample": 1, "samples": 3}, "cannot be dealt evenly"),
     ],
