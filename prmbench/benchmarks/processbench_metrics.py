@@ -147,6 +147,75 @@ def compute_metrics(
     )
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What a threshold policy makes of one subset.
+
+    Attributes:
+        items: sorted by id. predicted: int64, shape [n]: index of the first flagged step, -1: none.
+        thresholds: float64, shape [n]: the one that each item was predicted with.
+    """
+
+    items: list[TraceItem]
+    predicted: NDArray[np.int64]
+    thresholds: Floats
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Index of the first wrong step, -1: none. int64, shape [n]."""
+        return np.array([item.label for item in self.items])
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether the prediction is right. bool, shape [n]."""
+        return self.predicted == self.labels
+
+
+def predict(
+    items: Sequence[TraceItem],
+    beta: float,
+    fixed_thresholds: dict[str, float],
+    *,
+    protocol: str,
+    policy: str = "crossfit",
+    seed: int = 0,
+) -> dict[str, Predictions]:
+    """Predict every item, as the entry's F1 under this protocol and threshold policy does; by subset.
+
+    Raises:
+        ValueError: a protocol or policy that these items do not have, or a subset without both classes where the policy needs them.
+    """
+    scored: dict[str, tuple[list[TraceItem], list[Floats]]] = {}
+    for name in dict.fromkeys(item.subset for item in items):
+        mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
+        each = [_item_scores(item, beta) for item in mine]
+        if protocol not in each[0]:
+            raise ValueError(f"protocol '{protocol}': these scores have {', '.join(each[0])}")
+        scored[name] = mine, [row[protocol] for row in each]
+    found = {name: thresholds.matches(rows, [i.label for i in mine]) for name, (mine, rows) in scored.items()}
+    out: dict[str, Predictions] = {}
+    for name, (mine, rows) in scored.items():
+        chosen = _thresholds(found, name, [item.id for item in mine], policy, fixed_thresholds.get(protocol), seed)
+        flagged = [np.flatnonzero(row < t) for row, t in zip(rows, chosen, strict=True)]
+        predicted = np.array([int(steps[0]) if len(steps) else -1 for steps in flagged], dtype=np.int64)
+        out[name] = Predictions(mine, predicted, chosen)
+    return out
+
+
+def _thresholds(
+    found: dict[str, thresholds.Matches], name: str, ids: list[str], policy: str, fixed: float | None, seed: int
+) -> Floats:
+    if policy == "crossfit":
+        return thresholds.crossfit_thresholds(found[name], ids, seed=seed)[0]
+    if policy == "oracle":
+        return np.full(len(ids), thresholds.best_threshold(found[name]))
+    if policy == TRANSFER_SUBSET and TRANSFER_SUBSET in found:
+        return np.full(len(ids), thresholds.best_threshold(found[TRANSFER_SUBSET]))
+    if policy == "fixed" and fixed is not None:
+        return np.full(len(ids), fixed)
+    raise ValueError(f"threshold policy '{policy}' is not defined here; policies: {', '.join(POLICIES)}")
+
+
 def _item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
     if item.scores is not None:
         found = {STEP_PROTOCOL: item.scores}
