@@ -17,7 +17,7 @@ from pydantic import Field
 from prmbench.data.records import check_fields, read_records
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate, Record, Subject
-from prmbench.stats.bootstrap import interval
+from prmbench.stats.bootstrap import share_interval
 from prmbench.stats.calibration import margin_logit, sigmoid
 from prmbench.stats.repeats import mean_resamples, pass_at_k
 from prmbench.stats.selection import AGGREGATIONS, aggregate, expected_best, expected_vote, first_best, subsets
@@ -218,15 +218,15 @@ def compute_best_of_n(
                 names = list(row)
                 rows.append(list(row.values()))
         values = np.array(rows)
-        values_of.append(values.mean(axis=0))
+        values_of.append(values)
         resamples_of.append(mean_resamples(values, n_resamples=n_resamples, rng=rng))
-        found[subset] = _shaped(names, values_of[-1], resamples_of[-1])
+        found[subset] = _shaped(names, [values], resamples_of[-1])
     return BestOfNMetrics(
         own=convention.own,
         n=n,
         sizes=wanted,
         subsets=found,
-        mean=_shaped(names, np.mean(values_of, axis=0), np.mean(resamples_of, axis=0)),
+        mean=_shaped(names, values_of, np.mean(resamples_of, axis=0)),
     )
 
 
@@ -264,10 +264,12 @@ def _figures(
     return out
 
 
-def _shaped(names: Sequence[tuple[str, str, int, str]], values: Floats, samples: Floats) -> BestOfNSubset:
+def _shaped(names: Sequence[tuple[str, str, int, str]], sets: Sequence[Floats], samples: Floats) -> BestOfNSubset:
+    """Means over sets of the sets' means. sets: per set, figures of each problem, shape [n, m]. samples: shape [b, m]."""
     parts: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {"scores": {}, "baselines": {}}
     for i, (part, name, size, estimator) in enumerate(names):
-        low, high = interval(samples[:, i]) if len(samples) else (None, None)
-        estimate = Estimate(value=float(values[i]), low=low, high=high)
+        columns = [values[:, i] for values in sets]
+        low, high = share_interval(columns, samples[:, i]) if len(samples) else (None, None)
+        estimate = Estimate(value=float(np.mean([column.mean() for column in columns])), low=low, high=high)
         parts[part].setdefault(name, {}).setdefault(str(size), {})[estimator] = estimate
     return BestOfNSubset(**parts)

@@ -41,7 +41,7 @@ from prmbench.results.schema import (
 )
 from prmbench.results.store import RUN_NAME, save_entry, write_atomically
 from prmbench.rollouts import Policy, Rollout, read_rollouts, rollout, run_settings, written_before
-from prmbench.stats.bootstrap import interval
+from prmbench.stats.bootstrap import share_interval
 from prmbench.stats.repeats import majority, mean_resamples, pass_at_k
 from prmbench.verify import Verdict
 from prmbench.verify.classes import answer_classes
@@ -164,16 +164,16 @@ def compute_policy_metrics(items: Sequence[CompletionItem], n_resamples: int, se
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if k < n] + [n]
     names = ["average", "majority", "truncated", "mean_tokens", *(f"pass@{k}" for k in ks)]
     results: dict[str, PolicyResult] = {}
-    means: list[NDArray[np.float64]] = []
+    rows: list[NDArray[np.float64]] = []
     resampled: list[NDArray[np.float64]] = []
     for subset in dict.fromkeys(item.subset for item in items):
         mine = [sorted(group, key=lambda i: i.sample) for (name, _), group in sorted(groups.items()) if name == subset]
         values = np.array([_figures(group, ks) for group in mine])
         rng = np.random.default_rng([seed, zlib.crc32(subset.encode())])
         samples = mean_resamples(values, n_resamples=n_resamples, rng=rng)
-        means.append(values.mean(axis=0))
+        rows.append(values)
         resampled.append(samples)
-        estimates = _estimates(names, means[-1], samples)
+        estimates = _estimates(names, [values], samples)
         results[subset] = PolicyResult(
             average=estimates["average"],
             pass_at={str(k): estimates[f"pass@{k}"] for k in ks},
@@ -183,7 +183,7 @@ def compute_policy_metrics(items: Sequence[CompletionItem], n_resamples: int, se
             verdicts={str(v): sum(i.verdict == v for group in mine for i in group) for v in Verdict},
             overlong_prompts=sum(group[0].finish_reason == "prompt" for group in mine),
         )
-    whole = _estimates(names, np.mean(means, axis=0), np.mean(resampled, axis=0))
+    whole = _estimates(names, rows, np.mean(resampled, axis=0))
     return PolicyMetrics(n=n, subsets=results, mean={k: v for k, v in whole.items() if k != "mean_tokens"})
 
 
@@ -199,11 +199,15 @@ def _figures(group: Sequence[CompletionItem], ks: Sequence[int]) -> list[float]:
     ]
 
 
-def _estimates(names: Sequence[str], values: NDArray[np.float64], samples: NDArray[np.float64]) -> dict[str, Estimate]:
+def _estimates(
+    names: Sequence[str], sets: Sequence[NDArray[np.float64]], samples: NDArray[np.float64]
+) -> dict[str, Estimate]:
+    """Means over sets of the sets' means. sets: per set, figures of each problem, shape [n, m]. samples: shape [b, m]."""
     out = {}
     for i, name in enumerate(names):
-        low, high = interval(samples[:, i]) if len(samples) else (None, None)
-        out[name] = Estimate(value=float(values[i]), low=low, high=high)
+        columns = [values[:, i] for values in sets]
+        low, high = share_interval(columns, samples[:, i]) if len(samples) else (None, None)
+        out[name] = Estimate(value=float(np.mean([column.mean() for column in columns])), low=low, high=high)
     return out
 
 

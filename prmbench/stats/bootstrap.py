@@ -6,6 +6,8 @@ kind, and not how much a threshold chosen anew would.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,24 @@ def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
     tail = (1.0 - level) / 2
     low, high = np.quantile(kept, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def share_interval(values: Sequence[Floats], samples: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a mean over sets of the sets' mean shares: `interval`, but where every item has 0, or every item 1, for which
+    resampling gives an interval without width.
+
+    Then the bound is exact: with mean shares m_s, all n_s items have 0 with a chance of at most the product of (1 - m_s)^n_s, since
+    an item that is not 0 has a share of at most 1. The largest mean for which that is not below the tail puts everything in
+    the smallest set: (1 - tail^(1 / n_min)) / number of sets.
+
+    Args:
+        values: per set, a share for each item, float64, shape [n]. samples: resampled means.
+    """
+    pooled = np.concatenate([np.asarray(one, dtype=np.float64) for one in values])
+    if not len(samples) or np.ptp(pooled) > 0 or pooled[0] not in (0.0, 1.0):
+        return interval(samples, level)
+    width = (1 - ((1.0 - level) / 2) ** (1 / min(len(one) for one in values))) / len(values)
+    return (0.0, width) if pooled[0] == 0 else (1 - width, 1.0)
 
 
 def f1_resamples(

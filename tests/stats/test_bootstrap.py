@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from prmbench.stats.bootstrap import f1_resamples, interval
+from prmbench.stats.bootstrap import f1_resamples, interval, share_interval
 from prmbench.stats.thresholds import crossfit_thresholds, f1_from_counts, matches
 
 
@@ -66,3 +67,31 @@ def test_crossfit_intervals_cover():
         )
         covered.append(low <= truth <= high)
     assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def test_a_share_of_nothing_has_an_exact_bound():
+    """0 of 100: 1 - 0.025^(1/100), the exact binomial's; the same from above for all of them."""
+    zeros, samples = np.zeros(100), np.zeros(50)
+    low, high = share_interval([zeros], samples)
+    assert (low, high) == (0.0, pytest.approx(1 - 0.025**0.01))
+    assert high == pytest.approx(binomtest(0, 100).proportion_ci(0.95, "exact").high)
+    assert share_interval([zeros + 1], samples + 1) == (pytest.approx(0.025**0.01), 1.0)
+    # Two sets: everything may be in the smaller one, which is half of the mean.
+    assert share_interval([zeros, np.zeros(20)], samples) == (0.0, pytest.approx((1 - 0.025 ** (1 / 20)) / 2))
+
+
+def test_the_bound_covers():
+    """A policy that is right in 2% of 60 problems' 4 completions: the bound is above 2% whenever nothing was right."""
+    rng = np.random.default_rng(0)
+    missed = 0
+    for _ in range(2_000):
+        values = rng.binomial(4, 0.02, size=60) / 4
+        _, high = share_interval([values], np.zeros(1)) if not values.any() else (0, 1)
+        missed += high < 0.02
+    assert missed / 2_000 < 0.05
+
+
+def test_other_shares_are_resampled():
+    samples = np.linspace(0, 1, 101)
+    for values in ([0.0, 1.0], [0.5, 0.5]):
+        assert share_interval([np.array(values)], samples) == interval(samples)
