@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from prmbench.cli_common import interruptible, quiet_libraries
+from prmbench.cli_compare import compare_command, leaderboard
 from prmbench.cli_eval import eval_command
 from prmbench.errors import UserError
 
@@ -40,6 +41,8 @@ def _root(
 
 
 app.command(name="eval")(eval_command)
+app.command(name="compare")(compare_command)
+app.add_typer(leaderboard, name="leaderboard")
 
 
 @app.command(name="rollout")
@@ -239,35 +242,6 @@ def plot(
         raise UserError(f"--output {output}: expected a name that ends in .svg, .png or .pdf")
     files = [path / ENTRY_NAME if path.is_dir() else path for path in entries]
     typer.echo(f"picture: {plot_best_of_n([read_entry(file, BestOfNEntry) for file in files], output, estimator)}")
-
-
-@app.command(name="compare")
-@interruptible
-def compare_command(
-    entries: Annotated[list[Path], typer.Argument(help="two entries or more (files or run folders) on the same items")],
-    protocol: Annotated[
-        str | None, typer.Option(help="ProcessBench: step score of all; default: each entry's first, process or step")
-    ] = None,
-    thresholds: Annotated[str, typer.Option(help="ProcessBench: crossfit, gsm8k, oracle or fixed")] = "crossfit",
-    n: Annotated[int | None, typer.Option(min=1, help="Best-of-N: N; default: the largest")] = None,
-    groups: Annotated[bool, typer.Option("--groups", help="also by position of the error and by generator")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
-    resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, nothing else")] = False,
-) -> None:
-    """Compare entries on the same items: paired bootstrap, McNemar, the items that flip."""
-    from rich.console import Console
-
-    from prmbench.compare import compare, load_measured
-    from prmbench.compare_table import as_json as to_json
-    from prmbench.compare_table import render
-
-    measured = [load_measured(path, protocol=protocol, policy=thresholds, size=n, seed=seed) for path in entries]
-    pairs = compare(measured, n_resamples=resamples, seed=seed)
-    if as_json:
-        typer.echo(json.dumps(to_json(measured, pairs), indent=2))
-        return
-    Console().print(render(measured, pairs, groups=groups))
 
 
 def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:

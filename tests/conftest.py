@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,16 @@ def smollm2() -> Path:
         if not folder.exists():
             partial.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A headless browser (Debian's package chromium)."""
+    found = shutil.which("chromium")
+    if found is None:
+        _absent("chromium is not installed (apt-get install chromium)")
+        raise AssertionError
+    return found
 
 
 @pytest.fixture(scope="session")

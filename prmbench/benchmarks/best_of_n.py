@@ -191,7 +191,7 @@ def evaluate_best_of_n(
         rules = {"prompt": prompt.name, "verifier": settings["verifier"]}
         entry = BestOfNEntry(
             subject=subject,
-            benchmark=_benchmark(items, rules, limit),
+            benchmark=best_of_n_benchmark(items, rules, limit),
             metrics=metrics,
             items=written,
             provenance=provenance,
@@ -215,7 +215,8 @@ def recompute_best_of_n(path: Path, *, n_resamples: int | None = None, seed: int
     return old.model_copy(update={"metrics": metrics, "provenance": provenance})
 
 
-def _benchmark(items: Sequence[CandidateItem], rules: dict[str, Any], limit: int | None) -> Benchmark:
+def best_of_n_benchmark(items: Sequence[CandidateItem], rules: dict[str, Any], limit: int | None) -> Benchmark:
+    """What an entry on these items was evaluated on. rules: prompt template and verifier."""
     subsets = {}
     for subset in dict.fromkeys(item.subset for item in items):
         mine = [item for item in items if item.subset == subset]

@@ -1,0 +1,121 @@
+"""The commands that work on entries: compare, leaderboard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prmbench.cli_common import interruptible
+from prmbench.errors import UserError
+
+
+@interruptible
+def compare_command(
+    entries: Annotated[list[Path], typer.Argument(help="two entries or more (files or run folders) on the same items")],
+    protocol: Annotated[
+        str | None, typer.Option(help="ProcessBench: step score of all; default: each entry's first, process or step")
+    ] = None,
+    thresholds: Annotated[str, typer.Option(help="ProcessBench: crossfit, gsm8k, oracle or fixed")] = "crossfit",
+    n: Annotated[int | None, typer.Option(min=1, help="Best-of-N: N; default: the largest")] = None,
+    groups: Annotated[bool, typer.Option("--groups", help="also by position of the error and by generator")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, nothing else")] = False,
+) -> None:
+    """Compare entries on the same items: paired bootstrap, McNemar, the items that flip."""
+    from rich.console import Console
+
+    from prmbench.compare import compare, load_measured
+    from prmbench.compare_table import as_json as to_json
+    from prmbench.compare_table import render
+
+    measured = [load_measured(path, protocol=protocol, policy=thresholds, size=n, seed=seed) for path in entries]
+    pairs = compare(measured, n_resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(to_json(measured, pairs), indent=2))
+        return
+    Console().print(render(measured, pairs, groups=groups))
+
+
+leaderboard = typer.Typer(
+    help="Tables of entries on the same data: build, add, verify.", no_args_is_help=True, rich_markup_mode=None
+)
+_FOLDER = "leaderboard folder, with entries/ and reported/; default: the one of this installation"
+
+
+@leaderboard.command(name="build")
+@interruptible
+def leaderboard_build(
+    folder: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page to write; default: leaderboard.html in the folder")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the tables as JSON, write nothing")] = False,
+) -> None:
+    """Write leaderboard.md and one self-contained HTML page."""
+    from prmbench import leaderboard as boards
+    from prmbench.resources import resource_folder
+
+    where = folder or resource_folder("leaderboards")
+    if as_json:
+        found = boards.read_boards(where, n_resamples=resamples, seed=seed)
+        typer.echo(boards.as_json(found, boards.read_reported(where)))
+        return
+    markdown, html = boards.build(where, page=page, n_resamples=resamples, seed=seed)
+    typer.echo(f"tables: {markdown}\npage: {html}")
+
+
+@leaderboard.command(name="add")
+@interruptible
+def leaderboard_add(
+    runs: Annotated[list[Path], typer.Argument(help="run folders (or entry files); each is verified first")],
+    folder: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
+    name: Annotated[str | None, typer.Option(help="of the entry's folder; default: the subject's name")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="go over an entry of this name")] = False,
+    data: Annotated[str | None, typer.Option(help="traces to check labels against, file or folder")] = None,
+) -> None:
+    """Verify runs and copy their entries, with items, into a leaderboard."""
+    from prmbench import leaderboard as boards
+    from prmbench.data.traces import load_traces
+    from prmbench.resources import resource_folder
+
+    if name is not None and len(runs) > 1:
+        raise UserError("--name: one name for several runs; add them one by one")
+    where = folder or resource_folder("leaderboards")
+    traces = load_traces(data) if data else None
+    for run in runs:
+        typer.echo(f"added: {boards.add(run, where, name=name, replace=replace, traces=traces)}")
+    typer.echo(f"next:  prmbench leaderboard build{f' --folder {folder}' if folder else ''}")
+
+
+@leaderboard.command(name="verify")
+@interruptible
+def leaderboard_verify(
+    entries: Annotated[
+        list[Path] | None, typer.Argument(help="entries or run folders; default: all of the folder")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
+    data: Annotated[str | None, typer.Option(help="traces to check labels against, file or folder")] = None,
+) -> None:
+    """Compute every hash and figure again from the items; exit code 1 when something differs."""
+    from prmbench.data.traces import load_traces
+    from prmbench.leaderboard import entry_folders
+    from prmbench.resources import resource_folder
+    from prmbench.verify_entry import verify_entry
+
+    traces = load_traces(data) if data else None
+    paths = entries or entry_folders(folder or resource_folder("leaderboards"))
+    wrong = 0
+    for path in paths:
+        found = verify_entry(path, traces)
+        wrong += bool(found)
+        typer.echo(f"{path}: {'as its items say' if not found else f'{len(found)} differences'}")
+        for sentence in found:
+            typer.echo(f"  {sentence}")
+    if wrong:
+        raise typer.Exit(1)
