@@ -1,4 +1,4 @@
-"""The commands that work on entries: compare, leaderboard."""
+"""The commands that work on entries: compare, leaderboard, export."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def compare_command(
         typer.echo(json.dumps(to_json(measured, pairs), indent=2))
         return
     Console().print(render(measured, pairs, groups=groups))
+
+
+@interruptible
+def export_command(
+    entries: Annotated[list[Path], typer.Argument(help="entries (files or run folders)")],
+    form: Annotated[str, typer.Option("--format", help="csv: every figure; latex: a tabular row an entry")] = "csv",
+) -> None:
+    """Print entries' figures for other programs."""
+    from prmbench.compare import find_entry, read_any_entry
+    from prmbench.export import to_csv, to_latex
+
+    forms = {"csv": to_csv, "latex": to_latex}
+    if form not in forms:
+        raise UserError(f"--format {form}: expected csv or latex")
+    typer.echo(forms[form]([read_any_entry(find_entry(path)) for path in entries]), nl=False)
 
 
 leaderboard = typer.Typer(

@@ -172,12 +172,12 @@ def add(
 def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
     first = group[0].entry
     name = first.benchmark.name
-    columns = _columns(group)
+    columns = board_columns([one.entry for one in group])
     pairs = compare(group, n_resamples=n_resamples, seed=seed) if len(group) > 1 else []
     differs = [[False] * len(group) for _ in group]
     for (i, j), pair in zip(itertools.combinations(range(len(group)), 2), pairs, strict=True):
         differs[i][j] = differs[j][i] = pair.p_holm < LEVEL
-    cells = [_cells(one.entry, columns) for one in group]
+    cells = [board_cells(one.entry, columns) for one in group]
     ranks = ranks_with_ties([row[0].value or 0.0 for row in cells], differs)
     lines = [
         Line(rank, one.name, ", ".join(x for x in (one.entry.subject.kind, one.entry.subject.objective) if x), row)
@@ -197,11 +197,12 @@ def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
     return Board(TITLES[name], name, first.miniature, _about(first), columns, lines, _notes(group))
 
 
-def _columns(group: list[Measured]) -> list[str]:
-    entry = group[0].entry
+def board_columns(entries: Sequence[AnyEntry]) -> list[str]:
+    """Columns of a table of entries of one fingerprint; the first ranks."""
+    entry = entries[0]
     name, metrics, subsets = entry.benchmark.name, entry.metrics, list(entry.benchmark.subsets)
     if name == "processbench":
-        others = list(dict.fromkeys(p for one in group for p in list(one.entry.metrics.protocols)[1:]))
+        others = list(dict.fromkeys(p for one in entries for p in list(one.metrics.protocols)[1:]))
         return ["F1", *(subsets if len(subsets) > 1 else []), *(f"F1 {p}" for p in others), "F1 oracle"]
     if name == "policy":
         return [
@@ -211,11 +212,12 @@ def _columns(group: list[Measured]) -> list[str]:
             f"pass@{metrics.n}",
             "truncated",
         ]
-    sizes = sorted({n for one in group for n in one.entry.metrics.sizes}, reverse=True)
+    sizes = sorted({n for one in entries for n in one.metrics.sizes}, reverse=True)
     return [*(f"@{n}" for n in sizes), f"majority @{sizes[0]}", f"pass @{sizes[0]}", "mean"]
 
 
-def _cells(entry: AnyEntry, columns: list[str]) -> list[Cell]:
+def board_cells(entry: AnyEntry, columns: Sequence[str]) -> list[Cell]:
+    """An entry's figures in these columns."""
     metrics, name = entry.metrics, entry.benchmark.name
     if name == "processbench":
         return [Cell.of(_processbench(next(iter(metrics.protocols.values())), metrics.protocols, c)) for c in columns]
