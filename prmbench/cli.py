@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from prmbench.cli_common import interruptible, quiet_libraries
-from prmbench.cli_compare import compare_command, export_command, leaderboard
+from prmbench.cli_compare import compare_command, export_command, leaderboard, report_command
 from prmbench.cli_eval import eval_command
 from prmbench.errors import UserError
 
@@ -43,6 +43,7 @@ def _root(
 app.command(name="eval")(eval_command)
 app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
+app.command(name="report")(report_command)
 app.add_typer(leaderboard, name="leaderboard")
 
 

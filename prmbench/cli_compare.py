@@ -1,4 +1,4 @@
-"""The commands that work on entries: compare, leaderboard, export."""
+"""The commands that work on entries: compare, leaderboard, export, report."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ def export_command(
     if form not in forms:
         raise UserError(f"--format {form}: expected csv or latex")
     typer.echo(forms[form]([read_any_entry(find_entry(path)) for path in entries]), nl=False)
+
+
+@interruptible
+def report_command(
+    entries: Annotated[
+        list[Path], typer.Argument(help="one subject's entries, of any benchmarks (files or run folders)")
+    ],
+    output: Annotated[Path, typer.Option(help="HTML page to write")] = Path("report.html"),
+    data: Annotated[
+        str | None, typer.Option(help="traces with their text, file or folder, for the worst items")
+    ] = None,
+) -> None:
+    """Write one page about one subject: tables, pictures, the items it does worst on."""
+    from prmbench.data.traces import load_traces
+    from prmbench.report import write_report
+
+    typer.echo(f"page: {write_report(entries, output, load_traces(data) if data else None)}")
 
 
 leaderboard = typer.Typer(

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prmbench.benchmarks.best_of_n import BestOfNEntry
 from prmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BASELINES = {"pass": "any right", "majority": "majority", "mean": "mean"}
 
 
 def plot_best_of_n(entries: Sequence[BestOfNEntry], path: Path, estimator: str = "expected") -> Path:
-    """Accuracy against N of several reward models on the same candidates, each by its own score, with intervals.
+    """Write `draw_best_of_n` to a .svg, .png or .pdf file."""
+    figure = draw_best_of_n(entries, estimator)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path
 
-    Args:
-        path: .svg, .png or .pdf.
+
+def draw_best_of_n(entries: Sequence[BestOfNEntry], estimator: str = "expected") -> Figure:
+    """Accuracy against N of several reward models on the same candidates, each by its own score, with intervals.
 
     Raises:
         UserError: no entry, or entries of different candidates.
@@ -28,13 +37,11 @@ def plot_best_of_n(entries: Sequence[BestOfNEntry], path: Path, estimator: str =
             raise UserError(
                 f"'{entry.subject.name}' and '{first.subject.name}' were evaluated on different candidates; plot them apart"
             )
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     metrics = first.metrics
-    figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     for name, label in BASELINES.items():
         curve = metrics.mean.baselines[name]
         axis.plot(
@@ -62,8 +69,6 @@ def plot_best_of_n(entries: Sequence[BestOfNEntry], path: Path, estimator: str =
     axis.set_xscale("log", base=2)
     axis.set_xticks(metrics.sizes, [str(n) for n in metrics.sizes])
     axis.set(xlabel="N", ylabel="accuracy of the selected candidate, %")
-    axis.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
-    return path
+    for text in axis.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)  # a name with dollar signs is no formula
+    return figure

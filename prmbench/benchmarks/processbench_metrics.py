@@ -135,7 +135,7 @@ def compute_metrics(
     scored: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
     for subset in subsets:
         for item in subset.items:
-            for name, scores in _item_scores(item, beta).items():
+            for name, scores in item_scores(item, beta).items():
                 scored[name].setdefault(subset.name, []).append(scores)
     return ProcessBenchMetrics(
         protocols={name: _protocol(subsets, scored[name], fixed_thresholds.get(name), plan) for name in names},
@@ -188,7 +188,7 @@ def predict(
     scored: dict[str, tuple[list[TraceItem], list[Floats]]] = {}
     for name in dict.fromkeys(item.subset for item in items):
         mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
-        each = [_item_scores(item, beta) for item in mine]
+        each = [item_scores(item, beta) for item in mine]
         if protocol not in each[0]:
             raise ValueError(f"protocol '{protocol}': these scores have {', '.join(each[0])}")
         scored[name] = mine, [row[protocol] for row in each]
@@ -216,7 +216,8 @@ def _thresholds(
     raise ValueError(f"threshold policy '{policy}' is not defined here; policies: {', '.join(POLICIES)}")
 
 
-def _item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
+def item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
+    """Scores of an item's steps by protocol, in logit space. Raises ValueError, naming the item, for a NaN."""
     if item.scores is not None:
         found = {STEP_PROTOCOL: item.scores}
     else:

@@ -94,6 +94,22 @@ def f1_from_counts(
     return np.where((b == 0) | (d == 0), np.nan, out)
 
 
+def f1_curve(found: Matches) -> tuple[Floats, Floats]:
+    """F1 at every threshold: it is constant between neighbouring ends of `Matches`.
+
+    Returns:
+        (ends, f1): float64, shape [p] each; f1[i] holds for thresholds in (ends[i - 1], ends[i]], the first for all up to
+        ends[0], the last end is inf. NaN where a class is empty.
+    """
+    real, correct = found.has_error & (found.high > found.low), ~found.has_error
+    ends = np.unique(np.concatenate([found.low[real], found.high[real], found.high[correct], [np.inf]]))
+    first = np.searchsorted(ends, found.low[real]) + 1
+    hit_error = _coverage(first, np.searchsorted(ends, found.high[real]), len(ends))
+    top = np.searchsorted(ends, found.high[correct])
+    hit_correct = _coverage(np.zeros_like(top), top, len(ends))
+    return ends, f1_from_counts(hit_error, int(found.has_error.sum()), hit_correct, int(correct.sum()))
+
+
 def best_threshold(found: Matches) -> float:
     """Return the middle of the best interval of thresholds: the exact maximum of F1, no grid.
 
@@ -107,17 +123,7 @@ def best_threshold(found: Matches) -> float:
     n_correct = len(found) - n_error
     if n_error == 0 or n_correct == 0:
         raise ValueError(f"F1 needs traces with and without an error; got {n_error} and {n_correct}")
-    real = found.has_error & (found.high > found.low)
-    correct = ~found.has_error
-    # Piece p is (ends[p-1], ends[p]], with ends[-1] = +inf and, before piece 0, -inf inclusive.
-    ends = np.unique(np.concatenate([found.low[real], found.high[real], found.high[correct], [np.inf]]))
-    hit_error = _coverage(
-        np.searchsorted(ends, found.low[real]) + 1, np.searchsorted(ends, found.high[real]), len(ends)
-    )
-    top = np.searchsorted(ends, found.high[correct])
-    hit_correct = _coverage(np.zeros_like(top), top, len(ends))
-    f1 = f1_from_counts(hit_error, n_error, hit_correct, n_correct)
-
+    ends, f1 = f1_curve(found)
     is_best = f1 == f1.max()
     first = np.flatnonzero(is_best & ~np.concatenate([[False], is_best[:-1]]))
     last = np.flatnonzero(is_best & ~np.concatenate([is_best[1:], [False]]))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prmbench.stats.thresholds import (
     best_threshold,
     crossfit_thresholds,
+    f1_curve,
     f1_from_counts,
     fold_assignment,
     matches,
@@ -178,3 +179,15 @@ def test_folds_depend_on_ids_and_seed_not_on_order_and_spread_both_classes():
         sizes = np.bincount(folds[has_error == wanted], minlength=5)
         assert sizes.max() - sizes.min() <= 1
     assert np.ptp(np.bincount(folds)) <= 1
+
+
+@given(labelled())
+@settings(deadline=None)
+def test_the_curve_is_f1_at_every_threshold(case):
+    """At, between and beyond all ends."""
+    scores, labels = case
+    ends, f1 = f1_curve(matches(scores, labels))
+    assert ends[-1] == np.inf
+    finite = ends[:-1]
+    for t in (*finite, *(np.nextafter(e, np.inf) for e in finite), -1e9, 1e9):
+        assert f1[np.searchsorted(ends, t)] == pytest.approx(slow_f1(scores, labels, t), nan_ok=True)
