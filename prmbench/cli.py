@@ -108,6 +108,23 @@ def rollout_command(
 
 _DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
 
+tasks = typer.Typer(help="The lm-eval task plug-ins.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tasks, name="tasks")
+
+
+@tasks.callback()
+def _tasks() -> None:
+    pass
+
+
+@tasks.command(name="path")
+def tasks_path() -> None:
+    """Print the folder to give to lm-eval's --include_path."""
+    from prmbench.resources import resource_folder
+
+    typer.echo(resource_folder("tasks"))
+
+
 train = typer.Typer(help="Train models from recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(train, name="train")
 
