@@ -186,7 +186,7 @@ def train_rm_command(
 @train.command(name="rl")
 @interruptible
 def train_rl_command(
-    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/distrl.yaml is one that ships")],
+    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/spro.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
     devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,

@@ -141,11 +141,14 @@ def load_policy(
     load_options: LoadOptions | None = None,
     chat_template: str | None = None,
     engine: str = "hf",
+    tokens: TokenOptions | None = None,
 ) -> Policy:
-    """Load a policy from a folder or Hub id into an engine. Raises UserError as `load_engine` and `TraceEncoder` do."""
+    """Load a policy from a folder or Hub id into an engine. tokens: how its conversations are rendered, but for the system message,
+    which the prompt has. Raises UserError as `load_engine` and `TraceEncoder` do."""
     options = load_options or LoadOptions()
     folder = locate(source, "--policy")
-    encoder = TraceEncoder(load_tokenizer(folder, options), TokenOptions(system=prompt.system), chat_template)
+    rendered = (tokens or TokenOptions()).model_copy(update={"system": prompt.system})
+    encoder = TraceEncoder(load_tokenizer(folder, options), rendered, chat_template)
     return Policy(load_engine(engine, folder, options, source), encoder, source, checkpoint_hash(folder))
 
 

@@ -41,6 +41,30 @@ class Line(Protocol):
 LineType = TypeVar("LineType", bound=Line)
 
 
+class FolderLock:
+    """An output folder is one process's at a time. remedy: what to do instead, for the error."""
+
+    def __init__(self, path: Path, remedy: str = "pass another --output") -> None:
+        self.path, self.remedy = path, remedy
+        self._lock = FileLock(path / ".lock")
+
+    def acquire(self) -> None:
+        """Raise UserError, naming the holder, when another process has it."""
+        holder = self.path / _HOLDER_NAME
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+            raise UserError(f"{self.path}: {who} is writing here; wait for it, or {self.remedy}") from None
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._lock.is_locked:
+            (self.path / _HOLDER_NAME).unlink(missing_ok=True)
+            self._lock.release()
+
+
 class RunFolder(Generic[LineType]):
     """A run's output folder, held by one run at a time (a context manager).
 
@@ -70,7 +94,7 @@ class RunFolder(Generic[LineType]):
         self.stem = stem
         self.settings = json.loads(json.dumps(settings))
         self.rank = rank
-        self._lock = FileLock(path / ".lock")
+        self._lock = FolderLock(path)
         self._items: Any = None
 
     def __enter__(self) -> RunFolder[LineType]:
@@ -79,7 +103,7 @@ class RunFolder(Generic[LineType]):
             if self.rank == 0:
                 self._acquire()
         except UserError:
-            self._release()
+            self._lock.release()
             raise
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); pass another --output") from None
@@ -90,21 +114,10 @@ class RunFolder(Generic[LineType]):
     ) -> None:
         if self._items is not None:
             self._items.close()
-        self._release()
-
-    def _release(self) -> None:
-        if self._lock.is_locked:
-            (self.path / _HOLDER_NAME).unlink(missing_ok=True)
-            self._lock.release()
+        self._lock.release()
 
     def _acquire(self) -> None:
-        holder = self.path / _HOLDER_NAME
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
-            raise UserError(f"{self.path}: {who} is writing here; wait for it, or pass another --output") from None
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        self._lock.acquire()
         run_file = self.path / RUN_NAME
         if run_file.exists():
             self._check_settings(run_file)

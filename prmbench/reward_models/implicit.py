@@ -70,7 +70,7 @@ class ImplicitRewardModel(RewardModel):
         reference_folder = locate(request.reference, "--reference")
         hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(reference_folder)}
         tokenizer = load_tokenizer(_tokenizer_folder(request.folder, reference_folder), request.options)
-        _check_same_vocabulary(request.folder, reference_folder, request.options)
+        check_same_vocabulary(request.folder, reference_folder, request.options)
         encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
         # Two engines share a device; and both are of one kind, because log-probs of two engines do not cancel.
         model, reference = (
@@ -137,8 +137,8 @@ def _tokenizer_folder(folder: Path, fallback: Path) -> Path:
     return folder if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else fallback
 
 
-def _check_same_vocabulary(folder: Path, reference: Path, options: LoadOptions) -> None:
-    """Two tokenizers of one size can still mean different tokens by one id."""
+def check_same_vocabulary(folder: Path, reference: Path, options: LoadOptions) -> None:
+    """Raise UserError unless two checkpoints mean the same tokens by the same ids; tokenizers of one size may still differ."""
     if _tokenizer_folder(folder, reference) == reference or _tokenizer_folder(reference, folder) == folder:
         return
     mine, theirs = load_tokenizer(folder, options).get_vocab(), load_tokenizer(reference, options).get_vocab()
@@ -148,4 +148,13 @@ def _check_same_vocabulary(folder: Path, reference: Path, options: LoadOptions) 
         raise UserError(
             f"{folder} and its reference {reference} differ in {len(different):,} tokens of their vocabularies "
             f"({token!r} is {mine.get(token)} and {theirs.get(token)}); pass the reference it was trained against"
+        )
+
+
+def check_same_logits(folder: Path, reference: Path) -> None:
+    """Raise UserError unless two checkpoints' configs say equally many logits a position, so that a log-ratio is defined."""
+    sizes = [read_json(one / "config.json").get("vocab_size") for one in (folder, reference)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"{folder} has {sizes[0]} logits a position, {reference} {sizes[1]}; a log-ratio needs one vocabulary"
         )

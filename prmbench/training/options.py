@@ -6,14 +6,17 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.engines.loading import DTYPES
-from prmbench.errors import UserError
-from prmbench.results.store import write_atomically
+from prmbench.engines.processes import Share
+from prmbench.errors import UserError, first_line
+from prmbench.results.store import FolderLock, write_atomically
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -45,6 +48,16 @@ class LoraOptions(BaseModel):
             modules_to_save=save_whole,
             task_type="CAUSAL_LM",
         )
+
+
+def add_adapter(model: Any, lora: LoraOptions, save_whole: list[str] | None = None) -> Any:
+    """The model with an adapter in place. Raises UserError where its targets are not there."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, lora.config(save_whole))
+    except ValueError as error:
+        raise UserError(f"lora.targets {lora.targets}: {first_line(error)}") from None
 
 
 class Backbone(BaseModel):
@@ -84,7 +97,7 @@ class Optimisation(BaseModel):
     max_steps: int | None = Field(None, ge=1, description="stop after this many updates; over epochs")
     batch_size: int = Field(64, ge=1, description="records (of a reward model: pairs) of an update, over all processes")
     micro_batch_size: int = Field(8, ge=1, description="records (pairs) of one forward pass on one device")
-    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(5e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
     schedule: str = Field("cosine", description="learning-rate schedule: cosine, linear, constant")
     warmup_ratio: float = Field(0.01, ge=0, lt=1, description="share of the updates spent warming up")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
@@ -102,6 +115,10 @@ class Optimisation(BaseModel):
     def _batches_fit(self) -> Optimisation:
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_known(self) -> Optimisation:
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(f"dtype '{self.dtype}': expected auto, {', '.join(DTYPES)}")
         if self.schedule not in SCHEDULES:
@@ -204,6 +221,27 @@ def claim(states: Path, recipe: Optimisation, hashes: dict[str, str]) -> None:
         shutil.rmtree(states)  # that run saved nothing to go on from
     states.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, wanted)
+
+
+@contextmanager
+def hold_output(recipe: Optimisation, share: Share) -> Iterator[None]:
+    """Keep a run's output folder to this run: made where it is not there, held by the first process.
+
+    Raises:
+        UserError: another run writes there, or it cannot be written.
+    """
+    output = Path(recipe.output)
+    lock = FolderLock(output, "set another output")
+    if share.main:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise UserError(f"output {output}: cannot be written ({error.strerror}); set another output") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def last_state(states: Path) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prmbench.data.problems import load_problems
 from prmbench.engines.hf import HEAD_BLOCK
 from prmbench.errors import UserError
 from prmbench.training.objectives import find_objective
@@ -134,27 +135,35 @@ def _rl_plan(recipe: RLRecipe) -> TrainingPlan:
     """Records are problems, rows the rollouts of one; tokens are those of all rollouts, rejected prompts' too."""
     check_reward(recipe, recipe.reward_model, _rl_kind(recipe))
     shape = _shape(recipe)
-    if recipe.expected is None:
-        raise UserError(
-            "the recipe has no 'expected': how many problems, and how long a rollout is with its prompt, is not known"
-        )
+    expected, source = _rl_data(recipe)
     parameters = parameter_count(shape)
     trained = adapter_count(shape, recipe.lora) if recipe.lora else parameters
-    steps = recipe.updates(recipe.expected.records)
+    steps = recipe.updates(expected.records)
     sampled = recipe.batch_size * recipe.oversample * recipe.n
     recipe.micro_batches(1)
     return TrainingPlan(
         parameters=parameters,
         trained=trained,
-        data_from=f"expected, by the recipe; {sampled:,} rollouts a step, {recipe.batch_size * recipe.n:,} kept, "
+        data_from=f"{source}; {sampled:,} rollouts a step, {recipe.batch_size * recipe.n:,} kept, "
         f"{recipe.minibatches} updates on them",
-        records=recipe.expected.records,
+        records=expected.records,
         rows=recipe.n,
-        tokens_per_row=recipe.expected.tokens,
-        tokens=steps // recipe.minibatches * sampled * recipe.expected.tokens,
+        tokens_per_row=expected.tokens,
+        tokens=steps // recipe.minibatches * sampled * expected.tokens,
         steps=steps,
         memory=_rl_memory(recipe, shape, parameters, trained),
     )
+
+
+def _rl_data(recipe: RLRecipe) -> tuple[Expected, str]:
+    if recipe.expected is not None:
+        return recipe.expected, "expected, by the recipe"
+    if not Path(recipe.problems).is_file():
+        raise UserError(
+            f"{recipe.problems}: no such file here, and the recipe has no 'expected' with its size to plan from"
+        )
+    n = len(load_problems(recipe.problems))
+    return Expected(records=n, tokens=recipe.max_new_tokens), f"counted in {recipe.problems}; rollouts at full length"
 
 
 def _rl_kind(recipe: RLRecipe) -> str | None:

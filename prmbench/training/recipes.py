@@ -29,6 +29,8 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
     file = Path(path)
     if not file.exists() and (resource_folder("training") / path).exists():
         file = resource_folder("training") / path
+    if file.is_dir():
+        raise UserError(f"{path}: is a folder; expected a recipe, a YAML file")
     if not file.is_file():
         near = nearest_path(file)
         raise UserError(
@@ -43,9 +45,12 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
         raise UserError(f"{file}: {_describe(error, recipe_type)}") from None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Fields of a recipe with those it extends. inside: the files that extend this one."""
     try:
         own = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise UserError(f"{file}: is not text; expected YAML in UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -54,13 +59,15 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: holds a {type(own).__name__}; expected keys and values")
     names = own.pop("extends", [])
     fields: dict[str, Any] = {}
+    if not isinstance(names, str | list):
+        raise UserError(f"{file}: key 'extends' holds {names!r}; expected a file name, or a list of them")
     for name in [names] if isinstance(names, str) else names:
         other = file.parent / str(name)
         if not other.is_file():
             raise UserError(f"{file}: key 'extends': no such file as {other}")
-        if other.resolve() == file.resolve():
-            raise UserError(f"{file}: key 'extends' names the file itself")
-        fields |= _read(other)
+        if other.resolve() in (file.resolve(), *inside):
+            raise UserError(f"{file}: key 'extends': {other} extends this file in turn")
+        fields |= _read(other, (*inside, file.resolve()))
     return fields | own
 
 
@@ -74,7 +81,10 @@ def _set(fields: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UserError(f"--set {override}: '{parent}' holds a value, not keys")
         fields = inner
-    fields[last] = yaml.safe_load(value)
+    try:
+        fields[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: broken YAML ({getattr(error, 'problem', error)})") from None
 
 
 def _describe(error: ValidationError, recipe_type: type[BaseModel]) -> str:

@@ -36,7 +36,9 @@ from prmbench.training.objectives import ObjectiveSpec, find_objective
 from prmbench.training.options import (
     LoraOptions,
     Optimisation,
+    add_adapter,
     claim,
+    hold_output,
     last_state,
     quiet_libraries,
     refuse_own_folder,
@@ -151,6 +153,11 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     """
     quiet_libraries()
     share = current_share()
+    with hold_output(recipe, share):
+        return _train(recipe, share, log)
+
+
+def _train(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> RMResult | None:
     spec = find_objective(recipe.objective)
     options = LoadOptions(dtype=recipe.dtype)
     folder = locate(recipe.model, "model")
@@ -282,12 +289,11 @@ def _prepare_model(run: _Run, lora: LoraOptions | None) -> PreTrainedModel:
     else:
         give_logprobs(model, recipe.model)
     if lora is not None:
-        from peft import get_peft_model
         from transformers import set_seed
 
         set_seed(recipe.seed)  # of the adapter's first weights
         head = model.get_output_embeddings()
-        model = get_peft_model(model, lora.config([VALUE_HEAD] if has_head else None))
+        model = add_adapter(model, lora, [VALUE_HEAD] if has_head else None)
         if model.get_base_model().get_output_embeddings() is not head:
             raise UserError("lora.targets: the output layer cannot carry an adapter here; leave it out")
     return model.train()

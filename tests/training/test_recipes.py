@@ -63,5 +63,27 @@ def test_extends_takes_over_keys(tmp_path):
     with pytest.raises(UserError, match="key 'extends': no such file"):
         load_recipe(tmp_path / "d.yaml", SFTRecipe)
     (tmp_path / "e.yaml").write_text("extends: e.yaml\n")
-    with pytest.raises(UserError, match="names the file itself"):
+    with pytest.raises(UserError, match="extends this file in turn"):
         load_recipe(tmp_path / "e.yaml", SFTRecipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xfe\x00", "is not text"),
+        (b"extends: 5\n", "key 'extends' holds 5"),
+        (b"extends: b.yaml\n", "extends this file in turn"),
+    ],
+)
+def test_broken_recipes(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_bytes(text)
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(UserError, match=message):
+        load_recipe(tmp_path / "a.yaml", SFTRecipe)
+
+
+def test_a_folder_and_a_broken_override(tmp_path):
+    with pytest.raises(UserError, match="is a folder"):
+        load_recipe(tmp_path, SFTRecipe)
+    with pytest.raises(UserError, match=r"--set a=\[1,: broken YAML"):
+        load_recipe("miniature/sft.yaml", SFTRecipe, ["a=[1,"])

@@ -24,6 +24,7 @@ Model = Callable[..., dict[str, Tensor]]
 class MicroBatch:
     """Attributes:
     rows: of the whole batch. real: False for a row that only keeps processes in step and counts nothing.
+    teaches: whether any process has a real row in this minibatch.
     dist: whether the method has candidates.
     call: arguments of the model. mask: bool, shape [rows, t].
     old, entropy: of pi_old at the n response tokens. where, tokens, old_picked: its candidates, shape [m] each.
@@ -32,6 +33,7 @@ class MicroBatch:
 
     rows: list[int]
     real: bool
+    teaches: bool
     dist: bool
     call: dict[str, Tensor]
     mask: Tensor
@@ -53,11 +55,13 @@ class MicroBatch:
         return mine.to(self.mask.device)[self.mask]
 
 
-def make_micro(rows: Sequence[int], responses: Sequence[Response], dist: bool, device: Any) -> MicroBatch:
+def make_micro(
+    rows: Sequence[int], responses: Sequence[Response], *, teaches: bool, dist: bool, device: Any
+) -> MicroBatch:
     """Rows as a micro-batch on a device; no rows at all: the batch's first, as one that counts nothing."""
     kept = list(rows) or [0]
     call = {name: value.to(device) for name, value in pack([responses[i] for i in kept]).items()}
-    return MicroBatch(kept, bool(rows), dist, call, call.pop("mask"))
+    return MicroBatch(kept, bool(rows), teaches, dist, call, call.pop("mask"))
 
 
 def candidate_finder(algorithm: Algorithm, stop: Tensor) -> Find:

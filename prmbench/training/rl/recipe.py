@@ -10,7 +10,7 @@ from prmbench.benchmarks.policy import PRESETS as SAMPLING
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
-from prmbench.training.options import SCHEDULES, Optimisation
+from prmbench.training.options import Optimisation
 from prmbench.training.rl.methods import Algorithm
 from prmbench.training.rl.reward import RewardOptions
 
@@ -62,7 +62,7 @@ class RLRecipe(Algorithm, Optimisation):
     engine: str = Field("hf", description="what samples: hf, or vllm (on the training device, weights kept in step)")
     reward_model: RewardOptions | None = Field(None, description="null: the verifier's outcome alone")
     evaluate: EvaluateOptions | None = Field(None, description="null: never")
-    learning_rate: float = Field(3e-5, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(3e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
     schedule: str = Field("constant", description="learning-rate schedule: cosine, linear, constant")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates spent warming up")
     save_every: int = Field(10, ge=1, description="steps between two saved states; a killed run goes on from the last")
@@ -75,8 +75,16 @@ class RLRecipe(Algorithm, Optimisation):
                 f"temperature {self.temperature:g}: rollouts are sampled at 1, because pi_old, which ratios are taken to, is the "
                 "untempered distribution; leave it out"
             )
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
+        if self.batch_size < self.minibatches:
+            raise ValueError(
+                f"minibatches {self.minibatches}: a step keeps batch_size {self.batch_size} prompts, fewer than that"
+            )
+        if self.lora is not None and not self.lora.merge:
+            raise ValueError(
+                "lora.merge false: a policy is measured and written as a checkpoint of its own; leave it out"
+            )
+        if self.tokens.system is not None:
+            raise ValueError("tokens.system: the prompt template says what the system message is; leave it out")
         if self.engine not in ("hf", "vllm"):
             raise ValueError(f"engine '{self.engine}': expected hf or vllm")
         return self
@@ -105,5 +113,6 @@ class RLRecipe(Algorithm, Optimisation):
                 f"to {processes} processes in {self.minibatches} minibatches; choose a multiple"
             )
         share = sampled * self.n // (processes * self.minibatches)
-        fewest = math.ceil(self.batch_size * self.n / (self.minibatches * processes * self.micro_batch_size))
-        return next(parts for parts in range(fewest, share + 1) if share % parts == 0)
+        largest = math.ceil(math.ceil(self.batch_size / self.minibatches) * self.n / processes)
+        fewest = math.ceil(largest / self.micro_batch_size)
+        return next((parts for parts in range(fewest, share + 1) if share % parts == 0), share)

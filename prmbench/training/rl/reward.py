@@ -17,11 +17,11 @@ from torch import Tensor
 from prmbench.data.tokens import EncodedTrace
 from prmbench.engines.loading import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
-from prmbench.reward_models.base import RewardModel
+from prmbench.reward_models.base import RewardModel, find_kind
 from prmbench.reward_models.card import Card, make_card, read_card
 from prmbench.training.forward import give_logprobs
 from prmbench.training.objectives import ObjectiveSpec, find_objective
-from prmbench.training.options import LoraOptions
+from prmbench.training.options import LoraOptions, add_adapter
 from prmbench.training.outcomes import Response
 from prmbench.training.rl.balance import Update, check_update
 from prmbench.training.rl.methods import Algorithm
@@ -46,7 +46,7 @@ class RewardOptions(BaseModel):
     reference: str = Field(
         "old", description="pi_ref of its log-ratio: old (the policy that sampled the batch), start, or a checkpoint"
     )
-    learning_rate: float = Field(1e-4, gt=0, description="of its online updates")
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="of its online updates")
     lora: LoraOptions | None = Field(
         None, description="an adapter is updated instead of all weights; merged when it is written"
     )
@@ -187,6 +187,7 @@ def reward_kind(options: RewardOptions, folder: Path) -> str:
     kind = options.kind or (read_card(folder) or {}).get("kind")
     if kind is None:
         raise UserError(f"{folder}: has no card (prmbench.json) that says what it is; set reward_model.kind")
+    find_kind(str(kind))
     return str(kind)
 
 
@@ -230,12 +231,12 @@ def load_implicit(
     model: Any = load_causal_lm(folder, load)
     give_logprobs(model, options.model)
     if options.lora is not None and options.update != "frozen":
-        from peft import get_peft_model
-
-        model = get_peft_model(model, options.lora.config())
+        model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
     else:
         model.requires_grad_(options.update != "frozen")
     reward = ImplicitReward(model, card, reference, autocast, max_grad_norm=max_grad_norm)
+    if reward.spec.kind != "implicit":
+        raise UserError(f"{options.model}: was trained with {card.objective}, which makes no implicit reward model")
     check_update(reward.spec, options.update)
     if options.update != "frozen":
         reward.optimizer = torch.optim.AdamW(reward.trained(), lr=options.learning_rate, weight_decay=0.0)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,26 @@ from prmbench.engines.loading import (
     locate,
     max_positions,
 )
-from prmbench.engines.processes import current_share
+from prmbench.engines.processes import Share, current_share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import write_card
+from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.rollouts import load_policy
 from prmbench.training.export import export_weights
-from prmbench.training.options import claim, last_state, quiet_libraries, refuse_own_folder, shared_arguments
+from prmbench.training.options import (
+    add_adapter,
+    claim,
+    hold_output,
+    last_state,
+    quiet_libraries,
+    refuse_own_folder,
+    shared_arguments,
+)
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import (
     FrozenReward,
@@ -102,8 +112,13 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
         UserError: a wrong model, data file or setting; nothing has been trained then.
     """
     quiet_libraries()
-    _warn_of_trl(log)
     share = current_share()
+    _warn_of_trl(log if share.main else lambda _: None)
+    with hold_output(recipe, share):
+        return _train(recipe, share, log)
+
+
+def _train(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> RLResult | None:
     options = LoadOptions(dtype=recipe.dtype)
     folder = locate(recipe.model, "model")
     template = find_prompt(recipe.prompt)
@@ -111,6 +126,8 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
         load_tokenizer(folder, options), recipe.tokens.model_copy(update={"system": template.system})
     )
     (problems,) = find_problems([recipe.problems]).values()
+    if recipe.evaluate is not None:
+        find_problems(recipe.evaluate.problems)  # a wrong name is said now, not after training
     room = _room(recipe, folder)
     asked = [(problem, encoder.prompt_ids(template.render(problem.problem))) for problem in problems]
     fitting = [(problem, ids) for problem, ids in asked if len(ids) + recipe.max_new_tokens <= room]
@@ -123,7 +140,13 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
     reward_folder = locate(recipe.reward_model.model, "reward_model.model") if recipe.reward_model else None
     kind = reward_kind(recipe.reward_model, reward_folder) if recipe.reward_model and reward_folder else None
     check_reward(recipe, recipe.reward_model, kind)
-    refuse_own_folder(recipe, *(one for one in (folder, reward_folder) if one))
+    reference = _reference_folder(recipe)
+    refuse_own_folder(recipe, *(one for one in (folder, reward_folder, reference) if one))
+    for other in (reward_folder, reference):
+        if other is not None:
+            check_same_vocabulary(folder, other, options)
+            if kind == "implicit":
+                check_same_logits(folder, other)
     run = _Run(recipe, folder, options, encoder, Path(recipe.output) / "trainer", log if share.main else lambda _: None)
     run.log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
     hashes = {
@@ -133,12 +156,14 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
     }
     if reward_folder:
         hashes["reward_model"] = checkpoint_hash(reward_folder)
+    if reference:
+        hashes["reward_model_reference"] = checkpoint_hash(reference)
     if share.main:
         claim(run.states, recipe, hashes)
     share.wait()
     last = last_state(run.states)
-    if last is None and share.main:
-        shutil.rmtree(run.output / ENTRIES, ignore_errors=True)  # of an earlier run into this folder
+    if share.main:
+        _clear(run, last)
     trainer = _make_trainer(run, fitting, kind, reward_folder)
     evaluations = _Evaluations(run)
     trainer.add_callback(evaluations.callback(trainer))
@@ -154,6 +179,24 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
     finally:
         trainer.verifier.close()
     return _finish(run, trainer, evaluations, hashes)
+
+
+def _reference_folder(recipe: RLRecipe) -> Path | None:
+    """The checkpoint that a reward model is a ratio against, where it is neither pi_old nor the start."""
+    if recipe.reward_model is None or recipe.reward_model.reference in ("old", "start"):
+        return None
+    return locate(recipe.reward_model.reference, "reward_model.reference")
+
+
+def _clear(run: _Run, last: str | None) -> None:
+    """Delete what earlier runs left in the output folder; of this one, entries measured after the state that it goes on from."""
+    done = int(last.rpartition("-")[2]) // run.recipe.minibatches if last is not None else -1
+    for entry in (run.output / ENTRIES).glob("step-*"):
+        if int(entry.name.partition("-")[2]) > done:
+            shutil.rmtree(entry)
+    if last is None:
+        shutil.rmtree(run.output / REWARD_FOLDER, ignore_errors=True)
+        (run.output / REPORT_NAME).unlink(missing_ok=True)
 
 
 def _room(recipe: RLRecipe, folder: Path) -> int:
@@ -193,10 +236,8 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
     stop = frozenset({run.encoder.end_of_turn, *_eos(model)})
     give_logprobs(model, recipe.model)
     if recipe.lora is not None:
-        from peft import get_peft_model
-
         set_seed(recipe.seed)
-        model = get_peft_model(model, recipe.lora.config())
+        model = add_adapter(model, recipe.lora)
     updates = recipe.updates(len(asked))
     config = GRPOConfig(
         **shared_arguments(recipe, run.states, updates),
@@ -215,6 +256,7 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
         logging_steps=recipe.minibatches,
         ddp_find_unused_parameters=False,
         ddp_timeout=6 * 3600,  # processes wait while the first one evaluates
+        generation_kwargs={"stop_token_ids": sorted(stop)} if recipe.engine == "vllm" else None,
         use_vllm=recipe.engine == "vllm",
         vllm_mode="colocate",
     )
@@ -271,14 +313,7 @@ def _load_reward(run: _Run, kind: str | None, folder: Path, trainer: PolicyTrain
     if kind != "implicit":
         return FrozenReward(load_reward_model(folder, kind=kind, load_options=load))
     reference = None if options.reference == "old" else _frozen(run, options.reference, trainer)
-    reward = load_implicit(options, folder, load, reference, trainer.accelerator.autocast, run.recipe.max_grad_norm)
-    ours = trainer.accelerator.unwrap_model(trainer.model).get_output_embeddings().weight.shape[0]
-    theirs = reward.model.get_output_embeddings().weight.shape[0]
-    if ours != theirs:
-        raise UserError(
-            f"{options.model}: has {theirs:,} logits a position, the policy {ours:,}; a log-ratio needs one vocabulary"
-        )
-    return reward
+    return load_implicit(options, folder, load, reference, trainer.accelerator.autocast, run.recipe.max_grad_norm)
 
 
 def _frozen(run: _Run, name: str, trainer: PolicyTrainer) -> Model:
@@ -315,7 +350,7 @@ def _export_policy(run: _Run, trainer: PolicyTrainer, output: Path) -> None:
     trainer.save_model(str(saved))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        merges = run.recipe.lora is not None and run.recipe.lora.merge
+        merges = run.recipe.lora is not None
 
         def base() -> PreTrainedModel:
             return load_causal_lm(run.folder, run.options)
@@ -336,7 +371,7 @@ class _Evaluations:
         assert options is not None
         if trainer.is_world_process_zero():
             load = LoadOptions(dtype=recipe.dtype, device=str(trainer.accelerator.device))
-            policy = load_policy(str(checkpoint), find_prompt(recipe.prompt), load)
+            policy = load_policy(str(checkpoint), find_prompt(recipe.prompt), load, tokens=recipe.tokens)
             entry, _ = evaluate_policy(
                 policy,
                 find_problems(options.problems, options.limit),
@@ -385,7 +420,7 @@ def _finish(run: _Run, trainer: PolicyTrainer, evaluations: _Evaluations, hashes
     recipe = run.recipe
     steps = trainer.state.global_step // recipe.minibatches
     _export_policy(run, trainer, run.output)
-    if recipe.evaluate is not None and (recipe.lora is None or recipe.lora.merge):
+    if recipe.evaluate is not None:
         evaluations.measure(trainer, steps, run.output)
     if not trainer.is_world_process_zero():
         return None
@@ -393,16 +428,19 @@ def _finish(run: _Run, trainer: PolicyTrainer, evaluations: _Evaluations, hashes
     history = [row for row in trainer.state.log_history if "rollouts/accuracy" in row]
     for row in history:
         row["step"] = row["step"] // recipe.minibatches
+        row["seconds/updates"] = row.pop("step_time", 0.0) * recipe.minibatches  # TRL's is of one update
     hashes = {**hashes, "policy": checkpoint_hash(run.output)}
     if reward_folder is not None:
         hashes["updated_reward_model"] = checkpoint_hash(reward_folder)
+        if (reward_folder / "reference").is_dir():
+            hashes["updated_reward_model_reference"] = checkpoint_hash(reward_folder / "reference")
     report = {
         "recipe": recipe.model_dump(),
         "samples": recipe.n,
         "steps": steps,
         "evaluations": evaluations.found(),
         "hashes": hashes,
-        "versions": versions(),
+        "versions": {**versions(), "trl": metadata.version("trl")},
         "verifier": verifier_version(),
         "history": history,
     }

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prmbench.errors import UserError
 from prmbench.training.heldout import final_values
 from prmbench.training.rl.balance import Update, boundary, clamped_accuracy, online_loss
 from prmbench.training.rl.batch import RolloutBatch, share_rows
@@ -74,14 +75,15 @@ class Step:
                 measure_old(policy, micro, find)
         values, picked, beta = self._token_values(batch, micros, learn)
         advantages = compute_advantages(self.algorithm, batch.rewards.double(), batch.groups, batch.mask, values, beta)
-        if advantages.gae is not None and advantages.outcome is not None:
+        if learn and advantages.gae is not None and advantages.outcome is not None:
             self.log("advantage/gae", float(advantages.gae[batch.mask].abs().mean()))
             self.log("advantage/outcome", float(advantages.outcome.abs().mean()))
         self._set_targets(batch, micros, advantages)
         if self.algorithm.method == "distrl":
             assert advantages.sigma is not None
             self._set_candidates(micros, picked, advantages.sigma, beta)
-        self._log_tokens(micros)
+        if learn:
+            self._log_tokens(micros)
         return micros
 
     def _share(self, batch: RolloutBatch, real: bool) -> list[MicroBatch]:
@@ -90,8 +92,10 @@ class Step:
         shares = [share_rows(rows, lengths, rank, count, self.micro_batches) for rows in batch.minibatches]
         dist = self.algorithm.method == "distrl"
         return [
-            make_micro(rows if real else [], batch.responses, dist, self.stop.device)
-            for share in shares
+            make_micro(
+                rows if real else [], batch.responses, teaches=real and bool(every), dist=dist, device=self.stop.device
+            )
+            for every, share in zip(batch.minibatches, shares, strict=True)
             for rows in share
         ]
 
@@ -111,9 +115,11 @@ class Step:
             return None, [], 1.0
         scored = [reward.values(micro, batch.responses) for micro in micros]
         values = self._whole(batch, micros, [one for one, _ in scored])
+        if not learn:
+            return values, [picked for _, picked in scored], reward.beta
         if isinstance(reward, ImplicitReward):
             self._log_accuracy(reward, values, batch)
-            if reward.optimizer is not None and learn:
+            if reward.optimizer is not None:
                 self._update(reward, values, batch, micros)
                 scored = [reward.values(micro, batch.responses) for micro in micros]
                 values = self._whole(batch, micros, [one for one, _ in scored])
@@ -136,6 +142,7 @@ class Step:
             unit_mean=self.algorithm.details.unit_mean,
         )
         (gradient,) = torch.autograd.grad(loss, leaf)
+        _check_finite(loss, "the reward model's online loss")
         norm = reward.learn(micros, gradient.float(), self.processes.total)
         self.log("reward_model/loss", float(loss.detach()))
         self.log("reward_model/grad_norm", norm)
@@ -182,6 +189,7 @@ class Step:
         out = torch.zeros(batch.mask.shape, dtype=torch.float64)
         for row, values in self.processes.gather(own):
             out[row, : len(values)] = torch.from_numpy(values)
+        _check_finite(out, "a token value")
         return out
 
     def _log_accuracy(self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch) -> None:
@@ -210,3 +218,12 @@ class Step:
         if self.algorithm.method == "distrl":
             self.log("candidates/size", size / max(states, 1))
             self.log("candidates/mass", mass / max(states, 1))
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    """Raise UserError for NaN or infinity: comparisons with NaN are false, and would quietly leave the reward model out."""
+    if not bool(values.isfinite().all()):
+        raise UserError(
+            f"{what} is not a finite number; lower reward_model.learning_rate, and check the reward model and its reference (what "
+            "was saved before is kept)"
+        )

@@ -46,7 +46,12 @@ def candidate_surrogate(logprobs: Tensor, old: Tensor, advantages: Tensor, clip:
 def is_clipped(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
     """Where the clip holds the gradient back. bool."""
     ratio = (logprobs - old).exp()
-    return ((ratio > 1 + clip.high) & (advantages > 0)) | ((ratio < 1 - clip.low) & (advantages < 0))
+    bound = torch.inf if clip.dual is None else clip.dual
+    return (
+        ((ratio > bound) & (advantages < 0))
+        | ((ratio > 1 + clip.high) & (advantages > 0))
+        | ((ratio < 1 - clip.low) & (advantages < 0))
+    )
 
 
 def token_weights(mask: Tensor, aggregation: Aggregation, dtype: torch.dtype = torch.float32) -> Tensor:

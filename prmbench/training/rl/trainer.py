@@ -21,6 +21,7 @@ import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
@@ -101,6 +102,8 @@ class PolicyTrainer(GRPOTrainer):
             setup.start,
         )
         self._last_began: float | None = None
+        self._teaches = True
+        self.add_callback(_SkipEmpty(self))
         self._buffered_inputs: list[MicroBatch] | None = None
 
     @property
@@ -204,6 +207,7 @@ class PolicyTrainer(GRPOTrainer):
         """The policy loss of one micro-batch: its part of a sum over the minibatch."""
         micro: MicroBatch = inputs
         assert micro.sampled is not None
+        self._teaches = micro.teaches
         found = model(**micro.call, **micro.pick())
         loss = policy_loss(self.setup.algorithm, found["values"], micro.sampled, found.get("picked"), micro.candidates)
         if not bool(loss.loss.isfinite()):
@@ -253,6 +257,19 @@ class PolicyTrainer(GRPOTrainer):
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             reward.save_state(folder / REWARD_STATE)
         super()._save_checkpoint(model, trial)
+
+
+class _SkipEmpty(TrainerCallback):
+    """A minibatch without rows updates nothing: on a gradient of zeros AdamW would go on by its momentum."""
+
+    def __init__(self, trainer: PolicyTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Called between clipping and the optimizer's step."""
+        if not self.trainer._teaches:
+            for parameter in model.parameters():
+                parameter.grad = None
 
 
 def _peak_memory() -> int:

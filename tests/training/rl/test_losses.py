@@ -42,12 +42,13 @@ def test_surrogate_is_the_equation(rows, dual):
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(number, number, number), min_size=1, max_size=8))
-def test_clipped_means_no_gradient(rows):
+@given(st.lists(st.tuples(number, number, number), min_size=1, max_size=8), st.sampled_from([None, 3.0]))
+def test_clipped_means_no_gradient(rows, dual):
+    clip = Clip(dual=dual)
     new, old, advantage = (vector(column) for column in zip(*rows, strict=True))
     new.requires_grad_()
-    (gradient,) = torch.autograd.grad(surrogate(new, old, advantage, Clip()).sum(), new)
-    held = is_clipped(new, old, advantage, Clip())
+    (gradient,) = torch.autograd.grad(surrogate(new, old, advantage, clip).sum(), new)
+    held = is_clipped(new, old, advantage, clip)
     assert (gradient[held] == 0).all()
     assert (gradient[~held & (advantage != 0)] != 0).all()
 

@@ -414,14 +414,108 @@ def test_what_vllm_samples_is_verified_and_grouped(world, tmp_path, monkeypatch)
     assert row["rollouts/kept_prompts"] == 4
 
 
-def test_a_batch_that_teaches_nothing_changes_nothing(world, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_step_that_teaches_nothing_changes_nothing(world, tmp_path, monkeypatch):
+    """Even after one that did: on a gradient of zeros AdamW would go on by its momentum. Nor are figures made up for it."""
     from prmbench.training.rl.trainer import PolicyTrainer
 
     sample = PolicyTrainer._sample
-    monkeypatch.setattr(PolicyTrainer, "_sample", lambda self, i: sample(self, i))  # as they are: all wrong
+    rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
+
+    def only_at_first(self, indices):
+        groups = sample(self, indices)
+        return [rl_driver.with_outcomes(g) for g in groups] if self.rollout_step == 0 else groups
+
+    monkeypatch.setattr(PolicyTrainer, "_sample", only_at_first)
+    found = {}
+    for steps in (1, 3):
+        found[steps] = train_rl(
+            make_recipe(
+                world,
+                tmp_path / str(steps),
+                method="distrl",
+                max_steps=steps,
+                reward_model={"model": str(rm), "update": "naive"},
+            )
+        )
+    assert [row["rollouts/kept_prompts"] for row in found[3].history] == [4, 0, 0]
+    same_weights(found[1].output / "model.safetensors", found[3].output / "model.safetensors", 0)
+    same_weights(found[1].reward_model / "model.safetensors", found[3].reward_model / "model.safetensors", 0)
+    assert "reward_model/accuracy" in found[3].history[0]
+    assert not {"reward_model/accuracy", "entropy", "advantage/gae"} & found[3].history[1].keys()
+
+
+@pytest.mark.slow
+def test_a_minibatch_without_prompts_changes_nothing(world, tmp_path, monkeypatch, chosen_outcomes):
+    """One kept prompt, two minibatches: one update, not two."""
+    from prmbench.training.rl import trainer as module
+
+    monkeypatch.setattr(
+        module, "keep_groups", lambda groups, size, algorithm: [g for g in groups if 0 < g.accuracy < 1][:1]
+    )
     result = train_rl(make_recipe(world, tmp_path / "out"))
-    assert result.history[0]["rollouts/kept_prompts"] == 0
-    same_weights(world[0] / "model.safetensors", result.output / "model.safetensors", 0)
+    optimizer_steps = result.history[0]["rollouts/kept_prompts"]
+    assert optimizer_steps == 1
+    before, after = load_file(world[0] / "model.safetensors"), load_file(result.output / "model.safetensors")
+    moved = max(float((after[name] - w).abs().max()) for name, w in before.items())
+    assert moved == pytest.approx(1e-2, rel=0.05)  # AdamW's first step is the learning rate; a second would add to it
+
+
+@pytest.mark.slow
+def test_a_reward_model_that_is_no_number_stops_the_run(world, tmp_path, chosen_outcomes):
+    rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]), shift=1e4)
+    recipe = make_recipe(
+        world,
+        tmp_path / "out",
+        method="grpo",
+        max_steps=3,
+        reward_model={"model": str(rm), "update": "naive", "learning_rate": 1e30},
+    )
+    with pytest.raises(UserError, match="is not a finite number; lower reward_model.learning_rate"):
+        train_rl(recipe)
+
+
+@pytest.mark.slow
+def test_an_entry_measured_after_the_saved_state_is_measured_again(world, tmp_path):
+    """Killed between a measurement and the next saved state; what is sampled after the kill need not be the same."""
+    evaluate = {"problems": [str(world[1])], "every": 1, "n": 1, "limit": 2, "max_new_tokens": 4, "resamples": 10}
+    file, output = write_recipe(world, tmp_path, "out", max_steps=4, save_every=2, evaluate=evaluate)
+    process = subprocess.Popen(driver(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (output / "entries" / "step-3" / "entry.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for run in (output / "entries" / "step-3").rglob("run.json"):
+        run.write_text(run.read_text().replace('"policy": "', '"policy": "0'))
+    run_driver(driver(file))
+    report = json.loads((output / "rl.json").read_text())
+    assert list(report["evaluations"]) == ["1", "2", "3", "4"]
+
+
+def test_an_output_folder_is_one_runs_at_a_time(world, tmp_path):
+    from prmbench.engines.processes import Share
+    from prmbench.training.options import hold_output
+
+    recipe = make_recipe(world, tmp_path / "out")
+    with hold_output(recipe, Share()), pytest.raises(UserError, match=r"process \d+ on .* is writing here"):
+        train_rl(recipe)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        train_rl(make_recipe(world, tmp_path / "file" / "out"))
+
+
+@pytest.mark.slow
+def test_a_run_into_a_used_folder_leaves_nothing_of_the_earlier_one(world, tmp_path, chosen_outcomes):
+    rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
+    evaluate = {"problems": [str(world[1])], "n": 1, "limit": 2, "max_new_tokens": 4, "resamples": 10}
+    first = {"reward_model": {"model": str(rm), "update": "naive"}, "max_steps": 2, "evaluate": evaluate}
+    assert train_rl(make_recipe(world, tmp_path / "out", **first)).reward_model.exists()
+    second = train_rl(make_recipe(world, tmp_path / "out", evaluate=evaluate))
+    assert list(second.evaluations) == [1]
+    assert not (tmp_path / "out" / "reward_model").exists()
 
 
 def test_trl_is_what_this_was_written_for():
@@ -467,6 +561,10 @@ def test_trl_is_what_this_was_written_for():
         ),
         ({"batch_size": 7}, "lower one of them"),
         ({"engine": "vllm"}, "or set engine=hf"),
+        ({"evaluate": {"problems": ["math50"]}}, "problem set 'math50' is not known"),
+        ({"method": "distrl", "reward_model": {"model": "RM", "reference": "OTHER"}}, "differ in .* tokens"),
+        ({"method": "grpo", "reward_model": {"model": "POLICY", "kind": "implict"}}, "did you mean 'implicit'"),
+        ({"lora": {"targets": ["nope"]}}, "lora.targets"),
         ({"max_new_tokens": 5000}, "0 problems leave room"),
         ({"batch_size": 5, "oversample": 1, "samples": 3}, "cannot be dealt evenly"),
     ],
@@ -476,6 +574,12 @@ def test_what_is_refused(world, tmp_path, changes, message):
     if "RM" in json.dumps(changes):
         rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
         changes = json.loads(json.dumps(changes).replace('"RM"', json.dumps(str(rm))))
+    if "OTHER" in json.dumps(changes):
+        other = tmp_path / "other"
+        tokenizer = support.wrap(support.sentencepiece_style())
+        support.tiny_llama(len(tokenizer)).save_pretrained(other)
+        tokenizer.save_pretrained(other)
+        changes = json.loads(json.dumps(changes).replace("OTHER", str(other)))
     with pytest.raises(UserError, match=message):
         train_rl(make_recipe(world, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.safetensors"))
@@ -488,6 +592,11 @@ def test_what_is_refused(world, tmp_path, changes, message):
         ("minibatches", 1, "greater than or equal to 2"),
         ("p_min", 0, "greater than 0"),
         ("method", "grop", "grpo"),
+        ("minibatches", 5, "fewer than that"),
+        ("lora", {"merge": False}, "lora.merge false"),
+        ("learning_rate", float("inf"), "finite number"),
+        ("dtype", "flot32", "dtype 'flot32'"),
+        ("tokens", {"system": "x"}, "the prompt template says"),
     ],
 )
 def test_recipe_values(world, tmp_path, key, value, message):
