@@ -83,10 +83,12 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def ranks_with_ties(values: Sequence[float], differs: Sequence[Sequence[bool]]) -> list[int]:
-    """Rank of each subject: 1 plus the number of those with a higher value that differ significantly from it.
+    """Rank of each subject: 1 plus the number of those with a higher value that differ significantly from it; and never better than
+    that of a subject with a higher value (differences are not transitive: a noisier subject may differ from fewer).
 
     Args:
         values: higher is better. differs: whether subject i and j differ.
     """
     n = len(values)
-    return [1 + sum(values[j] > values[i] and differs[i][j] for j in range(n)) for i in range(n)]
+    raw = [1 + sum(values[j] > values[i] and differs[i][j] for j in range(n)) for i in range(n)]
+    return [max(raw[j] for j in range(n) if j == i or values[j] > values[i]) for i in range(n)]

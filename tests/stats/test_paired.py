@@ -114,3 +114,6 @@ def test_ranks():
     differs = [[False, False, True], [False, False, True], [True, True, False]]
     assert ranks_with_ties([0.5, 0.6, 0.2], differs) == [1, 1, 3]
     assert ranks_with_ties([0.5, 0.6, 0.2], [[False] * 3] * 3) == [1, 1, 1]
+    # The noisy last one differs from nobody, yet it is not above the second, which the first beats.
+    differs = [[False, True, False], [True, False, False], [False, False, False]]
+    assert ranks_with_ties([0.6, 0.5, 0.4], differs) == [1, 2, 2]
