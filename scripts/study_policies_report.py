@@ -58,6 +58,11 @@ def rm_accuracy(row: Row) -> float:
     return 100 * last_third(row, "reward_model/accuracy")
 
 
+def rm_pairs(row: Row) -> float:
+    """Right rollouts above wrong ones of their prompt by final value, before each update, last third of the steps, in %."""
+    return 100 * last_third(row, "reward_model/pair_accuracy")
+
+
 def rm_score(row: Row) -> float:
     """Mean per-token log-ratio, last third of the steps (Eq. 19, Table 7)."""
     return last_third(row, "reward_model/score")
@@ -92,6 +97,17 @@ CLAIMS: list[tuple[str, str, Figure, str, str]] = [
         for update in ("dlw", "adb", "frozen")
     ),
     ("Fig. 6, right", "RM accuracy", rm_accuracy, BEST, "distrl ipvrm naive"),
+    # Added after the first tables, when it was seen that ADB's boundary knows the prompt's accuracy: the same without it.
+    *(
+        (
+            "Fig. 6, right",
+            "RM pair accuracy",
+            rm_pairs,
+            f"distrl ipvrm {update}".removesuffix(" dlw+adb"),
+            "distrl ipvrm naive",
+        )
+        for update in ("dlw", "adb", "frozen", "dlw+adb")
+    ),
 ]
 
 
@@ -134,6 +150,7 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
                 "avg@8",
                 "rollout accuracy",
                 "RM accuracy",
+                "RM pair accuracy",
                 "RM score",
                 "entropy",
                 "GAE / outcome",
@@ -141,8 +158,8 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
             ],
             [[LABELS[name], *_figures(rows)] for name, rows in ((n, by_name[n]) for n in LABELS if n in by_name)],
         ),
-        "\n\nRollout accuracy, RM accuracy, RM score (Eq. 19), entropy, mean abs(GAE) over mean abs(outcome advantage): means "
-        "over the last third of the steps.\n\n",
+        "\n\nRollout accuracy, RM accuracy (against the prompt's boundary where there is ADB), pair accuracy, RM score "
+        "(Eq. 19), entropy, mean abs(GAE) over mean abs(outcome advantage): means over the last third of the steps.\n\n",
         f"Candidates of DistRL (P_min 0.1): {sizes} a state, {masses} % of pi_old.\n\n",
         "![Learning curves](policies-curves.svg)\n\n",
         "### The paper's orderings\n\n",
@@ -168,6 +185,7 @@ def _figures(rows: list[Row]) -> list[str]:
         with_interval([average(r) for r in rows]),
         with_interval([outcome(r) for r in rows]),
         with_interval([rm_accuracy(r) for r in rows]),
+        with_interval([rm_pairs(r) for r in rows]),
         with_interval([rm_score(r) for r in rows], 3),
         with_interval([last_third(r, "entropy") for r in rows], 3),
         with_interval(ratio, 2),
@@ -200,7 +218,7 @@ def _curves(by_name: dict[str, list[Row]], path: Path) -> None:
             ["grpo", "prime", "spro", "reinforce q_rm", "grpo dpo", "grpo ipvrm", BEST],
         ),
         ("Rollout accuracy by online update", "rollouts/accuracy", _updates()),
-        ("Reward-model accuracy by online update", "reward_model/accuracy", _updates()),
+        ("Reward-model pair accuracy by online update", "reward_model/pair_accuracy", _updates()),
     ]
     plt.rcParams["svg.hashsalt"] = "prmbench"
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), constrained_layout=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prmbench.errors import UserError
 from prmbench.training.heldout import final_values
-from prmbench.training.rl.balance import Update, boundary, clamped_accuracy, online_loss
+from prmbench.training.rl.balance import Update, boundary, clamped_accuracy, online_loss, outcome_pairs
 from prmbench.training.rl.batch import RolloutBatch, share_rows
 from prmbench.training.rl.loss import Tokens, candidate_weights
 from prmbench.training.rl.methods import Advantages, Algorithm, compute_advantages
@@ -193,10 +193,15 @@ class Step:
         return out
 
     def _log_accuracy(self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch) -> None:
-        """Before the update: is the final value on the outcome's side of 0 (with ADB: of the prompt's boundary)?"""
+        """Before the update: is the final value on the outcome's side of 0 (with ADB: of the prompt's boundary, which knows how
+        many of its rollouts are right)? And, what no boundary touches: of a right and a wrong rollout of one prompt, does the right
+        one have the higher value?"""
         correct = batch.rewards > 0
         rows = [v[m].numpy() for v, m in zip(values, batch.mask, strict=True)]
         final = torch.from_numpy(final_values(rows, reward.spec, reward.beta))
+        right, wrong = outcome_pairs(correct, batch.groups).T
+        higher = (final[right] > final[wrong]).double() + 0.5 * (final[right] == final[wrong]).double()
+        self.log("reward_model/pair_accuracy", float(higher.mean()))
         if "adb" in self.update:
             final = final + boundary(clamped_accuracy(correct, batch.groups, torch.float64))
         self.log("reward_model/accuracy", float(((final > 0) == correct).double().mean()))
