@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from pathlib import Path
 
 import torch
@@ -145,3 +146,11 @@ def write_traces(path: Path, n: int, seed: int = 0) -> Path:
     """Write `make_traces` as JSON lines."""
     path.write_text("".join(json.dumps(t) + "\n" for t in make_traces(n, seed)), encoding="utf-8")
     return path
+
+
+def browse(chromium: str, page: Path, profile: Path, *arguments: str) -> str:
+    """Open a page in a headless browser that talks to nobody. Returns what it prints."""
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
+    command = [chromium, *quiet, *arguments, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

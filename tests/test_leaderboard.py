@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -218,17 +217,7 @@ def in_browser(chromium, page, script, tmp_path):
     """The tables of a page after a script ran in it, in a real browser."""
     copy = tmp_path / "page.html"
     copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    command = [
-        chromium,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    done = subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    return _Rows(done.stdout).tables
+    return _Rows(support.browse(chromium, copy, tmp_path / "profile", "--dump-dom")).tables
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -145,21 +144,7 @@ def test_the_page_opens_in_a_browser(chromium, tmp_path):
     path = tmp_path / "page.html"
     assert CliRunner().invoke(app, ["report", str(entry), "--output", str(path)]).exit_code == 0
     picture = tmp_path / "page.png"
-    command = [
-        chromium,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    command += [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=900,1600",
-        f"--screenshot={picture}",
-        path.as_uri(),
-    ]
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    support.browse(chromium, path, tmp_path / "profile", "--window-size=900,1600", f"--screenshot={picture}")
     image = imread(picture)
     assert image.shape[:2] == (1600, 900)
     assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # pictures and text, not a blank page

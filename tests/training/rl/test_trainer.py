@@ -245,6 +245,18 @@ def run_driver(command, **options):
     return done.stdout
 
 
+def kill_when(file, there):
+    """Start the driver, and SIGKILL it as soon as a file is there."""
+    process = subprocess.Popen(driver(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not there.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
 def figures(output):
     rows = json.loads((output / "rl.json").read_text())["history"]
     names = ("loss/sampled", "loss/candidates", "reward_model/loss", "reward_model/accuracy", "rollouts/mean_tokens")
@@ -262,14 +274,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(world, tmp_path):
     whole_file, whole = write_recipe(world, tmp_path, "whole", max_steps=4)
     run_driver(driver(whole_file))
     file, output = write_recipe(world, tmp_path, "killed", max_steps=4)
-    process = subprocess.Popen(driver(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (output / "trainer" / "checkpoint-4" / "trainer_state.json").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(file, output / "trainer" / "checkpoint-4" / "trainer_state.json")
     assert not (output / "rl.json").exists()
     said = run_driver(driver(file))
     assert "going on from" in said
@@ -480,14 +485,7 @@ def test_an_entry_measured_after_the_saved_state_is_measured_again(world, tmp_pa
     """Killed between a measurement and the next saved state; what is sampled after the kill need not be the same."""
     evaluate = {"problems": [str(world[1])], "every": 1, "n": 1, "limit": 2, "max_new_tokens": 4, "resamples": 10}
     file, output = write_recipe(world, tmp_path, "out", max_steps=4, save_every=2, evaluate=evaluate)
-    process = subprocess.Popen(driver(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (output / "entries" / "step-3" / "entry.json").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(file, output / "entries" / "step-3" / "entry.json")
     for run in (output / "entries" / "step-3").rglob("run.json"):
         run.write_text(run.read_text().replace('"policy": "', '"policy": "0'))
     run_driver(driver(file))
