@@ -54,8 +54,7 @@ def chromium() -> str:
     """A headless browser (Debian's package chromium)."""
     found = shutil.which("chromium")
     if found is None:
-        _absent("chromium is not installed (apt-get install chromium)")
-        raise AssertionError
+        pytest.skip("chromium is not installed (apt-get install chromium)")
     return found
 
 
