@@ -164,7 +164,7 @@ def main() -> None:
     sizes = {"vocabulary": 50_000, "width": 512, "layers": 8, "prompts": 4, "tokens": 256, "micro": 4}
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--sharpen", type=float, default=7.0, help="weight of the last norm")
+    parser.add_argument("--sharpen", type=float, default=9.0, help="weight of the last norm")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each way")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a process; the fastest counts")
     parser.add_argument("--threads", type=int, default=2)

@@ -90,9 +90,12 @@ def find_logprobs(
     targets: Tensor,
     find: Find,
     finish: LogitMap = None,
-    block: int = HEAD_BLOCK,
+    block: int = HEAD_BLOCK // 2,
 ) -> Found:
-    """Log-probs of the targets and of whatever tokens `find` chooses from the whole distribution; without gradient."""
+    """Log-probs of the targets and of whatever tokens `find` chooses from the whole distribution; without gradient.
+
+    Blocks are half as large as elsewhere, for choosing and the entropy hold a second one.
+    """
     parts: dict[str, list[Tensor]] = {name: [] for name in ("logprobs", "entropy", "where", "tokens", "picked")}
     for start, logits in _blocks(states, weight, bias, finish, _rows(weight, block)):
         mine = targets[start : start + len(logits)]
