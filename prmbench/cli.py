@@ -277,6 +277,11 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; name another file or folder", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def leaderboard_verify(
     from prmbench.data.traces import load_traces
     from prmbench.leaderboard import entry_folders
     from prmbench.resources import resource_folder
-    from prmbench.verify_entry import verify_entry
+    from prmbench.verify_entry import unchecked_subsets, verify_entry
 
     traces = load_traces(data) if data else None
     paths = entries or entry_folders(folder or resource_folder("leaderboards"))
@@ -149,5 +149,7 @@ def leaderboard_verify(
         typer.echo(f"{path}: {'as its items say' if not found else f'{len(found)} differences'}")
         for sentence in found:
             typer.echo(f"  {sentence}")
+        if traces and (missing := unchecked_subsets(path, traces)):
+            typer.echo(f"  labels not checked, the data hold no {', '.join(missing)}")
     if wrong:
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ from prmbench.benchmarks.processbench import ProcessBenchEntry
 from prmbench.benchmarks.processbench_metrics import POSITION_EDGES, predict
 from prmbench.errors import UserError
 from prmbench.results.items import read_described, read_items
-from prmbench.results.schema import ENTRY_NAME, Entry, read_entry
+from prmbench.results.schema import ENTRY_NAME, Entry, digest, read_entry
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.paired import (
     McNemar,
@@ -52,11 +52,13 @@ class Outcomes:
     Attributes:
         ids: of traces, or of problems. values: float64, shape [n], 0 to 1: predicted right; or the share of right choices or
             completions.
-        labels: int64, shape [n], of traces; None elsewhere. generators: of traces. predicted: int64, shape [n], of traces.
+        digests: hash of each item's source. labels: int64, shape [n], of traces; None elsewhere. generators: of traces.
+        predicted: int64, shape [n], of traces.
     """
 
     ids: list[str]
     values: Floats
+    digests: list[str]
     labels: NDArray[np.int64] | None = None
     generators: list[str] | None = None
     predicted: NDArray[np.int64] | None = None
@@ -109,6 +111,10 @@ def read_any_entry(path: Path) -> AnyEntry:
     if name not in ENTRY_TYPES:
         raise UserError(f"{path}: field 'benchmark.name' is {json.dumps(name)}; expected {', '.join(ENTRY_TYPES)}")
     entry: AnyEntry = read_entry(path, ENTRY_TYPES[name])
+    if not entry.subject.name.isprintable():
+        raise UserError(
+            f"{path}: field 'subject.name' holds control characters ({entry.subject.name!r}); take them out"
+        )
     return entry
 
 
@@ -126,6 +132,8 @@ def load_measured(
     """
     file = find_entry(path)
     entry = read_any_entry(file)
+    if entry.status != "measured":
+        raise UserError(f"{file}: field 'status' is '{entry.status}'; only measured entries have items to compare")
     if entry.benchmark.name == "processbench":
         used = protocol or next(iter(entry.metrics.protocols))
         items = read_described(file.parent, entry.items, read_items)
@@ -142,6 +150,7 @@ def load_measured(
                 name: Outcomes(
                     [item.id for item in one.items],
                     one.hits.astype(np.float64),
+                    [item.digest for item in one.items],
                     one.labels,
                     [item.generator for item in one.items],
                     one.predicted,
@@ -155,9 +164,11 @@ def load_measured(
     if entry.benchmark.name == "best-of-n":
         return Measured(file, entry, _best_of_n(file, entry, size), "")
     groups: dict[tuple[str, str], list[float]] = {}
+    digests: dict[tuple[str, str], str] = {}
     for item in read_described(file.parent, entry.items, read_completions):
         groups.setdefault((item.subset, item.id), []).append(float(item.verdict == Verdict.CORRECT))
-    return Measured(file, entry, _by_subset({key: float(np.mean(v)) for key, v in groups.items()}), "")
+        digests[item.subset, item.id] = item.digest
+    return Measured(file, entry, _by_subset({key: float(np.mean(v)) for key, v in groups.items()}, digests), "")
 
 
 def _best_of_n(file: Path, entry: AnyEntry, size: int | None) -> dict[str, Outcomes]:
@@ -168,18 +179,21 @@ def _best_of_n(file: Path, entry: AnyEntry, size: int | None) -> dict[str, Outco
     groups: dict[tuple[str, str], list[Any]] = {}
     for item in read_described(file.parent, entry.items, read_candidates):
         groups.setdefault((item.subset, item.id), []).append(item)
-    values = {}
+    values, digests = {}, {}
     for key, group in groups.items():
+        digests[key] = digest([item.digest for item in group])
         scores = np.array([candidate_scores(item, convention)[convention.own] for item in group])
         values[key] = expected_best(scores, np.array([item.correct for item in group]), used)
-    return _by_subset(values)
+    return _by_subset(values, digests)
 
 
-def _by_subset(values: dict[tuple[str, str], float]) -> dict[str, Outcomes]:
+def _by_subset(values: dict[tuple[str, str], float], digests: dict[tuple[str, str], str]) -> dict[str, Outcomes]:
     found: dict[str, Outcomes] = {}
     for subset in dict.fromkeys(name for name, _ in values):
         ids = sorted(one for name, one in values if name == subset)
-        found[subset] = Outcomes(ids, np.array([values[subset, one] for one in ids]))
+        found[subset] = Outcomes(
+            ids, np.array([values[subset, one] for one in ids]), [digests[subset, one] for one in ids]
+        )
     return found
 
 
@@ -278,6 +292,14 @@ def check_comparable(a: Measured, b: Measured) -> None:
     for name, outcomes in a.subsets.items():
         if outcomes.ids != b.subsets[name].ids:
             raise UserError(f"{a.path} and {b.path} cannot be compared: their items of {name} have other ids")
+        theirs = b.subsets[name]
+        for i, item in enumerate(outcomes.ids):
+            same_label = outcomes.labels is None or theirs.labels is None or outcomes.labels[i] == theirs.labels[i]
+            if outcomes.digests[i] != theirs.digests[i] or not same_label:
+                raise UserError(
+                    f"{a.path} and {b.path} cannot be compared: item '{item}' of {name} has another "
+                    f"{'label' if not same_label else 'digest'} in each; `prmbench leaderboard verify --data` says which is wrong"
+                )
 
 
 def _short(value: Any) -> str:

@@ -172,6 +172,17 @@ def add(
 def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
     first = group[0].entry
     name = first.benchmark.name
+    for one in group:
+        used = one.entry.provenance.seed if one.entry.provenance else seed
+        if name == "processbench" and used != seed:
+            raise UserError(
+                f"{one.path}: its folds are of seed {used}, this table's of {seed}: with another seed F1 is another; compute it "
+                f"again with `prmbench eval --from-items {one.path.parent} --seed {seed}`"
+            )
+        if one.entry.miniature != first.miniature:
+            raise UserError(
+                f"{one.path} and {group[0].path}: are of the same data, but only one is marked as miniature"
+            )
     columns = board_columns([one.entry for one in group])
     pairs = compare(group, n_resamples=n_resamples, seed=seed) if len(group) > 1 else []
     differs = [[False] * len(group) for _ in group]

@@ -38,7 +38,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
     file = find_entry(path)
     entry = read_any_entry(file)
     if entry.status != "measured":
-        return []
+        return [f"{file}: field 'status' is '{entry.status}': an entry with items is 'measured'"]
     if entry.items is None:
         return [f"{file}: field 'items' is empty: a measured entry has items"]
     items_file = file.parent / Path(entry.items.file).name
@@ -64,6 +64,12 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
     if len(differences) > MOST_NAMED:
         found.append(f"{file}: and {len(differences) - MOST_NAMED:,} more fields that its items do not give")
     return found
+
+
+def unchecked_subsets(path: str | Path, traces: Sequence[Trace]) -> list[str]:
+    """Subsets of an entry that these data do not hold, so that its labels there cannot be checked against them."""
+    there = {trace.subset for trace in traces}
+    return [name for name in read_any_entry(find_entry(path)).benchmark.subsets if name not in there]
 
 
 def _recompute(entry: AnyEntry, items_file: Path) -> tuple[AnyEntry, list[Any]]:

@@ -168,3 +168,31 @@ def test_the_command_on_the_entries_that_ship():
     (pair,) = found["pairs"]
     assert pair["mean"]["value"] == pytest.approx(pair["mean"]["first"] - pair["mean"]["second"])
     assert found["benchmark"] == "processbench"
+
+
+def test_other_labels_are_no_comparison(runs, tmp_path):
+    """Labels that were changed, the digests kept and the entry made to fit: the other entry gives it away."""
+    a = load_measured(runs / "a")
+    one = a.subsets["gsm8k"]
+    labels = one.labels.copy()
+    labels[0] = -1 if labels[0] >= 0 else 0
+    changed = dataclasses.replace(a, subsets={**a.subsets, "gsm8k": dataclasses.replace(one, labels=labels)})
+    with pytest.raises(UserError, match=f"item '{one.ids[0]}' of gsm8k has another label in each"):
+        compare([a, changed])
+    digests = ["0" * 64, *one.digests[1:]]
+    changed = dataclasses.replace(a, subsets={**a.subsets, "gsm8k": dataclasses.replace(one, digests=digests)})
+    with pytest.raises(UserError, match="has another digest in each"):
+        compare([a, changed])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("status", "reported", "only measured entries"), ("subject", {"name": "a\x1b[31m"}, "holds control characters")],
+)
+def test_entries_that_are_not_read(runs, tmp_path, field, value, message):
+    copy = shutil.copytree(runs / "a", tmp_path / "copy")
+    fields = json.loads((copy / "entry.json").read_text())
+    fields[field] = {**fields[field], **value} if isinstance(value, dict) else value
+    (copy / "entry.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=message):
+        load_measured(copy)

@@ -126,6 +126,30 @@ def test_adding_verifies(entry, made, tmp_path):
     assert not (board / "entries" / "better").exists()
 
 
+def test_an_entry_with_items_is_measured(entry):
+    change(entry, lambda fields: fields.update(status="reported"))
+    (found,) = verify_entry(entry)
+    assert "field 'status' is 'reported'" in found
+
+
+def test_other_folds_and_mixed_marks_share_no_table(made, entry, tmp_path):
+    board = shutil.copytree(made[0], tmp_path / "board")
+    for edit, message in (
+        (lambda fields: fields["provenance"].update(seed=7), "its folds are of seed 7, this table's of 0"),
+        (lambda fields: fields.update(miniature=True), "only one is marked as miniature"),
+    ):
+        shutil.rmtree(board / "entries" / "a")
+        shutil.copytree(entry, board / "entries" / "a")
+        change(board / "entries" / "a", edit)
+        with pytest.raises(UserError, match=message):
+            read_boards(board, n_resamples=20)
+
+
+def test_a_name_is_no_path(entry, tmp_path):
+    assert add(entry, tmp_path / "board", name="..").parent == tmp_path / "board" / "entries"
+    assert list((tmp_path / "board").iterdir()) == [tmp_path / "board" / "entries"]
+
+
 def test_policies_and_best_of_n(tiny, tmp_path):
     problems = tmp_path / "p.jsonl"
     problems.write_text(

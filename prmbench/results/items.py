@@ -68,9 +68,11 @@ def parse_item(place: str, fields: Any) -> TraceItem:
     n_tokens, values = fields["n_tokens"], fields[name]
     if not isinstance(values, list) or not values or len(values) != len(n_tokens):
         raise UserError(f"{place}: fields 'n_tokens' and '{name}' must be lists of one length, one number a step")
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in n_tokens):
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**53 for n in n_tokens):
         raise UserError(f"{place}: field 'n_tokens' must hold whole numbers, 0 or more")
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+    if not all(
+        isinstance(v, float) or (isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**53) for v in values
+    ):
         raise UserError(f"{place}: field '{name}' must hold numbers")
     for step, value in enumerate(values):
         if math.isnan(value):

@@ -189,7 +189,8 @@ class RunFolder(Generic[LineType]):
 
 def slug(name: str) -> str:
     """A name as part of a folder's name."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
+    return kept if kept.strip(".") else kept.replace(".", "-") or "-"  # never a path to elsewhere
 
 
 def public_name(source: str | None) -> str | None:

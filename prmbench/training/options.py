@@ -242,6 +242,8 @@ def hold_output(recipe: Optimisation, share: Share) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if share.main and output.is_dir() and {path.name for path in output.iterdir()} <= {".lock"}:
+            shutil.rmtree(output)  # a start that failed leaves nothing
 
 
 def last_state(states: Path) -> str | None:

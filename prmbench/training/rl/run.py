@@ -225,10 +225,7 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
 
     recipe = run.recipe
     if recipe.engine == "vllm" and not is_vllm_available():
-        raise UserError(
-            "engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'; TRL does not take its builds for CPUs); or set "
-            "engine=hf"
-        )
+        raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     parts = recipe.micro_batches(processes) * recipe.minibatches
     model: Any = load_causal_lm(run.folder, run.options)

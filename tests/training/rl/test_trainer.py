@@ -387,8 +387,15 @@ def test_reinforce_and_frozen_kinds(world, tmp_path, chosen_outcomes):
     assert row["clip_share/sampled"] == 0
 
 
+def test_without_vllm_it_says_so(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["trl.import_utils"], "is_vllm_available", lambda: False)
+    with pytest.raises(UserError, match="vLLM is not installed .* or set engine=hf"):
+        train_rl(make_recipe(world, tmp_path / "out", engine="vllm"))
+
+
 def test_what_vllm_samples_is_verified_and_grouped(world, tmp_path, monkeypatch):
-    """TRL takes no vLLM for CPUs, so its sampler is stood in for: ids in, ids out, a prompt's samples one after another."""
+    """TRL's weight sync needs a GPU build of vLLM, so its sampler is stood in for: ids in, ids out, a prompt's samples one after
+    another."""
     from prmbench.training.rl.trainer import PolicyTrainer
 
     tokenizer = support.wrap(support.byte_level())
@@ -558,7 +565,6 @@ def test_trl_is_what_this_was_written_for():
             "only implicit reward models",
         ),
         ({"batch_size": 7}, "lower one of them"),
-        ({"engine": "vllm"}, "or set engine=hf"),
         ({"evaluate": {"problems": ["math50"]}}, "problem set 'math50' is not known"),
         ({"method": "distrl", "reward_model": {"model": "RM", "reference": "OTHER"}}, "differ in .* tokens"),
         ({"method": "grpo", "reward_model": {"model": "POLICY", "kind": "implict"}}, "did you mean 'implicit'"),
