@@ -17,8 +17,8 @@ from prmbench.benchmarks.best_of_n import BestOfNEntry
 from prmbench.benchmarks.best_of_n_metrics import Convention, candidate_scores, read_candidates
 from prmbench.benchmarks.policy import PolicyEntry, read_completions
 from prmbench.benchmarks.processbench import ProcessBenchEntry
-from prmbench.benchmarks.processbench_metrics import POSITION_EDGES, predict
-from prmbench.errors import UserError
+from prmbench.benchmarks.processbench_metrics import position_bins, predict
+from prmbench.errors import UserError, shortened
 from prmbench.results.items import read_described, read_items
 from prmbench.results.schema import ENTRY_NAME, Entry, digest, read_entry
 from prmbench.stats.bootstrap import interval
@@ -285,8 +285,9 @@ def check_comparable(a: Measured, b: Measured) -> None:
     ]
     for name, mine, theirs in fields:
         if mine != theirs:
+            first, second = (shortened(json.dumps(value)) for value in (mine, theirs))
             raise UserError(
-                f"{a.path} and {b.path} cannot be compared: field '{name}' is {_short(mine)} and {_short(theirs)}; "
+                f"{a.path} and {b.path} cannot be compared: field '{name}' is {first} and {second}; "
                 "evaluate both on the same items"
             )
     for name, outcomes in a.subsets.items():
@@ -302,11 +303,6 @@ def check_comparable(a: Measured, b: Measured) -> None:
                 )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _difference(a: Outcomes, b: Outcomes, n_resamples: int, rng: np.random.Generator) -> tuple[Difference, Floats]:
     if a.labels is None:
         samples = mean_resamples((a.values - b.values)[:, None], n_resamples=n_resamples, rng=rng)[:, 0]
@@ -317,10 +313,9 @@ def _difference(a: Outcomes, b: Outcomes, n_resamples: int, rng: np.random.Gener
     low, high = interval(samples)
     ids = np.array(a.ids)
     generators = np.array(a.generators)
-    positions = [("no error", a.labels < 0)]
-    for start, stop in zip(POSITION_EDGES, (*POSITION_EDGES[1:], None), strict=True):
-        name = str(start) if stop == start + 1 else f"{start}+" if stop is None else f"{start}-{stop - 1}"
-        positions.append((name, (a.labels >= start) & (a.labels < stop if stop is not None else True)))
+    right = a.labels < 0
+    positions = [("no error", right)] if right.any() else []
+    positions += position_bins(a.labels)
     return (
         Difference(
             a.figure,
@@ -330,7 +325,7 @@ def _difference(a: Outcomes, b: Outcomes, n_resamples: int, rng: np.random.Gener
             high,
             two_sided_p(samples),
             mcnemar(first, second),
-            tuple(_group(name, members, first, second) for name, members in positions if members.any()),
+            tuple(_group(name, members, first, second) for name, members in positions),
             tuple(_group(str(g), generators == g, first, second) for g in np.unique(generators)),
             (tuple(ids[first & ~second].tolist()), tuple(ids[~first & second].tolist())),
         ),

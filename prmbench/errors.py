@@ -26,6 +26,11 @@ def nearest_path(path: Path, *, folders_only: bool = False) -> str:
     return nearest(path.name, [p.name for p in beside if p.is_dir() or not folders_only])
 
 
+def shortened(text: str) -> str:
+    """A quoted value, cut to 60 characters."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def first_line(error: BaseException) -> str:
     """Return the first non-empty line of an exception's message, for quoting a library's error in one sentence."""
     for line in str(error).split("\n"):

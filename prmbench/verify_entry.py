@@ -15,7 +15,7 @@ from prmbench.benchmarks.processbench import build_entry
 from prmbench.benchmarks.processbench_metrics import Plan
 from prmbench.compare import AnyEntry, find_entry, read_any_entry
 from prmbench.data.traces import Trace
-from prmbench.errors import UserError
+from prmbench.errors import UserError, shortened
 from prmbench.results.items import TraceItem, read_items, statistics_of
 from prmbench.results.schema import Items
 
@@ -58,7 +58,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
     mine, theirs = (one.model_dump(mode="json", exclude=ignored) for one in (entry, again))
     differences = list(_differences("", mine, theirs))
     found += [
-        f"{file}: field '{where}' is {_shown(said)}; its items give {_shown(real)}"
+        f"{file}: field '{where}' is {shortened(repr(said))}; its items give {shortened(repr(real))}"
         for where, said, real in differences[:MOST_NAMED]
     ]
     if len(differences) > MOST_NAMED:
@@ -129,11 +129,6 @@ def _differences(where: str, said: Any, real: Any) -> Iterator[tuple[str, Any, A
             yield where, said, real
     elif said != real:
         yield where, said, real
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def require_valid(path: str | Path, traces: Sequence[Trace] | None = None) -> None:

@@ -319,15 +319,27 @@ def _step_auc(subset: _Subset, scores: list[Floats], plan: Plan) -> Estimate:
     return _estimate(_number(float(auc.auc(steps)[0])), samples)
 
 
-def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
-    labels = np.array(subset.labels)
-    groups = []
+def position_bins(labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Traces with an error, by the position of its first wrong step; bins that hold none are left out.
+
+    Args:
+        labels: shape [n]; -1: no error.
+
+    Returns:
+        name and members (shape [n]) of each bin, in order.
+    """
+    bins = []
     for low, high in zip(POSITION_EDGES, (*POSITION_EDGES[1:], None), strict=True):
         here = (labels >= low) & (labels < high if high is not None else True)
         name = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
         if here.any():
-            groups.append(_group(name, here | (labels < 0), hits, labels))
-    return groups
+            bins.append((name, here))
+    return bins
+
+
+def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
+    labels = np.array(subset.labels)
+    return [_group(name, here | (labels < 0), hits, labels) for name, here in position_bins(labels)]
 
 
 def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prmbench.engines.loading import eos_ids
 from prmbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ class HFEngine:
 
     def eos_ids(self) -> list[int]:
         """Token ids that the checkpoint's own generation settings stop at."""
-        own = getattr(self.model.generation_config, "eos_token_id", None)
-        return own if isinstance(own, list) else [] if own is None else [own]
+        return eos_ids(self.model)
 
     def generate(
         self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int

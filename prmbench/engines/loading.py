@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
 from prmbench.errors import UserError, first_line, nearest, nearest_path
@@ -109,6 +109,12 @@ def max_positions(folder: Path) -> int | None:
     config = read_json(folder / "config.json")
     found = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
     return int(found) if found else None
+
+
+def eos_ids(model: Any) -> list[int]:
+    """Token ids that a loaded model's own generation settings stop at."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    return own if isinstance(own, list) else [] if own is None else [own]
 
 
 def checkpoint_hash(folder: Path) -> str:

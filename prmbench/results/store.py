@@ -20,7 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from prmbench.errors import UserError
+from prmbench.errors import UserError, shortened
 from prmbench.results.schema import ENTRY_NAME, Items
 
 RUN_NAME = "run.json"
@@ -248,9 +248,6 @@ def _difference(found: Any, wanted: Any, where: str = "") -> str | None:
             if inner is not None:
                 return inner
         return None
-    return None if found == wanted else f"{where}: {_brief(found)} there, {_brief(wanted)} now"
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if found == wanted:
+        return None
+    return f"{where}: {shortened(json.dumps(found))} there, {shortened(json.dumps(wanted))} now"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prmbench.engines.loading import DTYPES
+from prmbench.engines.loading import DTYPES, max_positions
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError, first_line
 from prmbench.results.store import FolderLock, write_atomically
@@ -191,6 +191,12 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
     disable_progress_bars()
     constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def longest_sequence(recipe: Optimisation, folder: Path) -> int:
+    """Tokens that a prompt and a response may have together: the recipe's limit, or the model's positions where they are fewer."""
+    positions = max_positions(folder)
+    return recipe.max_length if positions is None else min(recipe.max_length, positions)
 
 
 def refuse_own_folder(recipe: Optimisation, *sources: Path) -> None:

@@ -24,7 +24,6 @@ from prmbench.engines.loading import (
     load_causal_lm,
     load_tokenizer,
     locate,
-    max_positions,
 )
 from prmbench.engines.processes import Share, current_share
 from prmbench.errors import UserError
@@ -40,6 +39,7 @@ from prmbench.training.options import (
     claim,
     hold_output,
     last_state,
+    longest_sequence,
     quiet_libraries,
     refuse_own_folder,
     trainer_arguments,
@@ -206,12 +206,6 @@ def _train(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> RMResu
     if not share.main:
         return None
     return _export(run, trainer, data, len(kept), len(held))
-
-
-def longest_sequence(recipe: RMRecipe, folder: Path) -> int:
-    """Tokens that a prompt and a response may have together: the recipe's limit, or the model's positions where they are fewer."""
-    positions = max_positions(folder)
-    return recipe.max_length if positions is None else min(recipe.max_length, positions)
 
 
 def _make_trainer(

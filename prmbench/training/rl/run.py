@@ -18,10 +18,10 @@ from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.loading import (
     LoadOptions,
     checkpoint_hash,
+    eos_ids,
     load_causal_lm,
     load_tokenizer,
     locate,
-    max_positions,
 )
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.sampling import SamplingParams
@@ -39,6 +39,7 @@ from prmbench.training.options import (
     claim,
     hold_output,
     last_state,
+    longest_sequence,
     quiet_libraries,
     refuse_own_folder,
     shared_arguments,
@@ -128,7 +129,7 @@ def _train(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> RLResu
     (problems,) = find_problems([recipe.problems]).values()
     if recipe.evaluate is not None:
         find_problems(recipe.evaluate.problems)  # a wrong name is said now, not after training
-    room = _room(recipe, folder)
+    room = longest_sequence(recipe, folder)
     asked = [(problem, encoder.prompt_ids(template.render(problem.problem))) for problem in problems]
     fitting = [(problem, ids) for problem, ids in asked if len(ids) + recipe.max_new_tokens <= room]
     wanted = recipe.batch_size * recipe.oversample
@@ -199,11 +200,6 @@ def _clear(run: _Run, last: str | None) -> None:
         (run.output / REPORT_NAME).unlink(missing_ok=True)
 
 
-def _room(recipe: RLRecipe, folder: Path) -> int:
-    positions = max_positions(folder)
-    return recipe.max_length if positions is None else min(recipe.max_length, positions)
-
-
 def _warn_of_trl(log: Callable[[str], None]) -> None:
     import trl
     from packaging.version import Version
@@ -230,7 +226,7 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
     parts = recipe.micro_batches(processes) * recipe.minibatches
     model: Any = load_causal_lm(run.folder, run.options)
     model.requires_grad_(True)
-    stop = frozenset({run.encoder.end_of_turn, *_eos(model)})
+    stop = frozenset({run.encoder.end_of_turn, *eos_ids(model)})
     give_logprobs(model, recipe.model)
     if recipe.lora is not None:
         set_seed(recipe.seed)
@@ -296,11 +292,6 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
 def _unused(**_: Any) -> list[float]:
     """TRL wants a reward function; ours come from the verifier, in the batch."""
     raise AssertionError("TRL's own scoring was called")
-
-
-def _eos(model: Any) -> list[int]:
-    own = getattr(model.generation_config, "eos_token_id", None)
-    return own if isinstance(own, list) else [] if own is None else [own]
 
 
 def _load_reward(run: _Run, kind: str | None, folder: Path, trainer: PolicyTrainer) -> Reward:
