@@ -11,9 +11,9 @@ from typing import Any
 from prmbench.benchmarks.best_of_n import BestOfNEntry, evaluate_best_of_n
 from prmbench.benchmarks.policy import PolicyEntry, evaluate_policy
 from prmbench.benchmarks.processbench import ProcessBenchEntry, RunOptions, evaluate_traces
-from prmbench.data.candidates import load_candidates, prompt_of
+from prmbench.data.candidates import Candidate, load_candidates, prompt_of
 from prmbench.data.problem_sets import POLICY_SETS, find_problems
-from prmbench.data.prompts import find_prompt
+from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.traces import load_traces
 from prmbench.engines.loading import LoadOptions
 from prmbench.engines.sampling import SamplingParams
@@ -90,13 +90,7 @@ def rerank(
     """
     if isinstance(rm, RewardModel) and loading:
         raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
-    candidates = load_candidates(rollouts, limit)
-    used = {found for path in rollouts if (found := prompt_of(path)) is not None}
-    if len(used | ({prompt} if prompt else set())) > 1:
-        raise UserError(
-            f"--prompt: the rollouts were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart"
-        )
-    template = find_prompt(prompt or next(iter(used), "boxed"))
+    candidates, template = find_candidates(rollouts, prompt, limit)
     model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
     source = model.source if isinstance(rm, RewardModel) else str(rm)
     return evaluate_best_of_n(
@@ -112,6 +106,23 @@ def rerank(
         batch_tokens=batch_tokens,
         limit=limit,
     )
+
+
+def find_candidates(
+    rollouts: Sequence[str | Path], prompt: str | None, limit: int | None
+) -> tuple[list[Candidate], PromptTemplate]:
+    """Candidates of files and run folders, and the prompt template they were sampled with.
+
+    Raises:
+        UserError: as `load_candidates` does, or the prompt given is not theirs.
+    """
+    candidates = load_candidates(rollouts, limit)
+    used = {found for path in rollouts if (found := prompt_of(path)) is not None}
+    if len(used | ({prompt} if prompt else set())) > 1:
+        raise UserError(
+            f"--prompt: the rollouts were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart"
+        )
+    return candidates, find_prompt(prompt or next(iter(used), "boxed"))
 
 
 def measure_policy(

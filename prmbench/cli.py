@@ -14,6 +14,7 @@ import typer
 from prmbench.cli_common import interruptible, quiet_libraries
 from prmbench.cli_compare import compare_command, export_command, leaderboard, report_command
 from prmbench.cli_eval import eval_command
+from prmbench.cli_probe import probe
 from prmbench.errors import UserError
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
 app.command(name="report")(report_command)
 app.add_typer(leaderboard, name="leaderboard")
+app.add_typer(probe, name="probe")
 
 
 @app.command(name="rollout")

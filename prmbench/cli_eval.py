@@ -151,7 +151,7 @@ def eval_command(
                 chat_template=chat_template,
                 engine=engine,
             )
-        _show(*found_policy, as_json=as_json)
+        show_entry(*found_policy, as_json=as_json)
         return
 
     from prmbench.api import evaluate, rerank
@@ -195,7 +195,7 @@ def eval_command(
             batch_tokens=batch_tokens,
             **loading,
         )
-        _show(*reranked, as_json=as_json)
+        show_entry(*reranked, as_json=as_json)
         return
     share = current_share(cpu=device == "cpu")
     quiet_libraries()
@@ -215,7 +215,7 @@ def eval_command(
         **loading,
     )
     if found is not None:
-        _show(*found, as_json=as_json)
+        show_entry(*found, as_json=as_json)
 
 
 BENCHMARKS = ("processbench", "best-of-n", "policy")
@@ -298,20 +298,29 @@ def _refuse_unused(ctx: typer.Context, doing: str) -> None:
 
 def _recompute(items: Path, output: Path | None, resamples: int | None, seed: int | None, *, as_json: bool) -> None:
     from prmbench.benchmarks.best_of_n import recompute_best_of_n
+    from prmbench.benchmarks.calibration_probe import recompute_calibration
+    from prmbench.benchmarks.candidates_probe import recompute_candidates
     from prmbench.benchmarks.policy import recompute_policy
     from prmbench.benchmarks.processbench import recompute
+    from prmbench.benchmarks.td_probe import recompute_td_probe
     from prmbench.results.schema import ENTRY_NAME
     from prmbench.results.store import save_entry
 
     beside = (items if items.is_dir() else items.parent) / ENTRY_NAME
-    kinds: dict[str, Callable[..., Any]] = {"best-of-n": recompute_best_of_n, "policy": recompute_policy}
+    kinds: dict[str, Callable[..., Any]] = {
+        "best-of-n": recompute_best_of_n,
+        "policy": recompute_policy,
+        "td-probe": recompute_td_probe,
+        "candidates": recompute_candidates,
+        "calibration": recompute_calibration,
+    }
     entry = kinds.get(_benchmark_of(beside), recompute)(items, n_resamples=resamples, seed=seed)
     path = None
     if output is not None:
         assert entry.items is not None
         folder = items if items.is_dir() else items.parent
         path = save_entry(output, entry, folder / entry.items.file)
-    _show(entry, path, as_json=as_json)
+    show_entry(entry, path, as_json=as_json)
 
 
 def _benchmark_of(entry: Path) -> str:
@@ -332,16 +341,24 @@ def _template_argument(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _show(entry: Any, path: Path | None, *, as_json: bool) -> None:
+def show_entry(entry: Any, path: Path | None, *, as_json: bool) -> None:
+    """Print an entry: as a table with where it is kept, or as JSON and nothing else."""
     if as_json:
         typer.echo(entry.model_dump_json(indent=2))
         return
     from rich.console import Console
 
+    from prmbench.benchmarks.probe_tables import render_calibration, render_candidates, render_td_probe
     from prmbench.benchmarks.processbench_table import render
     from prmbench.benchmarks.tables import render_best_of_n, render_policy
 
-    shown: dict[str, Callable[[Any], Any]] = {"best-of-n": render_best_of_n, "policy": render_policy}
+    shown: dict[str, Callable[[Any], Any]] = {
+        "best-of-n": render_best_of_n,
+        "policy": render_policy,
+        "td-probe": render_td_probe,
+        "candidates": render_candidates,
+        "calibration": render_calibration,
+    }
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(shown.get(entry.benchmark.name, render)(entry), highlight=False)
     if path is not None:

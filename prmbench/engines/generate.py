@@ -21,11 +21,18 @@ _COMPACT = 0.75  # rows are dropped from the cache when fewer than this share ar
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to sample. prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on."""
+    """One completion to sample.
+
+    Attributes:
+        prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on.
+        forced: the completion's first token, where it is given; only the rest is sampled. Requests that differ in it alone share
+            their prompt's computation.
+    """
 
     prompt: NDArray[np.int64]
     key: str
     sample: int
+    forced: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ def generate(
     if room < 1:
         raise ValueError("a prompt leaves no room for a completion")
     noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
+    forced = torch.tensor([-1 if r.forced is None else r.forced for r in requests], device=device)
     prompts, which = _distinct([r.prompt for r in requests])
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros((len(prompts), width), dtype=torch.long)
@@ -102,6 +110,8 @@ def generate(
             cache.batch_select_indices(expand)
             states, positions, mask = states[expand], positions[expand], mask[expand]
         token = choose(engine.logits(states), noise[alive, t], params)
+        if t == 0:
+            token = torch.where(forced >= 0, forced, token)
         ends = torch.isin(token, stops)
         for row, value, end, live in zip(alive.tolist(), token.tolist(), ends.tolist(), going.tolist(), strict=True):
             if live:

@@ -182,6 +182,20 @@ class HFEngine:
                     keep("topk_logprobs", (best.values - total[:, None]).double())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
+    @torch.inference_mode()
+    def next_logprobs(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Log-probs of tokens at last hidden states that `score` gave.
+
+        Args:
+            states: float32, shape [rows, width]. tokens: int64, shape [rows, k].
+
+        Returns:
+            float64, shape [rows, k].
+        """
+        logits = self.logits(torch.from_numpy(states).to(self.device, self.head.weight.dtype))
+        wanted = logits.gather(1, torch.from_numpy(tokens).to(self.device))
+        return (wanted - torch.logsumexp(logits, dim=-1, keepdim=True)).double().cpu().numpy()
+
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """The model's logits at last hidden states. states: shape [rows, width]; float32, shape [rows, vocabulary]."""
         logits = self._logits(states)

@@ -103,25 +103,34 @@ class VLLMEngine:
         from vllm import SamplingParams as VLLMParams
 
         limit = self.max_length
-        asked = [
+        given = [[] if r.forced is None else [r.forced] for r in requests]
+        prompts = [[*r.prompt.tolist(), *start] for r, start in zip(requests, given, strict=True)]
+        rooms = [
+            min(params.max_new_tokens - len(start), limit - len(ids) if limit else params.max_new_tokens)
+            for ids, start in zip(prompts, given, strict=True)
+        ]
+        out = [
+            Completion(np.array(start, dtype=np.int64), "stop" if set(start) & stop else "length") for start in given
+        ]
+        # A first token that ends the completion, or fills it, leaves nothing to ask for.
+        asked = [i for i, start in enumerate(given) if rooms[i] > 0 and not set(start) & stop]
+        wanted = [
             VLLMParams(
                 temperature=params.temperature,
                 top_p=params.top_p,
                 top_k=params.top_k or -1,
-                max_tokens=min(params.max_new_tokens, limit - len(r.prompt)) if limit else params.max_new_tokens,
+                max_tokens=rooms[i],
                 stop_token_ids=sorted(stop),
                 ignore_eos=True,
-                seed=request_seed(seed, r.key, r.sample),
+                seed=request_seed(seed, requests[i].key, requests[i].sample),
                 detokenize=False,
             )
-            for r in requests
+            for i in asked
         ]
-        prompts = [{"prompt_token_ids": r.prompt.tolist()} for r in requests]
-        found = self.llm.generate(prompts, asked, use_tqdm=False)
-        out = []
-        for one in found:
-            ids = np.array(one.outputs[0].token_ids, dtype=np.int64)
-            out.append(Completion(ids, "length" if one.outputs[0].finish_reason == "length" else "stop"))
+        found = self.llm.generate([{"prompt_token_ids": prompts[i]} for i in asked], wanted, use_tqdm=False)
+        for i, one in zip(asked, found, strict=True):
+            ids = np.array([*given[i], *one.outputs[0].token_ids], dtype=np.int64)
+            out[i] = Completion(ids, "length" if one.outputs[0].finish_reason == "length" else "stop")
         return out
 
     def score(

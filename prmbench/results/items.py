@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.records import check_fields, read_records
 from prmbench.errors import UserError
-from prmbench.results.schema import Items, Provenance
+from prmbench.results.schema import ENTRY_NAME, EntryType, Items, Provenance, read_entry
 
 
 @dataclass(frozen=True)
@@ -143,3 +143,31 @@ def read_items(path: Path) -> list[TraceItem]:
                 f"{place}: has 'scores' where earlier items have 'sums', or the reverse; items of two runs?"
             )
     return list(items.values())
+
+
+def recompute_entry(
+    path: Path,
+    entry_type: type[EntryType],
+    read: Callable[[Path], list[Item]],
+    compute: Callable[..., Any],
+    *,
+    n_resamples: int | None,
+    seed: int | None,
+) -> EntryType:
+    """An entry with every metric computed again from its items.
+
+    Args:
+        path: the run's folder, or a file in it. compute: of items and subject, with ``n_resamples`` and ``seed``.
+
+    Raises:
+        UserError: no entry, or items other than those it describes.
+    """
+    folder = path if path.is_dir() else path.parent
+    old: Any = read_entry(folder / ENTRY_NAME, entry_type)
+    items = read_described(folder, old.items, read)
+    statistics = statistics_of(old.provenance, n_resamples, seed)
+    provenance = old.provenance and old.provenance.model_copy(update=statistics)
+    again: EntryType = old.model_copy(
+        update={"metrics": compute(items, old.subject, **statistics), "provenance": provenance}
+    )
+    return again

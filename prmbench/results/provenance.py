@@ -1,9 +1,13 @@
-"""Versions of everything that computes."""
+"""Versions of everything that computes, and the provenance of a run."""
 
 from __future__ import annotations
 
 import platform
+from datetime import UTC, datetime
 from importlib import metadata
+
+from prmbench.data.tokens import TraceEncoder
+from prmbench.results.schema import Provenance, Run
 
 _LIBRARIES = ("prmbench", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy")
 
@@ -17,3 +21,41 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def run_provenance(
+    encoder: TraceEncoder,
+    *,
+    engine: str,
+    device: str,
+    dtype: str,
+    batch_tokens: int,
+    seed: int,
+    n_resamples: int,
+    started: datetime,
+    tokens: int,
+    resumed: int,
+) -> Provenance:
+    """Provenance of a run that ends now.
+
+    Args:
+        encoder: of the subject. started: in UTC. tokens: run through the subject. resumed: items found already there.
+    """
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    return Provenance(
+        engine=engine,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        template_hash=encoder.template_hash(),
+        token_options=encoder.recorded_options(),
+        versions=versions(),
+        seed=seed,
+        n_resamples=n_resamples,
+        run=Run(
+            started=started.isoformat(timespec="seconds"),
+            scoring_seconds=round(seconds, 3),
+            tokens=tokens,
+            resumed_items=resumed,
+        ),
+    )

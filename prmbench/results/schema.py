@@ -149,6 +149,30 @@ def joint_fingerprint(subsets: dict[str, SubsetData]) -> str:
     return digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
 
 
+def make_benchmark(
+    name: str,
+    version: int,
+    subsets: dict[str, tuple[int, dict[str, int], str]],
+    settings: dict[str, Any],
+    limit: int | None = None,
+) -> Benchmark:
+    """What an entry was evaluated on. subsets: number of items, counts and data hash of each."""
+    found = {
+        subset: SubsetData(
+            n_items=n, counts=counts, data_hash=hashed, fingerprint=fingerprint(name, version, hashed, settings)
+        )
+        for subset, (n, counts, hashed) in subsets.items()
+    }
+    return Benchmark(
+        name=name,
+        version=version,
+        subsets=found,
+        fingerprint=joint_fingerprint(found),
+        settings=settings,
+        limit=limit,
+    )
+
+
 EntryType = TypeVar("EntryType", bound=BaseModel)
 
 

@@ -1,0 +1,293 @@
+"""Is a prefix value a probability of a right answer? Both ways to read one off it, along the response (DESIGN 4.7)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from prmbench.benchmarks.best_of_n import Judged, encode_candidates, judge
+from prmbench.benchmarks.processbench import describe
+from prmbench.benchmarks.td_probe_metrics import link_margin
+from prmbench.data.candidates import Candidate
+from prmbench.data.prompts import PromptTemplate
+from prmbench.data.records import check_fields, read_records
+from prmbench.data.tokens import EncodedTrace, ids_hash
+from prmbench.data.traces import data_hash
+from prmbench.engines.batching import default_batch_tokens, plan_batches
+from prmbench.engines.hf import BatchRunner
+from prmbench.errors import UserError
+from prmbench.progress import progress
+from prmbench.results.items import recompute_entry
+from prmbench.results.provenance import run_provenance
+from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, digest, make_benchmark
+from prmbench.results.store import RunFolder, slug
+from prmbench.reward_models.base import RewardModel
+from prmbench.stats.auc import ranking_auc
+from prmbench.stats.bootstrap import interval
+from prmbench.stats.calibration import brier, margin_logit, reliability, sigmoid
+from prmbench.stats.weighted import cluster_weights
+from prmbench.verify import verifier_version
+
+NAME = "calibration"
+VERSION = 1
+PARTS = 5
+N_BINS = 10
+
+Floats = NDArray[np.float64]
+
+
+class LinkResult(Record):
+    """Probabilities read off the values of one part of the response by one link."""
+
+    predicted: Estimate = Field(description="mean predicted probability")
+    brier: Estimate = Field(description="mean squared difference of prediction and outcome")
+    ece: Estimate = Field(description=f"expected calibration error, {N_BINS} bins of equal width")
+    diagram: list[tuple[float, float, float]] = Field(
+        description="non-empty bins: mean prediction, share right, share of the rollouts"
+    )
+
+
+class PartResult(Record):
+    """Prefixes that end at one share of the response."""
+
+    upto: float = Field(description="share of the response's tokens in the prefix; 1: the whole response")
+    auc: Estimate = Field(description="AUC of the value against the outcome")
+    links: dict[str, LinkResult] = Field(
+        description="margin: the objective's own link; naive: the sigmoid of the value (the same where the margin is 0)"
+    )
+
+
+class CalibrationMetrics(Record):
+    """Figures of a calibration probe."""
+
+    n_rollouts: int
+    pass_rate: Estimate = Field(description="share of right rollouts")
+    brier_constant: float = Field(description="Brier score of the pass rate as everyone's prediction")
+    parts: list[PartResult]
+
+
+CalibrationEntry = Entry[CalibrationMetrics]
+
+
+@dataclass(frozen=True)
+class CalibrationItem:
+    """One rollout. t: tokens of each of its prefixes. sums: of the token values over them, before beta."""
+
+    subset: str
+    id: str
+    sample: int
+    digest: str
+    correct: bool
+    t: list[int]
+    sums: list[float]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names it within a run."""
+        return self.subset, f"{self.id}/{self.sample}"
+
+    def line(self) -> str:
+        """One JSON line."""
+        return json.dumps(self.__dict__) + "\n"
+
+
+def parse_calibration_item(place: str, fields: Any) -> CalibrationItem:
+    """Check one item's fields. Raises UserError that names the place and the field."""
+    kinds: dict[str, type] = {"subset": str, "id": str, "sample": int, "digest": str, "correct": bool}
+    kept = check_fields(place, fields, {**kinds, "t": list, "sums": list}, "an item")
+    numbers = [v for name in ("t", "sums") for v in kept[name]]
+    if len(numbers) != 2 * PARTS or not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
+        raise UserError(f"{place}: fields 't' and 'sums' must hold {PARTS} finite numbers each")
+    return CalibrationItem(**kept)
+
+
+def read_calibration_items(path: Path) -> list[CalibrationItem]:
+    """Read an items file. Raises UserError for a broken line or a wrong field."""
+    return [parse_calibration_item(place, fields) for place, fields in read_records(path)]
+
+
+def prefix_lengths(n: int) -> list[int]:
+    """Tokens in the prefixes that end at each fifth of n tokens, rounded up."""
+    return [-(-n * i // PARTS) for i in range(1, PARTS + 1)]
+
+
+def compute_calibration(
+    items: Sequence[CalibrationItem], subject: Subject, *, n_resamples: int, seed: int
+) -> CalibrationMetrics:
+    """All figures, from items and the subject; intervals draw problems with replacement."""
+    link = link_margin(subject)
+    assert link is not None
+    which, margin = link
+    problems = {key: i for i, key in enumerate(dict.fromkeys((item.subset, item.id) for item in items))}
+    cluster = np.array([problems[item.subset, item.id] for item in items])
+    weights = cluster_weights(cluster, n_resamples, np.random.default_rng(seed))
+    right = np.array([item.correct for item in items])
+    outcome = right.astype(np.float64)
+    parts = []
+    for i in range(PARTS):
+        value = subject.beta * np.array([item.sums[i] for item in items])
+        if which == "mean":
+            value = value / np.array([item.t[i] for item in items])
+        auc = [ranking_auc(np.repeat(value, w), np.repeat(right, w)) for w in weights.astype(np.int64)]
+        parts.append(
+            PartResult(
+                upto=(i + 1) / PARTS,
+                auc=_estimate(ranking_auc(value, right), np.array(auc)),
+                links={
+                    name: _link(sigmoid(margin_logit(value, m)), outcome, weights)
+                    for name, m in (("margin", margin), ("naive", 0.0))
+                },
+            )
+        )
+    rate = float(outcome.mean())
+    return CalibrationMetrics(
+        n_rollouts=len(items),
+        pass_rate=_estimate(rate, weights @ outcome / np.maximum(weights.sum(axis=1), 1)),
+        brier_constant=rate * (1 - rate),
+        parts=parts,
+    )
+
+
+def _link(p: Floats, outcome: Floats, weights: Floats) -> LinkResult:
+    whole = reliability(p, outcome, n_bins=N_BINS)
+    some = whole.share > 0
+    total = weights.sum(axis=1)
+    eces = [reliability(p, outcome, w, N_BINS).ece() for w in weights]
+    return LinkResult(
+        predicted=_estimate(float(p.mean()), weights @ p / total),
+        brier=_estimate(brier(p, outcome), weights @ (p - outcome) ** 2 / total),
+        ece=_estimate(whole.ece(), np.array(eces)),
+        diagram=list(
+            zip(whole.predicted[some].tolist(), whole.observed[some].tolist(), whole.share[some].tolist(), strict=True)
+        ),
+    )
+
+
+def _estimate(value: float, samples: Floats) -> Estimate:
+    low, high = interval(samples) if len(samples) else (float("nan"), float("nan"))
+    ends = [None if np.isnan(x) or np.isnan(value) else x for x in (low, high)]
+    return Estimate(value=None if np.isnan(value) else value, low=ends[0], high=ends[1])
+
+
+def evaluate_calibration(
+    model: RewardModel,
+    candidates: Sequence[Candidate],
+    prompt: PromptTemplate,
+    *,
+    name: str,
+    source: str,
+    output: Path | None = None,
+    n_resamples: int = 2_000,
+    seed: int = 0,
+    batch_tokens: int | None = None,
+    miniature: bool = False,
+) -> tuple[CalibrationEntry, Path]:
+    """Value every rollout at five prefixes and compare with its verdict; the same call goes on where an interrupted one stopped.
+
+    Raises:
+        UserError: an objective whose values are no logits, or trouble with the folder.
+    """
+    subject = describe(model, name, source)
+    if link_margin(subject) is None:
+        raise UserError(
+            f"{model.source}: objective '{subject.objective}' gives values that are no probability's logit; calibration is defined "
+            "for ipvrm and implicit_prm (pass --objective where the card does not say)"
+        )
+    encoded = encode_candidates(model, candidates, prompt)
+    device, dtype = model.device_and_dtype()
+    batch_tokens = batch_tokens or default_batch_tokens(device)
+    rules = {"prompt": prompt.name, "verifier": verifier_version()}
+    settings = {
+        "benchmark": {"name": NAME, "version": VERSION},
+        "subject": subject.model_dump(mode="json", exclude={"name", "source", "reference"}),
+        "template": model.encoder.template_hash(),
+        "numerics": {"device": device.partition(":")[0], "dtype": dtype, "batch_tokens": batch_tokens},
+        "data": data_hash(one.digest() for one in candidates),
+        "tokens": ids_hash(one.ids for one in encoded),
+        "rules": rules,
+    }
+    folder = output or Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
+    judged = judge(candidates, prompt)
+    with RunFolder(folder, settings, parse_calibration_item) as run_folder:
+        started, done = datetime.now(UTC), run_folder.completed()
+        tokens = _value_missing(model, judged, encoded, set(done), run_folder, batch_tokens)
+        found = run_folder.completed()
+        items = [found[one.key] for one in candidates]
+        written = run_folder.finish(items)
+        entry = CalibrationEntry(
+            subject=subject,
+            benchmark=calibration_benchmark(items, rules),
+            metrics=compute_calibration(items, subject, n_resamples=n_resamples, seed=seed),
+            items=written,
+            provenance=run_provenance(
+                model.encoder,
+                engine=model.engine,
+                device=device,
+                dtype=dtype,
+                batch_tokens=batch_tokens,
+                seed=seed,
+                n_resamples=n_resamples,
+                started=started,
+                tokens=tokens,
+                resumed=len(done),
+            ),
+            miniature=miniature,
+        )
+        return entry, run_folder.write_entry(entry)
+
+
+def calibration_benchmark(items: Sequence[CalibrationItem], rules: dict[str, Any]) -> Benchmark:
+    """What an entry on these items was evaluated on."""
+    subsets = {}
+    for subset in dict.fromkeys(item.subset for item in items):
+        mine = [item for item in items if item.subset == subset]
+        counts = {"rollouts": len(mine), "tokens": sum(item.t[-1] for item in mine)}
+        subsets[subset] = (len({item.id for item in mine}), counts, data_hash(item.digest for item in mine))
+    return make_benchmark(NAME, VERSION, subsets, rules)
+
+
+def recompute_calibration(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> CalibrationEntry:
+    """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
+    return recompute_entry(
+        path, CalibrationEntry, read_calibration_items, compute_calibration, n_resamples=n_resamples, seed=seed
+    )
+
+
+def _value_missing(
+    model: RewardModel,
+    judged: Judged,
+    encoded: Sequence[EncodedTrace],
+    done: set[tuple[str, str]],
+    folder: RunFolder[CalibrationItem],
+    batch_tokens: int,
+) -> int:
+    """Value batches with anything missing. Returns tokens run through the model."""
+    lengths = [len(one) for one in encoded]
+    missing = {i for i, one in enumerate(judged.candidates) if one.key not in done}
+    todo = [batch for batch in plan_batches(lengths, batch_tokens) if missing & set(batch)]
+    left = sum(lengths[i] for batch in todo for i in batch)
+    runner = BatchRunner(batch_tokens)
+
+    def score(indices: Sequence[int]) -> None:
+        items = []
+        for i, values in zip(indices, model.token_values([encoded[i] for i in indices]), strict=True):
+            one, t = judged.candidates[i], prefix_lengths(len(values))
+            upto = np.cumsum(values)
+            sums = [float(upto[k - 1]) for k in t]
+            items.append(CalibrationItem(one.subset, one.id, one.sample, one.digest(), judged.correct[i], t, sums))
+        folder.append(item for item in items if item.key not in done)
+        advance(sum(lengths[i] for i in indices))
+
+    with progress("valuing", sum(lengths), "tokens", done=sum(lengths) - left) as advance:
+        for batch in todo:
+            runner.run(batch, lengths, score)
+    return left

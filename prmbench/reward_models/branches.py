@@ -1,0 +1,67 @@
+"""Token values of tokens that could follow a state, the state run through the models once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.engines.hf import HFEngine
+from prmbench.errors import UserError
+from prmbench.reward_models.base import RewardModel
+from prmbench.reward_models.implicit import ImplicitRewardModel
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def branching_model(model: RewardModel) -> ImplicitRewardModel:
+    """The model as one that gives values of tokens not sampled.
+
+    Raises:
+        UserError: a kind whose token values are no log-ratios, or an engine that gives no hidden states.
+    """
+    if not isinstance(model, ImplicitRewardModel):
+        raise UserError(
+            f"{model.source}: a {model.kind} model; the probe needs values of tokens that were not sampled, which implicit models "
+            "(a log-ratio to a reference) give: pass one with --reference"
+        )
+    if not all(isinstance(engine, HFEngine) for engine in (model.model, model.reference)):
+        raise UserError(
+            f"{model.source}: the probe needs hidden states of the reward model; load it with the hf engine"
+        )
+    return model
+
+
+def branch_values(
+    model: ImplicitRewardModel, states: Sequence[Integers], n_prompt: Sequence[int], tokens: Sequence[Integers]
+) -> list[tuple[Floats, Floats]]:
+    """Log-ratios of a state's own response tokens, and of tokens that could come next.
+
+    Args:
+        states: token ids of prompt and response so far, each int64, shape [length]. n_prompt: length of the prompt in each.
+        tokens: for each state, ids of next tokens, int64, shape [k].
+
+    Returns:
+        For each state (values of its response tokens, values of the next tokens), before beta: float64, shapes
+        [length - n_prompt] and [k].
+    """
+    assert isinstance(model.model, HFEngine)
+    assert isinstance(model.reference, HFEngine)
+    mine = _logprobs(model.model, states, n_prompt, tokens)
+    with model.adapter.disable_adapter() if model.adapter else nullcontext():
+        theirs = _logprobs(model.reference, states, n_prompt, tokens)
+    return [(a - c, b - d) for (a, b), (c, d) in zip(mine, theirs, strict=True)]
+
+
+def _logprobs(
+    engine: HFEngine, states: Sequence[Integers], n_prompt: Sequence[int], tokens: Sequence[Integers]
+) -> list[tuple[Floats, Floats]]:
+    # The engine gives the state before a token: a token after the last shows the state itself.
+    longer = [np.append(state, 0) for state in states]
+    found = engine.score(longer, n_prompt, frozenset({"logprob", "hidden"}))
+    last = np.stack([one.hidden[-1] for one in found if one.hidden is not None])
+    following = engine.next_logprobs(last, np.stack(tokens))
+    return [(one.logprob[:-1], row) for one, row in zip(found, following, strict=True) if one.logprob is not None]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from prmbench.benchmarks.best_of_n import encode_candidates
+from prmbench.benchmarks.calibration_probe import (
+    CalibrationItem,
+    compute_calibration,
+    evaluate_calibration,
+    prefix_lengths,
+    read_calibration_items,
+    recompute_calibration,
+)
+from prmbench.cli import app
+from prmbench.data.candidates import load_candidates
+from prmbench.data.prompts import find_prompt
+from prmbench.errors import UserError
+from prmbench.results.schema import Subject
+from prmbench.reward_models.loading import load_reward_model
+from prmbench.stats.calibration import margin_logit, reliability, sigmoid
+
+IPVRM = Subject(name="x", source=None, kind="implicit", objective="ipvrm", beta=10.0, margin=5.0)
+
+
+@pytest.fixture
+def file(tmp_path):
+    records = [
+        {
+            "id": f"p{i}",
+            "problem": f"What is {i} + 1?",
+            "answer": str(i + 1),
+            "samples": [{"text": f"It is \\boxed{{{i + 1 + k}}}" + "." * k} for k in range(3)],
+        }
+        for i in range(4)
+    ]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def test_prefixes_end_at_each_fifth():
+    assert prefix_lengths(10) == [2, 4, 6, 8, 10]
+    assert prefix_lengths(7) == [2, 3, 5, 6, 7]
+    assert prefix_lengths(1) == [1, 1, 1, 1, 1]
+
+
+def test_figures_by_plain_loops():
+    rng = np.random.default_rng(0)
+    items = []
+    for i in range(40):
+        t = prefix_lengths(20 + i)
+        sums = (0.02 * rng.standard_normal(5) * np.array(t)).tolist()
+        items.append(CalibrationItem("s", f"p{i // 4}", i % 4, "d", bool(rng.integers(2)), t, sums))
+    found = compute_calibration(items, IPVRM, n_resamples=60, seed=0)
+    right = np.array([float(item.correct) for item in items])
+    assert found.brier_constant == pytest.approx(np.mean((right - right.mean()) ** 2))
+    for i, part in enumerate(found.parts):
+        value = np.array([10 * item.sums[i] / item.t[i] for item in items])
+        for name, m in (("margin", 5.0), ("naive", 0.0)):
+            p = sigmoid(margin_logit(value, m))
+            assert part.links[name].brier.value == pytest.approx(np.mean((p - right) ** 2))
+            assert part.links[name].predicted.value == pytest.approx(p.mean())
+            assert part.links[name].ece.value == pytest.approx(reliability(p, right, n_bins=10).ece())
+            assert sum(size for _, _, size in part.links[name].diagram) == pytest.approx(1)
+        pairs = [(a > b) + 0.5 * (a == b) for a in value[right == 1] for b in value[right == 0]]
+        assert part.auc.value == pytest.approx(np.mean(pairs))
+        assert part.auc.low < part.auc.value < part.auc.high
+    naive = found.parts[0].links["naive"].brier.value
+    assert naive != pytest.approx(found.parts[0].links["margin"].brier.value)
+
+
+def test_implicit_prm_is_read_off_the_sum():
+    items = [
+        CalibrationItem("s", f"p{i}", 0, "d", i % 2 == 0, [1, 2, 3, 4, 5], [i, i, i, i, 2.0 * i]) for i in range(4)
+    ]
+    subject = IPVRM.model_copy(update={"objective": "implicit_prm", "beta": 0.5, "margin": None})
+    found = compute_calibration(items, subject, n_resamples=0, seed=0)
+    assert found.parts[-1].links["margin"].predicted.value == pytest.approx(sigmoid(np.arange(4.0)).mean())
+    assert found.parts[-1].links["margin"] == found.parts[-1].links["naive"]
+
+
+def test_items_are_prefix_sums_of_token_values(tiny, tiny_tuned, file, tmp_path):
+    model = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm", margin=5.0)
+    candidates, template = load_candidates([file]), find_prompt("boxed")
+    entry, path = evaluate_calibration(
+        model, candidates, template, name="x", source="x", output=tmp_path / "run", n_resamples=20
+    )
+    items = read_calibration_items(path.parent / "items.jsonl")
+    encoded = encode_candidates(model, candidates, template)
+    for item, trace, candidate in zip(items, encoded, candidates, strict=True):
+        (values,) = model.token_values([trace])
+        assert item.t == prefix_lengths(len(values))
+        assert item.sums == pytest.approx([values[:t].sum() for t in item.t], abs=1e-4)
+        assert item.correct == (candidate.sample == 0)
+    assert entry.metrics.pass_rate.value == pytest.approx(1 / 3)
+    assert recompute_calibration(path).metrics == entry.metrics
+
+
+def test_the_command_and_what_it_refuses(tiny, tiny_tuned, file, tmp_path):
+    asked = ["probe", "calibration", "--rm", tiny_tuned, "--reference", tiny, "--rollouts", file, "--resamples", 10]
+    whole = [*asked, "--objective", "implicit_prm", "--output", tmp_path / "run"]
+    done = CliRunner().invoke(app, list(map(str, whole)))
+    assert done.exit_code == 0, done.output
+    assert "12 rollouts" in done.stdout
+    assert (tmp_path / "run" / "calibration.svg").exists()
+    model = load_reward_model(tiny_tuned, reference=tiny, objective="dpo")
+    with pytest.raises(UserError, match="no probability's logit"):
+        evaluate_calibration(model, load_candidates([file]), find_prompt("boxed"), name="x", source="x")

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prmbench.benchmarks.candidates_probe import (
+    CandidatesItem,
+    candidate_sums,
+    compute_candidates,
+    evaluate_candidates,
+    read_candidates_items,
+    recompute_candidates,
+)
+from prmbench.data.problems import Problem
+from prmbench.data.prompts import find_prompt
+from prmbench.engines.sampling import SamplingParams
+from prmbench.errors import UserError
+from prmbench.results.schema import Subject
+from prmbench.rollouts import load_policy, read_rollouts
+
+PROBLEMS = {"a": [Problem(f"p{i}", f"What is {i} + 1?", str(i)) for i in range(4)]}
+SUBJECT = Subject(name="x", source=None, kind="policy")
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.05, 0.1, 0.2, 0.34]))
+def test_top_tokens_hold_every_candidate(seed, p_min):
+    """Probabilities sum to 1, so floor(1 / P_min) tokens are enough: the same as over the whole vocabulary."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(50, 0.05), size=6)
+    top = -np.sort(-np.log(np.maximum(p, 1e-300)), axis=1)[:, : int(1 / p_min)]
+    size, mass, several = candidate_sums(top, p_min)
+    assert size == (p >= p_min).sum()
+    assert mass == pytest.approx(p[p >= p_min].sum())
+    assert several == sum((row >= p_min).sum() >= 2 for row in p)
+
+
+def test_worked_by_hand():
+    assert candidate_sums(np.log([[0.5, 0.3, 0.1], [0.95, 0.04, 0.01]]), 0.2) == (3, pytest.approx(1.75), 1)
+
+
+def test_means_are_over_states():
+    items = [
+        CandidatesItem("s", "a", 0, "d", 10, {"0.1": (12, 9.0, 2)}),
+        CandidatesItem("s", "b", 0, "d", 30, {"0.1": (33, 29.0, 3)}),
+    ]
+    found = compute_candidates(items, SUBJECT, n_resamples=100, seed=0)
+    assert found.p_min["0.1"].size.value == pytest.approx(45 / 40)
+    assert found.p_min["0.1"].mass.value == pytest.approx(38 / 40)
+    assert found.p_min["0.1"].several.value == pytest.approx(5 / 40)
+    assert found.p_min["0.1"].size.low == pytest.approx(33 / 30)
+    assert found.p_min["0.1"].size.high == pytest.approx(12 / 10)
+    assert (found.n_rollouts, found.n_states) == (2, 40)
+
+
+def test_against_the_whole_distribution(tiny, tmp_path):
+    policy = load_policy(str(tiny), find_prompt("boxed"))
+    params = SamplingParams(max_new_tokens=12)
+    entry, path = evaluate_candidates(
+        policy, PROBLEMS, name="x", source="x", output=tmp_path, n=2, p_mins=(0.02, 0.1), params=params
+    )
+    rollouts = read_rollouts(tmp_path / "rollouts" / "a")
+    sizes = {0.02: 0, 0.1: 0}
+    for one in rollouts:
+        prompt = policy.encoder.prompt_ids(find_prompt("boxed").render(one.problem))
+        with torch.no_grad():
+            p = policy.engine.model(torch.tensor([[*prompt, *one.ids]])).logits[0].double().softmax(-1)
+        for limit in sizes:
+            sizes[limit] += int((p[len(prompt) - 1 : -1] >= limit).sum())
+    n = sum(len(one.ids) for one in rollouts)
+    assert entry.metrics.n_states == n
+    for limit, size in sizes.items():
+        assert entry.metrics.p_min[str(limit)].size.value == pytest.approx(size / n)
+    assert sizes[0.02] > 0
+    assert recompute_candidates(path).metrics == entry.metrics
+    assert len(read_candidates_items(tmp_path / "items.jsonl")) == 8
+
+
+def test_p_min_is_a_probability(tiny, tmp_path):
+    policy = load_policy(str(tiny), find_prompt("boxed"))
+    with pytest.raises(UserError, match="between 0 and 1"):
+        evaluate_candidates(policy, PROBLEMS, name="x", source="x", output=tmp_path, p_mins=(1.0,))
