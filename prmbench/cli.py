@@ -15,6 +15,7 @@ from prmbench.cli_common import interruptible, quiet_libraries
 from prmbench.cli_compare import compare_command, export_command, leaderboard, report_command
 from prmbench.cli_eval import eval_command
 from prmbench.cli_probe import probe
+from prmbench.cli_replicate import replicate_command
 from prmbench.errors import UserError
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.command(name="eval")(eval_command)
 app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
 app.command(name="report")(report_command)
+app.command(name="replicate")(replicate_command)
 app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(probe, name="probe")
 

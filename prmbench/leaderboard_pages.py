@@ -41,7 +41,7 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
             for line in board.lines
         ]
         parts.append(
-            f"## {title}\n\n{_escape(board.about)}.\n\n{_table(['rank', 'subject', 'kind', *board.columns], rows)}"
+            f"## {title}\n\n{_escape(board.about)}.\n\n{markdown_table(['rank', 'subject', 'kind', *board.columns], rows)}"
         )
         parts.append(" ".join(board.notes))
     if reported:
@@ -49,11 +49,12 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
     for table in reported:
         rows = [[_escape(row.backbone), _escape(row.method), *(f"{v:.1f}" for v in row.values)] for row in table.rows]
         heading = f"### Table {_escape(table.table)}: {_escape(table.title)}\n\n{_escape(table.figure)}; {_escape(table.source)}."
-        parts.append(f"{heading}\n\n{_table(['backbone', 'method', *table.columns], rows)}")
+        parts.append(f"{heading}\n\n{markdown_table(['backbone', 'method', *table.columns], rows)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the heading's names are escaped, cells are as they are."""
     names = [_escape(name) for name in header]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -14,33 +14,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from study_report import LABELS
-from study_tables import count, table, with_interval, write_rows
+from study_tables import claims_table, table, with_interval, write_rows
 
 from prmbench.miniature.build import Build
-from prmbench.miniature.reward_models import BEST_OF, N_CANDIDATES, N_RERANKED, Bench, Settings, rerank
-from prmbench.stats.seeds import ordering
+from prmbench.miniature.reward_models import BEST_OF, N_CANDIDATES, N_RERANKED, Bench, rerank
+from prmbench.replicate.claims import BEST_OF_N_CLAIMS
+from prmbench.replicate.figures import LABELS, best_of, best_of_baseline, over_sizes
+from prmbench.replicate.runs import REWARD_MODELS, Run
 from prmbench.training.options import quiet_libraries
 
 SEEDS = (0, 1, 2, 3, 4, 5)
-RATE = 3e-4
-"""The learning rate that the study of reward models chose for every objective."""
 OBJECTIVES = ("q_rm", "endo", "dpo", "implicit_prm", "ipvrm", "ipvrm_late", "ipvrm_early")
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "studies"
 MARK = "<!-- What follows is written by scripts/study_best_of_n.py report. -->"
 BASELINES = ("mean", "majority", "pass", "shortest")
-
-CLAIMS = [
-    # (where the paper says it, what is larger, what is smaller), of the mean over N: written before the table was run.
-    *(("Tables 1, 12", "ipvrm", other) for other in ("q_rm", "endo", "dpo", "implicit_prm")),
-    ("Table 3", "ipvrm_late", "ipvrm"),
-    ("Table 3", "ipvrm", "ipvrm_early"),
-]
-
-
-def settings_of(objective: str) -> Settings:
-    """The study's settings of an objective."""
-    return Settings("endo") if objective == "endo" else Settings(objective, RATE)
 
 
 def measure(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -50,26 +37,11 @@ def measure(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
         bench = Bench(Build(seed=seed), "test")
         for objective in OBJECTIVES:
             start = time.monotonic()
-            row = rerank(bench, settings_of(objective))
+            row = rerank(bench, REWARD_MODELS[objective])
             found.append(row)
-            shown = ", ".join(f"@{n} {accuracy(row, n):.1f}" for n in BEST_OF)
+            shown = ", ".join(f"@{n} {best_of(n)(row):.1f}" for n in BEST_OF)
             print(f"seed {seed} {objective}: {shown} ({time.monotonic() - start:.0f} s)", flush=True)
     return found
-
-
-def accuracy(row: dict[str, Any], n: int) -> float:
-    """Best-of-n by the model's own score, over all subsets, in %."""
-    return 100 * float(next(iter(row["figures"]["scores"].values()))[str(n)]["expected"]["value"])
-
-
-def over_sizes(row: dict[str, Any]) -> float:
-    """Mean over N, as Tables 1, 3 and 12 average."""
-    return sum(accuracy(row, n) for n in BEST_OF) / len(BEST_OF)
-
-
-def baseline(row: dict[str, Any], name: str, n: int) -> float:
-    """The same of a choice that needs no reward model."""
-    return 100 * float(row["figures"]["baselines"][name][str(n)]["expected"]["value"])
 
 
 def report() -> None:
@@ -80,20 +52,16 @@ def report() -> None:
     rows = [
         [
             LABELS[o],
-            *(with_interval([accuracy(r, n) for r in of[o]]) for n in BEST_OF),
+            *(with_interval([best_of(n)(r) for r in of[o]]) for n in BEST_OF),
             with_interval([*map(over_sizes, of[o])]),
         ]
         for o in OBJECTIVES
     ]
     any_of = of["ipvrm"]
     rows += [
-        [name, *(with_interval([baseline(r, name, n) for r in any_of]) for n in BEST_OF), ""] for name in BASELINES
+        [name, *(with_interval([best_of_baseline(name, n)(r) for r in any_of]) for n in BEST_OF), ""]
+        for name in BASELINES
     ]
-    claims = []
-    for where, a, b in CLAIMS:
-        difference, verdict = ordering([*map(over_sizes, of[a])], [*map(over_sizes, of[b])])
-        shown = f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
-        claims.append((where, f"{LABELS[a]} above {LABELS[b]}", shown, verdict))
     page = OUTPUT / "best-of-n.md"
     said = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Best-of-N in the miniature\n\n"
     text = (
@@ -101,8 +69,8 @@ def report() -> None:
         "from the seed's policy at temperature 1. Accuracy in % of choosing by the model's own score, exact over all subsets of N; "
         "means over seeds with the 95% Student-t interval.\n\n"
         + table(["", *(f"@{n}" for n in BEST_OF), "mean over N"], rows)
-        + f"\n\n### The paper's orderings\n\nOf the mean over N, paired by seed: {count(c[3] for c in claims)}.\n\n"
-        + table(["paper", "claim", "difference", "here"], claims)
+        + "\n\n### The paper's orderings\n\nOf the mean over N, paired by seed: "
+        + claims_table(BEST_OF_N_CLAIMS, {Run("best-of-n", name): rows for name, rows in of.items()})
         + "\n"
     )
     page.write_text(said + text, encoding="utf-8")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from study_tables import write_rows
 
 from prmbench.miniature.build import Build
 from prmbench.miniature.policies import PolicyBench, PolicySettings, average, last_third, run_policy
-from prmbench.miniature.reward_models import Bench, Settings
+from prmbench.miniature.reward_models import Bench
+from prmbench.replicate.runs import BASE, POLICIES, reward_of
 from prmbench.training.options import quiet_libraries
 
 SEARCH_SEED = 100
 TABLE_SEEDS = (0, 1, 2, 3, 4, 5)
-TABLE_STEPS = 20
-"""Of every run of the tables; the search had 30. Nineteen runs a seed are what two cores can do in an hour and a half."""
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "studies"
 KEPT = (
     "rollouts/accuracy",
@@ -38,15 +36,6 @@ KEPT = (
     "entropy",
     "clip_share/sampled",
 )
-OFFLINE_RATE = 3e-4
-"""Learning rate of the offline reward models, as the study of reward models chose it."""
-
-
-def reward_of(settings: PolicySettings) -> Settings | None:
-    """The offline reward model that a run starts from."""
-    return None if settings.objective is None else Settings(settings.objective, OFFLINE_RATE)
-
-
 SEARCH = [
     PolicySettings("sft"),
     *(PolicySettings("grpo", learning_rate=rate) for rate in (5e-5, 1e-4, 2e-4)),
@@ -64,67 +53,25 @@ def search() -> None:
     write_rows(OUTPUT / "policies-search.json", [_timed(bench, settings) for settings in SEARCH])
 
 
-def chosen() -> PolicySettings:
-    """What the search chose, as the defaults of every run."""
-    found = json.loads((OUTPUT / "policies-search.json").read_text())
-    plain = max(
-        (r for r in found if r["settings"]["method"] == "grpo" and r["settings"]["objective"] is None), key=average
-    )
-    guided = max((r for r in found if r["settings"]["objective"] is not None), key=average)
-    return PolicySettings(
-        "grpo",
-        steps=TABLE_STEPS,
-        learning_rate=plain["settings"]["learning_rate"],
-        gae_weight=guided["settings"]["gae_weight"],
-        reward_learning_rate=guided["settings"]["reward_learning_rate"],
-    )
-
-
-def table_settings(base: PolicySettings) -> dict[str, PolicySettings]:
-    """Every run of the tables, by the name that the claims use."""
-    ipvrm = replace(base, objective="ipvrm", update="dlw+adb")
-    runs = {
-        "sft": replace(base, method="sft"),
-        "grpo": base,
-        "distrl ipvrm": replace(ipvrm, method="distrl"),
-        "grpo ipvrm": ipvrm,
-        "grpo dpo": replace(base, objective="dpo", update="naive"),
-        "prime": replace(base, method="prime", objective="implicit_prm", update="naive", reference="start"),
-        "spro": replace(base, method="spro"),
-        "reinforce q_rm": replace(base, method="reinforce", objective="q_rm"),
-        "distrl dpo": replace(base, method="distrl", objective="dpo", update="naive"),
-        "grpo implicit_prm": replace(base, objective="implicit_prm", update="naive"),
-        "distrl implicit_prm": replace(base, method="distrl", objective="implicit_prm", update="naive"),
-        "distrl ipvrm start": replace(ipvrm, method="distrl", reference="start"),
-    }
-    for update in ("frozen", "naive", "dlw", "adb"):
-        runs[f"distrl ipvrm {update}"] = replace(ipvrm, method="distrl", update=update)
-    for alpha in (0.05, 0.2, 0.5):
-        runs[f"distrl ipvrm alpha={alpha}"] = replace(ipvrm, method="distrl", alpha=alpha)
-    return runs
-
-
 def table(seeds: tuple[int, ...]) -> None:
     """Run every method on every seed of the tables."""
-    runs = table_settings(chosen())
     benches = [PolicyBench(Bench(Build(seed=seed), "test")) for seed in seeds]
-    for name, settings in runs.items():
+    for name, settings in POLICIES.items():
         for bench in benches:
             _timed(bench, settings, name)
 
 
 def write_page() -> None:
     """Collect what the tables' runs left, and write the page's figures under its hand-written part."""
-    runs = table_settings(chosen())
     found: list[dict[str, Any]] = []
     for seed in TABLE_SEEDS:
         bench = PolicyBench(Bench(Build(seed=seed), "test"))
-        found += [{"name": name, **_short(run_policy(bench, one, reward_of(one)))} for name, one in runs.items()]
+        found += [{"name": name, **_short(run_policy(bench, one, reward_of(one)))} for name, one in POLICIES.items()]
     write_rows(OUTPUT / "policies.json", found)
     page = OUTPUT / "policies.md"
     said = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Policies in the miniature\n\n"
     searched = json.loads((OUTPUT / "policies-search.json").read_text())
-    page.write_text(said + report(found, searched, chosen(), OUTPUT), encoding="utf-8")
+    page.write_text(said + report(found, searched, BASE, OUTPUT), encoding="utf-8")
     print(page)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,104 +10,17 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from study_tables import count, table, with_interval
+from study_tables import table, with_interval
 
 from prmbench.miniature.policies import PolicySettings, average, last_third
+from prmbench.replicate.claims import POLICY_CLAIMS, Claim
+from prmbench.replicate.figures import BEST, LABELS, Row, outcome, rm_accuracy, rm_pairs, rm_score
+from prmbench.replicate.judge import VERDICTS, judge
+from prmbench.replicate.runs import Run
 from prmbench.stats.nested import nested_interval
-from prmbench.stats.seeds import Verdict, ordering
-
-Row = dict[str, Any]
-Figure = Callable[[Row], float]
+from prmbench.stats.seeds import Verdict
 
 MARK = "<!-- What follows is written by scripts/study_policies.py report. -->"
-
-LABELS = {
-    "sft": "SFT",
-    "prime": "PRIME",
-    "spro": "SPRO",
-    "reinforce q_rm": "REINFORCE w/ Q-RM",
-    "grpo": "GRPO w/ VR",
-    "grpo dpo": "GRPO w/ DPO-RM",
-    "grpo implicit_prm": "GRPO w/ Implicit PRM",
-    "grpo ipvrm": "GRPO w/ IPVRM",
-    "distrl dpo": "DistRL w/ DPO-RM",
-    "distrl implicit_prm": "DistRL w/ Implicit PRM",
-    "distrl ipvrm": "DistRL w/ IPVRM",
-    "distrl ipvrm start": "DistRL w/ IPVRM, reference SFT",
-    "distrl ipvrm frozen": "DistRL w/ IPVRM, frozen",
-    "distrl ipvrm naive": "DistRL w/ IPVRM, naive",
-    "distrl ipvrm dlw": "DistRL w/ IPVRM, DLW",
-    "distrl ipvrm adb": "DistRL w/ IPVRM, ADB",
-    "distrl ipvrm alpha=0.05": "DistRL w/ IPVRM, alpha 0.05",
-    "distrl ipvrm alpha=0.2": "DistRL w/ IPVRM, alpha 0.2",
-    "distrl ipvrm alpha=0.5": "DistRL w/ IPVRM, alpha 0.5",
-}
-"""DistRL w/ IPVRM without more: DLW + ADB, reference the behaviour policy, alpha 0.1."""
-
-BEST = "distrl ipvrm"
-
-
-def outcome(row: Row) -> float:
-    """Accuracy of the rollouts in training, last third of the steps, in % (Table 7's verifier accuracy, Fig. 6 left)."""
-    return 100 * last_third(row, "rollouts/accuracy")
-
-
-def rm_accuracy(row: Row) -> float:
-    """The reward model's accuracy before each update, last third of the steps, in % (Fig. 6 right)."""
-    return 100 * last_third(row, "reward_model/accuracy")
-
-
-def rm_pairs(row: Row) -> float:
-    """Right rollouts above wrong ones of their prompt by final value, before each update, last third of the steps, in %."""
-    return 100 * last_third(row, "reward_model/pair_accuracy")
-
-
-def rm_score(row: Row) -> float:
-    """Mean per-token log-ratio, last third of the steps (Eq. 19, Table 7)."""
-    return last_third(row, "reward_model/score")
-
-
-CLAIMS: list[tuple[str, str, Figure, str, str]] = [
-    # (where the paper says it, the figure's name, the figure, what is larger, what is smaller): written before any table was run.
-    *(
-        ("Table 5", "avg@8", average, BEST, other)
-        for other in ("sft", "prime", "spro", "reinforce q_rm", "grpo", "grpo dpo", "grpo ipvrm")
-    ),
-    ("Table 5", "avg@8", average, "grpo", "sft"),
-    ("Table 5", "avg@8", average, "grpo ipvrm", "grpo"),
-    *(("Table 6", "avg@8", average, f"distrl {rm}", f"grpo {rm}") for rm in ("dpo", "implicit_prm", "ipvrm")),
-    *(
-        ("Table 6", "avg@8", average, f"{method} ipvrm", f"{method} {rm}")
-        for method in ("grpo", "distrl")
-        for rm in ("dpo", "implicit_prm")
-    ),
-    ("Table 7", "RM score", rm_score, BEST, "grpo ipvrm"),
-    ("Table 7", "verifier accuracy", outcome, BEST, "grpo ipvrm"),
-    ("Table 8", "avg@8", average, "distrl ipvrm naive", "distrl implicit_prm"),
-    ("Table 8", "avg@8", average, BEST, "distrl ipvrm naive"),
-    ("Table 9", "avg@8", average, BEST, "distrl ipvrm start"),
-    *(
-        ("Fig. 6, left", "verifier accuracy", outcome, BEST, f"distrl ipvrm {update}")
-        for update in ("frozen", "naive", "dlw", "adb")
-    ),
-    ("Fig. 6, left", "verifier accuracy", outcome, "distrl ipvrm frozen", "distrl ipvrm naive"),
-    *(
-        ("Fig. 6, right", "RM accuracy", rm_accuracy, f"distrl ipvrm {update}", "distrl ipvrm naive")
-        for update in ("dlw", "adb", "frozen")
-    ),
-    ("Fig. 6, right", "RM accuracy", rm_accuracy, BEST, "distrl ipvrm naive"),
-    # Added after the first tables, when it was seen that ADB's boundary knows the prompt's accuracy: the same without it.
-    *(
-        (
-            "Fig. 6, right",
-            "RM pair accuracy",
-            rm_pairs,
-            f"distrl ipvrm {update}".removesuffix(" dlw+adb"),
-            "distrl ipvrm naive",
-        )
-        for update in ("dlw", "adb", "frozen", "dlw+adb")
-    ),
-]
 
 
 def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: Path) -> str:
@@ -120,7 +32,7 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
     assert all([r["seed"] for r in rows] == [r["seed"] for r in by_name["sft"]] for rows in by_name.values())
     sizes = with_interval([last_third(r, "candidates/size") for r in by_name[BEST]], 3)
     masses = with_interval([100 * last_third(r, "candidates/mass") for r in by_name[BEST]], 2)
-    claims = [_claim(by_name, *claim) for claim in CLAIMS]
+    claims = [_claim(by_name, claim) for claim in POLICY_CLAIMS]
     parts = [
         MARK,
         "\n\n## Figures\n\n",
@@ -163,11 +75,12 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
         f"Candidates of DistRL (P_min 0.1): {sizes} a state, {masses} % of pi_old.\n\n",
         "![Learning curves](policies-curves.svg)\n\n",
         "### The paper's orderings\n\n",
-        f"{count(claim[-1] for claim in claims)}. Paired by seed; `appears` and `does not appear` mean that the "
+        ", ".join(f"{[c[-1] for c in claims].count(name)} {name}" for name in VERDICTS),
+        ". Paired by seed; `appears` and `does not appear` mean that the "
         "difference's 95% interval over seeds is on one side of 0. Beside: a two-level bootstrap over seeds x problems where the "
         "figure is one of problems, which with so few seeds is too narrow.\n\n",
         table(
-            ["paper", "figure", "claim", "difference", "seeds x problems", "here"],
+            ["paper", "claim", "difference", "seeds x problems", "here"],
             claims,
         ),
     ]
@@ -193,20 +106,16 @@ def _figures(rows: list[Row]) -> list[str]:
     ]
 
 
-def _claim(
-    by_name: dict[str, list[Row]], where: str, figure_name: str, figure: Figure, a: str, b: str
-) -> tuple[str, str, str, str, str, Verdict]:
-    larger, smaller = by_name[a], by_name[b]
-    difference, verdict = ordering([figure(r) for r in larger], [figure(r) for r in smaller])
+def _claim(by_name: dict[str, list[Row]], claim: Claim) -> tuple[str, str, str, str, Verdict]:
+    judged = judge(claim, {Run("policy", name): rows for name, rows in by_name.items()})
+    assert judged is not None
     nested = ""
-    if figure is average:
-        pairs = zip(larger, smaller, strict=True)
+    if claim.larger[1] is average:
+        pairs = zip(by_name[claim.larger[0].name], by_name[claim.smaller[0].name], strict=True)
         items = [100 * (np.array(x["right"]) - np.array(y["right"])) / x["n"] for x, y in pairs]
         _, low, high = nested_interval(items, 2_000, np.random.default_rng(0))
         nested = f"[{low:+.1f}, {high:+.1f}]"
-    digits = "+.3f" if figure is rm_score else "+.1f"
-    shown = f"{difference.mean:{digits}} [{difference.low:{digits}}, {difference.high:{digits}}]"
-    return where, figure_name, f"{LABELS[a]} above {LABELS[b]}", shown, nested, verdict
+    return claim.where, claim.text, judged.shown, nested, judged.verdict
 
 
 def _curves(by_name: dict[str, list[Row]], path: Path) -> None:

@@ -2,110 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from study_tables import table, with_interval
+from study_tables import claims_table, table, with_interval
 
+from prmbench.replicate.claims import REWARD_MODEL_CLAIMS
+from prmbench.replicate.figures import FORMS, LABELS, Figure, Row, f1
+from prmbench.replicate.runs import REWARD_MODELS, Run
 from prmbench.stats.protocols import TOKEN_PROTOCOLS
-from prmbench.stats.seeds import ordering
-
-Row = dict[str, Any]
-Figure = Callable[[Row], float]
 
 MARK = "<!-- What follows is written by scripts/study_reward_models.py report. -->"
-FORMS = ("tagged", "plain")
-LABELS = {
-    "endo": "EndoRM",
-    "q_rm": "Q-RM",
-    "dpo": "DPO-RM",
-    "implicit_prm": "Implicit PRM",
-    "ipvrm": "IPVRM",
-    "ipvrm_late": "IPVRM late",
-    "ipvrm_early": "IPVRM early",
-    "ipvrm m=0": "IPVRM, m = 0",
-    "ipvrm m=10": "IPVRM, m = 10",
-}
 
 
 def name_of(row: Row) -> str:
     """The reward model of a row, as `LABELS` has it."""
     margin = row["settings"]["margin"]
     return row["settings"]["objective"] + ("" if margin is None else f" m={margin:g}")
-
-
-def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
-    """F1 in %, crossfit."""
-    return lambda row: 100 * row[part]["crossfit"][form][protocol]
-
-
-def drop(row: Row) -> float:
-    """What the format shift costs: process F1 on tagged minus plain, in points."""
-    return f1("tagged")(row) - f1("plain")(row)
-
-
-CLAIMS: list[tuple[str, str, Figure, str, str]] = [
-    # (where the paper says it, the claim, the figure, what is larger, what is smaller): written before the tables were run.
-    *(
-        (f"Table 2, {form}", f"F1 (process) of {LABELS['ipvrm']} above {LABELS[other]}", f1(form), "ipvrm", other)
-        for form in ("plain", "tagged")
-        for other in ("dpo", "implicit_prm", "endo", "q_rm")
-    ),
-    *(
-        (f"Table 14, {form}", f"F1 (prefix) of {LABELS['ipvrm']} above {LABELS[other]}", f1(form, "prefix"), "ipvrm", other)
-        for form in ("plain", "tagged")
-        for other in ("dpo", "implicit_prm")
-    ),
-    *(
-        (f"Table 4, {form}", f"F1 (process) of {LABELS[a]} above {LABELS[b]}", f1(form), a, b)
-        for form in ("plain", "tagged")
-        for a, b in (("ipvrm_early", "ipvrm"), ("ipvrm", "ipvrm_late"))
-    ),
-    *(
-        (f"Table 10, {form}", f"F1 (process) of IPVRM with m = 5 above m = {margin}", f1(form), "ipvrm", f"ipvrm m={margin}")
-        for form in ("plain", "tagged")
-        for margin in (0, 10)
-    ),
-    ("Table 10", "AUC of the final value with m = 5 above m = 0", lambda row: row["auc_final"], "ipvrm", "ipvrm m=0"),
-    ("Table 3", "AUC of the final value of IPVRM late above IPVRM", lambda row: row["auc_final"], "ipvrm_late", "ipvrm"),
-    ("Table 3", "AUC of the final value of IPVRM above IPVRM early", lambda row: row["auc_final"], "ipvrm", "ipvrm_early"),
-    *(
-        ("Table 1", f"AUC of the final value of IPVRM above {LABELS[other]}", lambda row: row["auc_final"], "ipvrm", other)
-        for other in ("dpo", "implicit_prm", "endo")
-    ),
-    *(
-        ("Section 4.2", f"the format shift costs {LABELS[other]} more than IPVRM", drop, other, "ipvrm")
-        for other in ("dpo", "implicit_prm")
-    ),
-    *(
-        (
-            "Section 3.1",
-            f"share of abs(r) on format tokens: {LABELS[other]} above IPVRM",
-            lambda row: 100 * row["format_share"]["absolute"],
-            other,
-            "ipvrm",
-        )
-        for other in ("dpo", "implicit_prm")
-    ),
-    *(
-        (
-            "Section 3.1",
-            f"rank agreement with true prefix values: IPVRM above {LABELS[other]}",
-            lambda row: row["truth"]["spearman"],
-            "ipvrm",
-            other,
-        )
-        for other in ("dpo", "implicit_prm")
-    ),
-]  # fmt: skip
-
-PROTOCOL_CLAIMS = [("Appendix G", other) for other in ("dpo", "implicit_prm", "ipvrm")]
-"""Process F1 above prefix F1, on plain traces, of one and the same model."""
 
 
 def shown(rows: list[Row], figure: Figure, digits: int = 1) -> str:
@@ -115,7 +31,7 @@ def shown(rows: list[Row], figure: Figure, digits: int = 1) -> str:
 
 def report(found: list[Row], searched: list[Row], chosen: dict[str, float], folder: Path) -> str:
     """Everything after the hand-written part, as Markdown; writes the figure beside it."""
-    of = {name: sorted((r for r in found if name_of(r) == name), key=lambda r: r["seed"]) for name in LABELS}
+    of = {name: sorted((r for r in found if name_of(r) == name), key=lambda r: r["seed"]) for name in REWARD_MODELS}
     of = {name: rows for name, rows in of.items() if rows}
     seeds = sorted({row["seed"] for row in found})
     for rows in of.values():
@@ -259,19 +175,9 @@ def _diagram(logit: dict[str, list[Row]], folder: Path) -> Path:
 
 
 def _claims(of: dict[str, list[Row]]) -> str:
-    rows = []
-    for where, claim, figure, larger, smaller in CLAIMS:
-        if larger in of and smaller in of:
-            pairs = [[figure(row) for row in of[name]] for name in (larger, smaller)]
-            rows.append((where, claim, *ordering(*pairs)))
-    for where, name in PROTOCOL_CLAIMS:
-        pairs = [[f1("plain", protocol)(row) for row in of[name]] for protocol in ("process", "prefix")]
-        rows.append((where, f"{LABELS[name]}, plain: process F1 above prefix F1", *ordering(*pairs)))
+    found = {Run("reward model", name): rows for name, rows in of.items()}
     text = (
         "### The paper's orderings\n\nPaired by seed; `appears` and `does not appear` mean that the difference's 95% interval "
         "is on one side of 0.\n\n"
     )
-    return text + table(
-        ["paper", "claim", "difference", "here"],
-        ([where, claim, f"{d.mean:+.3g} [{d.low:+.3g}, {d.high:+.3g}]", verdict] for where, claim, d, verdict in rows),
-    )
+    return text + claims_table(REWARD_MODEL_CLAIMS, found)

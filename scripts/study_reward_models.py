@@ -20,6 +20,7 @@ from study_tables import write_rows
 
 from prmbench.miniature.build import Build
 from prmbench.miniature.reward_models import Bench, Settings, measure
+from prmbench.replicate.runs import REWARD_MODELS
 from prmbench.training.options import quiet_libraries
 
 SEARCH_SEEDS = (100,)
@@ -64,27 +65,12 @@ def chosen(found: list[dict[str, Any]]) -> dict[str, float]:
     return best
 
 
-def table_settings(rates: dict[str, float]) -> list[Settings]:
-    """Tables 2, 4 and 10; the variants of IPVRM take its learning rate."""
-    own = rates["ipvrm"]
-    return [
-        Settings("endo"),
-        *(Settings(objective, rates[objective]) for objective in ("q_rm", "dpo", "implicit_prm", "ipvrm")),
-        Settings("ipvrm_late", own),
-        Settings("ipvrm_early", own),
-        Settings("ipvrm", own, margin=0.0),
-        Settings("ipvrm", own, margin=10.0),
-    ]
-
-
 def table() -> None:
     """Measure every reward model on every seed of the tables."""
-    rates = chosen(json.loads((OUTPUT / "reward-models-search.json").read_text()))
-    print("chosen learning rates:", rates, flush=True)
     found = []
     for seed in TABLE_SEEDS:
         bench = Bench(Build(seed=seed), "test")
-        found += [_timed(bench, settings) for settings in table_settings(rates)]
+        found += [_timed(bench, settings) for settings in REWARD_MODELS.values()]
         write_rows(OUTPUT / "reward-models.json", found)
 
 

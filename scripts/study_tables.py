@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from prmbench.stats.seeds import Verdict, seed_mean
+from prmbench.replicate.claims import Claim
+from prmbench.replicate.judge import VERDICTS, judge
+from prmbench.replicate.work import Results
+from prmbench.stats.seeds import seed_mean
 
 
 def with_interval(values: Sequence[float], digits: int = 1) -> str:
@@ -26,11 +29,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def count(verdicts: Iterable[Verdict]) -> str:
-    """How many claims came out how."""
-    found = list(verdicts)
-    names: tuple[Verdict, ...] = ("appears", "does not appear", "undecided")
-    return ", ".join(f"{found.count(name)} {name}" for name in names)
+def claims_table(claims: Sequence[Claim], found: Results) -> str:
+    """How many claims came out how, and each of them, as Markdown."""
+    judged = [one for claim in claims if (one := judge(claim, found)) is not None]
+    counts = ", ".join(f"{sum(j.verdict == name for j in judged)} {name}" for name in VERDICTS)
+    rows = ([j.claim.where, j.claim.text, j.shown, j.verdict] for j in judged)
+    return f"{counts}.\n\n" + table(["paper", "claim", "difference", "here"], rows)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

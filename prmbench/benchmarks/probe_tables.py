@@ -74,8 +74,8 @@ def render_td_probe(entry: TDProbeEntry) -> RenderableType:
         )
     note = (
         "AUC, Pearson and Spearman are against single rollouts' outcomes; true: Pearson with the branch's true value, rollout "
-        "noise taken out; in state: of deviations from the state's mean; tau-b: within states. Brackets: 95% intervals over problems; "
-        "those of the other columns are in the entry."
+        "noise taken out; in state: of deviations from the state's mean; tau-b: within states. Brackets: 95% intervals over "
+        "problems; those of the other columns are in the entry."
     )
     return Group(*parts, table, escape(note))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prmbench.benchmarks.policy import ITEMS_NAME, read_completions
-from prmbench.miniature.build import make_problems, write_lines
+from prmbench.miniature.build import Build, make_problems, write_lines
 from prmbench.miniature.reward_models import Bench, Settings
 from prmbench.miniature.world import Split
 from prmbench.resources import resource_folder
@@ -61,6 +61,20 @@ class PolicyBench:
         return write_lines(file, make_problems(self.build.world, split, n, seed))
 
 
+def policy_place(
+    build: Build,
+    split: Split,
+    settings: PolicySettings,
+    reward: Settings | None,
+    problems: str | None = None,
+) -> Path:
+    """The folder of a run. problems: name of the file it is measured on; None: a split's usual one."""
+    recipe = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
+    named = problems or f"rl-{split}-{N_TEST}.jsonl"
+    key = digest([asdict(settings), None if reward is None else asdict(reward), split, recipe, named])
+    return build.folder() / "policies" / f"{settings.method}-{settings.objective}-{key[:12]}"
+
+
 def run_policy(bench: PolicyBench, settings: PolicySettings, reward: Settings | None = None) -> dict[str, Any]:
     """Train and measure one policy; kept, and read the next time.
 
@@ -72,11 +86,7 @@ def run_policy(bench: PolicyBench, settings: PolicySettings, reward: Settings | 
         completions of each; ``history``: figures of every step (`prmbench.training.rl.trainer`), empty for ``sft``.
     """
     build = bench.build
-    recipe_text = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
-    key = digest(
-        [asdict(settings), None if reward is None else asdict(reward), bench.split, recipe_text, bench.test.name]
-    )
-    place = build.folder() / "policies" / f"{settings.method}-{settings.objective}-{key[:12]}"
+    place = policy_place(build, bench.split, settings, reward, bench.test.name)
     result = place / "measured.json"
     if result.exists():
         kept: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))

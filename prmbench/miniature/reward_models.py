@@ -69,7 +69,7 @@ class Bench:
     def __init__(
         self, build: Build, split: Split = "test", n_train: int = 4_500, n_test: int = 600, n_traces: int = 400
     ) -> None:
-        self.build, self.split = build, split
+        self.build, self.split, self.n_test = build, split, n_test
         self.policy = train_policy(build)
         self.outcomes, _ = sample_split(build, self.policy, "train", n_train, 5)
         _, self.rollouts = sample_split(build, self.policy, split, n_test, 4)
@@ -117,6 +117,20 @@ class Bench:
         return load_reward_model(folder)
 
 
+def measured_place(build: Build, split: Split, settings: Settings) -> Path:
+    """The file that `measure` leaves."""
+    return build.folder() / "measured" / f"{_file_name(split, settings)}.json"
+
+
+def reranked_place(build: Build, split: Split, settings: Settings) -> Path:
+    """The file that `rerank` leaves."""
+    return build.folder() / "reranked" / f"{_file_name(split, settings)}.json"
+
+
+def _file_name(split: Split, settings: Settings) -> str:
+    return f"{settings.name.replace(' ', '-')}-{split}-{digest(asdict(settings))[:8]}"
+
+
 def measure(bench: Bench, settings: Settings) -> dict[str, Any]:
     """Everything the study reports of one reward model; kept, and read the next time.
 
@@ -125,8 +139,7 @@ def measure(bench: Bench, settings: Settings) -> dict[str, Any]:
         format tokens left out of the sums; ``baselines``: by name and format; ``auc_final``: of a rollout's final value against
         its verdict, and ``auc_length`` of minus its length; ``format_share``: see `format_share`; ``truth``: see `against_truth`.
     """
-    build, name = bench.build, f"{settings.name.replace(' ', '-')}-{bench.split}-{digest(asdict(settings))[:8]}"
-    place = build.folder() / "measured" / f"{name}.json"
+    build, place = bench.build, measured_place(bench.build, bench.split, settings)
     if place.exists():
         kept: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         return kept
@@ -137,7 +150,7 @@ def measure(bench: Bench, settings: Settings) -> dict[str, Any]:
         traces,
         name=settings.name,
         source=str(bench.folder(settings)),
-        output=build.folder() / "entries" / name,
+        output=build.folder() / "entries" / place.stem,
         options=RunOptions(batch_tokens=BATCH_TOKENS, miniature=True),
     )
     assert evaluated is not None
@@ -173,8 +186,7 @@ def rerank(bench: Bench, settings: Settings) -> dict[str, Any]:
     """
     from prmbench.api import rerank as evaluate
 
-    name = f"{settings.name.replace(' ', '-')}-{bench.split}-{digest(asdict(settings))[:8]}"
-    place = bench.build.folder() / "reranked" / f"{name}.json"
+    place = reranked_place(bench.build, bench.split, settings)
     if place.exists():
         kept: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         return kept
@@ -182,7 +194,7 @@ def rerank(bench: Bench, settings: Settings) -> dict[str, Any]:
         bench.train(settings),
         [bench.candidates],
         name=settings.name,
-        output=bench.build.folder() / "entries" / f"best-of-n-{name}",
+        output=bench.build.folder() / "entries" / f"best-of-n-{place.stem}",
         sizes=BEST_OF,
         n_resamples=100,
         batch_tokens=BATCH_TOKENS,

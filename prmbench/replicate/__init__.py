@@ -1,0 +1,1 @@
+"""The paper's tables and figure in the miniature, from one command."""

@@ -1,0 +1,82 @@
+"""From rows to what a page shows: cells, orderings, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prmbench.leaderboard import ReportedTable
+from prmbench.replicate.claims import Claim
+from prmbench.replicate.layout import Cell, Layout
+from prmbench.replicate.work import Results
+from prmbench.stats.seeds import SeedMean, Verdict, ordering, seed_mean
+
+VERDICTS: tuple[Verdict, ...] = ("appears", "does not appear", "undecided")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and what came out. difference: larger minus smaller, over seeds. values: the same, seed by seed."""
+
+    claim: Claim
+    difference: SeedMean
+    verdict: Verdict
+    values: list[float]
+
+    @property
+    def shown(self) -> str:
+        """The difference with its interval."""
+        return with_interval(self.difference, self.claim.digits, sign=True)
+
+
+def judge(claim: Claim, results: Results) -> Judged | None:
+    """Test a claim; None where a run of it was not made, or a figure is not defined on some seed."""
+    (a, larger), (b, smaller) = claim.larger, claim.smaller
+    if a not in results or b not in results:
+        return None
+    first, second = [larger(row) for row in results[a]], [smaller(row) for row in results[b]]
+    if np.isnan([*first, *second]).any():
+        return None
+    difference, verdict = ordering(first, second)
+    return Judged(claim, difference, verdict, np.subtract(first, second).tolist())
+
+
+def with_interval(found: SeedMean, digits: int, *, sign: bool = False) -> str:
+    """A mean over seeds with its interval, where there is one."""
+    plus = "+" if sign else ""
+    text = f"{found.mean:{plus}.{digits}f}"
+    return text if np.isnan(found.low) else f"{text} [{found.low:{plus}.{digits}f}, {found.high:{plus}.{digits}f}]"
+
+
+def cell_text(cell: Cell | None, results: Results) -> str:
+    """A cell's mean over seeds; empty where there is nothing, "n/a" where it is not defined on some seed."""
+    if cell is None:
+        return ""
+    values = [cell.figure(row) for row in results[cell.run]]
+    return "n/a" if np.isnan(values).any() else with_interval(seed_mean(values), cell.digits)
+
+
+def our_ordering(layout: Layout, results: Results) -> str:
+    """Rows by their last figure, best first, rows in parentheses (which need no model) left out."""
+    means = []
+    for name, cells in layout.rows:
+        last = cells[-1]
+        if last is not None and not name.startswith("("):
+            means.append((float(np.mean([last.figure(row) for row in results[last.run]])), name, last.digits))
+    means.sort(key=lambda one: -one[0])
+    return " > ".join(f"{name} {mean:.{digits}f}" for mean, name, digits in means)
+
+
+def paper_orderings(layout: Layout, reported: Sequence[ReportedTable]) -> list[str]:
+    """For each backbone of the paper's table, its methods by their last figure, best first; else what the layout says."""
+    for table in reported:
+        if table.table == layout.number:
+            backbones = list(dict.fromkeys(row.backbone for row in table.rows))
+            out = []
+            for backbone in backbones:
+                rows = sorted((r for r in table.rows if r.backbone == backbone), key=lambda r: -r.values[-1])
+                out.append(f"{backbone}: " + " > ".join(f"{row.method} {row.values[-1]:g}" for row in rows))
+            return out
+    return [layout.paper] if layout.paper else []
