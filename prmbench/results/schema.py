@@ -48,7 +48,14 @@ class Subject(Record):
     facts: dict[str, Any] = Field(
         default_factory=dict, description="architecture, number of parameters, adapter or not"
     )
-    step_valued: bool = Field(False, description="true: one score a step; false: sums of token values")
+    step_valued: bool = Field(False, description="true: one score a step, or votes; false: sums of token values")
+    preset: str | None = Field(None, description="the preset that fixed how it is scored; null: none")
+    unverified: bool | None = Field(
+        None, description="true: the preset was not checked against numbers that its authors produced; null: no preset"
+    )
+    scoring: dict[str, Any] | None = Field(
+        None, description="what else decided the scores: layout of the marks, the two tokens, sampling of verdicts"
+    )
     fixed_thresholds: dict[str, float] = Field(
         default_factory=dict, description="protocols whose logit is a probability's, with the logit of 0.5"
     )
