@@ -241,6 +241,24 @@ def schema() -> None:
 
 
 @app.command()
+def presets(
+    as_json: Annotated[bool, typer.Option("--json", help="print every detail as JSON, nothing else")] = False,
+) -> None:
+    """List the presets: how public PRMs are scored, and what each was checked against."""
+    import dataclasses
+
+    from prmbench.reward_models.presets import PRESETS
+
+    if as_json:
+        typer.echo(json.dumps({name: dataclasses.asdict(one) for name, one in PRESETS.items()}, indent=2))
+        return
+    for name, one in PRESETS.items():
+        typer.echo(
+            f"{name}{'' if one.verified else ' (unverified)'}: {one.card['kind']}; {one.of}\n  read: {one.checked}"
+        )
+
+
+@app.command()
 @interruptible
 def plot(
     entries: Annotated[

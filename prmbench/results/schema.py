@@ -61,6 +61,12 @@ class Subject(Record):
     )
 
 
+def what_it_is(subject: Subject) -> str:
+    """Kind, objective and preset of a subject in a few words."""
+    preset = f"{subject.preset}{' (unverified)' if subject.unverified else ''}" if subject.preset else None
+    return ", ".join(part for part in (subject.kind, subject.objective, preset) if part)
+
+
 class SubsetData(Record):
     """One subset of the data set."""
 

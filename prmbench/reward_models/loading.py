@@ -80,14 +80,15 @@ def load_reward_model(
 
 
 def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> dict[str, Any]:
-    """A card's fields with the user's kind and preset; what describes another kind than the user's is left out."""
-    chosen = preset or card.get("preset")
-    if chosen is not None:
-        wanted = find_preset(str(chosen)).card
+    """A card's fields with the user's kind and preset; what describes another kind, or another preset, is left out."""
+    if "preset" in card:
+        card = fill_in(find_preset(str(card["preset"])).card, card)
+    if preset is not None:
+        wanted = find_preset(preset).card
         if kind is not None and kind != wanted["kind"]:
-            raise UserError(f"--kind {kind}: the preset {chosen} is of kind {wanted['kind']}; pass one of the two")
-        mine = card if card.get("kind", wanted["kind"]) == wanted["kind"] else {}
-        return fill_in(wanted, {**mine, "preset": chosen})
+            raise UserError(f"--kind {kind}: the preset {preset} is of kind {wanted['kind']}; pass one of the two")
+        mine = card if card.get("kind") == wanted["kind"] and card.get("preset") in (None, preset) else {}
+        return fill_in(wanted, {**mine, "preset": preset})
     if kind is not None and kind != card.get("kind"):
         return {"kind": kind, **({"tokens": card["tokens"]} if "tokens" in card else {})}
     return card
