@@ -14,6 +14,7 @@ import typer
 from prmbench.cli_common import interruptible, quiet_libraries
 from prmbench.cli_compare import compare_command, export_command, leaderboard, report_command
 from prmbench.cli_eval import eval_command
+from prmbench.cli_score import score_command
 from prmbench.errors import UserError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ def _root(
 
 
 app.command(name="eval")(eval_command)
+app.command(name="score")(score_command)
 app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
 app.command(name="report")(report_command)
