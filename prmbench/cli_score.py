@@ -89,7 +89,7 @@ def score_command(
 
     from rich.console import Console
 
-    from prmbench.score_view import render
+    from prmbench.score_view import printable, render
 
     used = chosen.protocol if chosen else protocol or next(iter(known), None)
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -100,8 +100,9 @@ def score_command(
     typer.echo(f"{len(scored):,} solutions, {n_steps:,} steps{shown}; score: {used or 'votes of a critic'}")
     if chosen is not None:
         flagged = sum(one.first_error != -1 for one in scored)
+        said = printable(chosen.said)  # names from the entry's file
         typer.echo(
-            f"{flagged:,} of {len(scored):,} have a step below {chosen.value:.4g} ({chosen.said}): taken for the first error"
+            f"{flagged:,} of {len(scored):,} have a step below {chosen.value:.4g} ({said}): taken for the first error"
         )
     elif not known:
         typer.echo(f"{sum(one.first_error is None for one in scored):,} of {len(scored):,} have no verdict")

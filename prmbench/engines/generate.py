@@ -21,11 +21,18 @@ _COMPACT = 0.75  # rows are dropped from the cache when fewer than this share ar
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to sample. prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on."""
+    """One completion to sample. prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on.
+    room: tokens it may have at most, where that is less than the parameters say."""
 
     prompt: NDArray[np.int64]
     key: str
     sample: int
+    room: int | None = None
+
+    def limit(self, max_new_tokens: int, max_length: int | None) -> int:
+        """Tokens it may have: as the parameters say, its own room, and the model's positions after the prompt."""
+        limits = [max_new_tokens, self.room, max_length and max_length - len(self.prompt)]
+        return min(limit for limit in limits if limit is not None)
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,10 @@ def generate(
         cumulative probabilities are closer than rounding.
     """
     device = engine.device
-    room = params.max_new_tokens
-    if engine.max_length:
-        room = min(room, engine.max_length - max(len(r.prompt) for r in requests))
-    if room < 1:
+    limits = [request.limit(params.max_new_tokens, engine.max_length) for request in requests]
+    if min(limits) < 1:
         raise ValueError("a prompt leaves no room for a completion")
+    room = max(limits)
     noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
     prompts, which = _distinct([r.prompt for r in requests])
     width = max(len(prompt) for prompt in prompts)
@@ -87,6 +93,7 @@ def generate(
     alive = torch.arange(len(requests), device=device)
     going = torch.ones(len(requests), dtype=torch.bool, device=device)
     stops = torch.tensor(sorted(stop), device=device)
+    last = torch.tensor(limits, device=device) - 1
     written: list[list[int]] = [[] for _ in requests]
     finished = [False] * len(requests)
 
@@ -107,7 +114,7 @@ def generate(
             if live:
                 written[row].append(value)
                 finished[row] = end
-        going &= ~ends
+        going &= ~ends & (last[alive] > t)
         n_going = int(going.sum())
         if n_going == 0:
             break

@@ -108,7 +108,7 @@ class VLLMEngine:
                 temperature=params.temperature,
                 top_p=params.top_p,
                 top_k=params.top_k or -1,
-                max_tokens=min(params.max_new_tokens, limit - len(r.prompt)) if limit else params.max_new_tokens,
+                max_tokens=r.limit(params.max_new_tokens, limit),
                 stop_token_ids=sorted(stop),
                 ignore_eos=True,
                 seed=request_seed(seed, r.key, r.sample),

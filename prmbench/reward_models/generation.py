@@ -43,20 +43,15 @@ def write(
     Returns:
         Token ids of each, without the token that ended it.
     """
-    out: list[Ids] = [np.zeros(0, dtype=np.int64)] * len(prompts)
-    # An engine cuts a batch where its longest prompt runs out of positions: prompts with less room are run apart.
-    groups = [[i] for i, room in enumerate(rooms) if room < generation.max_new_tokens]
-    groups += [[i for i, room in enumerate(rooms) if room == generation.max_new_tokens]]
-    for group in groups:
-        if not group:
-            continue
-        params = SamplingParams(
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            top_k=generation.top_k,
-            max_new_tokens=rooms[group[0]],
-        )
-        requests = [Request(prompts[i], hashlib.sha256(prompts[i].tobytes()).hexdigest(), sample) for i in group]
-        for i, one in zip(group, engine.generate(requests, stop, params, generation.seed), strict=True):
-            out[i] = one.ids[:-1] if one.finish_reason == "stop" else one.ids
-    return out
+    params = SamplingParams(
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        max_new_tokens=generation.max_new_tokens,
+    )
+    requests = [
+        Request(ids, hashlib.sha256(ids.tobytes()).hexdigest(), sample, room)
+        for ids, room in zip(prompts, rooms, strict=True)
+    ]
+    found = engine.generate(requests, stop, params, generation.seed)
+    return [one.ids[:-1] if one.finish_reason == "stop" else one.ids for one in found]

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.critic import critic_prompt, parse_verdict
 from prmbench.errors import UserError
+from prmbench.reward_models.generation import write
 from prmbench.reward_models.judge import VERDICT, judge_prompt, mean_log_odds
 from prmbench.reward_models.loading import load_reward_model
 
@@ -79,8 +80,6 @@ class Scripted:
 
 def test_critic_writes_what_greedy_decoding_writes(language_model, smol):
     """Prompt, stop and cut: the texts themselves, which here hold no verdict."""
-    from prmbench.reward_models.generation import write
-
     model = load_reward_model(language_model, preset="processbench-critic", generation={"max_new_tokens": 12})
     traces = [model.encode(PROBLEM, STEPS), model.encode("Short?", ["One."])]
     assert traces[0].ids.tolist() == rendered(smol, critic_prompt(PROBLEM, STEPS))
@@ -104,8 +103,6 @@ def test_critic_counts_votes(language_model, smol):
 
 def test_samples_depend_on_the_trace_and_the_seed_alone(language_model):
     def texts(seed, order):
-        from prmbench.reward_models.generation import write
-
         model = load_reward_model(
             language_model, kind="critic", generation={"n": 2, "temperature": 1.0, "max_new_tokens": 8, "seed": seed}
         )
@@ -127,8 +124,12 @@ def test_a_verdict_is_cut_where_the_positions_end(smol, tmp_path):
     assert 400 - len(long.ids) < 400 - len(short.ids) < 300
     assert (len(short), len(long)) == (400, 400)
     assert len(model.encode("Long? " * 400, STEPS)) > 400  # which is refused as too long
-    together = model.score([short, long])
-    assert [one.votes for one in together] == [model.score([one])[0].votes for one in (short, long)]
+    model.stop = frozenset({10**6})  # nothing ends a text but its room
+    together = write(model.model, [short.ids, long.ids], [short.room, long.room], model.stop, model.generation, 0)
+    assert [len(text) for text in together] == [short.room, long.room]
+    for trace, text in zip((short, long), together, strict=True):
+        (alone,) = write(model.model, [trace.ids], [trace.room], model.stop, model.generation, 0)
+        assert alone.tolist() == text.tolist()
 
 
 @pytest.mark.parametrize("n", [0, 2])
