@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from prmbench.data.solutions import Solution
@@ -28,23 +29,24 @@ def render(
     every = np.concatenate([one.scores[protocol] for one in scored]) if protocol else np.zeros(0)
     for solution, one in zip(solutions, scored, strict=True):
         parts.append(Text(f"{printable(solution.id)}: {shorten(solution.problem)}", style="bold"))
+        table = Table.grid(padding=(0, 1))
+        for column in ("right", "right", "left"):
+            table.add_column(justify=column)  # type: ignore[arg-type]
         for i, step in enumerate(solution.steps):
-            line = Text(f"  {i:>3} ")
+            text = Text("first error: " if one.first_error == i else "", style="bold red")
             if protocol:
                 value = one.scores[protocol][i]
-                line.append(f"{value:>9.3f} ", style=colour(shade(value, every, threshold)))
-                line.append(shorten(step), style=colour(shade(value, every, threshold)))
+                style = colour(shade(value, every, threshold))
+                table.add_row(f"{i:>4}", Text(f"{value:.3f}", style=style), text.append(shorten(step), style=style))
             else:
-                line.append(shorten(step))
-            if one.first_error == i:
-                line.append("  <- first error", style="bold red")
-            parts.append(line)
+                table.add_row(f"{i:>4}", "", text.append(shorten(step), style="default"))
+        parts.append(table)
         if one.votes is not None:
             said = ", ".join("no verdict" if v is None else str(v) for v in one.votes)
             parts.append(Text(f"      votes: {said}"))
         if one.first_error == -1:
             parts.append(Text("      no error predicted", style="green"))
-        parts.append(Text(""))
+        parts.append(Text())
     return Group(*parts)
 
 

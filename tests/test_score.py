@@ -147,7 +147,7 @@ def test_view_marks_the_error_and_obeys_no_control_character():
     console.print(render([solution], [scored], "step", Threshold(0.0, "step", "as given")))
     styled, plain = console.export_text(styles=True, clear=False), console.export_text()
     assert "Is?[2J this [bold]markup[/bold]?" in plain
-    assert "bad news ?  <- first error" in plain
+    assert "first error: bad news ?" in plain
     assert "\x1b[2J" not in styled
     assert "\x07" not in styled
     assert "\x1b[31m" in styled  # red: below the threshold
