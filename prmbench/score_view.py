@@ -31,9 +31,11 @@ def render(
         parts.append(Text(f"{printable(solution.id)}: {shorten(solution.problem)}", style="bold"))
         table = Table.grid(padding=(0, 1))
         for column in ("right", "right", "left"):
-            table.add_column(justify=column)  # type: ignore[arg-type]
+            table.add_column(justify=column)
         for i, step in enumerate(solution.steps):
-            text = Text("first error: " if one.first_error == i else "", style="bold red")
+            text = Text()
+            if one.first_error == i:
+                text.append("first error: ", style="bold red")
             if protocol:
                 value = one.scores[protocol][i]
                 style = colour(shade(value, every, threshold))
