@@ -157,6 +157,17 @@ def test_rlhflow(smol, tmp_path):
     assert scored(model, PROBLEM, steps).scores == pytest.approx(expected, abs=1e-4)
 
 
+def test_code_that_a_checkpoint_carries_is_never_run(smol, tmp_path):
+    """Not even where the user allows it: the decoder is transformers' own, which knows this architecture."""
+    from prmbench.engines.loading import LoadOptions, load_trunk
+
+    folder = support_prm.save_mlp_classifier(tmp_path / "m", smol)
+    (folder / "modeling_qwen2_rm.py").write_text("raise SystemExit('ran')")
+    (folder / "configuration_qwen2_rm.py").write_text("raise SystemExit('ran')")
+    assert type(load_trunk(folder, LoadOptions(device="cpu", trust_remote_code=True))) is Qwen2Model
+    assert load_reward_model(folder, preset="qwen2.5-math-prm").kind == "classifier"
+
+
 def test_scores_do_not_saturate(smol, tmp_path):
     """Probabilities of 1 - 1e-40 still differ: the difference of logits is kept."""
     folder = support_prm.save_mlp_classifier(tmp_path / "m", smol)
