@@ -62,6 +62,7 @@ def score_command(
     from prmbench.data.solutions import load_solutions
     from prmbench.engines.loading import LoadOptions
     from prmbench.reward_models.loading import load_reward_model
+    from prmbench.reward_models.presets import find_preset
     from prmbench.score import check_protocol, find_threshold, protocols_of, score_solutions
 
     solutions = load_solutions(file, limit)
@@ -107,6 +108,7 @@ def score_command(
     elif not known:
         typer.echo(f"{sum(one.first_error is None for one in scored):,} of {len(scored):,} have no verdict")
     if model.card.preset:
-        typer.echo(f"preset: {model.card.preset}")
+        checked = find_preset(model.card.preset).verified
+        typer.echo(f"preset: {model.card.preset}{'' if checked else ' (unverified)'}")
     if output is not None:
         typer.echo(f"scores: {output / 'scores.jsonl'}")

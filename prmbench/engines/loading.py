@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,15 +167,7 @@ def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
             them with random numbers), NaN or infinite weights (the parameter is named), or a reward model's head beside
             the weights: its tied or left-over output layer would pass for a language model's.
     """
-    model, unused = _load(folder, options, "AutoModelForCausalLM", "a causal language model")
-    for name in unused:
-        for beginning, kind in HEADS.items():
-            if name.startswith(beginning):
-                raise UserError(
-                    f"{folder}: holds the head of a reward model ('{name}'), which a language model has no use for; score with "
-                    f"it by --kind {kind} or a --preset"
-                )
-    return model
+    return _load(folder, options, "AutoModelForCausalLM", "a causal language model", heads=HEADS)
 
 
 def load_trunk(folder: Path, options: LoadOptions) -> PreTrainedModel:
@@ -189,11 +181,13 @@ def load_trunk(folder: Path, options: LoadOptions) -> PreTrainedModel:
 
     if read_json(folder / "config.json").get("model_type") in CONFIG_MAPPING:
         options = dataclasses.replace(options, trust_remote_code=False)  # its own class would bring its head along
-    return _load(folder, options, "AutoModel", "a model of an architecture that transformers knows")[0]
+    return _load(folder, options, "AutoModel", "a model of an architecture that transformers knows")
 
 
-def _load(folder: Path, options: LoadOptions, auto_class: str, what: str) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of weights in the checkpoint that it has no place for."""
+def _load(
+    folder: Path, options: LoadOptions, auto_class: str, what: str, heads: Mapping[str, str] | None = None
+) -> PreTrainedModel:
+    """Load with a class of transformers; weights that it has no place for are an error where they begin as one of `heads`."""
     import transformers
 
     read_json(folder / "config.json")
@@ -211,6 +205,13 @@ def _load(folder: Path, options: LoadOptions, auto_class: str, what: str) -> tup
         raise
     except Exception as error:
         raise UserError(f"{folder}: cannot be loaded as {what} ({first_line(error)})") from None
+    for name in sorted(info["unexpected_keys"]):
+        for beginning, kind in (heads or {}).items():
+            if name.startswith(beginning):
+                raise UserError(
+                    f"{folder}: holds the head of a reward model ('{name}'), which a language model has no use for; score with "
+                    f"it by --kind {kind} or a --preset"
+                )
     missing = sorted(info["missing_keys"])
     mismatched = sorted(str(entry) for entry in info["mismatched_keys"])
     if missing or mismatched:
@@ -220,7 +221,7 @@ def _load(folder: Path, options: LoadOptions, auto_class: str, what: str) -> tup
             f"({shown}); is it {what}, and was it saved whole?"
         )
     check_finite(model, folder)
-    return model.to(options.resolve_device()).eval(), sorted(info["unexpected_keys"])
+    return model.to(options.resolve_device()).eval()
 
 
 def read_weights(folder: Path, endings: Iterable[str]) -> dict[str, torch.Tensor]:

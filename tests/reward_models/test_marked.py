@@ -198,6 +198,9 @@ def test_best_of_n_shows_the_bare_problem_and_the_steps(smol, tmp_path):
 def test_a_classifier_is_no_language_model(smol, tmp_path):
     """Tied embeddings fill an output layer: without the refusal, scores over the vocabulary would pass silently."""
     folder = support_prm.save_mlp_classifier(tmp_path / "m", smol, tied=True)
+    untied = support_prm.save_mlp_classifier(tmp_path / "u", smol)
+    with pytest.raises(UserError, match="holds the head of a reward model"):
+        load_reward_model(untied, kind="endo")
     for kind in ("endo", "token_pair", "critic"):
         with pytest.raises(
             UserError, match=r"holds the head of a reward model \('score.0.bias'\).* --kind classifier or a --preset"
