@@ -17,43 +17,59 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prmbench.api import evaluate, measure_policy, rerank
     from prmbench.benchmarks.processbench import RunOptions, recompute, score_traces
+    from prmbench.data.solutions import Solution, load_solutions
     from prmbench.data.traces import Trace, load_traces
-    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.loading import LoadOptions, read_weights
     from prmbench.errors import UserError
     from prmbench.reward_models.base import RewardModel, StepScores, register
     from prmbench.reward_models.loading import load_reward_model
+    from prmbench.reward_models.marked import MarkedRewardModel
+    from prmbench.reward_models.marks import MarkLayout
+    from prmbench.score import score_solutions
 
 __all__ = [
     "LoadOptions",
+    "MarkLayout",
+    "MarkedRewardModel",
     "RewardModel",
     "RunOptions",
+    "Solution",
     "StepScores",
     "Trace",
     "UserError",
     "evaluate",
     "load_reward_model",
+    "load_solutions",
     "load_traces",
     "measure_policy",
+    "read_weights",
     "recompute",
     "register",
     "rerank",
+    "score_solutions",
     "score_traces",
 ]
 
 _HOMES = {
     "LoadOptions": "prmbench.engines.loading",
+    "MarkLayout": "prmbench.reward_models.marks",
+    "MarkedRewardModel": "prmbench.reward_models.marked",
     "RunOptions": "prmbench.benchmarks.processbench",
+    "Solution": "prmbench.data.solutions",
     "RewardModel": "prmbench.reward_models.base",
     "StepScores": "prmbench.reward_models.base",
     "Trace": "prmbench.data.traces",
     "UserError": "prmbench.errors",
     "evaluate": "prmbench.api",
     "load_reward_model": "prmbench.reward_models.loading",
+    "load_solutions": "prmbench.data.solutions",
     "load_traces": "prmbench.data.traces",
     "measure_policy": "prmbench.api",
+    "read_weights": "prmbench.engines.loading",
     "recompute": "prmbench.benchmarks.processbench",
     "register": "prmbench.reward_models.base",
     "rerank": "prmbench.api",
+    "score_solutions": "prmbench.score",
     "score_traces": "prmbench.benchmarks.processbench",
 }
 

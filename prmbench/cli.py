@@ -16,6 +16,7 @@ from prmbench.cli_compare import compare_command, export_command, leaderboard, r
 from prmbench.cli_eval import eval_command
 from prmbench.cli_probe import probe
 from prmbench.cli_replicate import replicate_command
+from prmbench.cli_score import score_command
 from prmbench.errors import UserError
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ def _root(
 
 
 app.command(name="eval")(eval_command)
+app.command(name="score")(score_command)
 app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
 app.command(name="report")(report_command)
@@ -242,6 +244,24 @@ def schema() -> None:
     from prmbench.results.document import entry_fields
 
     typer.echo(entry_fields(), nl=False)
+
+
+@app.command()
+def presets(
+    as_json: Annotated[bool, typer.Option("--json", help="print every detail as JSON, nothing else")] = False,
+) -> None:
+    """List the presets: how public PRMs are scored, and what each was checked against."""
+    import dataclasses
+
+    from prmbench.reward_models.presets import PRESETS
+
+    if as_json:
+        typer.echo(json.dumps({name: dataclasses.asdict(one) for name, one in PRESETS.items()}, indent=2))
+        return
+    for name, one in PRESETS.items():
+        typer.echo(
+            f"{name}{'' if one.verified else ' (unverified)'}: {one.card['kind']}; {one.of}\n  read: {one.checked}"
+        )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from prmbench.cli_common import interruptible, quiet_libraries
-from prmbench.errors import UserError
+from prmbench.errors import UserError, nearest
 
 
 @interruptible
@@ -20,7 +20,10 @@ def eval_command(
     rm: Annotated[str | None, typer.Option(help="reward model: a checkpoint folder or a Hub id")] = None,
     reference: Annotated[str | None, typer.Option(help="pi_ref of an implicit reward model: folder or Hub id")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="how to score: implicit, endo, or a plugin's; over the card's")
+        str | None,
+        typer.Option(
+            help="how to score: implicit, endo, classifier, token_pair, critic, ... or a plugin's; over the card's"
+        ),
     ] = None,
     policy: Annotated[
         str | None, typer.Option(help="policy to evaluate instead: a checkpoint folder or a Hub id")
@@ -41,16 +44,23 @@ def eval_command(
     ] = None,
     n: Annotated[
         list[int] | None,
-        typer.Option(help="policy: completions a problem (8); best-of-n: an N, may be repeated (powers of 2)"),
+        typer.Option(help="policy: completions a problem (8); best-of-n: an N, may be repeated; critic: votes"),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="policy sampling: paper (0.6, 0.95) or released (0.7, 0.8, top-k 20)")
-    ] = "paper",
-    temperature: Annotated[float | None, typer.Option(min=0, help="policy: over the preset")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="policy: over the preset")] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="policy: over the preset")] = None,
+        str | None,
+        typer.Option(
+            help="reward model: how a public PRM is scored (math-shepherd, ...; prmbench presets lists them); policy: sampling, "
+            "paper (0.6, 0.95; default) or released (0.7, 0.8, top-k 20)"
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="policy, critic, judge: over the preset; 0: greedy")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="policy, critic, judge: over the preset")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="policy, critic, judge: over the preset")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="policy: a completion cut here is wrong; 2048")
+        int | None,
+        typer.Option(min=1, help="policy: a completion cut here is wrong (2048); critic, judge: over the preset"),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -96,7 +106,7 @@ def eval_command(
         str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16")
     ] = "auto",
     engine: Annotated[
-        str, typer.Option(help="where tokens are computed: hf, or vllm (policies, implicit models)")
+        str, typer.Option(help="where tokens are computed: hf, or vllm (policies, implicit models, critics)")
     ] = "hf",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="vllm: devices that share one model")] = 1,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
@@ -117,6 +127,7 @@ def eval_command(
     from prmbench.engines.loading import LoadOptions
 
     options = LoadOptions(device, dtype, trust_remote_code, tensor_parallel)
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
     if benchmark == "policy":
         if from_rollouts:
             from prmbench.benchmarks.policy import policy_from_rollouts
@@ -129,10 +140,10 @@ def eval_command(
             from prmbench.api import measure_policy
             from prmbench.benchmarks.policy import PRESETS
 
+            preset = preset or "paper"
             if preset not in PRESETS:
-                raise UserError(f"--preset {preset}: expected {' or '.join(PRESETS)}")
-            changed = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
-            params = PRESETS[preset].model_copy(update={k: v for k, v in changed.items() if v is not None})
+                raise UserError(f"--preset {preset}: expected {' or '.join(PRESETS)}{nearest(preset, PRESETS)}")
+            params = PRESETS[preset].model_copy(update={k: v for k, v in sampling.items() if v is not None})
             quiet_libraries()
             assert policy is not None
             found_policy = measure_policy(
@@ -169,6 +180,7 @@ def eval_command(
     loading: dict[str, Any] = {
         "reference": reference,
         "kind": kind,
+        "preset": preset,
         "load_options": options,
         "engine": engine,
         "chat_template": chat_template,
@@ -199,6 +211,7 @@ def eval_command(
         return
     share = current_share(cpu=device == "cpu")
     quiet_libraries()
+    votes = {"n": None if n is None else _one(n, 1)}
     found = evaluate(
         rm,
         data=data,
@@ -212,6 +225,7 @@ def eval_command(
             skip_overlong=skip_overlong,
             share=share,
         ),
+        generation={key: value for key, value in {**sampling, **votes}.items() if value is not None},
         **loading,
     )
     if found is not None:
@@ -274,7 +288,7 @@ _LOADING = {
     "limit",
     "name",
 }
-_REWARD_MODEL = _LOADING | {"rm", "reference", "kind", "objective", "beta", "margin", "discount", "plugin"}
+_REWARD_MODEL = _LOADING | {"rm", "reference", "kind", "preset", "objective", "beta", "margin", "discount", "plugin"}
 _TOKENS = {"system", "separator", "step_prefix", "template_arg", "end_of_turn"}
 _SAMPLING = {"n", "preset", "temperature", "top_p", "top_k", "max_new_tokens", "prompt"}
 _USED = {
@@ -282,7 +296,7 @@ _USED = {
     "from rollouts": {"from_rollouts", "name"},
     "policy": _LOADING | _SAMPLING | {"policy", "subset", "data"},
     "best-of-n": _REWARD_MODEL | _TOKENS | {"rollouts", "n", "prompt"},
-    "processbench": _REWARD_MODEL | _TOKENS | {"subset", "data", "skip_overlong"},
+    "processbench": _REWARD_MODEL | _TOKENS | (_SAMPLING - {"prompt"}) | {"subset", "data", "skip_overlong"},
 }
 """Options that mean something, by what is done; any other that is given is a mistake, not to be passed over."""
 

@@ -13,12 +13,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from prmbench.benchmarks.processbench_metrics import BASELINES
+from prmbench.benchmarks.processbench_schema import quoted
 from prmbench.compare import FIGURES, AnyEntry, Measured, compare, load_measured
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError, first_line
-from prmbench.results.schema import ENTRY_NAME, Estimate, Record
+from prmbench.results.schema import ENTRY_NAME, Estimate, Record, what_it_is
 from prmbench.results.store import slug, write_atomically
 from prmbench.stats.paired import ranks_with_ties
+from prmbench.stats.protocols import DIRECT
 from prmbench.verify_entry import require_valid
 
 ENTRIES, REPORTED = "entries", "reported"
@@ -191,7 +193,7 @@ def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
     cells = [board_cells(one.entry, columns) for one in group]
     ranks = ranks_with_ties([row[0].value or 0.0 for row in cells], differs)
     lines = [
-        Line(rank, one.name, ", ".join(x for x in (one.entry.subject.kind, one.entry.subject.objective) if x), row)
+        Line(rank, one.name, what_it_is(one.entry.subject), row)
         for rank, one, row in zip(ranks, group, cells, strict=True)
     ]
     lines.sort(key=lambda line: (line.rank or 0, -(line.cells[0].value or 0.0), line.name))
@@ -252,16 +254,16 @@ def board_cells(entry: AnyEntry, columns: Sequence[str]) -> list[Cell]:
 
 def _processbench(main: Any, protocols: dict[str, Any], column: str) -> Estimate | None:
     if column == "F1":
-        found: Estimate | None = main.mean.get("crossfit")
+        found: Estimate | None = quoted(main.mean)
         return found
     if column == "F1 oracle":
         best: Estimate | None = main.mean.get("oracle")
         return best
     if column.startswith("F1 "):
         other = protocols.get(column.removeprefix("F1 "))
-        return None if other is None else other.mean.get("crossfit")
-    policies = main.subsets[column].policies
-    return policies["crossfit"].f1 if "crossfit" in policies else None
+        return None if other is None else quoted(other.mean)
+    here = quoted(main.subsets[column].policies)
+    return here.f1 if here else None
 
 
 def _baseline(entry: AnyEntry, kind: str, columns: list[str]) -> list[Cell]:
@@ -299,6 +301,10 @@ def _notes(group: list[Measured]) -> list[str]:
         notes.append(
             f"F1 in %, step score: {', '.join(protocols)}; thresholds by crossfit. F1 oracle chooses on the test items."
         )
+        if DIRECT in protocols:
+            notes.append(f"{DIRECT}: a critic names the first wrong step itself; there is no threshold.")
+        if any(one.entry.subject.unverified for one in group):
+            notes.append("unverified: how it is scored was not checked against numbers that its authors produced.")
     else:
         notes.append("In %, 95% intervals over problems.")
     return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.plots import draw_best_of_n
-from prmbench.benchmarks.processbench_metrics import BASELINES, POLICIES, item_scores, predict
+from prmbench.benchmarks.processbench_metrics import BASELINES, item_scores, predict
+from prmbench.benchmarks.processbench_schema import POLICIES, SubsetResult, quoted
 from prmbench.compare import AnyEntry, Measured, load_measured
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError
@@ -19,6 +20,7 @@ from prmbench.leaderboard_pages import environment
 from prmbench.report_plots import calibration, f1_against_threshold, scores_around_errors, to_svg
 from prmbench.results.items import TraceItem, read_described, read_items
 from prmbench.results.store import write_atomically
+from prmbench.stats.protocols import DIRECT
 from prmbench.verify_entry import require_valid
 
 Floats = NDArray[np.float64]
@@ -29,6 +31,7 @@ POLICY_WORDS = {
     "gsm8k": "chosen on gsm8k, applied to all",
     "oracle": "chosen on these very traces: an upper bound",
     "fixed": "probability 0.5",
+    DIRECT: "a critic's own verdict, no threshold",
 }
 
 
@@ -158,6 +161,7 @@ def _processbench(one: Measured, traces: Sequence[Trace] | None) -> Section:
     beta, main = entry.subject.beta, one.protocol
     subsets = list(entry.benchmark.subsets)
     used = [policy for policy in POLICIES if any(policy in p.mean for p in entry.metrics.protocols.values())]
+    used = ["crossfit", *used] if used == [DIRECT] else used  # of the baselines
     rows = [
         (name, [Cell.of(result.mean.get(policy)) for policy in used])
         for name, result in [
@@ -170,12 +174,7 @@ def _processbench(one: Measured, traces: Sequence[Trace] | None) -> Section:
         by_subset = [
             (
                 name,
-                [
-                    Cell.of(
-                        result.subsets[s].policies["crossfit"].f1 if "crossfit" in result.subsets[s].policies else None
-                    )
-                    for s in subsets
-                ],
+                [Cell.of(here.f1 if (here := quoted(result.subsets[s].policies)) else None) for s in subsets],
             )
             for name, result in entry.metrics.protocols.items()
         ]
@@ -194,6 +193,8 @@ def _processbench(one: Measured, traces: Sequence[Trace] | None) -> Section:
             tables.append(
                 (f"{subset}: errors found exactly, in %, by {title} ({main})", Table([title, "found"], cells))
             )
+    if main == DIRECT:  # votes: there are no scores to draw, nor margins to rank by
+        return Section("ProcessBench", [*_about(entry), *_votes(found)], tables, [])
     mine = {s: sorted((i for i in items if i.subset == s), key=lambda i: i.id) for s in subsets}
     scores = {s: [item_scores(i, beta)[main] for i in mine[s]] for s in subsets}
     labels = {s: [i.label for i in mine[s]] for s in subsets}
@@ -224,6 +225,14 @@ def _processbench(one: Measured, traces: Sequence[Trace] | None) -> Section:
     if traces is None:
         note += " Their text is not at hand: pass --data."
     return Section("ProcessBench", _about(entry), tables, pictures, worst, note)
+
+
+def _votes(found: Mapping[str, SubsetResult]) -> list[str]:
+    return [
+        f"{name}: {v.n - v.unparsed:,} of {v.n:,} votes hold a verdict; {v.undecided:,} traces have none and count as wrong"
+        for name, result in found.items()
+        if (v := result.votes)
+    ]
 
 
 def _worst(items: Sequence[TraceItem], entry: AnyEntry, protocol: str, traces: Sequence[Trace] | None) -> list[Worst]:

@@ -256,3 +256,22 @@ def test_two_processes_give_what_one_gives(slow_case, tmp_path):
     assert [i.id for i in one] == [i.id for i in two]
     assert max(abs(a.sums - b.sums).max() for a, b in zip(one, two, strict=True)) < 1e-3
     assert json.loads((tmp_path / "two" / "entry.json").read_text())["provenance"]["run"]["processes"] == 2
+
+
+def test_presets_of_reward_models(tmp_path, tiny):
+    listed = run("presets", check=0).stdout
+    assert "math-shepherd (unverified): token_pair; peiyi9979/math-shepherd-mistral-7b-prm" in listed
+    details = json.loads(run("presets", "--json", check=0).stdout)
+    assert details["math-shepherd"]["card"]["marks"]["mark"] == "ки"
+    data = support.write_traces(tmp_path / "made.jsonl", 4)
+    assert "did you mean 'genprm-style'" in mistake("eval", "--rm", tiny, "--preset", "genprm-styl", "--data", data)
+    said = mistake("eval", "--rm", tiny, "--kind", "endo", "--temperature", 1, "--data", data)
+    assert "'generation' means nothing for the kind endo" in said
+    done = run(
+        *("eval", "--rm", tiny, "--preset", "processbench-critic-maj8", "--n", 2, "--max-new-tokens", 3),
+        *("--data", data, "--output", tmp_path / "out", "--resamples", 10),
+        check=0,
+    )
+    assert "of 8 votes hold a verdict" in done.stdout
+    generation = json.loads((tmp_path / "out" / "entry.json").read_text())["subject"]["scoring"]["generation"]
+    assert (generation["n"], generation["temperature"], generation["max_new_tokens"]) == (2, 1.0, 3)

@@ -25,7 +25,7 @@ from prmbench.benchmarks.best_of_n_metrics import (
 from prmbench.benchmarks.processbench import describe
 from prmbench.data.candidates import Candidate
 from prmbench.data.prompts import PromptTemplate
-from prmbench.data.tokens import EncodedTrace, ids_hash
+from prmbench.data.tokens import EncodedTrace, TraceEncoder, ids_hash, split_response
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens, plan_batches
 from prmbench.engines.hf import BatchRunner
@@ -86,8 +86,21 @@ def judge(candidates: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
 def encode_candidates(
     model: RewardModel, candidates: Sequence[Candidate], prompt: PromptTemplate
 ) -> list[EncodedTrace]:
-    """Token ids of each candidate: as sampled where the model's tokenizer reads the sampled ids the same, else its own."""
+    """Token ids of each candidate: as sampled where the model's tokenizer reads the sampled ids the same, else its own.
+
+    A model that scores marked steps sees the bare problem and the response's steps, laid out as its authors do.
+
+    Raises:
+        UserError: a model that gives no step scores.
+    """
+    if model.predicts:
+        raise UserError(
+            f"--benchmark best-of-n: a {model.kind} names the first wrong step and scores nothing; use another kind"
+        )
     encoder = model.encoder
+    if model.own_layout or not isinstance(encoder, TraceEncoder):
+        separator = encoder.options.separator
+        return [model.encode(one.problem, split_response(one.text, separator)) for one in candidates]
     prompts: dict[str, NDArray[np.int64]] = {}
     out = []
     for one in candidates:

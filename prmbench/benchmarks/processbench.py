@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prmbench.benchmarks.processbench_metrics import Plan, ProcessBenchMetrics, compute_metrics
+from prmbench.benchmarks.processbench_metrics import compute_metrics
+from prmbench.benchmarks.processbench_schema import Plan, ProcessBenchMetrics
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import Trace, data_hash
 from prmbench.engines.batching import default_batch_tokens, plan_batches
@@ -37,6 +38,7 @@ from prmbench.results.schema import (
 )
 from prmbench.results.store import RunFolder, public_name, slug
 from prmbench.reward_models.base import RewardModel, StepScores
+from prmbench.reward_models.presets import find_preset
 
 NAME = "processbench"
 VERSION = 1
@@ -92,7 +94,7 @@ def evaluate_traces(
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
     traces, encoded = _fit(model, traces, encoded, skip=options.skip_overlong)
     device, dtype = model.device_and_dtype()
-    batch_tokens = options.batch_tokens or default_batch_tokens(device)
+    batch_tokens = options.batch_tokens or model.batch_tokens or default_batch_tokens(device)
     subject = describe(model, name, source)
     settings = {
         "benchmark": {"name": NAME, "version": VERSION, "limit": options.limit},
@@ -148,7 +150,7 @@ def evaluate_traces(
         return entry, run_folder.write_entry(entry)
 
 
-def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int = 2_048) -> list[StepScores]:
+def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int | None = None) -> list[StepScores]:
     """Score traces in memory, without an output folder.
 
     Returns:
@@ -160,6 +162,7 @@ def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int 
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
     _fit(model, traces, encoded, skip=False)
     lengths = [len(one) for one in encoded]
+    batch_tokens = batch_tokens or model.batch_tokens or default_batch_tokens(model.device_and_dtype()[0])
     found: dict[int, StepScores] = {}
     runner = BatchRunner(batch_tokens)
 
@@ -174,7 +177,7 @@ def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int 
 
 def describe(model: RewardModel, name: str, source: str) -> Subject:
     """The subject of an entry."""
-    facts = dict(model.facts)
+    facts, preset = dict(model.facts), model.card.preset
     return Subject(
         name=name,
         source=public_name(source),
@@ -186,7 +189,10 @@ def describe(model: RewardModel, name: str, source: str) -> Subject:
         reference=public_name(facts.pop("reference", None)),
         weights=model.hashes,
         facts=facts,
-        step_valued=model.step_valued,
+        step_valued=model.step_valued or model.predicts,
+        preset=preset,
+        unverified=None if preset is None else not find_preset(preset).verified,
+        scoring=model.scoring(),
         fixed_thresholds=model.fixed_thresholds(),
     )
 
@@ -312,7 +318,15 @@ def _score_missing(
 def _item(trace: Trace, scores: StepScores) -> TraceItem:
     kept = _checked(trace, scores)
     return TraceItem(
-        trace.subset, trace.id, trace.generator, trace.label, trace.digest(), kept.n_tokens, kept.sums, kept.scores
+        trace.subset,
+        trace.id,
+        trace.generator,
+        trace.label,
+        trace.digest(),
+        kept.n_tokens,
+        kept.sums,
+        kept.scores,
+        kept.votes,
     )
 
 

@@ -8,81 +8,29 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
+from prmbench.benchmarks.processbench_schema import (
+    N_RANDOM,
+    POLICIES,
+    Group,
+    Plan,
+    PolicyResult,
+    ProcessBenchMetrics,
+    ProtocolResult,
+    SubsetResult,
+    VoteCounts,
+)
+from prmbench.critic import vote
 from prmbench.results.items import TraceItem
-from prmbench.results.schema import Estimate, Record
+from prmbench.results.schema import Estimate
 from prmbench.stats import auc, bootstrap, thresholds
-from prmbench.stats.protocols import STEP_PROTOCOL, TOKEN_PROTOCOLS, token_protocol_scores
+from prmbench.stats.protocols import DIRECT, STEP_PROTOCOL, TOKEN_PROTOCOLS, token_protocol_scores
 
 Floats = NDArray[np.float64]
 
-POLICIES = ("crossfit", "gsm8k", "oracle", "fixed")
 TRANSFER_SUBSET = "gsm8k"
 BASELINES = ("random", "position", "length")
-N_RANDOM = 20
 POSITION_EDGES = (0, 1, 2, 3, 4, 5, 10)
-
-
-class PolicyResult(Record):
-    """F1 under one way of choosing the threshold."""
-
-    f1: Estimate = Field(description="harmonic mean of acc_error and acc_correct; 0 when both are 0")
-    acc_error: Estimate = Field(description="share of traces with an error whose first wrong step is found exactly")
-    acc_correct: Estimate = Field(description="share of traces without an error predicted to have none")
-    thresholds: list[float] = Field(description="logit; one, or for crossfit one a fold")
-
-
-class Group(Record):
-    """F1 on part of a subset, predicted under crossfit thresholds (oracle where there are none)."""
-
-    name: str = Field(description="position of the first error, or generator")
-    n_error: int = Field(description="traces with an error in the group")
-    n_correct: int = Field(description="traces without one; for positions: all of the subset")
-    f1: float | None = Field(description="null: a class is empty")
-    acc_error: float | None = Field(description="as above, within the group")
-    acc_correct: float | None = Field(description="as above, within the group")
-
-
-class SubsetResult(Record):
-    """One protocol on one subset."""
-
-    policies: dict[str, PolicyResult] = Field(description="by threshold policy: crossfit, gsm8k, oracle, fixed")
-    undefined: dict[str, str] = Field(default_factory=dict, description="policies that could not be computed, and why")
-    optimism: float | None = Field(
-        None, description="oracle F1 minus crossfit F1: what choosing on the test items adds"
-    )
-    step_auc: Estimate = Field(description="AUC of right steps against first wrong steps")
-    by_position: list[Group] = Field(default_factory=list, description="by index of the first wrong step")
-    by_generator: list[Group] = Field(default_factory=list, description="by what wrote the solution")
-
-
-class ProtocolResult(Record):
-    """One protocol on all subsets."""
-
-    subsets: dict[str, SubsetResult] = Field(description="by subset name")
-    mean: dict[str, Estimate] = Field(description="plain mean of the subsets' F1, by threshold policy")
-
-
-class ProcessBenchMetrics(Record):
-    """Figures of a ProcessBench entry."""
-
-    protocols: dict[str, ProtocolResult] = Field(description="by scoring protocol; process and prefix come first")
-    baselines: dict[str, ProtocolResult] = Field(
-        description=f"the same for scores that know nothing: random (mean of {N_RANDOM} draws), position, length"
-    )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settings of the statistics. n_resamples: bootstrap resamples; seed: of folds, resamples and random scores."""
-
-    n_resamples: int = 10_000
-    seed: int = 0
-
-    def changed(self, n_resamples: int | None, seed: int | None) -> Plan:
-        """This plan with what is given put over it."""
-        return Plan(self.n_resamples if n_resamples is None else n_resamples, self.seed if seed is None else seed)
 
 
 @dataclass(frozen=True)
@@ -131,14 +79,18 @@ def compute_metrics(
         _Subset(name, sorted((item for item in items if item.subset == name), key=lambda item: item.id))
         for name in dict.fromkeys(item.subset for item in items)
     ]
-    names = (STEP_PROTOCOL,) if items[0].scores is not None else TOKEN_PROTOCOLS
-    scored: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
-    for subset in subsets:
-        for item in subset.items:
-            for name, scores in item_scores(item, beta).items():
-                scored[name].setdefault(subset.name, []).append(scores)
+    if items[0].votes is not None:
+        protocols = {DIRECT: _direct(subsets, plan)}
+    else:
+        names = (STEP_PROTOCOL,) if items[0].scores is not None else TOKEN_PROTOCOLS
+        scored: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
+        for subset in subsets:
+            for item in subset.items:
+                for name, scores in item_scores(item, beta).items():
+                    scored[name].setdefault(subset.name, []).append(scores)
+        protocols = {name: _protocol(subsets, scored[name], fixed_thresholds.get(name), plan) for name in names}
     return ProcessBenchMetrics(
-        protocols={name: _protocol(subsets, scored[name], fixed_thresholds.get(name), plan) for name in names},
+        protocols=protocols,
         baselines={
             "random": _random_baseline(subsets, plan),
             "position": _baseline(subsets, lambda item: -np.arange(len(item.n_tokens), dtype=np.float64), plan),
@@ -153,7 +105,7 @@ class Predictions:
 
     Attributes:
         items: sorted by id. predicted: int64, shape [n]: index of the first flagged step, -1: none.
-        thresholds: float64, shape [n]: the one that each item was predicted with.
+        thresholds: float64, shape [n]: the one that each item was predicted with; NaN: none, it is a critic's verdict.
     """
 
     items: list[TraceItem]
@@ -182,9 +134,13 @@ def predict(
 ) -> dict[str, Predictions]:
     """Predict every item, as the entry's F1 under this protocol and threshold policy does; by subset.
 
+    Items with votes are predicted by these, under any policy: there is no threshold to choose.
+
     Raises:
         ValueError: a protocol or policy that these items do not have, or a subset without both classes where the policy needs them.
     """
+    if items[0].votes is not None:
+        return _predict_directly(items, protocol)
     scored: dict[str, tuple[list[TraceItem], list[Floats]]] = {}
     for name in dict.fromkeys(item.subset for item in items):
         mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
@@ -199,6 +155,27 @@ def predict(
         flagged = [np.flatnonzero(row < t) for row, t in zip(rows, chosen, strict=True)]
         predicted = np.array([int(steps[0]) if len(steps) else -1 for steps in flagged], dtype=np.int64)
         out[name] = Predictions(mine, predicted, chosen)
+    return out
+
+
+UNDECIDED = -2
+"""The prediction of votes without a verdict: right for no label."""
+
+
+def voted(items: Sequence[TraceItem]) -> NDArray[np.int64]:
+    """The prediction of each item's votes (`prmbench.critic.vote`), `UNDECIDED` where none holds a verdict. int64, shape [n]."""
+    verdicts = [vote(item.votes or ()) for item in items]
+    # A verdict may be any whole number; beyond the steps all are equally wrong.
+    return np.array([UNDECIDED if v is None else min(max(v, UNDECIDED), 2**31) for v in verdicts], dtype=np.int64)
+
+
+def _predict_directly(items: Sequence[TraceItem], protocol: str) -> dict[str, Predictions]:
+    if protocol != DIRECT:
+        raise ValueError(f"protocol '{protocol}': these items have votes, protocol {DIRECT}")
+    out = {}
+    for name in dict.fromkeys(item.subset for item in items):
+        mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
+        out[name] = Predictions(mine, voted(mine), np.full(len(mine), np.nan))
     return out
 
 
@@ -217,11 +194,12 @@ def _thresholds(
 
 
 def item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
-    """Scores of an item's steps by protocol, in logit space. Raises ValueError, naming the item, for a NaN."""
+    """Scores of an item's steps by protocol, in logit space; none for votes. Raises ValueError, naming the item, for a NaN."""
     if item.scores is not None:
         found = {STEP_PROTOCOL: item.scores}
+    elif item.sums is None:
+        return {}  # votes
     else:
-        assert item.sums is not None
         found = token_protocol_scores(item.sums, item.n_tokens, beta)
     for name, scores in found.items():
         if np.isnan(scores).any():
@@ -255,6 +233,32 @@ def _protocol(
     return ProtocolResult(subsets=results, mean=_means(results, resampled))
 
 
+def _direct(subsets: list[_Subset], plan: Plan) -> ProtocolResult:
+    """Figures of votes: F1 and accuracies of their verdicts, without thresholds, and without an AUC."""
+    results: dict[str, SubsetResult] = {}
+    resampled: dict[str, list[Floats]] = {DIRECT: []}
+    for subset in subsets:
+        labels, predicted = np.array(subset.labels), voted(subset.items)
+        chosen = _outcome(subset, predicted == labels, labels >= 0, [], plan)
+        resampled[DIRECT].append(chosen.resampled)
+        votes = [one for item in subset.items for one in item.votes or ()]
+        steps = np.array([len(item.n_tokens) for item in subset.items])
+        undecided = np.array([vote(item.votes or ()) is None for item in subset.items])
+        results[subset.name] = SubsetResult(
+            policies={DIRECT: chosen.result},
+            step_auc=Estimate(value=None),
+            by_position=_by_position(subset, chosen.hits),
+            by_generator=_by_generator(subset, chosen.hits),
+            votes=VoteCounts(
+                n=len(votes),
+                unparsed=sum(one is None for one in votes),
+                undecided=int(undecided.sum()),
+                outside=int((~undecided & ((predicted < -1) | (predicted >= steps))).sum()),
+            ),
+        )
+    return ProtocolResult(subsets=results, mean=_means(results, resampled))
+
+
 def _apply_policies(
     subset: _Subset, here: thresholds.Matches, transfer: thresholds.Matches | None, fixed: float | None, plan: Plan
 ) -> tuple[dict[str, _Chosen], dict[str, str]]:
@@ -267,7 +271,7 @@ def _apply_policies(
         except ValueError as error:
             undefined[policy] = str(error)
             return
-        chosen[policy] = _outcome(subset, here, per_item, shown, plan)
+        chosen[policy] = _outcome(subset, here.hit(per_item), here.has_error, shown, plan)
 
     def one(value: float) -> tuple[Floats, list[float]]:
         return np.full(len(here), value), [value]
@@ -285,10 +289,11 @@ def _apply_policies(
     return chosen, undefined
 
 
-def _outcome(subset: _Subset, here: thresholds.Matches, per_item: Floats, shown: list[float], plan: Plan) -> _Chosen:
-    hits = here.hit(per_item)
-    samples = bootstrap.f1_resamples(hits, here.has_error, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
-    values = _accuracies(hits, here.has_error)
+def _outcome(
+    subset: _Subset, hits: NDArray[np.bool_], has_error: NDArray[np.bool_], shown: list[float], plan: Plan
+) -> _Chosen:
+    samples = bootstrap.f1_resamples(hits, has_error, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
+    values = _accuracies(hits, has_error)
     estimates = {name: _estimate(values[name], samples[name]) for name in ("f1", "acc_error", "acc_correct")}
     return _Chosen(PolicyResult(**estimates, thresholds=shown), hits, samples["f1"])
 

@@ -8,8 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from prmbench.benchmarks.processbench import ProcessBenchEntry
-from prmbench.benchmarks.processbench_metrics import TRANSFER_SUBSET, ProtocolResult
-from prmbench.results.schema import Estimate
+from prmbench.benchmarks.processbench_metrics import TRANSFER_SUBSET
+from prmbench.benchmarks.processbench_schema import ProtocolResult, quoted
+from prmbench.results.schema import Estimate, what_it_is
+from prmbench.stats.protocols import DIRECT
 
 BASELINE_TITLES = {"random": "random score", "position": "position only", "length": "length only"}
 
@@ -28,9 +30,10 @@ def main_protocol(entry: ProcessBenchEntry) -> str:
 
 def _heading(entry: ProcessBenchEntry) -> list[str]:
     subject, data = entry.subject, entry.benchmark.subsets.values()
-    what = ", ".join(part for part in (subject.kind, subject.objective) if part)
     n_items, n_error = sum(d.n_items for d in data), sum(d.counts["error"] for d in data)
-    lines = [f"ProcessBench: {subject.name} ({what}), {n_items:,} traces, {n_error:,} of them with an error"]
+    lines = [
+        f"ProcessBench: {subject.name} ({what_it_is(subject)}), {n_items:,} traces, {n_error:,} of them with an error"
+    ]
     if entry.miniature:
         lines.append("Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are.")
     if entry.benchmark.limit is not None:
@@ -58,7 +61,7 @@ def _one_subset(entry: ProcessBenchEntry, subset: str) -> Table:
         table.add_column(title, justify="right", no_wrap=title in ("F1", "mean"))
     for title, result, end in _rows(entry):
         found = result.subsets[subset]
-        crossfit, oracle, fixed = (found.policies.get(policy) for policy in ("crossfit", "oracle", "fixed"))
+        crossfit, oracle, fixed = quoted(found.policies), found.policies.get("oracle"), found.policies.get("fixed")
         table.add_row(
             title,
             _with_interval(crossfit.f1 if crossfit else None),
@@ -86,11 +89,11 @@ def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
     for title in (*subsets, "mean", *(title for _, title in shown)):
         table.add_column(title, justify="right", no_wrap=title in ("F1", "mean"))
     for title, result, end in _rows(entry):
-        by_subset = [result.subsets[s].policies.get("crossfit") for s in subsets]
+        by_subset = [quoted(result.subsets[s].policies) for s in subsets]
         table.add_row(
             title,
             *(_percent(found.f1 if found else None) for found in by_subset),
-            _with_interval(result.mean.get("crossfit")),
+            _with_interval(quoted(result.mean)),
             *(_percent(result.mean.get(policy)) for policy, _ in shown),
             end_section=end,
         )
@@ -100,13 +103,14 @@ def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
 def _sentences(entry: ProcessBenchEntry) -> list[str]:
     main = main_protocol(entry)
     found = entry.metrics.protocols[main]
-    lines = []
-    crossfit, oracle = (_value(found.mean.get(policy)) for policy in ("crossfit", "oracle"))
+    lines = _about_votes(found)
+    crossfit, oracle = _value(quoted(found.mean)), _value(found.mean.get("oracle"))
     if crossfit is not None and oracle is not None:
         lines.append(
             f"Oracle thresholds are chosen on the very traces they are scored on: {100 * (oracle - crossfit):+.1f} points "
             f"for {main} here. Quote crossfit."
         )
+    if crossfit is not None:
         knowing_nothing = {
             name: value
             for name, b in entry.metrics.baselines.items()
@@ -123,10 +127,29 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
         for subset, result in found.subsets.items()
         for policy, reason in result.undefined.items()
     }
+    if entry.subject.unverified:
+        lines.append(
+            f"unverified: the preset {entry.subject.preset} was not checked against numbers that its authors produced."
+        )
     lines += [f"n/a: {subset}, {policy} threshold: {reason}." for (subset, policy), reason in reasons.items()]
     if empty := sum(data.counts["empty_steps"] for data in entry.benchmark.subsets.values()):
         lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
     return lines
+
+
+def _about_votes(found: ProtocolResult) -> list[str]:
+    """What became of a critic's votes."""
+    votes = [result.votes for result in found.subsets.values() if result.votes]
+    if not votes:
+        return []
+    n, unparsed, undecided, outside = (
+        sum(getattr(v, f) for v in votes) for f in ("n", "unparsed", "undecided", "outside")
+    )
+    return [
+        f"{DIRECT}: the critic names the first wrong step itself; there is no threshold to choose.",
+        f"{n - unparsed:,} of {n:,} votes hold a verdict ({(n - unparsed) / n:.1%}); {undecided:,} traces have none and count as "
+        f"wrong; {outside:,} verdicts are no step of their trace.",
+    ]
 
 
 def _value(estimate: Estimate | None) -> float | None:

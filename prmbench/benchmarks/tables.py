@@ -10,7 +10,7 @@ from rich.table import Table
 from prmbench.benchmarks.best_of_n import BestOfNEntry
 from prmbench.benchmarks.best_of_n_metrics import BestOfNSubset
 from prmbench.benchmarks.policy import PolicyEntry
-from prmbench.results.schema import Estimate
+from prmbench.results.schema import Estimate, what_it_is
 
 MINIATURE = "Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are."
 TABLE_SIZES = (4, 16, 64)
@@ -69,7 +69,7 @@ def render_best_of_n(entry: BestOfNEntry) -> RenderableType:
     if metrics.sizes[-1] < TABLE_SIZES[-1] and metrics.sizes[-1] not in shown:
         shown.append(metrics.sizes[-1])
     lines = [
-        f"Best-of-N: {entry.subject.name} ({', '.join(p for p in (entry.subject.kind, entry.subject.objective) if p)}), "
+        f"Best-of-N: {entry.subject.name} ({what_it_is(entry.subject)}), "
         f"{sum(d.n_items for d in entry.benchmark.subsets.values()):,} problems, {metrics.n} candidates each",
         *([MINIATURE] if entry.miniature else []),
     ]

@@ -253,7 +253,9 @@ def _branch_missing(
         Tokens sampled.
     """
     rows = options.top * options.rollouts
-    lengths = [rows * (len(s.prompt) + s.t + options.params.max_new_tokens) for s in states]
+    lengths = [
+        rows * (len(s.prompt) + options.params.max_new_tokens) for s in states
+    ]  # the limit is of a whole response
     runner = BatchRunner(options.batch_tokens)
     sampled = 0
 
@@ -300,7 +302,8 @@ def _branch(
     for i, s in enumerate(states):
         for rank, token in enumerate(tokens[i]):
             for k in range(options.rollouts):
-                requests.append(Request(whole[i], f"{s.problem.id}:{s.rollout.sample}:{rank}", k, int(token)))
+                key = f"{s.problem.id}:{s.rollout.sample}:{rank}"
+                requests.append(Request(whole[i], key, k, options.params.max_new_tokens - s.t, int(token)))
                 which.append((i, rank))
     completions = policy.engine.generate(requests, policy.stop, options.params, options.seed)
     right = np.zeros((len(states), options.top), dtype=np.int64)
@@ -312,10 +315,8 @@ def _branch(
     answers = [states[i].problem.answer for i, _ in which]
     verdicts = verifier.verify(texts, answers, style=template.style)
     for (i, rank), one, verdict in zip(which, completions, verdicts, strict=True):
-        # The limit is that of a whole response: a rollout that goes beyond it would have been cut, and wrong.
-        over = one.finish_reason == "length" or states[i].t + len(one.ids) > options.params.max_new_tokens
-        cut[i, rank] += over
-        right[i, rank] += verdict == Verdict.CORRECT and not over
+        cut[i, rank] += one.finish_reason == "length"
+        right[i, rank] += verdict == Verdict.CORRECT and one.finish_reason == "stop"
     items = [
         BranchItem(
             subset=s.subset,

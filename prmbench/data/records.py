@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,46 @@ def check_ids(place: str, ids: Any) -> NDArray[np.int64]:
     if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in ids):
         raise UserError(f"{place}: field 'ids' must hold token ids, whole numbers")
     return np.array(ids, dtype=np.int64)
+
+
+def check_text(place: str, field: str, value: object) -> None:
+    """Raise UserError unless a field is a string that holds some text, and whole characters."""
+    if not isinstance(value, str):
+        raise UserError(f"{place}: field '{field}' is {shown(value)}; expected a string")
+    if not value.strip():
+        raise UserError(f"{place}: field '{field}' is blank; expected some text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place}: field '{field}' has half of a surrogate pair at character {error.start}, which is no text; "
+            "write the character whole"
+        ) from None
+
+
+def check_steps(place: str, steps: object) -> None:
+    """Raise UserError unless the field steps is a list of at least one text, none of them blank."""
+    if not isinstance(steps, list):
+        raise UserError(f"{place}: field 'steps' is {shown(steps)}; expected a list of strings")
+    if not steps:
+        raise UserError(f"{place}: field 'steps' is empty; expected at least one step")
+    for i, step in enumerate(steps):
+        check_text(place, f"steps[{i}]", step)
+
+
+def shown(value: object) -> str:
+    """A value as an error quotes it: as JSON where that is short, else its type."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"
+
+
+def refuse_duplicates(ids: Sequence[str], places: Sequence[str]) -> None:
+    """Raise UserError, naming both places, when an id is used twice."""
+    first: dict[str, str] = {}
+    for one, place in zip(ids, places, strict=True):
+        if one in first:
+            raise UserError(f"{place}: id '{one}' was already used at {first[one]}; ids must be unique")
+        first[one] = place
 
 
 def read_json(path: Path) -> dict[str, Any]:

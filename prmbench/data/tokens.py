@@ -91,9 +91,7 @@ class TraceEncoder:
                 f"{name}: has no chat template; pass --chat-template FILE with a Jinja template "
                 "(the one the model was trained with)"
             )
-        if not tokenizer.is_fast:
-            raise UserError(f"{name}: is a slow tokenizer without character offsets; save a tokenizer.json with it")
-        self._plain = _without_post_processor(tokenizer)
+        self._plain = plain_tokenizer(tokenizer)
         self.end_of_turn = self._find_end_of_turn()
 
     def render_prompt(self, problem: str) -> str:
@@ -220,13 +218,28 @@ def join_steps(steps: Sequence[str], options: TokenOptions) -> tuple[str, list[i
     return options.separator.join(pieces), ends
 
 
-def _without_post_processor(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+def split_response(text: str, separator: str) -> list[str]:
+    """The steps of a response as `TraceEncoder.encode_response` sees them, without their separators."""
+    mark = re.compile(f"(?:{re.escape(separator)})+")
+    found = [m for m in mark.finditer(text) if text[: m.start()].strip() and text[m.end() :].strip()]
+    starts, ends = [0, *(m.end() for m in found)], [*(m.start() for m in found), len(text)]
+    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A copy of the Rust tokenizer that gives the same ids with untrimmed offsets.
 
     Byte-level post-processors trim spaces off a token's offsets, which would move a token that starts with a separator
     into the next step. Their other work, adding special tokens, is never wanted here.
+
+    Raises:
+        UserError: it is not a fast tokenizer.
     """
     from tokenizers import Tokenizer, processors
+
+    if not tokenizer.is_fast:
+        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        raise UserError(f"{name}: is a slow tokenizer without character offsets; save a tokenizer.json with it")
 
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench.data.records import SUFFIXES, Located, is_data_file, read_records, stem
+from prmbench.data.records import (
+    SUFFIXES,
+    Located,
+    check_steps,
+    check_text,
+    is_data_file,
+    read_records,
+    refuse_duplicates,
+    shown,
+    stem,
+)
 from prmbench.errors import UserError, first_line, nearest, nearest_path
 
 PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
@@ -65,7 +75,7 @@ def load_traces(
     traces: list[Trace] = []
     for subset, located in _sources(data, subsets):
         checked = [_check(place, record, subset) for place, record in located]
-        _refuse_duplicates(checked, [place for place, _ in located])
+        refuse_duplicates([trace.id for trace in checked], [place for place, _ in located])
         traces += checked if limit is None else _sample(checked, limit)
     return traces
 
@@ -133,50 +143,18 @@ def _check(place: str, record: Any, subset: str) -> Trace:
     identity = record["id"]
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
-    _check_text(place, "id", identity)
-    _check_text(place, "problem", record["problem"])
+    check_text(place, "id", identity)
+    check_text(place, "problem", record["problem"])
     steps = record["steps"]
-    if not isinstance(steps, list):
-        raise UserError(f"{place}: field 'steps' is {_shown(steps)}; expected a list of strings")
-    if not steps:
-        raise UserError(f"{place}: field 'steps' is empty; expected at least one step")
-    for i, step in enumerate(steps):
-        _check_text(place, f"steps[{i}]", step)
+    check_steps(place, steps)
     label = record["label"]
     if not isinstance(label, int) or isinstance(label, bool) or not -1 <= label < len(steps):
         raise UserError(
-            f"{place}: field 'label' is {_shown(label)}; expected the index of the first wrong step, "
+            f"{place}: field 'label' is {shown(label)}; expected the index of the first wrong step, "
             f"0 to {len(steps) - 1}, or -1 for none"
         )
     generator = record.get("generator")
     if generator is None:
         generator = "unknown"
-    _check_text(place, "generator", generator)
+    check_text(place, "generator", generator)
     return Trace(identity, subset, record["problem"], tuple(steps), label, generator)
-
-
-def _check_text(place: str, field: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise UserError(f"{place}: field '{field}' is {_shown(value)}; expected a string")
-    if not value.strip():
-        raise UserError(f"{place}: field '{field}' is blank; expected some text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{place}: field '{field}' has half of a surrogate pair at character {error.start}, which is no text; "
-            "write the character whole"
-        ) from None
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 40 else f"a {type(value).__name__}"
-
-
-def _refuse_duplicates(traces: Sequence[Trace], places: Sequence[str]) -> None:
-    first: dict[str, str] = {}
-    for trace, place in zip(traces, places, strict=True):
-        if trace.id in first:
-            raise UserError(f"{place}: id '{trace.id}' was already used at {first[trace.id]}; ids must be unique")
-        first[trace.id] = place

@@ -25,6 +25,7 @@ class Request:
 
     Attributes:
         prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on.
+        room: tokens it may have at most, where that is less than the parameters say.
         forced: the completion's first token, where it is given; only the rest is sampled. Requests that differ in it alone share
             their prompt's computation.
     """
@@ -32,7 +33,13 @@ class Request:
     prompt: NDArray[np.int64]
     key: str
     sample: int
+    room: int | None = None
     forced: int | None = None
+
+    def limit(self, max_new_tokens: int, max_length: int | None) -> int:
+        """Tokens it may have: as the parameters say, its own room, and the model's positions after the prompt."""
+        limits = [max_new_tokens, self.room, max_length and max_length - len(self.prompt)]
+        return min(limit for limit in limits if limit is not None)
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,10 @@ def generate(
         cumulative probabilities are closer than rounding.
     """
     device = engine.device
-    room = params.max_new_tokens
-    if engine.max_length:
-        room = min(room, engine.max_length - max(len(r.prompt) for r in requests))
-    if room < 1:
+    limits = [request.limit(params.max_new_tokens, engine.max_length) for request in requests]
+    if min(limits) < 1:
         raise ValueError("a prompt leaves no room for a completion")
+    room = max(limits)
     noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
     forced = torch.tensor([-1 if r.forced is None else r.forced for r in requests], device=device)
     prompts, which = _distinct([r.prompt for r in requests])
@@ -95,6 +101,7 @@ def generate(
     alive = torch.arange(len(requests), device=device)
     going = torch.ones(len(requests), dtype=torch.bool, device=device)
     stops = torch.tensor(sorted(stop), device=device)
+    last = torch.tensor(limits, device=device) - 1
     written: list[list[int]] = [[] for _ in requests]
     finished = [False] * len(requests)
 
@@ -117,7 +124,7 @@ def generate(
             if live:
                 written[row].append(value)
                 finished[row] = end
-        going &= ~ends
+        going &= ~ends & (last[alive] > t)
         n_going = int(going.sum())
         if n_going == 0:
             break

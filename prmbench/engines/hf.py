@@ -134,21 +134,11 @@ class HFEngine:
         """
         if unknown := want - self.provides:
             raise ValueError(f"unknown quantities {sorted(unknown)}; this engine gives {sorted(self.provides)}")
-        width = max(len(ids) for ids in sequences)
-        padded = torch.zeros((len(sequences), width), dtype=torch.long)
-        for row, ids in enumerate(sequences):
-            padded[row, : len(ids)] = torch.from_numpy(ids)
-        padded = padded.to(self.device)
-        states = self.trunk(input_ids=padded, use_cache=False).last_hidden_state
-        lengths = [len(ids) - start for ids, start in zip(sequences, first, strict=True)]
-        rows = torch.repeat_interleave(torch.arange(len(sequences)), torch.tensor(lengths)).to(self.device)
-        columns = torch.cat([torch.arange(start, len(ids)) for ids, start in zip(sequences, first, strict=True)]).to(
-            self.device
-        )
-        picked = states[rows, columns - 1]
-        del states
-        found = self._head_scores(picked, padded[rows, columns], want, top)
-        edges = np.cumsum([0, *lengths])
+        targets = np.concatenate([ids[start:] for ids, start in zip(sequences, first, strict=True)])
+        before = [np.arange(start - 1, len(ids) - 1) for ids, start in zip(sequences, first, strict=True)]
+        picked = states_at(self.trunk, self.device, sequences, before)
+        found = self._head_scores(picked, torch.from_numpy(targets).to(self.device), want, top)
+        edges = np.cumsum([0, *(len(positions) for positions in before)])
         return [
             TokenScores(**{name: values[start:end] for name, values in found.items()})
             for start, end in itertools.pairwise(edges)
@@ -237,6 +227,31 @@ class HFEngine:
             f"{self.source}: a {config.model_type} model changes its logits in a way that is not known here; "
             "its log-probs would be wrong"
         )
+
+
+def states_at(
+    trunk: torch.nn.Module,
+    device: torch.device,
+    sequences: Sequence[NDArray[np.int64]],
+    positions: Sequence[NDArray[np.int64]],
+) -> torch.Tensor:
+    """Run one batch through a decoder and keep its last hidden states at some positions.
+
+    Args:
+        sequences: token ids, each int64, shape [length]. positions: per sequence, int64, shape [n].
+
+    Returns:
+        shape [sum of n, width], in the order given; the model's dtype.
+    """
+    padded = torch.zeros((len(sequences), max(len(ids) for ids in sequences)), dtype=torch.long)
+    for row, ids in enumerate(sequences):
+        padded[row, : len(ids)] = torch.from_numpy(ids)
+    states = trunk(input_ids=padded.to(device), use_cache=False).last_hidden_state
+    counts = torch.tensor([len(one) for one in positions])
+    rows = torch.repeat_interleave(torch.arange(len(sequences)), counts).to(device)
+    columns = torch.from_numpy(np.concatenate(positions)).to(device)
+    picked: torch.Tensor = states[rows, columns]
+    return picked
 
 
 def head_logits(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

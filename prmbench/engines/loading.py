@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,19 +155,45 @@ def load_tokenizer(folder: Path, options: LoadOptions) -> PreTrainedTokenizerBas
         raise UserError(f"{folder}: the tokenizer cannot be loaded ({first_line(error)})") from None
 
 
+HEADS = {"score.": "classifier", "v_head.": "value_head"}
+"""Beginnings of the names of weights that are a reward model's head, and the kind that reads them."""
+
+
 def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
     """Load a causal language model in eval mode, checked to be complete and finite.
 
     Raises:
         UserError: no config, no safetensors, a missing shard, weights that the checkpoint lacks (transformers would fill
-            them with random numbers), or NaN or infinite weights (the parameter is named).
+            them with random numbers), NaN or infinite weights (the parameter is named), or a reward model's head beside
+            the weights: its tied or left-over output layer would pass for a language model's.
     """
-    from transformers import AutoModelForCausalLM
+    return _load(folder, options, "AutoModelForCausalLM", "a causal language model", heads=HEADS)
+
+
+def load_trunk(folder: Path, options: LoadOptions) -> PreTrainedModel:
+    """Load a decoder without any head, checked as `load_causal_lm` checks. Code that the checkpoint carries is not needed:
+    the architecture that its config names (``model_type``) is transformers' own.
+
+    Raises:
+        UserError: as `load_causal_lm`, but for heads.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if read_json(folder / "config.json").get("model_type") in CONFIG_MAPPING:
+        options = dataclasses.replace(options, trust_remote_code=False)  # its own class would bring its head along
+    return _load(folder, options, "AutoModel", "a model of an architecture that transformers knows")
+
+
+def _load(
+    folder: Path, options: LoadOptions, auto_class: str, what: str, heads: Mapping[str, str] | None = None
+) -> PreTrainedModel:
+    """Load with a class of transformers; weights that it has no place for are an error where they begin as one of `heads`."""
+    import transformers
 
     read_json(folder / "config.json")
     _check_shards(folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = getattr(transformers, auto_class).from_pretrained(
             folder,
             dtype=options.resolve_dtype(),
             use_safetensors=True,
@@ -176,17 +204,43 @@ def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{folder}: cannot be loaded as a causal language model ({first_line(error)})") from None
+        raise UserError(f"{folder}: cannot be loaded as {what} ({first_line(error)})") from None
+    for name in sorted(info["unexpected_keys"]):
+        for beginning, kind in (heads or {}).items():
+            if name.startswith(beginning):
+                raise UserError(
+                    f"{folder}: holds the head of a reward model ('{name}'), which a language model has no use for; score with "
+                    f"it by --kind {kind} or a --preset"
+                )
     missing = sorted(info["missing_keys"])
     mismatched = sorted(str(entry) for entry in info["mismatched_keys"])
     if missing or mismatched:
         shown = ", ".join([*missing, *mismatched][:3])
         raise UserError(
             f"{folder}: the weights do not fill the model: {len(missing)} missing, {len(mismatched)} of another shape "
-            f"({shown}); is it a causal language model, and was it saved whole?"
+            f"({shown}); is it {what}, and was it saved whole?"
         )
     check_finite(model, folder)
     return model.to(options.resolve_device()).eval()
+
+
+def read_weights(folder: Path, endings: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint whose names end in one of these, as float32, by that ending; what is not there is left out.
+
+    Raises:
+        UserError: one holds NaN or infinite numbers.
+    """
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (not a dict)
+                for ending in endings:
+                    if name == ending or name.endswith(f".{ending}"):
+                        found[ending] = tensors.get_tensor(name).float()
+                        _refuse_not_finite(name, found[ending], folder)
+    return found
 
 
 def _check_shards(folder: Path) -> None:
@@ -205,5 +259,9 @@ def _check_shards(folder: Path) -> None:
 def check_finite(model: torch.nn.Module, folder: Path) -> None:
     """Raise UserError, naming the parameter, when a weight is NaN or infinite."""
     for name, parameter in model.named_parameters():
-        if not bool(parameter.detach().isfinite().all()):
-            raise UserError(f"{folder}: weight '{name}' holds NaN or infinite numbers; the checkpoint is broken")
+        _refuse_not_finite(name, parameter.detach(), folder)
+
+
+def _refuse_not_finite(name: str, weight: torch.Tensor, folder: Path) -> None:
+    if not bool(weight.isfinite().all()):
+        raise UserError(f"{folder}: weight '{name}' holds NaN or infinite numbers; the checkpoint is broken")

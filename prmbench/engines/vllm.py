@@ -105,10 +105,7 @@ class VLLMEngine:
         limit = self.max_length
         given = [[] if r.forced is None else [r.forced] for r in requests]
         prompts = [[*r.prompt.tolist(), *start] for r, start in zip(requests, given, strict=True)]
-        rooms = [
-            min(params.max_new_tokens - len(start), limit - len(ids) if limit else params.max_new_tokens)
-            for ids, start in zip(prompts, given, strict=True)
-        ]
+        rooms = [r.limit(params.max_new_tokens, limit) - len(start) for r, start in zip(requests, given, strict=True)]
         out = [
             Completion(np.array(start, dtype=np.int64), "stop" if set(start) & stop else "length") for start in given
         ]

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from prmbench.benchmarks.processbench import RunOptions, evaluate_traces
 from prmbench.benchmarks.processbench_metrics import Plan, ProtocolResult, compute_metrics
 from prmbench.data.prompts import find_prompt
-from prmbench.data.tokens import EncodedTrace
+from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.data.traces import Trace, load_traces
 from prmbench.engines.batching import plan_batches
 from prmbench.miniature.build import PROMPT, Build, train_policy
@@ -221,6 +221,7 @@ def _encode_rollouts(bench: Bench, model: RewardModel) -> list[EncodedTrace]:
     template = find_prompt(PROMPT)
     prompts: dict[str, NDArray[np.int64]] = {}
     out = []
+    assert isinstance(model.encoder, TraceEncoder)
     for r in bench.rollouts:
         if r.id not in prompts:
             prompts[r.id] = model.encoder.prompt_ids(template.render(r.problem))

@@ -24,7 +24,7 @@ class TraceItem:
 
     Attributes:
         subset, id, generator, label: as in the trace. digest: sha256 of the trace (`prmbench.data.traces.Trace.digest`).
-        n_tokens: int64, shape [n_steps]. sums, scores: as in `prmbench.reward_models.base.StepScores`; one of them is None.
+        n_tokens: int64, shape [n_steps]. sums, scores, votes: as in `prmbench.reward_models.base.StepScores`; one is not None.
     """
 
     subset: str
@@ -35,6 +35,7 @@ class TraceItem:
     n_tokens: NDArray[np.int64]
     sums: NDArray[np.float64] | None = None
     scores: NDArray[np.float64] | None = None
+    votes: tuple[int | None, ...] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -51,25 +52,33 @@ class TraceItem:
             "digest": self.digest,
             "n_tokens": self.n_tokens.tolist(),
         }
-        values = self.sums if self.sums is not None else self.scores
-        assert values is not None
-        fields["sums" if self.sums is not None else "scores"] = values.tolist()
+        if self.votes is not None:
+            fields["votes"] = list(self.votes)
+        else:
+            values = self.sums if self.sums is not None else self.scores
+            assert values is not None
+            fields["sums" if self.sums is not None else "scores"] = values.tolist()
         return json.dumps(fields, ensure_ascii=True) + "\n"
+
+
+ITEM_SORTS = ("sums", "scores", "votes")
 
 
 def parse_item(place: str, fields: Any) -> TraceItem:
     """Check one item's fields. Raises UserError that names the place and the field."""
     kinds = {"subset": str, "id": str, "generator": str, "label": int, "digest": str, "n_tokens": list}
     check_fields(place, fields, kinds, "an item")
-    present = [name for name in ("sums", "scores") if name in fields]
+    present = [name for name in ITEM_SORTS if name in fields]
     if len(present) != 1:
-        raise UserError(f"{place}: expected either 'sums' or 'scores', found {present or 'neither'}")
+        raise UserError(f"{place}: expected one of 'sums', 'scores' and 'votes', found {present or 'none'}")
     name = present[0]
     n_tokens, values = fields["n_tokens"], fields[name]
-    if not isinstance(values, list) or not values or len(values) != len(n_tokens):
-        raise UserError(f"{place}: fields 'n_tokens' and '{name}' must be lists of one length, one number a step")
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**53 for n in n_tokens):
         raise UserError(f"{place}: field 'n_tokens' must hold whole numbers, 0 or more")
+    if name == "votes":
+        return _voted(place, fields)
+    if not isinstance(values, list) or not values or len(values) != len(n_tokens):
+        raise UserError(f"{place}: fields 'n_tokens' and '{name}' must be lists of one length, one number a step")
     if not all(
         isinstance(v, float) or (isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**53) for v in values
     ):
@@ -79,17 +88,26 @@ def parse_item(place: str, fields: Any) -> TraceItem:
             raise UserError(
                 f"{place}: item '{fields['id']}' has a NaN score at step {step}; the model or its items are broken"
             )
-    if not -1 <= fields["label"] < len(values):
-        raise UserError(f"{place}: field 'label' is {fields['label']}; expected -1 to {len(values) - 1}")
-    return TraceItem(
-        subset=fields["subset"],
-        id=fields["id"],
-        generator=fields["generator"],
-        label=fields["label"],
-        digest=fields["digest"],
-        n_tokens=np.array(n_tokens, dtype=np.int64),
-        **{name: np.array(values, dtype=np.float64)},
-    )
+    return _item(place, fields, **{name: np.array(values, dtype=np.float64)})
+
+
+def _voted(place: str, fields: dict[str, Any]) -> TraceItem:
+    votes = fields["votes"]
+    if not isinstance(votes, list) or not votes or not fields["n_tokens"]:
+        raise UserError(
+            f"{place}: field 'votes' must be a list of at least one vote, 'n_tokens' one of at least one step"
+        )
+    if not all(v is None or (isinstance(v, int) and not isinstance(v, bool)) for v in votes):
+        raise UserError(f"{place}: field 'votes' must hold whole numbers, or null for a text without a verdict")
+    return _item(place, fields, votes=tuple(votes))
+
+
+def _item(place: str, fields: dict[str, Any], **values: Any) -> TraceItem:
+    n_steps = len(fields["n_tokens"])
+    if not -1 <= fields["label"] < n_steps:
+        raise UserError(f"{place}: field 'label' is {fields['label']}; expected -1 to {n_steps - 1}")
+    named = {name: fields[name] for name in ("subset", "id", "generator", "label", "digest")}
+    return TraceItem(**named, n_tokens=np.array(fields["n_tokens"], dtype=np.int64), **values)
 
 
 Item = TypeVar("Item")
@@ -128,19 +146,19 @@ def read_items(path: Path) -> list[TraceItem]:
     """Read an items file.
 
     Raises:
-        UserError: broken line, wrong field, the same item twice, or items of both sorts (sums and scores).
+        UserError: broken line, wrong field, the same item twice, or items of several sorts (sums, scores, votes).
     """
     items: dict[tuple[str, str], TraceItem] = {}
-    sorts = set()
+    sorts: set[str] = set()
     for place, fields in read_records(path):
         item = parse_item(place, fields)
         if item.key in items:
             raise UserError(f"{place}: item '{item.id}' of {item.subset} is there twice; delete one of the lines")
         items[item.key] = item
-        sorts.add(item.sums is None)
+        sorts |= {name for name in ITEM_SORTS if getattr(item, name) is not None}
         if len(sorts) > 1:
             raise UserError(
-                f"{place}: has 'scores' where earlier items have 'sums', or the reverse; items of two runs?"
+                f"{place}: items before it have another of 'sums', 'scores' and 'votes'; items of two runs?"
             )
     return list(items.values())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import Any, Protocol
 
-from prmbench.data.tokens import TraceEncoder
 from prmbench.results.schema import Provenance, Run
 
 _LIBRARIES = ("prmbench", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy")
@@ -23,8 +23,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+class Encodes(Protocol):
+    """What turns text into ids, and says how."""
+
+    def template_hash(self) -> str:
+        """sha256 of everything that shapes the text."""
+
+    def recorded_options(self) -> dict[str, Any]:
+        """The options, as provenance records them."""
+
+
 def run_provenance(
-    encoder: TraceEncoder,
+    encoder: Encodes,
     *,
     engine: str,
     device: str,

@@ -48,10 +48,23 @@ class Subject(Record):
     facts: dict[str, Any] = Field(
         default_factory=dict, description="architecture, number of parameters, adapter or not"
     )
-    step_valued: bool = Field(False, description="true: one score a step; false: sums of token values")
+    step_valued: bool = Field(False, description="true: one score a step, or votes; false: sums of token values")
+    preset: str | None = Field(None, description="the preset that fixed how it is scored; null: none")
+    unverified: bool | None = Field(
+        None, description="true: the preset was not checked against numbers that its authors produced; null: no preset"
+    )
+    scoring: dict[str, Any] | None = Field(
+        None, description="what else decided the scores: layout of the marks, the two tokens, sampling of verdicts"
+    )
     fixed_thresholds: dict[str, float] = Field(
         default_factory=dict, description="protocols whose logit is a probability's, with the logit of 0.5"
     )
+
+
+def what_it_is(subject: Subject) -> str:
+    """Kind, objective and preset of a subject in a few words."""
+    preset = f"{subject.preset}{' (unverified)' if subject.unverified else ''}" if subject.preset else None
+    return ", ".join(part for part in (subject.kind, subject.objective, preset) if part)
 
 
 class SubsetData(Record):
@@ -70,7 +83,7 @@ class SubsetData(Record):
 class Benchmark(Record):
     """What it was evaluated on."""
 
-    name: str = Field(description="processbench, policy or best-of-n")
+    name: str = Field(description="processbench, policy, best-of-n; of a probe td-probe, candidates, calibration")
     version: int = Field(description="raised whenever a change here could change a figure")
     subsets: dict[str, SubsetData] = Field(description="by subset name")
     fingerprint: str = Field(

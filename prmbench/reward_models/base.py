@@ -15,6 +15,7 @@ from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.loading import LoadOptions
 from prmbench.errors import UserError, nearest
 from prmbench.reward_models.card import Card
+from prmbench.reward_models.marks import MarkEncoder
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class StepScores:
         n_tokens: int64, shape [n_steps]: tokens that belong to each step.
         sums: float64, shape [n_steps]: token values summed over each step, before beta. All four protocols follow.
         scores: float64, shape [n_steps]: one score a step, in logit space (higher: more likely right).
+        votes: of a critic, instead of either: each the index of the first wrong step, -1 for none, or None where the text held
+            no verdict.
     """
 
     n_tokens: NDArray[np.int64]
     sums: NDArray[np.float64] | None = None
     scores: NDArray[np.float64] | None = None
+    votes: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,13 @@ class LoadRequest:
                 f"--engine {self.engine}: gives log-probs only, {self.card.kind} needs {needs}; use --engine hf"
             )
 
+    def refuse_reference(self) -> None:
+        """Raise UserError when there is a reference: for kinds that score with one model alone."""
+        if self.reference is not None:
+            raise UserError(
+                f"--reference: {self.card.kind} scores with one model alone; leave it out, or use --kind implicit"
+            )
+
 
 class RewardModel(ABC):
     """A model that scores the steps of a trace.
@@ -66,7 +77,10 @@ class RewardModel(ABC):
 
     Attributes:
         kind: the name it is registered under. card: its settings.
-        step_valued: whether `score` gives one score a step instead of sums of token values.
+        step_valued: whether `score` gives one score a step instead of sums of token values. predicts: whether it gives votes for
+            the first wrong step instead of scores. reads: which of the card's marks, pair and generation the kind uses.
+        own_layout: whether it shows a trace in a way of its own (the bare problem, step by step), not as a policy sees it.
+        batch_tokens: padded tokens of a batch where nothing else is said; None: what suits scoring on the device.
         hashes: weights hash (sha256) by role: "model", "reference", ...
         facts: architecture, size and the like, for provenance.
         source: the checkpoint as the user named it. engine: what computes its tokens.
@@ -74,8 +88,12 @@ class RewardModel(ABC):
 
     kind: ClassVar[str]
     step_valued: ClassVar[bool] = False
+    predicts: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
+    own_layout: ClassVar[bool] = False
+    batch_tokens: int | None = None
     card: Card
-    encoder: TraceEncoder
+    encoder: TraceEncoder | MarkEncoder
     vocabulary: int
     max_length: int | None
     hashes: dict[str, str]
@@ -109,13 +127,21 @@ class RewardModel(ABC):
         Raises:
             UserError: the tokenizer gives an id that the model's vocabulary lacks.
         """
-        encoded = self.encoder.encode(problem, steps)
+        encoded = self.encode_trace(problem, steps)
         if int(encoded.ids.max()) >= self.vocabulary:
             raise UserError(
                 f"the tokenizer gives id {int(encoded.ids.max())}, the model's vocabulary ends at {self.vocabulary - 1}; "
                 "tokenizer and weights are not from one checkpoint"
             )
         return encoded
+
+    def scoring(self) -> dict[str, Any] | None:
+        """What else decides the scores and belongs into an entry; None: nothing."""
+        return None
+
+    def encode_trace(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
+        """What `encode` checks and returns: here, the encoder's own."""
+        return self.encoder.encode(problem, steps)
 
     def fixed_thresholds(self) -> dict[str, float]:
         """Protocols whose logit is that of a probability of correctness, with the logit of probability 0.5.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError, nearest
+from prmbench.reward_models.marks import MarkLayout
 
 CARD_NAME = "prmbench.json"
 
@@ -26,13 +27,29 @@ OBJECTIVE_BETA = {
 """Training objectives and the beta the paper uses with each (Appendix C)."""
 
 
+class Generation(BaseModel):
+    """How a critic's verdicts or a judge's critiques are sampled."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n: int = Field(
+        1, ge=0, description="critic: votes of a trace; judge: critiques of a step, 0: the verdict straight away"
+    )
+    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus")
+    top_k: int = Field(0, ge=0, description="0: all tokens")
+    max_new_tokens: int = Field(8192, ge=1, description="of a verdict or critique; cut where the model's positions end")
+    seed: int = Field(0, ge=0, description="of all random numbers")
+
+
 class Card(BaseModel):
     """A reward model's card."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal[1] = Field(1, description="version of this card's fields")
-    kind: str = Field(description="how scores are computed: a registered kind, e.g. implicit or endo")
+    kind: str = Field(description="how scores are computed: a registered kind, e.g. implicit or classifier")
+    preset: str | None = Field(None, description="the preset that the other fields are filled in from; null: none")
     objective: str | None = Field(
         None, description=f"what it was trained with: {', '.join(OBJECTIVE_BETA)}; null: unknown"
     )
@@ -48,6 +65,13 @@ class Card(BaseModel):
         None, description="pi_ref: a folder (relative to the card's) or a Hub id; null where the kind needs none"
     )
     tokens: TokenOptions = Field(default_factory=lambda: TokenOptions(), description="how a trace becomes text")
+    marks: MarkLayout | None = Field(
+        None, description="classifier, token_pair, value_head: where the marks are; null: the kind's default"
+    )
+    pair: tuple[str, str] | None = Field(
+        None, description="token_pair, judge: the tokens that say right and wrong; null: the kind's default"
+    )
+    generation: Generation | None = Field(None, description="critic, judge: sampling; null: the kind's default")
 
     def scale(self) -> float:
         """Beta, or its default for the objective."""
@@ -79,7 +103,7 @@ def make_card(fields: dict[str, Any], where: str) -> Card:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        known = [*Card.model_fields, *TokenOptions.model_fields]
+        known = [f for part in (Card, TokenOptions, MarkLayout, Generation) for f in part.model_fields]
         hint = nearest(name.split(".")[-1], known) if first["type"] == "extra_forbidden" else ""
         raise UserError(f"{where}: field '{name}': {first['msg'].lower()}{hint}") from None
     if card.objective is not None and card.objective not in OBJECTIVE_BETA:

@@ -38,6 +38,8 @@ class ImplicitRewardModel(RewardModel):
     the adapter switched off for the reference.
     """
 
+    encoder: TraceEncoder
+
     def __init__(
         self, model: Engine, reference: Engine, encoder: TraceEncoder, card: Card, adapter: PeftModel | None = None
     ) -> None:

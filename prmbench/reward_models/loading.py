@@ -9,9 +9,10 @@ from typing import Any
 
 from prmbench.engines.loading import LoadOptions, locate
 from prmbench.errors import UserError, first_line
-from prmbench.reward_models import endo, implicit, q_rm  # noqa: F401  (registers the kinds)
+from prmbench.reward_models import critic, endo, implicit, judge, marked, q_rm  # noqa: F401  (registers the kinds)
 from prmbench.reward_models.base import LoadRequest, RewardModel, find_kind
-from prmbench.reward_models.card import CARD_NAME, make_card, read_card
+from prmbench.reward_models.card import CARD_NAME, Card, make_card, read_card
+from prmbench.reward_models.presets import fill_in, find_preset
 
 
 def load_reward_model(
@@ -19,6 +20,7 @@ def load_reward_model(
     *,
     reference: str | Path | None = None,
     kind: str | None = None,
+    preset: str | None = None,
     load_options: LoadOptions | None = None,
     chat_template: str | Path | None = None,
     plugin: str | Path | None = None,
@@ -32,11 +34,13 @@ def load_reward_model(
         rm: a checkpoint folder or a Hub id. A card (``prmbench.json``) in it says what it is.
         reference: pi_ref of an implicit model, over the card's.
         kind: a registered kind, over the card's; without either, a checkpoint with a reference is implicit.
+        preset: a name of `prmbench.reward_models.presets`, over the card's; it fills in what the card and the settings leave open.
         chat_template: a file with a Jinja chat template, instead of the tokenizer's.
         plugin: a Python file of the user's that registers a kind of his own; it is run.
         load_options: device, dtype, remote code. engine: hf or vllm (implicit models; model and reference both).
         tokens: fields of `TokenOptions`, over the card's.
-        settings: other fields of `Card` (objective, beta, margin, discount), over the card's; None leaves them.
+        settings: other fields of `Card` (objective, beta, margin, discount; fields of marks and generation), over the card's;
+            None leaves them.
 
     Raises:
         UserError: anything missing or wrong; nothing has been scored then.
@@ -46,21 +50,19 @@ def load_reward_model(
     source = str(rm)
     folder = locate(source, "--rm")
     found = read_card(folder)
-    fields = dict(found or {})
-    if kind is not None and kind != fields.get("kind"):
-        fields = {"tokens": fields["tokens"]} if "tokens" in fields else {}  # the rest describes the other kind
-    if kind is None and "kind" not in fields:
+    fields = _asked_for(dict(found or {}), kind, preset)
+    if "kind" not in fields:
         if reference is None and not (folder / "adapter_config.json").exists():
             raise UserError(
-                f"{source}: has no {CARD_NAME} that says what it is; pass --reference SFT (a log-ratio against that model) "
-                "or --kind endo (the model's own logits)"
+                f"{source}: has no {CARD_NAME} that says what it is; pass --reference SFT (a log-ratio against that model), "
+                "--preset NAME (a public PRM) or --kind endo (the model's own logits)"
             )
-        kind = "implicit"
-    fields |= {"kind": kind} if kind else {}
-    fields |= {name: value for name, value in settings.items() if value is not None}
+        fields["kind"] = "implicit"
+    fields = fill_in(fields, {name: value for name, value in settings.items() if value not in (None, {})})
     if tokens:
         fields["tokens"] = {**fields.get("tokens", {}), **tokens}
     card = make_card(fields, str(folder / CARD_NAME) if found else "the options")
+    _refuse_unread(card)
     request = LoadRequest(
         folder=folder,
         source=source,
@@ -75,6 +77,31 @@ def load_reward_model(
     if plugin is not None:
         model.facts["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
     return model
+
+
+def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> dict[str, Any]:
+    """A card's fields with the user's kind and preset; what describes another kind, or another preset, is left out."""
+    if "preset" in card:
+        card = fill_in(find_preset(str(card["preset"])).card, card)
+    if preset is not None:
+        wanted = find_preset(preset).card
+        if kind is not None and kind != wanted["kind"]:
+            raise UserError(f"--kind {kind}: the preset {preset} is of kind {wanted['kind']}; pass one of the two")
+        mine = card if card.get("kind") == wanted["kind"] and card.get("preset") in (None, preset) else {}
+        return fill_in(wanted, {**mine, "preset": preset})
+    if kind is not None and kind != card.get("kind"):
+        return {"kind": kind, **({"tokens": card["tokens"]} if "tokens" in card else {})}
+    return card
+
+
+def _refuse_unread(card: Card) -> None:
+    """Raise UserError when the card says something that its kind makes nothing of."""
+    found = find_kind(card.kind)
+    for name in ("marks", "pair", "generation"):
+        if getattr(card, name) is not None and name not in found.reads:
+            raise UserError(
+                f"'{name}' means nothing for the kind {card.kind}; leave it out (docs/checkpoints.md says what does)"
+            )
 
 
 def _beside(folder: Path, reference: str | None) -> str | None:

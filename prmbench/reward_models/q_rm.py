@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
+from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer, read_weights
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest, RewardModel, register
 from prmbench.reward_models.card import Card, ReadState
@@ -78,13 +78,9 @@ class QRewardModel(RewardModel):
 
 def read_value_head(folder: Path) -> NDArray[np.float32]:
     """The head's weight from a checkpoint's safetensors files. Raises UserError when there is none."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (not a dict)
-                if name.endswith(f"{VALUE_HEAD}.weight"):
-                    return tensors.get_tensor(name).float().numpy()
+    found = read_weights(folder, [f"{VALUE_HEAD}.weight"])
+    if found:
+        return found[f"{VALUE_HEAD}.weight"].numpy()
     raise UserError(
         f"{folder}: holds no '{VALUE_HEAD}.weight'; expected a Q-RM checkpoint as `prmbench train rm` writes it"
     )

@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 
 TOKEN_PROTOCOLS = ("process", "prefix", "process_mean", "prefix_mean")
 STEP_PROTOCOL = "step"
+DIRECT = "direct"
+"""The protocol, and the threshold policy, of what predicts the first wrong step itself: there is no score and no threshold."""
 
 
 def token_protocol_scores(sums: Floats, counts: NDArray[np.int64], beta: float) -> dict[str, Floats]:

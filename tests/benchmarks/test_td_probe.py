@@ -117,7 +117,7 @@ def test_every_branch_against_a_plain_loop(pair, probed):
             fits = done and len(ids) - len(prompt) <= 14
             cut += not fits
             text = policy.encoder.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
-            right += fits and verify([text], [problem.answer], style="number")[0] == Verdict.CORRECT
+            right += done and verify([text], [problem.answer], style="number")[0] == Verdict.CORRECT
         assert (item.right, item.cut) == (right, cut)
         n_right += right
     assert n_right > 0
@@ -201,7 +201,9 @@ def test_a_forced_first_token(pair):
     prompt = pair[1].encoder.prompt_ids("What is 1 + 1?")
     params = SamplingParams(max_new_tokens=6)
     (free,) = engine.generate([Request(prompt, "k", 0)], stop, params, 3)
-    forced = engine.generate([Request(prompt, "k", 0, t) for t in (int(free.ids[0]), 65, min(stop))], stop, params, 3)
+    forced = engine.generate(
+        [Request(prompt, "k", 0, forced=t) for t in (int(free.ids[0]), 65, min(stop))], stop, params, 3
+    )
     assert forced[0].ids.tolist() == free.ids.tolist()
     assert forced[1].ids[0] == 65
     assert (forced[2].ids.tolist(), forced[2].finish_reason) == ([min(stop)], "stop")

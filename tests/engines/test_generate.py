@@ -73,6 +73,18 @@ def test_the_cut_at_the_models_length(engine):
         generate(engine, [Request(np.zeros(1024, dtype=np.int64), "p", 0)], STOP, SamplingParams(), seed=0)
 
 
+def test_room_is_each_requests_own(engine):
+    """Beside a prompt near the model's end, and with a room of its own, a request gets what it gets alone."""
+    rng = np.random.default_rng(4)
+    requests = [Request(rng.integers(0, 40, size=size), f"p{size}", 0) for size in (1020, 3, 1000)]
+    requests.append(Request(requests[1].prompt, "p3", 0, room=7))
+    params = SamplingParams(max_new_tokens=30)
+    found = [one.ids.tolist() for one in generate(engine, requests, frozenset({99}), params, seed=0)]
+    assert [len(ids) for ids in found] == [4, 30, 24, 7]
+    assert found[3] == found[1][:7]
+    assert [generate(engine, [r], frozenset({99}), params, seed=0)[0].ids.tolist() for r in requests] == found
+
+
 @pytest.mark.slow
 def test_greedy_equals_transformers_on_the_real_model(smollm2):
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()

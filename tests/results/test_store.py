@@ -160,7 +160,7 @@ def test_unwritable_output(tmp_path):
         ({"sums": [1.0, float("nan")]}, "item 'a' has a NaN score at step 1"),
         ({"sums": [1.0, "2"]}, "must hold numbers"),
         ({"n_tokens": [1, -1]}, "whole numbers"),
-        ({"scores": [1.0, 2.0]}, "either 'sums' or 'scores'"),
+        ({"scores": [1.0, 2.0]}, "expected one of 'sums', 'scores' and 'votes'"),
         ({"id": 3}, "field 'id' is 3"),
     ],
 )

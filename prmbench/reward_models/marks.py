@@ -1,0 +1,281 @@
+"""How problem and steps become token ids with a mark after every step, where a PRM's scores are read.
+
+Where a score is read is known from how the ids are put together, never found by searching for the mark. So a mark inside a text,
+an empty step (its mark alone) and a step that ends in the mark are all steps like any other: one score a step, at the mark that
+was put after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from prmbench.data.tokens import EncodedTrace, TokenOptions, TraceEncoder, plain_tokenizer
+from prmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = NDArray[np.int64]
+
+
+class MarkLayout(BaseModel):
+    """What is around the steps and their marks. Every text is put in as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: Literal["chat", "text", "turns"] = Field(
+        "chat",
+        description="chat: the chat template's prompt, then steps and marks as the answer; text: the bare problem, then steps and "
+        "marks; turns: a user turn a step, the mark as the assistant's turn after it",
+    )
+    bos: bool = Field(False, description="text: the tokenizer's beginning-of-sequence token comes first")
+    before_steps: str = Field("", description="text, turns: between the problem and the first step")
+    mark: str = Field("<extra_0>", min_length=1, description="text of the mark")
+    one_token: bool = Field(True, description="a tokenizer in which the mark is several tokens is refused")
+    before_mark: str = Field("", description="chat, text: between a step and its mark")
+    after_mark: str = Field("", description="chat, text: between a mark and the next step")
+    tokenize: Literal["pieces", "whole"] = Field(
+        "pieces",
+        description="pieces: prompt and steps each alone, marks put in as ids; whole: the joined text once, marks by their "
+        "characters",
+    )
+    read: Literal["at", "before"] = Field(
+        "at", description="the state that a score is read from: at the mark (its last token), or before its first"
+    )
+
+
+@dataclass(frozen=True)
+class MarkedTrace(EncodedTrace):
+    """Token ids of one trace with marks.
+
+    Attributes:
+        marks: int64, shape [n_steps]: positions in `ids` whose states the scores are read from.
+        counts: int64, shape [n_steps]: tokens of each step's own text, tokenized alone.
+        step_of: all -1: what stands between marks is not split further.
+    """
+
+    marks: Ids
+    counts: Ids
+
+    def step_counts(self) -> Ids:
+        """Number of tokens of each step's own text. int64, shape [n_steps]."""
+        return self.counts
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A text, and whether it is a mark."""
+
+    text: str
+    mark: bool = False
+
+
+def lay_out(prompt: str, steps: Sequence[str], layout: MarkLayout, step_prefix: str) -> list[Segment]:
+    """Prompt, steps and marks in order, for the layouts chat and text.
+
+    Args:
+        prompt: all that comes before the first step. step_prefix: before each step, ``{i}`` its number from 1.
+    """
+    segments = [Segment(prompt)]
+    for i, step in enumerate(steps):
+        between = layout.after_mark if i else ""
+        segments += [
+            Segment(between + step_prefix.replace("{i}", str(i + 1)) + step + layout.before_mark),
+            Segment(layout.mark, mark=True),
+        ]
+    return segments
+
+
+def lay_out_turns(turns: Sequence[str], mark: str, render: Callable[[list[dict[str, str]]], str]) -> list[Segment]:
+    """A user turn a step, the mark as the assistant's turn after each.
+
+    Args:
+        turns: the user's. render: the chat template's text for a conversation, generation prompt included.
+
+    Raises:
+        UserError: the template writes the start of a conversation otherwise once more turns follow.
+    """
+    segments: list[Segment] = []
+    conversation: list[dict[str, str]] = []
+    before = ""
+    for turn in turns:
+        conversation.append({"role": "user", "content": turn})
+        text = render(conversation)
+        if not text.startswith(before):
+            raise UserError(
+                "the chat template rewrites earlier turns, so that a step's score would depend on later steps; pass "
+                "--chat-template with the one the model was trained with"
+            )
+        segments += [Segment(text[len(before) :]), Segment(mark, mark=True)]
+        before = text + mark
+        conversation.append({"role": "assistant", "content": mark})
+    return segments
+
+
+def encode_pieces(
+    segments: Sequence[Segment], ids_of: Callable[[str], Ids], read: Literal["at", "before"]
+) -> tuple[Ids, Ids]:
+    """Tokenize every segment alone and concatenate.
+
+    Returns:
+        (ids, marks): int64, shapes [length] and [number of marks].
+    """
+    pieces: list[Ids] = []
+    marks = []
+    length = 0
+    for segment in segments:
+        piece = ids_of(segment.text)
+        pieces.append(piece)
+        if segment.mark:
+            marks.append(length + len(piece) - 1 if read == "at" else length - 1)
+        length += len(piece)
+    return np.concatenate(pieces), np.array(marks, dtype=np.int64)
+
+
+def encode_whole(
+    segments: Sequence[Segment],
+    encode: Callable[[str], tuple[Ids, Sequence[tuple[int, int]]]],
+    read: Literal["at", "before"],
+) -> tuple[Ids, Ids]:
+    """Tokenize the joined text once; a mark is the tokens that its characters became.
+
+    Args:
+        encode: ids of a text and the characters (start, end) of each.
+
+    Returns:
+        as `encode_pieces`.
+
+    Raises:
+        UserError: a mark's characters share a token with other text than white space before them.
+    """
+    text = "".join(segment.text for segment in segments)
+    ids, offsets = encode(text)
+    starts = np.array([start for start, _ in offsets])
+    ends = np.array([end for _, end in offsets])
+    marks = []
+    position = 0
+    for segment in segments:
+        after = position + len(segment.text)
+        if segment.mark:
+            own = np.flatnonzero((ends > position) & (starts < after))
+            shared = text[starts[own[0]] : position] if len(own) else "x"
+            if shared.strip() or ends[own].max() > after:
+                raise UserError(
+                    f"the mark '{segment.text}' after {json.dumps(text[max(0, position - 30) : position])} is no token "
+                    f"of its own in "
+                    "this tokenizer; put white space around it (before_mark, after_mark), or tokenize pieces"
+                )
+            marks.append(own[-1] if read == "at" else own[0] - 1)
+        position = after
+    return ids, np.array(marks, dtype=np.int64)
+
+
+class MarkEncoder:
+    """Encodes traces with one tokenizer and one layout.
+
+    Args:
+        options: system message, template arguments and step prefix; the separator only says where raw solutions split.
+        chat_template: Jinja text to use instead of the tokenizer's.
+
+    Raises (on construction):
+        UserError: no chat template where the layout needs one, a system message where there is no chat, no
+            beginning-of-sequence token where the layout has one, a mark of several tokens, a slow tokenizer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: TokenOptions,
+        layout: MarkLayout,
+        chat_template: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.options = options
+        self.layout = layout
+        self._plain = plain_tokenizer(tokenizer)
+        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        self._chat = None
+        if layout.prompt != "text":
+            self._chat = TraceEncoder(tokenizer, options, chat_template)
+        elif options.system is not None or options.template_args or chat_template is not None:
+            raise UserError(
+                "a system message, template arguments or a chat template: this layout has the bare problem as its "
+                "prompt (marks.prompt "
+                "is text); leave them out"
+            )
+        if layout.bos and tokenizer.bos_token_id is None:
+            raise UserError(
+                f"{name}: has no beginning-of-sequence token, which this layout puts first; is it the model's tokenizer? "
+                "Otherwise set marks.bos to false"
+            )
+        n = len(self.text_ids(layout.mark))
+        if n == 0 or (layout.one_token and n > 1):
+            raise UserError(
+                f"{name}: the mark '{layout.mark}' is {n} tokens of this tokenizer, expected one; is it the model's "
+                f"tokenizer, and its "
+                "preset? (marks.mark names another mark)"
+            )
+
+    def text_ids(self, text: str) -> Ids:
+        """Token ids of a text, none added. int64, shape [t]."""
+        return np.array(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def single_id(self, text: str) -> int:
+        """The id of a text that is one token. Raises UserError when it is not."""
+        ids = self.text_ids(text)
+        if len(ids) != 1:
+            raise UserError(
+                f"'{text}' is {len(ids)} tokens of this tokenizer, expected one; is it the model's tokenizer, and its preset?"
+            )
+        return int(ids[0])
+
+    def encode(self, problem: str, steps: Sequence[str]) -> MarkedTrace:
+        """Encode one trace. Steps may be empty. Raises UserError as `lay_out_turns` and `encode_whole` do."""
+        layout = self.layout
+        counts = np.array([len(self.text_ids(step)) for step in steps], dtype=np.int64)
+        if layout.prompt == "turns":
+            assert self._chat is not None
+            turns = [self.options.step_prefix.replace("{i}", str(i)) + step for i, step in enumerate(steps, start=1)]
+            turns[0] = problem + layout.before_steps + turns[0]
+            segments = lay_out_turns(turns, layout.mark, self._render_turns)
+        else:
+            prompt = self._chat.render_prompt(problem) if self._chat else problem + layout.before_steps
+            segments = lay_out(prompt, steps, layout, self.options.step_prefix)
+        if layout.tokenize == "pieces":
+            ids, marks = encode_pieces(segments, self.text_ids, layout.read)
+        else:
+            ids, marks = encode_whole(segments, self._with_offsets, layout.read)
+        if layout.bos:
+            ids, marks = np.concatenate([[self.tokenizer.bos_token_id], ids]).astype(np.int64), marks + 1
+        before = int(marks[0]) - int(counts[0]) if layout.prompt == "turns" else len(self.text_ids(segments[0].text))
+        n_prompt = max(0, before)
+        return MarkedTrace(
+            ids, n_prompt, np.full(len(ids) - n_prompt, -1, dtype=np.int64), len(steps), marks=marks, counts=counts
+        )
+
+    def template_hash(self) -> str:
+        """sha256 (hex) of the chat template, if it is used, and everything that shapes the text."""
+        template = self._chat.chat_template if self._chat else None
+        content = [template, self.options.model_dump(), self.layout.model_dump()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def recorded_options(self) -> dict[str, Any]:
+        """The options as an entry's provenance records them."""
+        return {**self.options.model_dump(), "marks": self.layout.model_dump()}
+
+    def _render_turns(self, conversation: list[dict[str, str]]) -> str:
+        assert self._chat is not None
+        system = [{"role": "system", "content": self.options.system}] if self.options.system is not None else []
+        return self._chat.render([*system, *conversation])
+
+    def _with_offsets(self, text: str) -> tuple[Ids, Sequence[tuple[int, int]]]:
+        found = self._plain.encode(text, add_special_tokens=False)
+        return np.array(found.ids, dtype=np.int64), found.offsets

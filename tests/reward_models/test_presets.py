@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import support_prm
+
+from prmbench.errors import UserError
+from prmbench.reward_models.base import find_kind
+from prmbench.reward_models.card import make_card
+from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.presets import PRESETS, fill_in, find_preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_valid_card_of_a_known_kind(name):
+    preset = PRESETS[name]
+    card = make_card(fill_in(preset.card, {"preset": name}), name)
+    kind = find_kind(card.kind)
+    assert all(getattr(card, field) is None or field in kind.reads for field in ("marks", "pair", "generation"))
+    assert preset.of
+    assert preset.checked
+    assert not preset.verified  # until its scores are compared with its authors'
+
+
+def test_what_presets_fix():
+    """As the authors' own code has it (see `checked` of each)."""
+    shepherd = PRESETS["math-shepherd"].card
+    assert (shepherd["marks"]["read"], shepherd["marks"]["mark"], shepherd["pair"]) == ("at", "ки", ["+", "-"])
+    assert PRESETS["rlhflow-mistral"].card["marks"]["read"] == "before"
+    assert PRESETS["qwen2.5-math-prm"].card["tokens"]["system"].endswith("\\boxed{}.")
+    assert PRESETS["reasonflux-prm"].card["tokens"] == {}
+    assert PRESETS["eurus-prm"].card["beta"] == 0.001
+    assert PRESETS["processbench-critic"].card["generation"] == {"n": 1, "temperature": 0.0, "max_new_tokens": 8192}
+    maj = PRESETS["processbench-critic-maj8"].card["generation"]
+    assert (maj["n"], maj["temperature"], maj["top_p"]) == (8, 1.0, 0.9)
+
+
+def test_fill_in_goes_into_objects_and_changes_nothing():
+    base = {"a": {"x": 1, "y": 2}, "b": 3}
+    assert fill_in(base, {"a": {"y": 5}, "c": 4}) == {"a": {"x": 1, "y": 5}, "b": 3, "c": 4}
+    assert base == {"a": {"x": 1, "y": 2}, "b": 3}
+
+
+def test_mistakes(smollm2, tmp_path):
+    with pytest.raises(UserError, match=r"preset 'math-sheperd' .*did you mean 'math-shepherd'"):
+        find_preset("math-sheperd")
+    folder = support_prm.save_causal(tmp_path / "m", support_prm.smol_tokenizer(smollm2), "qwen2")
+    with pytest.raises(UserError, match="--kind endo: the preset rlhflow-mistral is of kind token_pair"):
+        load_reward_model(folder, preset="rlhflow-mistral", kind="endo")
+    with pytest.raises(UserError, match=r"--preset NAME \(a public PRM\)"):
+        load_reward_model(folder)
+
+
+def test_a_card_names_its_preset_and_goes_over_it(smollm2, tmp_path):
+    folder = support_prm.save_causal(tmp_path / "m", support_prm.smol_tokenizer(smollm2), "qwen2")
+    (folder / "prmbench.json").write_text(json.dumps({"preset": "rlhflow-mistral", "marks": {"before_steps": "\n\n"}}))
+    model = load_reward_model(folder)
+    assert (model.kind, model.card.preset) == ("token_pair", "rlhflow-mistral")
+    assert (model.card.marks.before_steps, model.card.marks.read) == ("\n\n", "before")
+    # Another preset leaves the card's fields out; its own keeps them, as does one on a card without.
+    assert load_reward_model(folder, preset="processbench-critic").kind == "critic"
+    assert load_reward_model(folder, preset="rlhflow-deepseek").card.marks.before_steps == " "
+    assert load_reward_model(folder, preset="rlhflow-mistral").card.marks.before_steps == "\n\n"
+    assert load_reward_model(folder, kind="endo").card.marks is None
+    (folder / "prmbench.json").write_text(json.dumps({"preset": "rlhflow-mistral", "marks": {"befor_steps": "x"}}))
+    with pytest.raises(UserError, match=r"field 'marks.befor_steps'.*did you mean 'before_steps'"):
+        load_reward_model(folder)
