@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prmbench.cli_cache import cache
 from prmbench.cli_common import interruptible, quiet_libraries
 from prmbench.cli_compare import compare_command, export_command, leaderboard, report_command
 from prmbench.cli_eval import eval_command
@@ -45,6 +46,7 @@ app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
 app.command(name="report")(report_command)
 app.add_typer(leaderboard, name="leaderboard")
+app.add_typer(cache, name="cache")
 
 
 @app.command(name="rollout")

@@ -159,6 +159,7 @@ def evaluate_best_of_n(
     judged = judge(candidates, prompt)
     with RunFolder(folder, settings, parse_candidate) as run_folder:
         started, begin = datetime.now(UTC), time.monotonic()
+        cached_before = model.cached_tokens
         done = run_folder.completed()
         try:
             tokens = _score_missing(model, judged, encoded, set(done), run_folder, batch_tokens)
@@ -184,6 +185,7 @@ def evaluate_best_of_n(
                 started=started.isoformat(timespec="seconds"),
                 scoring_seconds=round(time.monotonic() - begin, 3),
                 tokens=tokens,
+                cached_tokens=model.cached_tokens - cached_before,
                 resumed_items=len(done),
             ),
         )

@@ -106,6 +106,7 @@ def evaluate_traces(
     with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
         options.share.wait()
         started, begin = datetime.now(UTC), time.monotonic()
+        cached_before = model.cached_tokens
         resumed = _keep_matching(run_folder.completed(), traces)
         options.share.wait()
         try:
@@ -136,6 +137,7 @@ def evaluate_traces(
                 started=started.isoformat(timespec="seconds"),
                 scoring_seconds=round(seconds, 3),
                 tokens=tokens,
+                cached_tokens=model.cached_tokens - cached_before,
                 resumed_items=len(resumed),
                 processes=options.share.count,
             ),
