@@ -235,6 +235,27 @@ def demo(
 
 
 @app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, nothing else")] = False,
+) -> None:
+    """Print what this installation has (versions, devices, engines, data, cache) and how to get what is missing."""
+    import dataclasses
+
+    from prmbench.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in findings], indent=2))
+        return
+    width = max(len(one.name) for one in findings)
+    for i, one in enumerate(findings):
+        if i == 0 or one.group != findings[i - 1].group:
+            typer.echo(one.group)
+        remedy = f"  ->  {one.remedy}" if one.remedy else ""
+        typer.echo(f"  {'ok     ' if one.ok else 'missing'}  {one.name:{width}}  {one.found}{remedy}")
+
+
+@app.command()
 def schema() -> None:
     """Print the fields of an entry, as Markdown."""
     from prmbench.results.document import entry_fields
