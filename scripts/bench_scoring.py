@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from prmbench.data.tokens import EncodedTrace
     from prmbench.engines.hf import HFEngine
 
-SHAPES = (512, 1_024, 2_048, 4_096)
+SHAPES = (512, 1_024, 2_048)
 VOCABULARIES = (32_000, 64_000, 128_000, 256_000)
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,7 +1,7 @@
 """Runs `prmbench` commands as real processes, cheaply: imports everything once, then forks one child for each.
 
-Reads one JSON object a line from stdin, ``{"arguments": [...], "log": FILE}``, and answers with ``pid``, ``seconds`` and ``code``: the
-exit code, negative for a signal, null of a child that is left stopped. An order may also have:
+Reads one JSON object a line from stdin, ``{"arguments": [...], "log": FILE}``, and answers with ``pid``, ``seconds`` and ``code``:
+the exit code, negative for a signal, null of a child that is left stopped. An order may also have:
 
 - ``env``: environment variables
 - ``kill_after``: seconds, then SIGKILL

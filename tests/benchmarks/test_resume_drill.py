@@ -134,7 +134,7 @@ def test_a_second_run_is_refused_and_a_dead_one_does_not_block(drill):
 
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing(drill):
-    """Writes fail for real, at the first batch, in the middle, and at the entry."""
+    """Writes fail for real, at the first batch, in the middle and at the last."""
     whole = drill.items("whole")
     before: list[str] = []
     for room in (1_000, 20_000, len(whole) // 2, len(whole) - 10):
@@ -147,10 +147,6 @@ def test_a_full_disk_loses_nothing(drill):
         assert set(found) >= set(before)
         assert len(drill.items("full")) == room  # it did run into the wall
         before = found
-    done = drill.run("full", "--no-reference-cache", largest_file=len(whole) + 100)
-    said = drill.log.read_text()
-    if (drill.root / "whole" / "entry.json").stat().st_size > len(whole) + 100:
-        assert done["code"] == 2, said
     drill.whole("full")
     assert (drill.items("full"), drill.entry("full")) == (whole, drill.entry("whole"))
 
