@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench_metrics import Plan, ProcessBenchMetrics, compute_metrics
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import Trace, data_hash
@@ -123,6 +124,12 @@ def evaluate_traces(
         items = [scored[trace.subset, trace.id] for trace in traces]
         seconds = time.monotonic() - begin
         written = run_folder.finish(items)
+        risk = None
+        if subject.kind == "implicit":
+            sums = [item.sums for item in items if item.sums is not None]
+            risk = precision_warning(dtype, np.concatenate(sums), np.concatenate([item.n_tokens for item in items]))
+        warnings = [risk] if risk else []
+        tell(warnings)
         provenance = Provenance(
             engine=model.engine,
             device=device,
@@ -133,6 +140,7 @@ def evaluate_traces(
             versions=versions(),
             seed=options.plan.seed,
             n_resamples=options.plan.n_resamples,
+            warnings=warnings,
             run=Run(
                 started=started.isoformat(timespec="seconds"),
                 scoring_seconds=round(seconds, 3),

@@ -116,6 +116,7 @@ class Provenance(Record):
     versions: dict[str, str] = Field(description="of Python, prmbench and the libraries that compute")
     seed: int = Field(description="of folds, resamples and the random baseline")
     n_resamples: int = Field(description="bootstrap resamples")
+    warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
     run: Run | None = Field(None, description="null: recomputed from items whose run is not known")
 
 
