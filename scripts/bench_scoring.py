@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bench_tools import random_llama, smollm2_pair
-from peer_tools import grid_threshold, peer_grid, score_usual, score_with_peer
+from peer_tools import Scored, grid_threshold, peer_grid, score_usual, score_with_peer
 
 from prmbench.data.traces import Trace, load_traces
 
@@ -82,7 +82,7 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
     groups = [range(start, min(start + options.group, len(traces))) for start in range(0, len(traces), options.group)]
 
     run_floor(engines, encoded[:1], 512)  # warm
-    few = [encoded[i] for i in groups[0]]
+    few = [encoded[i] for i in groups[0][:5]]
     by_shape = {shape: run_floor(engines, few, shape) for shape in SHAPES}
     shape = min(by_shape, key=lambda one: by_shape[one])
 
@@ -95,12 +95,11 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
     def usual(group: range) -> None:
         mine = [traces[i] for i in group]
         if options.peer:
-            found = score_with_peer(options.peer, folders, tokenizer, whole, mine, work)
+            scored.extend(score_with_peer(options.peer, folders, tokenizer, whole, mine, work))
         else:
-            found = score_usual(tokenizer, whole, mine)
-        grid([[1 / (1 + float(np.exp(-x))) for x in one.sums] for one in found], [trace.label for trace in mine])
+            scored.extend(score_usual(tokenizer, whole, mine))
 
-    grid = peer_grid(options.peer) if options.peer else grid_threshold
+    scored: list[Scored] = []
     seconds: dict[str, float] = defaultdict(float)
     ways = {
         "floor": lambda group: run_floor(engines, [encoded[i] for i in group], shape),
@@ -115,6 +114,10 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
             way(group)
             seconds[name] += time.perf_counter() - start
             print(f"  {name} {group.start}-{group.stop - 1}", file=sys.stderr)
+    start = time.perf_counter()
+    probabilities = [[1 / (1 + float(np.exp(-x))) for x in one.sums] for one in scored]
+    (peer_grid(options.peer) if options.peer else grid_threshold)(probabilities, [trace.label for trace in traces])
+    seconds["usual"] += time.perf_counter() - start
     print(
         f"{len(traces)} traces of gsm8k, {n_tokens:,} tokens, float32, {options.threads} threads; floor at {shape} tokens a batch"
     )
