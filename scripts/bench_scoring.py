@@ -100,7 +100,7 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
             scored.extend(score_usual(tokenizer, whole, mine))
 
     scored: list[Scored] = []
-    seconds: dict[str, float] = defaultdict(float)
+    taken: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))  # wall and processor seconds
     ways = {
         "floor": lambda group: run_floor(engines, [encoded[i] for i in group], shape),
         "ours": lambda group: evaluate(group, "cold"),
@@ -110,14 +110,14 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
     model.reference.cache = LogprobCache(work / "cache.sqlite", 2**30)  # type: ignore[attr-defined]
     for group in groups:
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = clocks()
             way(group)
-            seconds[name] += time.perf_counter() - start
+            taken[name] += clocks() - start
             print(f"  {name} {group.start}-{group.stop - 1}", file=sys.stderr)
-    start = time.perf_counter()
+    start = clocks()
     probabilities = [[1 / (1 + float(np.exp(-x))) for x in one.sums] for one in scored]
     (peer_grid(options.peer) if options.peer else grid_threshold)(probabilities, [trace.label for trace in traces])
-    seconds["usual"] += time.perf_counter() - start
+    taken["usual"] += clocks() - start
     print(
         f"{len(traces)} traces of gsm8k, {n_tokens:,} tokens, float32, {options.threads} threads; floor at {shape} tokens a batch"
     )
@@ -129,14 +129,21 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
     }
     titles |= {"usual": f"usual way ({peer})"}
     for name, title in titles.items():
-        print(f"  {title:38} {seconds[name]:8.1f} s  {n_tokens / seconds[name]:7.0f} tokens/s")
+        wall, processor = taken[name]
+        print(f"  {title:38} {wall:8.1f} s  {n_tokens / wall:7.0f} tokens/s   {processor:8.1f} s of processors")
     goals = {
-        "ours against the floor": (seconds["floor"] / seconds["ours"], 0.9),
-        "ours against the usual way": (seconds["usual"] / seconds["ours"], 1.5),
-        "with the reference cached": (seconds["usual"] / seconds["cached"], 2.9),
+        "ours against the floor": ("floor", "ours", 0.9),
+        "ours against the usual way": ("usual", "ours", 1.5),
+        "with the reference cached": ("usual", "cached", 2.9),
     }
-    for title, (ratio, goal) in goals.items():
-        print(f"  {title:38} {ratio:8.2f}    (goal: at least {goal})")
+    for title, (above, below, goal) in goals.items():
+        wall, processor = taken[above] / taken[below]
+        print(f"  {title:38} {wall:8.2f} by the clock, {processor:.2f} by processor time (goal: at least {goal})")
+
+
+def clocks() -> np.ndarray:
+    """Wall and processor seconds: where other jobs share the machine, the second is the fairer of the two."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def threshold_search(options: argparse.Namespace) -> None:
