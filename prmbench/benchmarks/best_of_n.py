@@ -248,7 +248,8 @@ def _within_problems(items: Sequence[CandidateItem]) -> tuple[NDArray[np.float64
     for item in items:
         groups.setdefault((item.subset, item.id), []).append(item)
     totals = [np.array([item.total for item in group], dtype=np.float64) for group in groups.values()]
-    return np.concatenate([one - one.mean() for one in totals]), np.array([item.length for item in items])
+    lengths = [item.length for group in groups.values() for item in group]
+    return np.concatenate([one - one.mean() for one in totals]), np.array(lengths, dtype=np.int64)
 
 
 def _score_missing(

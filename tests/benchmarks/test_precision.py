@@ -5,6 +5,8 @@ import pytest
 import support
 
 import prmbench
+from prmbench.benchmarks.best_of_n import _within_problems
+from prmbench.benchmarks.best_of_n_metrics import CandidateItem
 from prmbench.benchmarks.precision import LIMIT, TOKEN_NOISE, precision_warning
 from prmbench.benchmarks.processbench import RunOptions, recompute
 from prmbench.benchmarks.processbench_metrics import Plan
@@ -57,6 +59,21 @@ def test_a_run_in_half_precision_says_so_and_keeps_it(tiny, traces_file, tmp_pat
         assert len(entry.provenance.warnings) == expected
         assert capsys.readouterr().err.count("warning: bfloat16 rounds") == expected
         assert recompute(path).provenance.warnings == entry.provenance.warnings
+
+
+def test_candidates_are_compared_within_their_problem():
+    """Problems far apart, candidates of one a hair apart: only the second counts."""
+    made = [
+        CandidateItem(
+            "s", f"p{p}", k, "d", k == 0, 0, 49 + p, np.array([49]), np.array([0.0]), 100.0 * p + 0.01 * k, None
+        )
+        for k in range(4)
+        for p in range(6)
+    ]
+    sums, lengths = _within_problems(made)
+    assert np.allclose(sums.reshape(6, 4), [-0.015, -0.005, 0.005, 0.015])
+    assert lengths.reshape(6, 4).tolist() == [[49 + p] * 4 for p in range(6)]
+    assert precision_warning("bfloat16", sums, lengths)
 
 
 def test_far_apart_models_are_not_at_risk(tiny, tmp_path, traces_file):
