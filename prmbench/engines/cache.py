@@ -246,6 +246,7 @@ class LogprobCache:
                 with contextlib.suppress(sqlite3.OperationalError):  # a file that can only be read serves too
                     db.execute("PRAGMA journal_mode = WAL")
                     db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last batches, never the file
+                with contextlib.suppress(sqlite3.OperationalError):
                     db.executescript(_TABLES)
                 db.execute("SELECT 1 FROM batch LIMIT 1")
             except BaseException:
