@@ -212,23 +212,23 @@ def memory(tokens: int) -> dict[str, list[float]]:
     return peaks
 
 
-def cost(folder: Path, longest: int) -> tuple[list[int], list[float]]:
-    """Seconds to encode and score one trace, by its number of tokens."""
+def cost(folder: Path, options: argparse.Namespace) -> tuple[list[int], list[float]]:
+    """Processor seconds of a thread to encode and score one trace, by its number of tokens."""
     from prmbench.engines.loading import LoadOptions
     from prmbench.reward_models.loading import load_reward_model
 
     model = load_reward_model(folder, kind="endo", load_options=LoadOptions("cpu", "float32"))
     steps = [step for trace in load_traces(None, ["gsm8k"]) for step in trace.steps]
-    lengths, seconds = [], []
+    longest, lengths, seconds = options.tokens, [], []
     for share in (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1):
-        n = max(1, int(longest * share / 40))
+        n = max(1, int(longest * share / 100))
         while len(model.encode("Count.", steps[:n])) < longest * share:
             n += 1
         trace = Trace("long", "made", "Count.", tuple(steps[:n]), -1)
-        start = time.perf_counter()
+        start = clocks()
         encoded = model.encode(trace.problem, trace.steps)
         model.score([encoded])
-        seconds.append(time.perf_counter() - start)
+        seconds.append(float((clocks() - start)[1]) / options.threads)
         lengths.append(len(encoded))
     slope = np.polyfit(np.log(lengths), np.log(seconds), 1)[0]
     print(
@@ -257,7 +257,7 @@ def draw(folder: Path, peaks: dict[str, list[float]], tokens: int, lengths: list
     axis.plot(lengths, seconds, "o", label="measured")
     slope = float(np.dot(lengths, seconds) / np.dot(lengths, lengths))
     axis.plot([0, lengths[-1]], [0, slope * lengths[-1]], "--", color="0.5", label=f"{1 / slope:,.0f} tokens/s")
-    axis.set(xlabel="tokens of one trace", ylabel="seconds", xlim=(0, None), ylim=(0, None))
+    axis.set(xlabel="tokens of one trace", ylabel="processor seconds of a thread", xlim=(0, None), ylim=(0, None))
     axis.legend()
     (folder / "speed-tokens.svg").write_text(to_svg(figure, "Seconds to score one trace against its tokens"))
     print(f"plots: {folder / 'speed-memory.svg'}, {folder / 'speed-tokens.svg'}")
@@ -269,7 +269,9 @@ def main() -> None:
     parser.add_argument("--rm", type=Path, help="an implicit reward model's folder")
     parser.add_argument("--reference", type=Path, help="its reference's")
     parser.add_argument("--limit", type=int, default=40, help="traces of the speed table")
-    parser.add_argument("--group", type=int, default=10, help="traces that the ways take in turn")
+    parser.add_argument(
+        "--group", type=int, default=40, help="traces that the ways take in turn; few cost ours padding"
+    )
     parser.add_argument("--tokens", type=int, default=3_000, help="longest trace of the plot of cost")
     parser.add_argument("--memory-tokens", type=int, default=1_024)
     parser.add_argument("--threads", type=int, default=2)
@@ -289,7 +291,7 @@ def main() -> None:
         speed(options, folders, Path(work))
         threshold_search(options)
         peaks = memory(options.memory_tokens)
-        lengths, seconds = cost(folders[1], options.tokens)
+        lengths, seconds = cost(folders[1], options)
     draw(options.plots, peaks, options.memory_tokens, lengths, seconds)
 
 
