@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prmbench.cli_cache import cache
 from prmbench.cli_common import interruptible, quiet_libraries
 from prmbench.cli_compare import compare_command, export_command, leaderboard, report_command
 from prmbench.cli_eval import eval_command
@@ -51,6 +52,7 @@ app.command(name="report")(report_command)
 app.command(name="replicate")(replicate_command)
 app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(probe, name="probe")
+app.add_typer(cache, name="cache")
 
 
 @app.command(name="rollout")
@@ -236,6 +238,27 @@ def demo(
     quiet_libraries()
     result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
     show(result)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, nothing else")] = False,
+) -> None:
+    """Print what this installation has (versions, devices, engines, data, cache) and how to get what is missing."""
+    import dataclasses
+
+    from prmbench.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in findings], indent=2))
+        return
+    width = max(len(one.name) for one in findings)
+    for i, one in enumerate(findings):
+        if i == 0 or one.group != findings[i - 1].group:
+            typer.echo(one.group)
+        remedy = f"  ->  {one.remedy}" if one.remedy else ""
+        typer.echo(f"  {'ok     ' if one.ok else 'missing'}  {one.name:{width}}  {one.found}{remedy}")
 
 
 @app.command()

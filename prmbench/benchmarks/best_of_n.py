@@ -22,6 +22,7 @@ from prmbench.benchmarks.best_of_n_metrics import (
     parse_candidate,
     read_candidates,
 )
+from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench import describe
 from prmbench.data.candidates import Candidate
 from prmbench.data.prompts import PromptTemplate
@@ -172,6 +173,7 @@ def evaluate_best_of_n(
     judged = judge(candidates, prompt)
     with RunFolder(folder, settings, parse_candidate) as run_folder:
         started, begin = datetime.now(UTC), time.monotonic()
+        cached_before = model.cached_tokens
         done = run_folder.completed()
         try:
             tokens = _score_missing(model, judged, encoded, set(done), run_folder, batch_tokens)
@@ -183,6 +185,9 @@ def evaluate_best_of_n(
         found = run_folder.completed()
         items = [found[one.key] for one in candidates]
         written = run_folder.finish(items)
+        risk = precision_warning(dtype, *_within_problems(items)) if subject.kind == "implicit" else None
+        warnings = [risk] if risk else []
+        tell(warnings)
         provenance = Provenance(
             engine=model.engine,
             device=device,
@@ -193,10 +198,12 @@ def evaluate_best_of_n(
             versions=versions(),
             seed=seed,
             n_resamples=n_resamples,
+            warnings=warnings,
             run=Run(
                 started=started.isoformat(timespec="seconds"),
                 scoring_seconds=round(time.monotonic() - begin, 3),
                 tokens=tokens,
+                cached_tokens=model.cached_tokens - cached_before,
                 resumed_items=len(done),
             ),
         )
@@ -246,6 +253,16 @@ def best_of_n_benchmark(items: Sequence[CandidateItem], rules: dict[str, Any], l
         )
     whole = joint_fingerprint(subsets)
     return Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=rules, limit=limit)
+
+
+def _within_problems(items: Sequence[CandidateItem]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Each candidate's sum beside the mean of its problem's (float64), and its tokens (int64): what reranking compares."""
+    groups: dict[tuple[str, str], list[CandidateItem]] = {}
+    for item in items:
+        groups.setdefault((item.subset, item.id), []).append(item)
+    totals = [np.array([item.total for item in group], dtype=np.float64) for group in groups.values()]
+    lengths = [item.length for group in groups.values() for item in group]
+    return np.concatenate([one - one.mean() for one in totals]), np.array(lengths, dtype=np.int64)
 
 
 def _score_missing(

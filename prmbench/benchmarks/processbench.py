@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench_metrics import compute_metrics
 from prmbench.benchmarks.processbench_schema import Plan, ProcessBenchMetrics
 from prmbench.data.tokens import EncodedTrace, ids_hash
@@ -108,6 +109,7 @@ def evaluate_traces(
     with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
         options.share.wait()
         started, begin = datetime.now(UTC), time.monotonic()
+        cached_before = model.cached_tokens
         resumed = _keep_matching(run_folder.completed(), traces)
         options.share.wait()
         try:
@@ -124,6 +126,12 @@ def evaluate_traces(
         items = [scored[trace.subset, trace.id] for trace in traces]
         seconds = time.monotonic() - begin
         written = run_folder.finish(items)
+        risk = None
+        if subject.kind == "implicit":
+            sums = [item.sums for item in items if item.sums is not None]
+            risk = precision_warning(dtype, np.concatenate(sums), np.concatenate([item.n_tokens for item in items]))
+        warnings = [risk] if risk else []
+        tell(warnings)
         provenance = Provenance(
             engine=model.engine,
             device=device,
@@ -134,10 +142,12 @@ def evaluate_traces(
             versions=versions(),
             seed=options.plan.seed,
             n_resamples=options.plan.n_resamples,
+            warnings=warnings,
             run=Run(
                 started=started.isoformat(timespec="seconds"),
                 scoring_seconds=round(seconds, 3),
                 tokens=tokens,
+                cached_tokens=model.cached_tokens - cached_before,
                 resumed_items=len(resumed),
                 processes=options.share.count,
             ),

@@ -134,6 +134,7 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
     lines += [f"n/a: {subset}, {policy} threshold: {reason}." for (subset, policy), reason in reasons.items()]
     if empty := sum(data.counts["empty_steps"] for data in entry.benchmark.subsets.values()):
         lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
+    lines += [f"At risk: {warning}." for warning in (entry.provenance.warnings if entry.provenance else [])]
     return lines
 
 

@@ -110,6 +110,7 @@ class Run(Record):
     started: str = Field(description="UTC, ISO 8601")
     scoring_seconds: float = Field(description="wall time of scoring in this process, loading excluded")
     tokens: int = Field(description="tokens run through the subject in this process, prompts included")
+    cached_tokens: int = Field(0, description="of these, tokens whose reference log-probs came from the cache")
     resumed_items: int = Field(description="items found already scored when this process started")
     processes: int = Field(1, description="processes that shared the work")
 
@@ -128,6 +129,7 @@ class Provenance(Record):
     versions: dict[str, str] = Field(description="of Python, prmbench and the libraries that compute")
     seed: int = Field(description="of folds, resamples and the random baseline")
     n_resamples: int = Field(description="bootstrap resamples")
+    warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
     run: Run | None = Field(None, description="null: recomputed from items whose run is not known")
 
 

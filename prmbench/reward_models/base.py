@@ -44,6 +44,7 @@ class LoadRequest:
         folder: the checkpoint. source: its name as the user gave it. card: its card with the user's flags over it.
         reference: pi_ref, a local folder or Hub id, or None. chat_template: Jinja text to use instead of the tokenizer's.
         engine: hf or vllm; a kind refuses one that does not give what it needs.
+        reference_cache: whether log-probs of the reference are kept between runs (`prmbench.engines.cache`).
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class LoadRequest:
     chat_template: str | None
     options: LoadOptions
     engine: str = "hf"
+    reference_cache: bool = True
 
     def refuse_engine(self, needs: str) -> None:
         """Raise UserError unless the engine is hf: for kinds that need what only it gives."""
@@ -100,6 +102,11 @@ class RewardModel(ABC):
     facts: dict[str, Any]
     source: str
     engine: str = "hf"
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens, since loading, whose reference log-probs were in the cache; 0 for kinds without a reference."""
+        return 0
 
     @abstractmethod
     def device_and_dtype(self) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ def branching_model(model: RewardModel) -> ImplicitRewardModel:
             f"{model.source}: a {model.kind} model; the probe needs values of tokens that were not sampled, which implicit models "
             "(a log-ratio to a reference) give: pass one with --reference"
         )
-    if not all(isinstance(engine, HFEngine) for engine in (model.model, model.reference)):
+    if not isinstance(model.model, HFEngine):  # then the reference's is too: both engines are of one kind
         raise UserError(
             f"{model.source}: the probe needs hidden states of the reward model; load it with the hf engine"
         )
@@ -48,11 +47,12 @@ def branch_values(
         For each state (values of its response tokens, values of the next tokens), before beta: float64, shapes
         [length - n_prompt] and [k].
     """
-    assert isinstance(model.model, HFEngine)
-    assert isinstance(model.reference, HFEngine)
-    mine = _logprobs(model.model, states, n_prompt, tokens)
-    with model.adapter.disable_adapter() if model.adapter else nullcontext():
-        theirs = _logprobs(model.reference, states, n_prompt, tokens)
+    engines = model.model, model.reference.engine()
+    assert isinstance(engines[0], HFEngine)
+    assert isinstance(engines[1], HFEngine)
+    mine = _logprobs(engines[0], states, n_prompt, tokens)
+    with model.reference.switched():
+        theirs = _logprobs(engines[1], states, n_prompt, tokens)
     return [(a - c, b - d) for (a, b), (c, d) in zip(mine, theirs, strict=True)]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from prmbench.data.records import read_json
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.base import Engine, load_engine
-from prmbench.engines.hf import HFEngine, Quantity
+from prmbench.engines.cache import open_cache
+from prmbench.engines.hf import HFEngine
 from prmbench.engines.loading import (
     LoadOptions,
     check_finite,
@@ -25,9 +25,7 @@ from prmbench.engines.loading import (
 from prmbench.errors import UserError, first_line
 from prmbench.reward_models.base import LoadRequest, RewardModel, register
 from prmbench.reward_models.card import Card
-
-if TYPE_CHECKING:
-    from peft import PeftModel
+from prmbench.reward_models.reference import Reference, reference_identity
 
 
 @register("implicit")
@@ -40,21 +38,18 @@ class ImplicitRewardModel(RewardModel):
 
     encoder: TraceEncoder
 
-    def __init__(
-        self, model: Engine, reference: Engine, encoder: TraceEncoder, card: Card, adapter: PeftModel | None = None
-    ) -> None:
-        if model.vocabulary != reference.vocabulary:
+    def __init__(self, model: Engine, reference: Reference, encoder: TraceEncoder, card: Card) -> None:
+        if model.vocabulary != reference.shape.vocabulary:
             raise UserError(
                 f"{model.source} has {model.vocabulary:,} logits a position, its reference {reference.source} has "
-                f"{reference.vocabulary:,}; a log-ratio needs one vocabulary: pass the reference it was trained against"
+                f"{reference.shape.vocabulary:,}; a log-ratio needs one vocabulary: pass the reference it was trained against"
             )
         self.model = model
         self.reference = reference
         self.encoder = encoder
         self.card = card
-        self.adapter = adapter
         self.vocabulary = model.vocabulary
-        limits = [engine.max_length for engine in (model, reference) if engine.max_length]
+        limits = [limit for limit in (model.max_length, reference.shape.max_length) if limit]
         self.max_length = min(limits) if limits else None
         self.hashes = {}
         self.facts = {}
@@ -75,9 +70,13 @@ class ImplicitRewardModel(RewardModel):
         check_same_vocabulary(request.folder, reference_folder, request.options)
         encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
         # Two engines share a device; and both are of one kind, because log-probs of two engines do not cancel.
-        model, reference = (
-            load_engine(request.engine, folder, request.options, source, memory_share=0.42)
-            for folder, source in ((request.folder, request.source), (reference_folder, request.reference))
+        load = functools.partial(load_engine, request.engine, options=request.options, memory_share=0.42)
+        model = load(folder=request.folder, source=request.source)
+        reference = Reference(
+            request.reference,
+            functools.partial(load, folder=reference_folder, source=request.reference),
+            reference_identity(hashes["reference"], request.engine, request.options),
+            open_cache(request.reference_cache),
         )
         loaded = cls(model, reference, encoder, request.card)
         loaded.hashes = hashes
@@ -87,6 +86,7 @@ class ImplicitRewardModel(RewardModel):
 
     @classmethod
     def _load_adapter(cls, request: LoadRequest) -> ImplicitRewardModel:
+        import torch
         from peft import PeftModel
 
         request.refuse_engine("an adapter switched on and off")
@@ -109,7 +109,16 @@ class ImplicitRewardModel(RewardModel):
             raise UserError(f"{request.folder}: the adapter does not fit {base} ({first_line(error)})") from None
         check_finite(adapter, request.folder)
         engine = HFEngine(adapter.get_base_model(), request.source)
-        loaded = cls(engine, engine, encoder, request.card, adapter)
+        reference = Reference(
+            str(base),
+            lambda: engine,
+            reference_identity(
+                hashes["reference"], "hf", request.options, plain_head=type(engine.head) is torch.nn.Linear
+            ),
+            open_cache(request.reference_cache),
+            switched=adapter.disable_adapter,
+        )
+        loaded = cls(engine, reference, encoder, request.card)
         loaded.hashes = hashes
         loaded.facts = {**engine.facts(), "reference": str(base), "adapter": True}
         return loaded
@@ -122,17 +131,17 @@ class ImplicitRewardModel(RewardModel):
         """The log-ratio. See `RewardModel.token_values`."""
         ids = [trace.ids for trace in batch]
         first = [trace.n_prompt for trace in batch]
-        want: frozenset[Quantity] = frozenset({"logprob"})
-        with_model = self.model.score(ids, first, want)
-        off: AbstractContextManager[Any] = self.adapter.disable_adapter() if self.adapter else nullcontext()
-        with off:
-            with_reference = self.reference.score(ids, first, want)
+        with_reference = self.reference.logprobs(ids, first)
         out = []
-        for mine, theirs in zip(with_model, with_reference, strict=True):
+        for mine, theirs in zip(self.model.score(ids, first, frozenset({"logprob"})), with_reference, strict=True):
             assert mine.logprob is not None
-            assert theirs.logprob is not None
-            out.append(mine.logprob - theirs.logprob)
+            out.append(mine.logprob - theirs)
         return out
+
+    @property
+    def cached_tokens(self) -> int:
+        """See `RewardModel.cached_tokens`."""
+        return self.reference.cached_tokens
 
 
 def _tokenizer_folder(folder: Path, fallback: Path) -> Path:

@@ -26,6 +26,7 @@ def load_reward_model(
     plugin: str | Path | None = None,
     tokens: dict[str, Any] | None = None,
     engine: str = "hf",
+    reference_cache: bool = True,
     **settings: Any,
 ) -> RewardModel:
     """Load a reward model.
@@ -39,6 +40,7 @@ def load_reward_model(
         plugin: a Python file of the user's that registers a kind of his own; it is run.
         load_options: device, dtype, remote code. engine: hf or vllm (implicit models; model and reference both).
         tokens: fields of `TokenOptions`, over the card's.
+        reference_cache: keep log-probs of an implicit model's reference between runs, and use those that are there.
         settings: other fields of `Card` (objective, beta, margin, discount; fields of marks and generation), over the card's;
             None leaves them.
 
@@ -71,6 +73,7 @@ def load_reward_model(
         chat_template=read_template(Path(chat_template)) if chat_template is not None else None,
         options=load_options or LoadOptions(),
         engine=engine,
+        reference_cache=reference_cache,
     )
     model = find_kind(card.kind).load(request)
     model.source = source

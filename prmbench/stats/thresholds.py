@@ -60,22 +60,26 @@ def matches(scores: Sequence[Sequence[float] | Floats], labels: Sequence[int] | 
     Raises:
         ValueError: a NaN score, an empty trace or a label out of range; the message gives the trace's position.
     """
-    n = len(scores)
-    low = np.full(n, -np.inf)
-    high = np.empty(n)
+    rows = [np.asarray(row, dtype=np.float64) for row in scores]
+    counts = np.array([row.size for row in rows], dtype=np.int64)
     label_array = np.asarray(labels, dtype=np.int64)
-    for i, (row, label) in enumerate(zip(scores, label_array, strict=True)):
-        values = np.asarray(row, dtype=np.float64)
-        if values.size == 0 or not -1 <= label < values.size:
-            raise ValueError(f"trace {i}: label {label} does not fit {values.size} step scores")
-        if np.isnan(values).any():
-            raise ValueError(f"trace {i}: step {int(np.flatnonzero(np.isnan(values))[0])} has a NaN score")
-        if label < 0:
-            high[i] = values.min()
-        else:
-            low[i] = values[label]
-            high[i] = values[:label].min(initial=np.inf)
-    return Matches(low, high, label_array >= 0)
+    if len(label_array) != len(rows):
+        raise ValueError(f"{len(rows)} traces, {len(label_array)} labels")
+    if not rows:
+        return Matches(np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_))
+    if (bad := np.flatnonzero((counts == 0) | (label_array < -1) | (label_array >= counts))).size:
+        i = int(bad[0])
+        raise ValueError(f"trace {i}: label {label_array[i]} does not fit {counts[i]} step scores")
+    flat = np.concatenate([*rows, [np.inf]])
+    starts = np.cumsum(counts) - counts
+    if (nan := np.flatnonzero(np.isnan(flat))).size:
+        i = int(np.searchsorted(starts, nan[0], side="right")) - 1
+        raise ValueError(f"trace {i}: step {nan[0] - starts[i]} has a NaN score")
+    has_error = label_array >= 0
+    low = np.where(has_error, flat[starts + np.maximum(label_array, 0)], -np.inf)
+    ends = starts + np.where(has_error, label_array, counts)
+    high = np.minimum.reduceat(flat, np.stack([starts, ends], axis=1).ravel())[::2]
+    return Matches(low, np.where(ends > starts, high, np.inf), has_error)
 
 
 def f1_from_counts(

@@ -247,6 +247,19 @@ def test_an_interrupted_run_goes_on(tiny, tmp_path):
     assert (tmp_path / "cut" / "items.jsonl").read_bytes() == (tmp_path / "whole" / "items.jsonl").read_bytes()
 
 
+def test_the_reference_is_cached(tiny, tiny_tuned, tmp_path, monkeypatch):
+    file, options = candidates(tmp_path), {"reference": str(tiny), "n_resamples": 0}
+    prmbench.rerank(tiny_tuned, [file], output=tmp_path / "plain", **options)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PRMBENCH_CACHE_GIB", "1")
+    for name in ("first", "second"):
+        entry, _ = prmbench.rerank(tiny_tuned, [file], output=tmp_path / name, **options)
+        run = entry.provenance.run
+        assert run.cached_tokens == (run.tokens if name == "second" else 0)
+        written = (tmp_path / name / "items.jsonl").read_bytes()
+        assert written == (tmp_path / "plain" / "items.jsonl").read_bytes()
+
+
 def test_truncated_candidates_are_wrong_and_do_not_vote():
     texts = ["so \\boxed{5}", "so \\boxed{5}"]
     found = judge(

@@ -68,7 +68,7 @@ def test_values_of_branches_are_those_of_branches_written_out(pair):
         for token, value in zip(wanted, after, strict=True):
             ids = torch.tensor([[*state, int(token)]])
             logs = []
-            for engine in (model.model, model.reference):
+            for engine in (model.model, model.reference.engine()):
                 with torch.no_grad():
                     logs.append(engine.model(ids).logits[0].double().log_softmax(-1))
             ratio = (logs[0] - logs[1])[torch.arange(ids.shape[1] - 1), ids[0, 1:]].numpy()

@@ -103,7 +103,7 @@ def test_adapter_equals_its_merged_copy_with_one_copy_of_the_weights(tiny, adapt
     expected = merged.score([encoded])[0].sums
     assert np.abs(expected).max() > 0.1
     assert model.score([encoded])[0].sums == pytest.approx(expected, abs=1e-4)
-    assert model.model is model.reference
+    assert model.model is model.reference.engine()
 
 
 def test_adapter_names_its_own_base(tiny, adapter):

@@ -1,0 +1,41 @@
+"""When half precision puts an implicit model's scores at risk (docs/speed.md says what was measured)."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOKEN_NOISE = {"bfloat16": 0.04, "float16": 0.007}
+"""Standard deviation of the error of a token's log-ratio against float32 (`scripts/bench_numerics.py`, SmolLM2-135M)."""
+
+LIMIT = 0.2
+"""Noise as a share of the scores' spread from which F1 was seen to move by two points."""
+
+
+def precision_warning(dtype: str, sums: NDArray[np.float64], n_tokens: NDArray[np.int64]) -> str | None:
+    """A sentence when rounding is not small beside what the scores differ by; None when it is, or in float32.
+
+    Errors of tokens are taken as independent, so a sum over n tokens is off by ``TOKEN_NOISE * sqrt(n)``.
+
+    Args:
+        sums: sums of token log-ratios, before beta, of steps or of whole candidates. n_tokens: tokens in each.
+    """
+    if dtype not in TOKEN_NOISE or len(sums) < 2:
+        return None
+    noise = TOKEN_NOISE[dtype] * float(np.sqrt(np.median(n_tokens)))
+    low, high = np.quantile(sums, [0.25, 0.75])
+    spread = float(high - low) / 1.349  # the standard deviation, were they normal; a few far values do not count
+    if noise <= LIMIT * spread:
+        return None
+    return (
+        f"{dtype} rounds the log-ratio of {np.median(n_tokens):.0f} tokens by about {noise:.2f}, and half of these scores lie "
+        f"within {high - low:.2f} of each other: figures may move by points; score again with --dtype float32"
+    )
+
+
+def tell(warnings: list[str]) -> None:
+    """Print warnings on stderr, one a line."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)

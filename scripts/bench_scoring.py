@@ -1,0 +1,299 @@
+"""Scoring ProcessBench with an implicit model: against the floor, against the usual way, memory and cost by size. One run.
+
+- Speed, model and reference on gsm8k in float32, loading excluded, the ways in turn on the same traces, group by group:
+  *floor*, the bare trunk of both models plus the output layer on response tokens, in the best of several batch shapes;
+  *ours*, `prmbench eval` from texts to the entry, the reference not yet cached, then cached;
+  *usual*, what public scripts do (`peer_tools.py`, or one of them with `--peer`): batches of two in file order, all logits and
+  their log-softmax, prefixes tokenized again, thresholds on a grid of 10,000 points.
+- The threshold search alone on all of gsm8k: exact against that grid.
+- Peak of what scoring allocates above the weights, by the allocator's own events, against the vocabulary: full logits and ours.
+- Seconds against tokens of one trace.
+
+Ratios are what counts: times are of the machine, and of what else runs on it. Without `--rm`, SmolLM2 and a copy with noise in its
+weights are the pair.
+
+    python scripts/bench_scoring.py [--rm CKPT --reference SFT] [--limit 40] [--tokens 3000] [--threads 2] [--peer SCRIPT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from bench_tools import random_llama, smollm2_pair
+from peer_tools import Scored, grid_threshold, peer_grid, score_usual, score_with_peer
+
+from prmbench.data.traces import Trace, load_traces
+
+if TYPE_CHECKING:
+    from prmbench.data.tokens import EncodedTrace
+    from prmbench.engines.hf import HFEngine
+
+SHAPES = (512, 1_024, 2_048)
+VOCABULARIES = (32_000, 64_000, 128_000, 256_000)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens: int) -> float:
+    """Seconds of the least that must be computed."""
+    import torch
+
+    from prmbench.engines.batching import plan_batches
+    from prmbench.engines.hf import HEAD_BLOCK
+
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for batch in plan_batches([len(one) for one in encoded], batch_tokens):
+            rows = [torch.from_numpy(encoded[i].ids) for i in batch]
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            keep = torch.zeros(padded.shape, dtype=torch.bool)
+            for row, i in enumerate(batch):
+                keep[row, encoded[i].n_prompt - 1 : len(encoded[i]) - 1] = True
+            for engine in engines:
+                states = engine.trunk(input_ids=padded, use_cache=False).last_hidden_state[keep]
+                for part in states.split(HEAD_BLOCK // engine.vocabulary):
+                    torch.nn.functional.linear(part, engine.head.weight)
+    return time.perf_counter() - start
+
+
+def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -> None:
+    """Tokens a second of each way, and the ratios."""
+    from prmbench.benchmarks.processbench import RunOptions, evaluate_traces
+    from prmbench.benchmarks.processbench_metrics import Plan
+    from prmbench.engines.cache import LogprobCache
+    from prmbench.engines.loading import LoadOptions
+    from prmbench.reward_models.loading import load_reward_model
+
+    loading: dict[str, Any] = {"reference": folders[1], "tokens": {"step_prefix": "Step {i}: "}}
+    model = load_reward_model(folders[0], load_options=LoadOptions("cpu", "float32"), reference_cache=True, **loading)
+    engines = [model.model, model.reference.engine()]  # type: ignore[attr-defined]
+    tokenizer, whole = model.encoder.tokenizer, [engine.model for engine in engines]
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    traces = load_traces(None, ["gsm8k"], options.limit)
+    encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
+    n_tokens = sum(len(one) for one in encoded)
+    groups = [range(start, min(start + options.group, len(traces))) for start in range(0, len(traces), options.group)]
+
+    run_floor(engines, encoded[:1], 512)  # warm
+    few = [encoded[i] for i in groups[0][:5]]
+    by_shape = {shape: run_floor(engines, few, shape) for shape in SHAPES}
+    shape = min(by_shape, key=lambda one: by_shape[one])
+
+    def evaluate(group: range, name: str) -> None:
+        output = work / f"{name}-{group.start}"
+        evaluate_traces(
+            model, [traces[i] for i in group], name="x", source="x", output=output, options=RunOptions(plan=Plan(0))
+        )
+
+    def usual(group: range) -> None:
+        mine = [traces[i] for i in group]
+        if options.peer:
+            scored.extend(score_with_peer(options.peer, folders, tokenizer, whole, mine, work))
+        else:
+            scored.extend(score_usual(tokenizer, whole, mine))
+
+    scored: list[Scored] = []
+    taken: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))  # wall and processor seconds
+    ways = {
+        "floor": lambda group: run_floor(engines, [encoded[i] for i in group], shape),
+        "ours": lambda group: evaluate(group, "cold"),
+        "cached": lambda group: evaluate(group, "cached"),
+        "usual": usual,
+    }
+    model.reference.cache = LogprobCache(work / "cache.sqlite", 2**30)  # type: ignore[attr-defined]
+    for group in groups:
+        for name, way in ways.items():
+            start = clocks()
+            way(group)
+            taken[name] += clocks() - start
+            print(f"  {name} {group.start}-{group.stop - 1}", file=sys.stderr)
+    start = clocks()
+    probabilities = [[1 / (1 + float(np.exp(-x))) for x in one.sums] for one in scored]
+    (peer_grid(options.peer) if options.peer else grid_threshold)(probabilities, [trace.label for trace in traces])
+    taken["usual"] += clocks() - start
+    print(
+        f"{len(traces)} traces of gsm8k, {n_tokens:,} tokens, float32, {options.threads} threads; floor at {shape} tokens a batch"
+    )
+    peer = options.peer.name if options.peer else "in our own words"
+    titles = {
+        "floor": "floor: trunks and output layers",
+        "ours": "ours, texts to entry",
+        "cached": "ours, reference cached",
+    }
+    titles |= {"usual": f"usual way ({peer})"}
+    for name, title in titles.items():
+        wall, processor = taken[name]
+        print(f"  {title:38} {wall:8.1f} s  {n_tokens / wall:7.0f} tokens/s   {processor:8.1f} s of processors")
+    goals = {
+        "ours against the floor": ("floor", "ours", 0.9),
+        "ours against the usual way": ("usual", "ours", 1.5),
+        "with the reference cached": ("usual", "cached", 2.9),
+    }
+    for title, (above, below, goal) in goals.items():
+        wall, processor = taken[above] / taken[below]
+        print(f"  {title:38} {wall:8.2f} by the clock, {processor:.2f} by processor time (goal: at least {goal})")
+
+
+def clocks() -> np.ndarray:
+    """Wall and processor seconds: where other jobs share the machine, the second is the fairer of the two."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def threshold_search(options: argparse.Namespace) -> None:
+    """The exact search against the grid, on the step counts and labels of gsm8k with random scores."""
+    from prmbench.stats.thresholds import best_threshold, matches
+
+    traces = load_traces(None, ["gsm8k"])
+    rng, labels = np.random.default_rng(0), [trace.label for trace in traces]
+    scores = [(1 / (1 + np.exp(-rng.normal(size=len(trace.steps))))).tolist() for trace in traces]
+    grid = peer_grid(options.peer) if options.peer else grid_threshold
+    start = time.perf_counter()
+    _, on_grid = grid(scores, labels)
+    slow = time.perf_counter() - start
+    repeats = 20
+    start = time.perf_counter()
+    for _ in range(repeats):
+        threshold = best_threshold(matches(scores, labels))
+    fast = (time.perf_counter() - start) / repeats
+    found = matches(scores, labels)
+    hit, error = found.hit(threshold), found.has_error
+    a, b = hit[error].mean(), hit[~error].mean()
+    print(
+        f"threshold search, {len(traces)} items: grid {slow:.2f} s (F1 {on_grid:.4f}), exact {1e3 * fast:.2f} ms "
+        f"(F1 {2 * a * b / (a + b):.4f}), ratio {slow / fast:,.0f} (goal: at least 1,000)"
+    )
+
+
+def allocated(run: Any) -> int:
+    """Peak bytes held at once by what a call allocates, from the allocator's events."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    return int(held.max())
+
+
+def memory(tokens: int) -> dict[str, list[float]]:
+    """Peak above the weights, in MiB, at each vocabulary: ours, and with full logits."""
+    import torch
+
+    from prmbench.engines.hf import HFEngine
+
+    peaks: dict[str, list[float]] = {"ours": [], "full logits": []}
+    for vocabulary in VOCABULARIES:
+        model = random_llama(vocabulary, 64, 2, seed=0)
+        engine = HFEngine(model)
+        ids = np.random.default_rng(0).integers(vocabulary, size=(4, tokens // 4))
+
+        def full(model: Any = model, ids: np.ndarray = ids) -> None:
+            with torch.inference_mode():
+                whole = torch.from_numpy(ids)
+                model(input_ids=whole, use_cache=False).logits[:, :-1].log_softmax(-1).gather(2, whole[:, 1:, None])
+
+        def ours(engine: HFEngine = engine, ids: np.ndarray = ids) -> None:
+            engine.score(list(ids), [1] * len(ids), frozenset({"logprob"}))
+
+        for name, run in (("ours", ours), ("full logits", full)):
+            run()
+            peaks[name].append(allocated(run) / 2**20)
+    print(f"peak above the weights, {tokens:,} tokens, tiny trunk, MiB")
+    for name, row in peaks.items():
+        shown = "  ".join(f"{v // 1000}k {peak:7.0f}" for v, peak in zip(VOCABULARIES, row, strict=True))
+        print(f"  {name:12} {shown}   largest / smallest {max(row) / min(row):.2f}")
+    return peaks
+
+
+def cost(folder: Path, options: argparse.Namespace) -> tuple[list[int], list[float]]:
+    """Processor seconds of a thread to encode and score one trace, by its number of tokens."""
+    from prmbench.engines.loading import LoadOptions
+    from prmbench.reward_models.loading import load_reward_model
+
+    model = load_reward_model(folder, kind="endo", load_options=LoadOptions("cpu", "float32"))
+    steps = [step for trace in load_traces(None, ["gsm8k"]) for step in trace.steps]
+    longest, lengths, seconds = options.tokens, [], []
+    for share in (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1):
+        n = max(1, int(longest * share / 100))
+        while len(model.encode("Count.", steps[:n])) < longest * share:
+            n += 1
+        trace = Trace("long", "made", "Count.", tuple(steps[:n]), -1)
+        start = clocks()
+        encoded = model.encode(trace.problem, trace.steps)
+        model.score([encoded])
+        seconds.append(float((clocks() - start)[1]) / options.threads)
+        lengths.append(len(encoded))
+    slope = np.polyfit(np.log(lengths), np.log(seconds), 1)[0]
+    print(
+        "one trace, one model: " + "  ".join(f"{n:,} tokens {s:.2f} s" for n, s in zip(lengths, seconds, strict=True))
+    )
+    ratio = seconds[-1] / lengths[-1] / (seconds[0] / lengths[0])
+    print(f"  seconds grow as tokens to the power {slope:.2f}; per token the longest costs {ratio:.2f} of the shortest")
+    return lengths, seconds
+
+
+def draw(folder: Path, peaks: dict[str, list[float]], tokens: int, lengths: list[int], seconds: list[float]) -> None:
+    """The two plots."""
+    from matplotlib.figure import Figure
+
+    from prmbench.report_plots import to_svg
+
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for (name, row), marker in zip(peaks.items(), "os", strict=True):
+        axis.plot([v / 1000 for v in VOCABULARIES], row, marker=marker, label=name)
+    axis.set(xlabel="vocabulary, thousands", ylabel=f"peak above weights, MiB ({tokens:,} tokens)", ylim=(0, None))
+    axis.legend()
+    (folder / "speed-memory.svg").write_text(to_svg(figure, "Peak memory of scoring against the vocabulary"))
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(lengths, seconds, "o", label="measured")
+    slope = float(np.dot(lengths, seconds) / np.dot(lengths, lengths))
+    axis.plot([0, lengths[-1]], [0, slope * lengths[-1]], "--", color="0.5", label=f"{1 / slope:,.0f} tokens/s")
+    axis.set(xlabel="tokens of one trace", ylabel="processor seconds of a thread", xlim=(0, None), ylim=(0, None))
+    axis.legend()
+    (folder / "speed-tokens.svg").write_text(to_svg(figure, "Seconds to score one trace against its tokens"))
+    print(f"plots: {folder / 'speed-memory.svg'}, {folder / 'speed-tokens.svg'}")
+
+
+def main() -> None:
+    """Print the whole table and write the plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rm", type=Path, help="an implicit reward model's folder")
+    parser.add_argument("--reference", type=Path, help="its reference's")
+    parser.add_argument("--limit", type=int, default=40, help="traces of the speed table")
+    parser.add_argument(
+        "--group", type=int, default=40, help="traces that the ways take in turn; few cost ours padding"
+    )
+    parser.add_argument("--tokens", type=int, default=3_000, help="longest trace of the plot of cost")
+    parser.add_argument("--memory-tokens", type=int, default=1_024)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer", type=Path, help="a public script to run as the usual way")
+    parser.add_argument("--plots", type=Path, default=ROOT / "docs", help="folder of the plots")
+    options = parser.parse_args()
+
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    os.environ["PRMBENCH_CACHE_GIB"] = "1"
+    with tempfile.TemporaryDirectory() as work:
+        os.environ["XDG_CACHE_HOME"] = work  # never the user's own cache
+        folders = smollm2_pair(options.rm, options.reference, Path(work))
+        speed(options, folders, Path(work))
+        threshold_search(options)
+        peaks = memory(options.memory_tokens)
+        lengths, seconds = cost(folders[1], options)
+    draw(options.plots, peaks, options.memory_tokens, lengths, seconds)
+
+
+if __name__ == "__main__":
+    main()
