@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from bench_tools import alternate, medians, random_llama, resident, timed_steps
+from bench_tools import alternate, medians, random_llama, timed_steps
 
 SAMPLES = 4
 WAYS = ("grpo", "distrl", "whole")
@@ -154,7 +154,7 @@ def worker(options: argparse.Namespace) -> None:
     run = whole if options.way == "whole" else ours
     first = run()  # makes the gradients and AdamW's moments, which all ways hold alike
     policy.zero_grad(set_to_none=True)
-    found = timed_steps(resident(), run, options.steps)
+    found = timed_steps(run, options.steps)
     print(json.dumps({"loss": first, **found, "size": logged.get("candidates/size", 0.0)}))
 
 

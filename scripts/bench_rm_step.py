@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from bench_tools import alternate, medians, random_llama, resident, timed_steps
+from bench_tools import alternate, medians, random_llama, timed_steps
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def worker(options: argparse.Namespace) -> None:
     step = ours if options.way == "ours" else plain
     first = step()  # makes the gradients and AdamW's moments, which both ways hold alike
     model.zero_grad(set_to_none=True)
-    print(json.dumps({"loss": first, **timed_steps(resident(), step, options.steps)}))
+    print(json.dumps({"loss": first, **timed_steps(step, options.steps)}))
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_tools import random_llama, smollm2_pair
+from bench_tools import allocated, random_llama, smollm2_pair
 from peer_tools import Scored, grid_threshold, peer_grid, score_usual, score_with_peer
 
 from prmbench.data.traces import Trace, load_traces
@@ -169,17 +169,6 @@ def threshold_search(options: argparse.Namespace) -> None:
         f"threshold search, {len(traces)} items: grid {slow:.2f} s (F1 {on_grid:.4f}), exact {1e3 * fast:.2f} ms "
         f"(F1 {2 * a * b / (a + b):.4f}), ratio {slow / fast:,.0f} (goal: at least 1,000)"
     )
-
-
-def allocated(run: Any) -> int:
-    """Peak bytes held at once by what a call allocates, from the allocator's events."""
-    import torch
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
-    return int(held.max())
 
 
 def memory(tokens: int) -> dict[str, list[float]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -27,33 +27,25 @@ def random_llama(vocabulary: int, width: int, layers: int, seed: int) -> LlamaFo
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **shape, **heads)).eval()
 
 
-def peak_above(base: int, run: Callable[[], object]) -> tuple[float, int]:
-    """Seconds of a call, and its largest resident size above `base`, in bytes, sampled every 2 ms."""
-    seen, stop = [0], threading.Event()
+def allocated(run: Callable[[], object]) -> int:
+    """Peak bytes held at once by what a call allocates, from the allocator's events (resident memory is noisy)."""
+    import torch
 
-    def watch() -> None:
-        while not stop.wait(0.002):
-            seen[0] = max(seen[0], resident())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    start = time.perf_counter()
-    run()
-    seconds = time.perf_counter() - start
-    stop.set()
-    thread.join()
-    return seconds, max(seen[0], resident()) - base
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    return int(held.max())
 
 
-def resident() -> int:
-    """Resident bytes of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def timed_steps(base: int, step: Callable[[], object], steps: int) -> dict[str, float]:
-    """``seconds`` of the fastest step, ``peak`` bytes above `base` of the largest."""
-    found = [peak_above(base, step) for _ in range(steps)]
-    return {"seconds": min(seconds for seconds, _ in found), "peak": max(peak for _, peak in found)}
+def timed_steps(step: Callable[[], object], steps: int) -> dict[str, float]:
+    """``seconds`` of the fastest of some steps; ``peak`` bytes that one more allocates above what is there before it."""
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": min(seconds), "peak": allocated(step)}
 
 
 def alternate(ways: Sequence[str], repeats: int) -> dict[str, list[dict[str, float]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,17 +32,13 @@ from prmbench.engines.hf import BatchRunner
 from prmbench.errors import UserError
 from prmbench.progress import progress
 from prmbench.results.items import read_described, statistics_of
-from prmbench.results.provenance import versions
+from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import (
     ENTRY_NAME,
     Benchmark,
     Entry,
-    Provenance,
-    Run,
-    SubsetData,
     digest,
-    fingerprint,
-    joint_fingerprint,
+    make_benchmark,
     read_entry,
 )
 from prmbench.results.store import RunFolder, slug
@@ -172,7 +167,7 @@ def evaluate_best_of_n(
     folder = output or Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
     judged = judge(candidates, prompt)
     with RunFolder(folder, settings, parse_candidate) as run_folder:
-        started, begin = datetime.now(UTC), time.monotonic()
+        started = datetime.now(UTC)
         cached_before = model.cached_tokens
         done = run_folder.completed()
         try:
@@ -188,24 +183,19 @@ def evaluate_best_of_n(
         risk = precision_warning(dtype, *_within_problems(items)) if subject.kind == "implicit" else None
         warnings = [risk] if risk else []
         tell(warnings)
-        provenance = Provenance(
+        provenance = run_provenance(
+            model.encoder,
             engine=model.engine,
             device=device,
             dtype=dtype,
             batch_tokens=batch_tokens,
-            template_hash=settings["template"],
-            token_options=model.encoder.recorded_options(),
-            versions=versions(),
             seed=seed,
             n_resamples=n_resamples,
+            started=started,
+            tokens=tokens,
+            resumed=len(done),
+            cached_tokens=model.cached_tokens - cached_before,
             warnings=warnings,
-            run=Run(
-                started=started.isoformat(timespec="seconds"),
-                scoring_seconds=round(time.monotonic() - begin, 3),
-                tokens=tokens,
-                cached_tokens=model.cached_tokens - cached_before,
-                resumed_items=len(done),
-            ),
         )
         metrics = compute_best_of_n(items, Convention.of(subject), sizes=wanted, n_resamples=n_resamples, seed=seed)
         rules = {"prompt": prompt.name, "verifier": settings["verifier"]}
@@ -240,19 +230,13 @@ def best_of_n_benchmark(items: Sequence[CandidateItem], rules: dict[str, Any], l
     subsets = {}
     for subset in dict.fromkeys(item.subset for item in items):
         mine = [item for item in items if item.subset == subset]
-        hashed = data_hash(item.digest for item in mine)
-        subsets[subset] = SubsetData(
-            n_items=len({item.id for item in mine}),
-            counts={
-                "candidates": len(mine),
-                "steps": sum(len(item.n_tokens) for item in mine),
-                "tokens": sum(item.length for item in mine),
-            },
-            data_hash=hashed,
-            fingerprint=fingerprint(NAME, VERSION, hashed, rules),
-        )
-    whole = joint_fingerprint(subsets)
-    return Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=rules, limit=limit)
+        counts = {
+            "candidates": len(mine),
+            "steps": sum(len(item.n_tokens) for item in mine),
+            "tokens": sum(item.length for item in mine),
+        }
+        subsets[subset] = (len({item.id for item in mine}), counts, data_hash(item.digest for item in mine))
+    return make_benchmark(NAME, VERSION, subsets, rules, limit)
 
 
 def _within_problems(items: Sequence[CandidateItem]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

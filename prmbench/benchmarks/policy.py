@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,23 +20,17 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.records import check_fields, read_records
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.results.items import read_described, statistics_of
-from prmbench.results.provenance import versions
+from prmbench.results.items import recompute_entry
+from prmbench.results.provenance import run_provenance, versions
 from prmbench.results.schema import (
-    ENTRY_NAME,
-    Benchmark,
     Entry,
     Estimate,
     Items,
     Provenance,
     Record,
-    Run,
     Subject,
-    SubsetData,
     digest,
-    fingerprint,
-    joint_fingerprint,
-    read_entry,
+    make_benchmark,
 )
 from prmbench.results.store import RUN_NAME, save_entry, write_atomically
 from prmbench.rollouts import Policy, Rollout, read_rollouts, rollout, run_settings, written_before
@@ -238,7 +231,7 @@ def evaluate_policy(
         UserError: trouble with a folder. KeyboardInterrupt: with a message that says what is kept.
     """
     params = params or PRESETS["paper"]
-    started, begin = datetime.now(UTC), time.monotonic()
+    started = datetime.now(UTC)
     before = [written_before(output / subset) for subset in sets]
     rollouts = {
         subset: rollout(
@@ -248,22 +241,17 @@ def evaluate_policy(
     }
     device, dtype = policy.engine.device_and_dtype()
     tokens = sum(len(r.ids) for found in rollouts.values() for r in found) - sum(n for _, n in before)
-    provenance = Provenance(
+    provenance = run_provenance(
+        policy.encoder,
         engine=policy.engine.name,
         device=device,
         dtype=dtype,
         batch_tokens=batch_tokens,
-        template_hash=policy.encoder.template_hash(),
-        token_options=policy.encoder.recorded_options(),
-        versions=versions(),
         seed=seed,
         n_resamples=n_resamples,
-        run=Run(
-            started=started.isoformat(timespec="seconds"),
-            scoring_seconds=round(time.monotonic() - begin, 3),
-            tokens=tokens,
-            resumed_items=sum(n for n, _ in before),
-        ),
+        started=started,
+        tokens=tokens,
+        resumed=sum(n for n, _ in before),
     )
     subject = Subject(
         name=name, source=source, kind="policy", weights={"model": policy.hashed}, facts=policy.engine.facts()
@@ -339,37 +327,24 @@ def build_policy_entry(
     subsets = {}
     for subset in dict.fromkeys(item.subset for item in items):
         mine = [item for item in items if item.subset == subset]
+        counts = {"completions": len(mine), "tokens": sum(item.n_tokens for item in mine)}
         hashed = digest(sorted({item.digest for item in mine}))
-        subsets[subset] = SubsetData(
-            n_items=len({item.id for item in mine}),
-            counts={"completions": len(mine), "tokens": sum(item.n_tokens for item in mine)},
-            data_hash=hashed,
-            fingerprint=fingerprint(NAME, VERSION, hashed, settings),
-        )
-    whole = joint_fingerprint(subsets)
+        subsets[subset] = (len({item.id for item in mine}), counts, hashed)
     return PolicyEntry(
         subject=subject,
-        benchmark=Benchmark(
-            name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, settings=settings, limit=limit
-        ),
+        benchmark=make_benchmark(NAME, VERSION, subsets, settings, limit),
         metrics=compute_policy_metrics(items, n_resamples, seed),
         provenance=provenance,
     )
 
 
 def recompute_policy(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> PolicyEntry:
-    """Every metric again from the items of a run's folder, without a model; the entry beside them says what they are.
+    """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
 
-    Raises:
-        UserError: no entry, or items other than those it describes.
-    """
-    folder = path if path.is_dir() else path.parent
-    old = read_entry(folder / ENTRY_NAME, PolicyEntry)
-    items = read_described(folder, old.items, read_completions)
-    statistics = statistics_of(old.provenance, n_resamples, seed)
-    provenance = old.provenance and old.provenance.model_copy(update=statistics)
-    metrics = compute_policy_metrics(items, **statistics)
-    return old.model_copy(update={"metrics": metrics, "provenance": provenance})
+    def compute(items: Sequence[CompletionItem], _: Subject, n_resamples: int, seed: int) -> PolicyMetrics:
+        return compute_policy_metrics(items, n_resamples, seed)
+
+    return recompute_entry(path, PolicyEntry, read_completions, compute, n_resamples=n_resamples, seed=seed)
 
 
 def _save(entry: PolicyEntry, items: Sequence[CompletionItem], output: Path) -> tuple[PolicyEntry, Path]:

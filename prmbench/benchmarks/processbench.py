@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,19 +21,16 @@ from prmbench.engines.processes import Share
 from prmbench.errors import UserError
 from prmbench.progress import progress
 from prmbench.results.items import TraceItem, parse_item, read_items
-from prmbench.results.provenance import versions
+from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import (
     ENTRY_NAME,
-    Benchmark,
     Entry,
     Items,
     Provenance,
     Run,
     Subject,
-    SubsetData,
     digest,
-    fingerprint,
-    joint_fingerprint,
+    make_benchmark,
     read_entry,
 )
 from prmbench.results.store import RunFolder, public_name, slug
@@ -108,7 +104,7 @@ def evaluate_traces(
     folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
     with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
         options.share.wait()
-        started, begin = datetime.now(UTC), time.monotonic()
+        started = datetime.now(UTC)
         cached_before = model.cached_tokens
         resumed = _keep_matching(run_folder.completed(), traces)
         options.share.wait()
@@ -124,7 +120,6 @@ def evaluate_traces(
             return None
         scored = _keep_matching(run_folder.completed(), traces)
         items = [scored[trace.subset, trace.id] for trace in traces]
-        seconds = time.monotonic() - begin
         written = run_folder.finish(items)
         risk = None
         if subject.kind == "implicit":
@@ -132,25 +127,20 @@ def evaluate_traces(
             risk = precision_warning(dtype, np.concatenate(sums), np.concatenate([item.n_tokens for item in items]))
         warnings = [risk] if risk else []
         tell(warnings)
-        provenance = Provenance(
+        provenance = run_provenance(
+            model.encoder,
             engine=model.engine,
             device=device,
             dtype=dtype,
             batch_tokens=batch_tokens,
-            template_hash=settings["template"],
-            token_options=model.encoder.recorded_options(),
-            versions=versions(),
             seed=options.plan.seed,
             n_resamples=options.plan.n_resamples,
+            started=started,
+            tokens=tokens,
+            resumed=len(resumed),
+            cached_tokens=model.cached_tokens - cached_before,
+            processes=options.share.count,
             warnings=warnings,
-            run=Run(
-                started=started.isoformat(timespec="seconds"),
-                scoring_seconds=round(seconds, 3),
-                tokens=tokens,
-                cached_tokens=model.cached_tokens - cached_before,
-                resumed_items=len(resumed),
-                processes=options.share.count,
-            ),
         )
         if tokens == 0 and (old := run_folder.path / ENTRY_NAME).exists():  # nothing new: the run is still that one
             provenance = provenance.model_copy(update={"run": _old_run(old) or provenance.run})
@@ -225,21 +215,15 @@ def build_entry(
     subsets = {}
     for subset in dict.fromkeys(item.subset for item in items):
         members = [item for item in items if item.subset == subset]
-        hashed = data_hash(item.digest for item in members)
-        subsets[subset] = SubsetData(
-            n_items=len(members),
-            counts={
-                "error": sum(item.label >= 0 for item in members),
-                "correct": sum(item.label < 0 for item in members),
-                "steps": sum(len(item.n_tokens) for item in members),
-                "tokens": int(sum(item.n_tokens.sum() for item in members)),
-                "empty_steps": int(sum((item.n_tokens == 0).sum() for item in members)),
-            },
-            data_hash=hashed,
-            fingerprint=fingerprint(NAME, VERSION, hashed),
-        )
-    whole = joint_fingerprint(subsets)
-    benchmark = Benchmark(name=NAME, version=VERSION, subsets=subsets, fingerprint=whole, limit=limit)
+        counts = {
+            "error": sum(item.label >= 0 for item in members),
+            "correct": sum(item.label < 0 for item in members),
+            "steps": sum(len(item.n_tokens) for item in members),
+            "tokens": int(sum(item.n_tokens.sum() for item in members)),
+            "empty_steps": int(sum((item.n_tokens == 0).sum() for item in members)),
+        }
+        subsets[subset] = (len(members), counts, data_hash(item.digest for item in members))
+    benchmark = make_benchmark(NAME, VERSION, subsets, limit=limit)
     return ProcessBenchEntry(
         subject=subject,
         benchmark=benchmark,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Protocol
@@ -45,11 +46,15 @@ def run_provenance(
     started: datetime,
     tokens: int,
     resumed: int,
+    cached_tokens: int = 0,
+    processes: int = 1,
+    warnings: Sequence[str] = (),
 ) -> Provenance:
     """Provenance of a run that ends now.
 
     Args:
-        encoder: of the subject. started: in UTC. tokens: run through the subject. resumed: items found already there.
+        encoder: of the subject. started: in UTC. tokens: run through the subject, cached_tokens of them with the reference's
+            log-probs from the cache. resumed: items found already there. processes: that shared the work.
     """
     seconds = (datetime.now(UTC) - started).total_seconds()
     return Provenance(
@@ -62,10 +67,13 @@ def run_provenance(
         versions=versions(),
         seed=seed,
         n_resamples=n_resamples,
+        warnings=list(warnings),
         run=Run(
             started=started.isoformat(timespec="seconds"),
             scoring_seconds=round(seconds, 3),
             tokens=tokens,
+            cached_tokens=cached_tokens,
             resumed_items=resumed,
+            processes=processes,
         ),
     )

@@ -168,7 +168,7 @@ def make_benchmark(
     name: str,
     version: int,
     subsets: dict[str, tuple[int, dict[str, int], str]],
-    settings: dict[str, Any],
+    settings: dict[str, Any] | None = None,
     limit: int | None = None,
 ) -> Benchmark:
     """What an entry was evaluated on. subsets: number of items, counts and data hash of each."""
@@ -183,7 +183,7 @@ def make_benchmark(
         version=version,
         subsets=found,
         fingerprint=joint_fingerprint(found),
-        settings=settings,
+        settings=settings or {},
         limit=limit,
     )
 
