@@ -163,7 +163,7 @@ def slow_case(tmp_path_factory):
     """Enough work, in small batches, that a signal comes in the middle of it."""
     folder = tmp_path_factory.mktemp("slow")
     checkpoint = support.save_checkpoint(folder / "m")
-    data = support.write_traces(folder / "made.jsonl", 300)
+    data = support.write_traces(folder / "made.jsonl", 600)
     return folder, [
         "eval",
         "--rm",
