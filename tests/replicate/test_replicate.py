@@ -53,7 +53,7 @@ def row(run, seed):
         return {"figures": {"scores": {"prefix_mean": sizes}, "baselines": baselines}}
     if run.kind == "policy":
         names = ("rollouts/accuracy", "reward_model/accuracy", "reward_model/pair_accuracy", "reward_model/score")
-        history = [{name: value() for name in (*names, "step_time", "peak_memory_gib")} for _ in range(9)]
+        history = [{name: value() for name in (*names, "seconds/step_before", "peak_memory_gib")} for _ in range(9)]
         return {"right": rng.integers(0, 9, 20).tolist(), "n": 8, "history": history}
     if run.kind == "candidates":
         return {
