@@ -66,7 +66,7 @@ def _check(place: str, record: Any, number: int) -> Solution:
             f"{place}: has {' and '.join(given) or 'neither steps nor solution'}; expected one of 'steps' (a list of texts) and "
             "'solution' (one text, split at blank lines)"
         )
-    identity = record.get("id", number)
+    identity = number if record.get("id") is None else record["id"]  # a table's missing value is null
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     check_text(place, "id", identity)

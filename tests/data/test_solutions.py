@@ -36,7 +36,7 @@ def test_both_kinds_of_record(tmp_path):
         [
             {"problem": "P?", "steps": ["a", "b\n\nc"], "label": 0},
             {"id": 7, "problem": "P?", "solution": "a\n\nb"},
-            {"problem": "Q?", "solution": "a", "steps": None},
+            {"id": None, "problem": "Q?", "solution": "a", "steps": None},  # as a table's missing values come
         ],
     )
     found = load_solutions(file)
