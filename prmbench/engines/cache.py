@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.errors import UserError, first_line
+from prmbench.errors import UserError, first_line, printable
 
 LIMIT_VARIABLE = "PRMBENCH_CACHE_GIB"
 DEFAULT_GIB = 4.0
@@ -165,8 +165,8 @@ class LogprobCache:
         exact = small if (small == values).all() else values
         data = exact.tobytes()
         row = (len(values), exact.dtype.name, zlib.crc32(data), len(data), time.time(), data)
-        name = "".join(c if c.isprintable() else "?" for c in name)  # it may come from a checkpoint's card
-        about = (identity.text(), name, identity.weights, identity.engine, identity.device, identity.dtype)
+        # The name may come from a checkpoint's card.
+        about = (identity.text(), printable(name), identity.weights, identity.engine, identity.device, identity.dtype)
 
         def write(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")
