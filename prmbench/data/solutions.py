@@ -43,6 +43,8 @@ def load_solutions(path: Path, limit: int | None = None) -> list[Solution]:
     Raises:
         UserError: no such file, or a wrong record; the message names the file, the record and the field.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a file of {{problem, steps}} or {{problem, solution}} records")
     if not path.is_file():
         raise UserError(
             f"{path}: no such file{nearest_path(path)}; expected {{problem, steps}} or {{problem, solution}} records"

@@ -66,5 +66,7 @@ def test_mistakes_are_named(tmp_path, record, message):
 
 
 def test_no_file(tmp_path):
+    with pytest.raises(UserError, match="is a folder; expected a file"):
+        load_solutions(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         load_solutions(tmp_path / "no.jsonl")
