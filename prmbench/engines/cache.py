@@ -233,6 +233,8 @@ class LogprobCache:
             n = sum(db.execute("DELETE FROM batch WHERE reference = ?", (one,)).rowcount for one in ids)
             if n:
                 db.execute("VACUUM")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._close()  # else the log of what was written to shrink the file counts as its size
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"{self.path}: cannot be changed ({first_line(error)}); delete the file") from None
         if not n:
