@@ -127,6 +127,8 @@ def _from_entry(text: str, model: RewardModel, protocol: str | None) -> Threshol
         )
     _same_model(path, entry, model)
     used = parts[2] if len(parts) > 2 else protocol or next(iter(entry.metrics.protocols))
+    if protocol not in (None, used):
+        raise UserError(f"--threshold {text}: names the protocol {used}, --protocol {protocol} another; leave one out")
     if used not in entry.metrics.protocols:
         raise UserError(
             f"--threshold {text}: {path} has no protocol '{used}'; it has {', '.join(entry.metrics.protocols)}"

@@ -123,6 +123,8 @@ def test_thresholds(implicit, entry, tiny, tiny_tuned):
         find_threshold(str(path), prefixed)
     with pytest.raises(UserError, match=r"field 'subject.beta' differs"):
         find_threshold(str(path), load_reward_model(tiny_tuned, reference=tiny, beta=1.0))
+    with pytest.raises(UserError, match="names the protocol prefix, --protocol process another"):
+        find_threshold(f"{path}:gsm8k:prefix", implicit, "process")
     with pytest.raises(UserError, match="--protocol proces: .*did you mean 'process'"):
         find_threshold("0", implicit, "proces")
 
