@@ -18,7 +18,7 @@ from prmbench.cli_eval import eval_command
 from prmbench.cli_probe import probe
 from prmbench.cli_replicate import replicate_command
 from prmbench.cli_score import score_command
-from prmbench.errors import UserError
+from prmbench.errors import UserError, printable
 
 app = typer.Typer(
     help="Evaluate process reward models for math reasoning, and train the models it evaluates.",
@@ -322,7 +322,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)  # it may quote data
         sys.exit(2)
     except OSError as error:
         if error.filename is None:

@@ -47,4 +47,4 @@ def cache_clear(
     store = LogprobCache()
     before = store.size()
     store.clear(reference)
-    typer.echo(f"{store.path}: {(before - store.size()) / 2**20:,.1f} MiB freed")
+    typer.echo(f"{store.path}: {max(0, before - store.size()) / 2**20:,.1f} MiB freed")

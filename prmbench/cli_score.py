@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from prmbench.cli_common import interruptible, quiet_libraries
-from prmbench.errors import UserError
+from prmbench.errors import UserError, printable
 
 
 @interruptible
@@ -90,12 +90,12 @@ def score_command(
 
     from rich.console import Console
 
-    from prmbench.score_view import printable, render
+    from prmbench.score_view import render
 
     used = chosen.protocol if chosen else protocol or next(iter(known), None)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if show:
-        console.print(render(solutions[:show], scored[:show], used, chosen), highlight=False)
+        console.print(render(solutions, scored, used, chosen, show), highlight=False)
     n_steps = sum(len(one.n_tokens) for one in scored)
     shown = f", {show} of them shown" if 0 < show < len(scored) else ""
     typer.echo(f"{len(scored):,} solutions, {n_steps:,} steps{shown}; score: {used or 'votes of a critic'}")

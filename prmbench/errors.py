@@ -31,6 +31,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def printable(text: str) -> str:
+    """Every character that a terminal would act on, as a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first non-empty line of an exception's message, for quoting a library's error in one sentence."""
     for line in str(error).split("\n"):

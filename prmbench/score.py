@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.benchmarks.processbench import describe
+from prmbench.benchmarks.processbench import ProcessBenchEntry, describe
 from prmbench.compare import find_entry, read_any_entry
 from prmbench.critic import vote
 from prmbench.data.records import check_fields
@@ -22,7 +22,7 @@ from prmbench.engines.batching import default_batch_tokens, plan_batches
 from prmbench.engines.hf import BatchRunner
 from prmbench.errors import UserError, nearest
 from prmbench.progress import progress
-from prmbench.results.schema import Subject, digest
+from prmbench.results.schema import digest
 from prmbench.results.store import RunFolder
 from prmbench.reward_models.base import RewardModel, StepScores
 from prmbench.stats.protocols import STEP_PROTOCOL, TOKEN_PROTOCOLS, token_protocol_scores
@@ -125,8 +125,10 @@ def _from_entry(text: str, model: RewardModel, protocol: str | None) -> Threshol
         raise UserError(
             f"--threshold {text}: expected a ProcessBench entry as ENTRY, ENTRY:POLICY or ENTRY:POLICY:PROTOCOL"
         )
-    _same_model(path, entry.subject, model)
+    _same_model(path, entry, model)
     used = parts[2] if len(parts) > 2 else protocol or next(iter(entry.metrics.protocols))
+    if protocol not in (None, used):
+        raise UserError(f"--threshold {text}: names the protocol {used}, --protocol {protocol} another; leave one out")
     if used not in entry.metrics.protocols:
         raise UserError(
             f"--threshold {text}: {path} has no protocol '{used}'; it has {', '.join(entry.metrics.protocols)}"
@@ -147,14 +149,21 @@ def _from_entry(text: str, model: RewardModel, protocol: str | None) -> Threshol
     return Threshold(usable[wanted], used, said)
 
 
-def _same_model(path: Path, subject: Subject, model: RewardModel) -> None:
-    mine = describe(model, subject.name, model.source)
-    for name in ("kind", "weights", "beta", "scoring"):
-        there, here = getattr(subject, name), getattr(mine, name)
+def _same_model(path: Path, entry: ProcessBenchEntry, model: RewardModel) -> None:
+    mine = describe(model, entry.subject.name, model.source)
+    pairs = {
+        f"subject.{name}": (getattr(entry.subject, name), getattr(mine, name))
+        for name in ("kind", "weights", "beta", "discount", "scoring")
+    }
+    for name in ("read_state", "plugin"):  # of the facts, what decides scores
+        pairs[f"subject.facts.{name}"] = (entry.subject.facts.get(name), mine.facts.get(name))
+    if entry.provenance is not None:
+        pairs["provenance.template_hash"] = (entry.provenance.template_hash, model.encoder.template_hash())
+    for name, (there, here) in pairs.items():
         if there != here:
             raise UserError(
-                f"--threshold: {path} is of another model (field 'subject.{name}' differs); a threshold means something for "
-                "the model it was chosen for only"
+                f"--threshold: {path} is of another model, or of other text around its steps (field '{name}' differs); a "
+                "threshold means something for the model and the layout it was chosen for only"
             )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prmbench.data.solutions import Solution
+from prmbench.errors import printable
 from prmbench.score import Scored, Threshold
 
 STEP_WIDTH = 400
@@ -18,16 +19,21 @@ STEP_WIDTH = 400
 
 
 def render(
-    solutions: Sequence[Solution], scored: Sequence[Scored], protocol: str | None, threshold: Threshold | None
+    solutions: Sequence[Solution],
+    scored: Sequence[Scored],
+    protocol: str | None,
+    threshold: Threshold | None,
+    show: int | None = None,
 ) -> RenderableType:
     """The solutions, from red (low) to green (high): below and above the threshold, or without one by rank among all scores.
 
     Args:
-        scored: of these solutions, in one order. protocol: which score; None: a critic's votes.
+        scored: of these solutions, in one order. protocol: which score; None: a critic's votes. show: the first this many; the
+            others' scores count in the ranks.
     """
     parts: list[RenderableType] = []
     every = np.concatenate([one.scores[protocol] for one in scored]) if protocol else np.zeros(0)
-    for solution, one in zip(solutions, scored, strict=True):
+    for solution, one in list(zip(solutions, scored, strict=True))[:show]:
         parts.append(Text(f"{printable(solution.id)}: {shorten(solution.problem)}", style="bold"))
         table = Table.grid(padding=(0, 1))
         for column in ("right", "right", "left"):
@@ -74,8 +80,3 @@ def shorten(text: str) -> str:
     """One printable line of a text, cut to `STEP_WIDTH` characters."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= STEP_WIDTH else f"{line[: STEP_WIDTH - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Every character that a terminal would act on, as a question mark."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -151,6 +151,9 @@ def test_mistakes_are_one_sentence(tiny, tmp_path):
     assert "`prmbench demo`" in mistake("eval")
     assert "--benchmark procesbench: not known" in mistake("eval", "--rm", tiny, "--benchmark", "procesbench")
     assert "--template-arg x: expected NAME=VALUE" in mistake("eval", "--rm", tiny, "--template-arg", "x")
+    twice = support.write_traces(tmp_path / "twice.jsonl", 1)
+    twice.write_text(twice.read_text().replace('"t0"', '"\\u001b[31m"') * 2)
+    assert "id '?[31m' was already used" in mistake("eval", "--rm", tiny, "--kind", "endo", "--data", twice)
 
 
 def test_broken_json_names_the_line_even_from_python_s_middle(tmp_path, tiny):

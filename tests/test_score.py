@@ -116,10 +116,15 @@ def test_thresholds(implicit, entry, tiny, tiny_tuned):
     ]:
         with pytest.raises(UserError, match=message):
             find_threshold(text, implicit)
-    with pytest.raises(UserError, match=r"of another model \(field 'subject.kind' differs\)"):
+    with pytest.raises(UserError, match=r"of another model.*\(field 'subject.kind' differs\)"):
         find_threshold(str(path), load_reward_model(tiny, kind="endo"))
+    prefixed = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm", tokens={"step_prefix": "Step {i}: "})
+    with pytest.raises(UserError, match=r"other text around its steps \(field 'provenance.template_hash' differs\)"):
+        find_threshold(str(path), prefixed)
     with pytest.raises(UserError, match=r"field 'subject.beta' differs"):
         find_threshold(str(path), load_reward_model(tiny_tuned, reference=tiny, beta=1.0))
+    with pytest.raises(UserError, match="names the protocol prefix, --protocol process another"):
+        find_threshold(f"{path}:gsm8k:prefix", implicit, "process")
     with pytest.raises(UserError, match="--protocol proces: .*did you mean 'process'"):
         find_threshold("0", implicit, "proces")
 
@@ -152,6 +157,16 @@ def test_view_marks_the_error_and_obeys_no_control_character():
     assert "\x07" not in styled
     assert "\x1b[31m" in styled  # red: below the threshold
     assert "\x1b[32m" in styled  # green: above
+
+
+def test_colours_do_not_depend_on_how_many_are_shown():
+    solutions = [Solution(str(i), "P", ("x",)) for i in range(10)]
+    scored = [Scored(str(i), "d", [1], {"step": [float(i)]}) for i in range(10)]
+    console = Console(width=100, force_terminal=True, color_system="standard", record=True, file=io.StringIO())
+    console.print(render(solutions, scored, "step", None, 1))
+    styled = console.export_text(styles=True, clear=False)
+    assert "\x1b[31m" in styled  # the lowest of ten, though the only one shown
+    assert "1: P" not in console.export_text()
 
 
 # --- the command ---

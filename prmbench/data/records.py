@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is {path.parent} whole?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected an object")
@@ -135,7 +136,7 @@ def _read_json(path: Path) -> list[Located]:
         raise UserError(
             f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 (iconv -t utf-8 converts it)"
         ) from None
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:  # a broken archive raises any of them
         raise UserError(f"{path}: cannot be read ({error}); check that the file is whole and readable") from None
     if path.name.endswith(".json"):
         return list(_parse_array(path, text))
@@ -150,6 +151,8 @@ def _parse_array(path: Path, text: str) -> Iterator[Located]:
     except json.JSONDecodeError as error:
         hint = "; for one object a line name the file .jsonl" if error.msg == "Extra data" else ""
         raise UserError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg}){hint}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deep
+        raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from None
     if not isinstance(data, list):
         raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected a list of records")
     for i, record in enumerate(data):
@@ -166,6 +169,10 @@ def _parse_lines(path: Path, text: str) -> Iterator[Located]:
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{path}, line {number}, column {error.colno}: broken JSON ({error.msg}); mend or delete the line"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: not readable as JSON ({first_line(error)}); mend or delete the line"
             ) from None
 
 

@@ -43,6 +43,8 @@ def load_solutions(path: Path, limit: int | None = None) -> list[Solution]:
     Raises:
         UserError: no such file, or a wrong record; the message names the file, the record and the field.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a file of {{problem, steps}} or {{problem, solution}} records")
     if not path.is_file():
         raise UserError(
             f"{path}: no such file{nearest_path(path)}; expected {{problem, steps}} or {{problem, solution}} records"
@@ -66,7 +68,7 @@ def _check(place: str, record: Any, number: int) -> Solution:
             f"{place}: has {' and '.join(given) or 'neither steps nor solution'}; expected one of 'steps' (a list of texts) and "
             "'solution' (one text, split at blank lines)"
         )
-    identity = record.get("id", number)
+    identity = number if record.get("id") is None else record["id"]  # a table's missing value is null
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     check_text(place, "id", identity)

@@ -55,6 +55,12 @@ class Engine(Protocol):
         """What the model says of tokens that are given."""
 
 
+def check_engine(name: str) -> None:
+    """Raise UserError, with the nearest name, when there is no such engine."""
+    if name not in ENGINES:
+        raise UserError(f"--engine {name}: expected {' or '.join(ENGINES)}{nearest(name, ENGINES)}")
+
+
 def load_engine(name: str, folder: Path, options: LoadOptions, source: str, *, memory_share: float = 0.85) -> Engine:
     """Load a checkpoint folder into the engine of a name.
 
@@ -64,12 +70,11 @@ def load_engine(name: str, folder: Path, options: LoadOptions, source: str, *, m
     Raises:
         UserError: an unknown engine, or a checkpoint that it cannot load.
     """
+    check_engine(name)
     if name == "hf":
         from prmbench.engines.hf import HFEngine
 
         return HFEngine(load_causal_lm(folder, options), source)
-    if name == "vllm":
-        from prmbench.engines.vllm import VLLMEngine
+    from prmbench.engines.vllm import VLLMEngine
 
-        return VLLMEngine(folder, options, source, memory_share=memory_share)
-    raise UserError(f"--engine {name}: expected {' or '.join(ENGINES)}{nearest(name, ENGINES)}")
+    return VLLMEngine(folder, options, source, memory_share=memory_share)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.errors import UserError, first_line
+from prmbench.errors import UserError, first_line, printable
 
 LIMIT_VARIABLE = "PRMBENCH_CACHE_GIB"
 DEFAULT_GIB = 4.0
@@ -165,8 +165,8 @@ class LogprobCache:
         exact = small if (small == values).all() else values
         data = exact.tobytes()
         row = (len(values), exact.dtype.name, zlib.crc32(data), len(data), time.time(), data)
-        name = "".join(c if c.isprintable() else "?" for c in name)  # it may come from a checkpoint's card
-        about = (identity.text(), name, identity.weights, identity.engine, identity.device, identity.dtype)
+        # The name may come from a checkpoint's card.
+        about = (identity.text(), printable(name), identity.weights, identity.engine, identity.device, identity.dtype)
 
         def write(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")
@@ -233,6 +233,8 @@ class LogprobCache:
             n = sum(db.execute("DELETE FROM batch WHERE reference = ?", (one,)).rowcount for one in ids)
             if n:
                 db.execute("VACUUM")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._close()  # else the log of what was written to shrink the file counts as its size
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"{self.path}: cannot be changed ({first_line(error)}); delete the file") from None
         if not n:

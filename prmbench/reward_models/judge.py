@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.batching import default_batch_tokens, plan_batches
-from prmbench.engines.hf import HFEngine, states_at
+from prmbench.engines.hf import BatchRunner, HFEngine, states_at
 from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
@@ -151,11 +151,14 @@ class JudgeRewardModel(RewardModel):
         """Each prompt with one critique after it."""
         out: list[Ids] = [np.zeros(0, dtype=np.int64)] * len(trace.prompts)
         lengths = [len(prompt) + room for prompt, room in zip(trace.prompts, trace.rooms, strict=True)]
-        for rows in plan_batches(lengths, self._budget()):
+
+        def critique(rows: Sequence[int]) -> None:
             prompts, rooms = [trace.prompts[i] for i in rows], [trace.rooms[i] for i in rows]
             texts = write(self.model, prompts, rooms, self.stop, self.generation, sample)
             for i, text in zip(rows, texts, strict=True):
                 out[i] = np.concatenate([trace.prompts[i], text])
+
+        self._run(lengths, critique)
         return out
 
     @torch.inference_mode()
@@ -163,15 +166,22 @@ class JudgeRewardModel(RewardModel):
         """log P(yes) - log P(no) after each sequence and `VERDICT`. float64, shape [n]."""
         whole = [np.concatenate([ids, self.verdict]) for ids in sequences]
         out = np.zeros(len(whole))
-        for rows in plan_batches([len(ids) for ids in whole], self._budget()):
+
+        def judge(rows: Sequence[int]) -> None:
             last = [np.array([len(whole[i]) - 1]) for i in rows]
             states = states_at(self.model.trunk, self.model.device, [whole[i] for i in rows], last)
             logits = self.model.logits(states)
-            out[rows] = (logits[:, self.pair[0]] - logits[:, self.pair[1]]).double().cpu().numpy()
+            out[list(rows)] = (logits[:, self.pair[0]] - logits[:, self.pair[1]]).double().cpu().numpy()
+
+        self._run([len(ids) for ids in whole], judge)
         return out
 
-    def _budget(self) -> int:
-        return default_batch_tokens(str(self.model.device))
+    def _run(self, lengths: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
+        """A trace is many sequences: batches of its own, halved where memory runs out."""
+        budget = default_batch_tokens(str(self.model.device))
+        runner = BatchRunner(budget)
+        for rows in plan_batches(lengths, budget):
+            runner.run(rows, lengths, work)
 
     def fixed_thresholds(self) -> dict[str, float]:
         """Scores are logits of probabilities."""

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from prmbench.engines.base import check_engine
 from prmbench.engines.loading import LoadOptions, locate
 from prmbench.errors import UserError, first_line
 from prmbench.reward_models import critic, endo, implicit, judge, marked, q_rm  # noqa: F401  (registers the kinds)
@@ -49,6 +50,7 @@ def load_reward_model(
     """
     if plugin is not None:
         _run_plugin(Path(plugin))
+    check_engine(engine)
     source = str(rm)
     folder = locate(source, "--rm")
     found = read_card(folder)

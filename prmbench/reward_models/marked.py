@@ -123,6 +123,11 @@ class ClassifierRewardModel(MarkedRewardModel):
                 f"{request.folder}: the head's weights have shapes {shapes}, expected {expected}: two classes, wrong and "
                 f"right, for states of width {width}"
             )
+        for weight, bias in self.layers:
+            if bias is not None and tuple(bias.shape) != weight.shape[:1]:
+                raise UserError(
+                    f"{request.folder}: a bias of the head has shape {list(bias.shape)}, expected [{len(weight)}]"
+                )
         self.layers = [
             (weight.to(self.trunk.device), None if bias is None else bias.to(self.trunk.device))
             for weight, bias in self.layers
@@ -153,8 +158,10 @@ class ValueHeadRewardModel(MarkedRewardModel):
             raise UserError(
                 f"{request.folder}: v_head.summary.weight has shape {list(weight.shape)}; expected [1, {self.trunk.width}]"
             )
-        self.weight = weight[0].to(self.trunk.device)
-        self.bias = found.get("v_head.summary.bias", torch.zeros(1)).to(self.trunk.device)
+        bias = found.get("v_head.summary.bias", torch.zeros(1))
+        if tuple(bias.shape) != (1,):
+            raise UserError(f"{request.folder}: v_head.summary.bias has shape {list(bias.shape)}; expected [1]")
+        self.weight, self.bias = weight[0].to(self.trunk.device), bias.to(self.trunk.device)
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """The scalar. See `MarkedRewardModel.read`."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.data.tokens import EncodedTrace, TokenOptions, TraceEncoder, plain_tokenizer
 from prmbench.errors import UserError
@@ -50,6 +50,14 @@ class MarkLayout(BaseModel):
     read: Literal["at", "before"] = Field(
         "at", description="the state that a score is read from: at the mark (its last token), or before its first"
     )
+
+    @model_validator(mode="after")
+    def _all_is_used(self) -> MarkLayout:
+        unused = ("before_mark", "after_mark") if self.prompt == "turns" else ("before_steps",)
+        for name in unused if self.prompt != "text" else ():
+            if getattr(self, name):
+                raise ValueError(f"{name} means nothing where prompt is {self.prompt}; leave it out")
+        return self
 
 
 @dataclass(frozen=True)

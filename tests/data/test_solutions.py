@@ -36,7 +36,7 @@ def test_both_kinds_of_record(tmp_path):
         [
             {"problem": "P?", "steps": ["a", "b\n\nc"], "label": 0},
             {"id": 7, "problem": "P?", "solution": "a\n\nb"},
-            {"problem": "Q?", "solution": "a", "steps": None},
+            {"id": None, "problem": "Q?", "solution": "a", "steps": None},  # as a table's missing values come
         ],
     )
     found = load_solutions(file)
@@ -66,5 +66,7 @@ def test_mistakes_are_named(tmp_path, record, message):
 
 
 def test_no_file(tmp_path):
+    with pytest.raises(UserError, match="is a folder; expected a file"):
+        load_solutions(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         load_solutions(tmp_path / "no.jsonl")

@@ -54,6 +54,9 @@ def line(**changes):
         ("x.txt", line(), "unknown kind of data file"),
         ("x.jsonl.gz", line(), "cannot be read"),
         ("x.parquet", line(), "cannot be read as parquet"),
+        ("x.jsonl", f'{{"id": {"1" * 5000}}}\n', "line 1: not readable as JSON .*4300 digits"),
+        ("x.jsonl", "[" * 100_000, "line 1: not readable as JSON .*recursion"),
+        ("x.json", "[" * 100_000, "not readable as JSON .*recursion"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, content, message):
@@ -62,6 +65,12 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as raised:
         load_traces(path)
     assert name in str(raised.value)
+
+
+def test_archive_whose_data_is_broken(tmp_path):
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b"")[:10] + b"a" * 30)
+    with pytest.raises(UserError, match="cannot be read .*decompressing"):
+        load_traces(tmp_path / "x.jsonl.gz")
 
 
 def test_not_utf8(tmp_path):

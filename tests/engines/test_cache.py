@@ -296,18 +296,20 @@ def test_list_and_clear(store, at):
     store.put(b"1", np.arange(9.0), ONE, "sft\x1b[31m", SHAPE)
     store.put(b"2", np.arange(5.0), ONE, "sft\x1b[31m", SHAPE)
     store.put(b"3", np.arange(7.0), other, "base", SHAPE)
+    store.put(b"4", np.random.default_rng(0).normal(size=300_000), ONE, "sft\x1b[31m", SHAPE)
     store._close()
     shown = run("list")
     assert "\x1b" not in shown
-    assert "aaaaaaaaaaaa  hf cpu float32  14 tokens" in shown
+    assert "aaaaaaaaaaaa  hf cpu float32  300,014 tokens" in shown
     assert str(at) in shown
     found = json.loads(run("list", "--json"))
     assert {one["name"]: (one["batches"], one["tokens"]) for one in found["references"]} == {
-        "sft?[31m": (2, 14),
+        "sft?[31m": (3, 300_014),
         "base": (1, 7),
     }
     assert "not in the cache; there are base, sft" in run("clear", "--reference", "nope", code=2)
-    assert "freed" in run("clear", "--reference", "aaaaaa")
+    assert ": 2.3 MiB freed" in run("clear", "--reference", "aaaaaa")
+    assert at.stat().st_size < 2**17
     assert [one["name"] for one in json.loads(run("list", "--json"))["references"]] == ["base"]
     run("clear")
     assert not at.exists()

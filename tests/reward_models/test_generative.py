@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.critic import critic_prompt, parse_verdict
+from prmbench.engines.hf import states_at
 from prmbench.errors import UserError
 from prmbench.reward_models.generation import write
 from prmbench.reward_models.judge import VERDICT, judge_prompt, mean_log_odds
@@ -150,6 +151,23 @@ def test_judge_equals_a_plain_loop(language_model, smol, n):
     found = model.score([model.encode("Short?", ["One."]), model.encode(PROBLEM, STEPS)])[1]
     assert found.scores == pytest.approx(expected, abs=1e-4)
     assert model.fixed_thresholds() == {"step": 0.0}
+
+
+def test_judge_halves_its_batches_where_memory_runs_out(language_model, monkeypatch):
+    model = load_reward_model(language_model, kind="judge")
+    trace = model.encode(PROBLEM, STEPS)
+    whole = model.score([trace])[0].scores
+    sizes = []
+
+    def small(trunk, device, sequences, positions):
+        sizes.append(len(sequences))
+        if len(sequences) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return states_at(trunk, device, sequences, positions)
+
+    monkeypatch.setattr("prmbench.reward_models.judge.states_at", small)
+    assert model.score([trace])[0].scores == pytest.approx(whole, abs=1e-4)
+    assert max(sizes) > 1
 
 
 def test_judge_prompt_keeps_what_the_texts_hold():

@@ -225,6 +225,14 @@ def test_heads_that_are_not_there_or_do_not_fit(smol, tmp_path):
     support_prm._rewrite(folder, {**weights, "score.weight": torch.full((2, 16), float("nan"))})
     with pytest.raises(UserError, match="'score.weight' holds NaN"):
         load_reward_model(folder, preset="trl-prm")
+    support_prm._rewrite(folder, {**weights, "score.bias": torch.zeros(1)})
+    with pytest.raises(UserError, match=r"bias of the head has shape \[1\], expected \[2\]"):
+        load_reward_model(folder, preset="trl-prm")
+    value = support_prm.save_value_head(tmp_path / "v", smol)
+    weights = load_file(value / "model.safetensors")
+    support_prm._rewrite(value, {**weights, "v_head.summary.bias": torch.zeros(4)})  # would fit a batch of four marks
+    with pytest.raises(UserError, match=r"v_head.summary.bias has shape \[4\]; expected \[1\]"):
+        load_reward_model(value, preset="skywork-o1-open-prm")
 
 
 def test_the_wrong_tokenizer_is_refused(smollm2, tmp_path):
@@ -247,6 +255,12 @@ def test_options_that_mean_nothing_here(smol, tmp_path):
         load_reward_model(folder, preset="trl-prm", tokens={"system": "Be brief."})
     with pytest.raises(UserError, match="'generation' means nothing for the kind classifier"):
         load_reward_model(folder, preset="trl-prm", generation={"n": 8})
+    with pytest.raises(UserError, match="--engine hff: expected hf or vllm"):
+        load_reward_model(folder, preset="trl-prm", engine="hff")
+    with pytest.raises(UserError, match="before_steps means nothing where prompt is chat"):
+        load_reward_model(folder, kind="classifier", marks={"mark": "\n", "before_steps": " "})
+    with pytest.raises(UserError, match="after_mark means nothing where prompt is turns"):
+        load_reward_model(folder, kind="classifier", marks={"prompt": "turns", "mark": "\n", "after_mark": " "})
 
 
 def test_no_beginning_of_sequence_token(smol, tmp_path):
