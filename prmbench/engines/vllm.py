@@ -57,7 +57,11 @@ class VLLMEngine:
             from vllm import LLM
         except ModuleNotFoundError:
             raise UserError("--engine vllm: vLLM is not installed: pip install 'prmbench[vllm]'") from None
-        settings: dict[str, Any] = {} if self._device == "cpu" else {"gpu_memory_utilization": memory_share}
+        if self._device == "cpu":
+            # A prompt cut in parts draws a sample for each and takes it back, which a CPU's random generator cannot.
+            settings: dict[str, Any] = {"enable_chunked_prefill": False}
+        else:
+            settings = {"gpu_memory_utilization": memory_share}
         try:
             self.llm: LLM = LLM(
                 model=str(folder),
