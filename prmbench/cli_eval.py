@@ -56,7 +56,7 @@ def eval_command(
     temperature: Annotated[
         float | None, typer.Option(min=0, help="policy, critic, judge: over the preset; 0: greedy")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="policy, critic, judge: over the preset")] = None,
+    top_p: Annotated[float | None, typer.Option(min=1e-6, max=1, help="policy, critic, judge: over the preset")] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="policy, critic, judge: over the preset")] = None,
     max_new_tokens: Annotated[
         int | None,

@@ -22,6 +22,7 @@ def replicate_command(
     output: Annotated[Path, typer.Option(help="folder for the pages")] = Path("prmbench-results/replicate"),
 ) -> None:
     """The paper's tables and figure in the miniature: its orderings beside ours, a verdict for every claim."""
+    from prmbench.replicate.claims import CLAIMS
     from prmbench.replicate.layout import ABSENT, NUMBERS, TABLES
     from prmbench.replicate.page import write_pages
     from prmbench.replicate.work import replicate_runs
@@ -37,7 +38,15 @@ def replicate_command(
     absent = [number for number in ABSENT if not asked or number in asked]
     if not layouts:
         raise UserError(f"--table {absent[0]}: {ABSENT[absent[0]]}")
-    runs = list(dict.fromkeys(run for layout in layouts for run in layout.runs))
+    numbers = {layout.number for layout in layouts}
+    of_claims = (
+        run for c in CLAIMS if c.tables & numbers for run, _ in (c.larger, c.smaller)
+    )  # some are of other tables
+    runs = list(dict.fromkeys([*(run for layout in layouts for run in layout.runs), *of_claims]))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); pass another --output") from None
     found = replicate_runs(runs, range(seeds), workers)
     pages = write_pages(layouts, found, range(seeds), output, absent)
     typer.echo(f"claims: {pages.counts}")

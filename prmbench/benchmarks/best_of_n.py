@@ -79,6 +79,16 @@ def judge(candidates: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
     return Judged(list(candidates), correct, answers)
 
 
+def check_positions(model: RewardModel, candidates: Sequence[Candidate], encoded: Sequence[EncodedTrace]) -> None:
+    """Raise UserError when a candidate is longer than the model allows."""
+    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
+    if model.max_length is not None and len(encoded[longest]) > model.max_length:
+        raise UserError(
+            f"candidate {candidates[longest].key[1]} of {candidates[longest].subset} has {len(encoded[longest]):,} tokens, "
+            f"the model {model.max_length:,} positions; use another model, or sample shorter candidates"
+        )
+
+
 def encode_candidates(
     model: RewardModel, candidates: Sequence[Candidate], prompt: PromptTemplate
 ) -> list[EncodedTrace]:
@@ -145,12 +155,7 @@ def evaluate_best_of_n(
     """
     wanted = checked_sizes(Counter((one.subset, one.id) for one in candidates).values(), sizes)
     encoded = encode_candidates(model, candidates, prompt)
-    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
-    if model.max_length is not None and len(encoded[longest]) > model.max_length:
-        raise UserError(
-            f"candidate {candidates[longest].key[1]} of {candidates[longest].subset} has {len(encoded[longest]):,} tokens, "
-            f"the model {model.max_length:,} positions; use another model, or sample shorter candidates"
-        )
+    check_positions(model, candidates, encoded)
     device, dtype = model.device_and_dtype()
     batch_tokens = batch_tokens or default_batch_tokens(device)
     subject = describe(model, name, source)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prmbench.benchmarks.best_of_n import Judged, encode_candidates, judge
+from prmbench.benchmarks.best_of_n import Judged, check_positions, encode_candidates, judge
 from prmbench.benchmarks.processbench import describe
 from prmbench.benchmarks.td_probe_metrics import link_margin
 from prmbench.data.candidates import Candidate
@@ -192,17 +192,29 @@ def evaluate_calibration(
     miniature: bool = False,
 ) -> tuple[CalibrationEntry, Path]:
     """Value every rollout at five prefixes and compare with its verdict; the same call goes on where an interrupted one stopped.
+    Rollouts without a token (their prompt left no room) have no prefix, and are left out.
 
     Raises:
-        UserError: an objective whose values are no logits, or trouble with the folder.
+        UserError: an objective whose values are no logits, an IPVRM of unknown margin, a rollout longer than the model allows, or
+            trouble with the folder.
     """
     subject = describe(model, name, source)
     if link_margin(subject) is None:
-        raise UserError(
-            f"{model.source}: objective '{subject.objective}' gives values that are no probability's logit; calibration is defined "
-            "for ipvrm and implicit_prm (pass --objective where the card does not say)"
+        if (subject.objective or "").startswith("ipvrm"):
+            raise UserError(f"{model.source}: nothing says its margin, which the link needs; pass --margin (0: none)")
+        gives = (
+            f"objective '{subject.objective}' gives" if subject.objective else "nothing says its objective; most give"
         )
-    encoded = encode_candidates(model, candidates, prompt)
+        raise UserError(
+            f"{model.source}: {gives} values that are no probability's logit; calibration is defined for ipvrm and implicit_prm "
+            "(pass --objective where the card does not say)"
+        )
+    pairs = zip(candidates, encode_candidates(model, candidates, prompt), strict=True)
+    valued = [(rollout, ids) for rollout, ids in pairs if len(ids) > ids.n_prompt]  # the others have no prefix
+    if not valued:
+        raise UserError("no rollout has a token; nothing to value")
+    candidates, encoded = [rollout for rollout, _ in valued], [ids for _, ids in valued]
+    check_positions(model, candidates, encoded)
     device, dtype = model.device_and_dtype()
     batch_tokens = batch_tokens or default_batch_tokens(device)
     rules = {"prompt": prompt.name, "verifier": verifier_version()}

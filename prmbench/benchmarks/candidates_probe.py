@@ -152,7 +152,7 @@ def evaluate_candidates(
         params: sampling; None: temperature 1, as in training. batch_tokens, sampling_tokens: padded tokens of a batch.
 
     Raises:
-        UserError: a P_min that is not between 0 and 1, or trouble with the folder.
+        UserError: a P_min that is not between 0 and 1, no rollout with a token, or trouble with the folder.
     """
     if not p_mins or not all(0 < p < 1 for p in p_mins):
         raise UserError(f"--p-min {' '.join(map(str, p_mins))}: expected probabilities between 0 and 1")
@@ -194,6 +194,10 @@ def evaluate_candidates(
             )
             if len(one.ids)
         ]
+        if not rollouts:
+            raise UserError(
+                f"{policy.source}: no prompt leaves room for a completion; use a policy with more positions"
+            )
         done = run_folder.completed()
         digests = {(subset, p.id): p.digest() for subset, ps in sets.items() for p in ps}
         tokens = _measure_missing(policy, rollouts, prompts, digests, set(done), run_folder, p_mins, batch_tokens)

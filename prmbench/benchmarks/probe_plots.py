@@ -87,7 +87,6 @@ def _with_bars(axis: Axes, x: list[float], estimates: Sequence[Estimate], label:
         np.array([v if end is None else end for v, end in zip(values, ends, strict=True)])
         for ends in ([one.low for _, one in kept], [one.high for _, one in kept])
     )
-    line = axis.errorbar(
-        [at for at, _ in kept], values, yerr=[values - low, high - values], marker="o", capsize=2, label=label
-    )[0]
+    bars = np.maximum([values - low, high - values], 0)  # a percentile interval may leave its figure out
+    line = axis.errorbar([at for at, _ in kept], values, yerr=bars, marker="o", capsize=2, label=label)[0]
     axis.axhline(nothing, color=line.get_color(), linestyle=":", linewidth=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -100,23 +101,27 @@ def evaluate_td_probe(
     """Sample trajectories, branch, roll out, measure; the same call goes on where an interrupted one stopped.
 
     Args:
-        sets: problems by their set's name; taken in turn until there are enough states, several trajectories of each where there
-            are fewer problems than states.
+        sets: problems by their set's name; one of each set in turn until there are enough states, several trajectories of each
+            where there are fewer problems than states.
         output: the run's folder; None: ``prmbench-results/td-probe-NAME-HASH``.
 
     Returns:
         (entry, path of the entry file).
 
     Raises:
-        UserError: a reward model that cannot value tokens not sampled, another vocabulary than the policy's, or trouble with the
-            folder. KeyboardInterrupt: with a message that says what is kept.
+        UserError: a reward model that cannot value tokens not sampled, or has too few positions, another vocabulary than the
+            policy's, more branches than it has tokens, or trouble with the folder. KeyboardInterrupt: with a message that says
+            what is kept.
     """
     options = options or ProbeOptions()
     values = branching_model(model)
     _check_vocabulary(values, policy)
     template = find_prompt(options.prompt)
+    if options.top > policy.engine.vocabulary:
+        raise UserError(f"--top {options.top}: the policy knows {policy.engine.vocabulary:,} tokens")
     n_states = -(-options.branches // options.top)
-    chosen = [(subset, problem) for subset, problems in sets.items() for problem in problems][:n_states]
+    ranks = zip_longest(*([(subset, problem) for problem in problems] for subset, problems in sets.items()))
+    chosen = [one for rank in ranks for one in rank if one is not None][:n_states]
     samples = -(-n_states // len(chosen))
     subject = describe(model, name, source)
     device, dtype = policy.engine.device_and_dtype()
@@ -143,6 +148,7 @@ def evaluate_td_probe(
     with RunFolder(folder, settings, parse_branch) as run_folder:
         started = datetime.now(UTC)
         states = _draw_states(policy, chosen, samples, n_states, template, folder / "trajectories", options)
+        _check_positions(values, states, template)
         done = run_folder.completed()
         try:
             tokens = _branch_missing(values, policy, states, set(done), run_folder, template, options)
@@ -198,6 +204,15 @@ def _check_vocabulary(model: ImplicitRewardModel, policy: Policy) -> None:
         raise UserError(
             f"{model.source} and the policy {policy.source} have different vocabularies; the probe values the policy's own tokens: "
             "use a reward model trained from the same backbone"
+        )
+
+
+def _check_positions(model: ImplicitRewardModel, states: Sequence[State], template: PromptTemplate) -> None:
+    longest = max(len(model.encoder.prompt_ids(template.render(s.problem.problem))) + s.t + 1 for s in states)
+    if model.max_length is not None and longest > model.max_length:
+        raise UserError(
+            f"{model.source}: a state and its branch have {longest:,} tokens, the model {model.max_length:,} positions; use "
+            "another model, or a smaller --max-new-tokens"
         )
 
 
@@ -263,7 +278,10 @@ def _branch_missing(
         stem = f"{state.problem.id}/{state.rollout.sample}"
         return all((state.subset, f"{stem}/{rank}") in done for rank in range(options.top))
 
-    with Verifier() as verifier, progress("branching", len(states), "states") as advance:
+    batches = plan_batches(lengths, options.batch_tokens)
+    todo = [batch for batch in batches if not all(complete(states[i]) for i in batch)]
+    left = sum(len(batch) for batch in todo)
+    with Verifier() as verifier, progress("branching", len(states), "states", done=len(states) - left) as advance:
 
         def work(indices: Sequence[int]) -> None:
             nonlocal sampled
@@ -273,11 +291,8 @@ def _branch_missing(
             sampled += n_tokens
             advance(len(batch))
 
-        for batch in plan_batches(lengths, options.batch_tokens):
-            if all(complete(states[i]) for i in batch):
-                advance(len(batch))
-            else:
-                runner.run(batch, lengths, work)
+        for batch in todo:
+            runner.run(batch, lengths, work)
     return sampled
 
 

@@ -165,9 +165,10 @@ class Columns:
 
 
 def link_margin(subject: Subject) -> tuple[str, float] | None:
-    """(which value is a logit's, its margin) where the objective has a link (DESIGN 4.7): IPVRM's v_bar, Implicit PRM's sum."""
+    """(which value is a logit's, its margin) where the objective has a link (DESIGN 4.7): IPVRM's v_bar, Implicit PRM's sum. None
+    also for an IPVRM whose margin is not known."""
     if (subject.objective or "").startswith("ipvrm"):
-        return "mean", subject.margin or 0.0
+        return None if subject.margin is None else ("mean", subject.margin)
     return ("sum", 0.0) if subject.objective == "implicit_prm" else None
 
 

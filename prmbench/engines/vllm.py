@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 
+MAX_LOGPROBS = 1024
+"""Likeliest tokens of a position that it gives at most."""
+
+
 class VLLMEngine:
     """Generates and scores with vLLM.
 
@@ -70,7 +74,7 @@ class VLLMEngine:
                 enforce_eager=self._device == "cpu",
                 tensor_parallel_size=options.tensor_parallel,
                 trust_remote_code=options.trust_remote_code,
-                max_logprobs=1024,
+                max_logprobs=MAX_LOGPROBS,
                 disable_log_stats=True,
                 **settings,
             )
@@ -145,12 +149,14 @@ class VLLMEngine:
         """Score one batch. See `prmbench.engines.hf.HFEngine.score`.
 
         Raises:
-            ValueError: a quantity that vLLM does not give.
+            ValueError: a quantity that vLLM does not give. UserError: more of the likeliest tokens than `MAX_LOGPROBS`.
         """
         from vllm import SamplingParams as VLLMParams
 
         if unknown := want - self.provides:
             raise ValueError(f"vLLM does not give {sorted(unknown)}, only {sorted(self.provides)}; use the hf engine")
+        if top > MAX_LOGPROBS:
+            raise UserError(f"--engine vllm gives {MAX_LOGPROBS:,} likeliest tokens, not {top:,}; use the hf engine")
         asked = VLLMParams(max_tokens=1, temperature=0, prompt_logprobs=top if "topk" in want else 0, detokenize=False)
         prompts = [{"prompt_token_ids": ids.tolist()} for ids in sequences]
         found = self.llm.generate(prompts, asked, use_tqdm=False)

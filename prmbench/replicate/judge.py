@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,24 +60,32 @@ def cell_text(cell: Cell | None, results: Results) -> str:
 
 
 def our_ordering(layout: Layout, results: Results) -> str:
-    """Rows by their last figure, best first, rows in parentheses (which need no model) left out."""
+    """Rows by their last figure, best first, rows in parentheses (which need no model) left out; "=" where they read the same."""
     means = []
     for name, cells in layout.rows:
         last = cells[-1]
         if last is not None and not name.startswith("("):
             means.append((float(np.mean([last.figure(row) for row in results[last.run]])), name, last.digits))
     means.sort(key=lambda one: -one[0])
-    return " > ".join(f"{name} {mean:.{digits}f}" for mean, name, digits in means)
+    return _ordered([(name, f"{mean:.{digits}f}") for mean, name, digits in means])
 
 
 def paper_orderings(layout: Layout, reported: Sequence[ReportedTable]) -> list[str]:
-    """For each backbone of the paper's table, its methods by their last figure, best first; else what the layout says."""
+    """For each backbone of the paper's table, its methods by their last figure, best first, "=" between equal ones; else what the
+    layout says."""
     for table in reported:
         if table.table == layout.number:
             backbones = list(dict.fromkeys(row.backbone for row in table.rows))
             out = []
             for backbone in backbones:
                 rows = sorted((r for r in table.rows if r.backbone == backbone), key=lambda r: -r.values[-1])
-                out.append(f"{backbone}: " + " > ".join(f"{row.method} {row.values[-1]:g}" for row in rows))
+                out.append(f"{backbone}: " + _ordered([(row.method, f"{row.values[-1]:g}") for row in rows]))
             return out
     return [layout.paper] if layout.paper else []
+
+
+def _ordered(rows: Sequence[tuple[str, str]]) -> str:
+    """Names with their figures, which come best first."""
+    parts = [f"{name} {figure}" for name, figure in rows]
+    signs = ["", *(" = " if a[1] == b[1] else " > " for a, b in pairwise(rows))]
+    return "".join(sign + part for sign, part in zip(signs, parts, strict=True))

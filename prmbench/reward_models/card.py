@@ -54,9 +54,14 @@ class Card(BaseModel):
         None, description=f"what it was trained with: {', '.join(OBJECTIVE_BETA)}; null: unknown"
     )
     beta: float | None = Field(
-        None, gt=0, description="scale of token values; null: the paper's for the objective, else 1"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="scale of token values; null: the paper's for the objective, else 1",
     )
-    margin: float | None = Field(None, ge=0, description="margin m of the objective (Eq. 9); null: none or unknown")
+    margin: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="margin m of the objective (Eq. 9); null: none or unknown"
+    )
     discount: float | None = Field(None, ge=0, le=1, description="EndoRM's discount of V(s'); null: 0.95")
     read_state: ReadState = Field(
         "after", description="Q-RM: the state a token's value is read from, after or before it"

@@ -78,7 +78,7 @@ class Moments:
 
 
 def moments(x: Floats, y: Floats, weights: Floats) -> Moments:
-    """Of two variables.
+    """Of two variables; one that does not vary in a row (beyond rounding) has squares of 0 there.
 
     Args:
         x: float64, shape [n] or [rows, n]. y: float64, shape [n]. weights: float64, shape [rows, n].
@@ -90,7 +90,12 @@ def moments(x: Floats, y: Floats, weights: Floats) -> Moments:
     sx, sy = wx.sum(axis=1), weights @ y
     xx, xy, yy = (wx * x).sum(axis=1), wx @ y, weights @ (y * y)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Moments(n, xx - sx**2 / n, yy - sy**2 / n, xy - sx * sy / n)
+        return Moments(n, _beyond_rounding(xx - sx**2 / n, xx), _beyond_rounding(yy - sy**2 / n, yy), xy - sx * sy / n)
+
+
+def _beyond_rounding(square: Floats, raw: Floats) -> Floats:
+    """0 where a difference of squares is within the rounding of what it was taken from."""
+    return np.where(square > 1e-12 * raw, square, 0.0)
 
 
 def ratio(product: Floats, square: Floats) -> Floats:

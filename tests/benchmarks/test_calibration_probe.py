@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from prmbench.benchmarks.calibration_probe import (
     recompute_calibration,
 )
 from prmbench.cli import app
-from prmbench.data.candidates import load_candidates
+from prmbench.data.candidates import Candidate, load_candidates
 from prmbench.data.prompts import find_prompt
 from prmbench.errors import UserError
 from prmbench.results.schema import Subject
@@ -110,3 +111,18 @@ def test_the_command_and_what_it_refuses(tiny, tiny_tuned, file, tmp_path):
     model = load_reward_model(tiny_tuned, reference=tiny, objective="dpo")
     with pytest.raises(UserError, match="no probability's logit"):
         evaluate_calibration(model, load_candidates([file]), find_prompt("boxed"), name="x", source="x")
+    model = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm")
+    with pytest.raises(UserError, match="nothing says its margin"):
+        evaluate_calibration(model, load_candidates([file]), find_prompt("boxed"), name="x", source="x")
+
+
+def test_rollouts_without_a_token_are_left_out(tiny, tiny_tuned, tmp_path):
+    """What a run leaves where a prompt has no room."""
+    model = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm", margin=5.0)
+    some = Candidate("s", "a", 0, "What is 1 + 1?", "2", "It is 2", np.array([5, 6, 7]), False)
+    none = replace(some, id="b", text="", ids=np.zeros(0, dtype=np.int64))
+    asked = {"name": "x", "source": "x", "n_resamples": 5}
+    entry, _ = evaluate_calibration(model, [some, none], find_prompt("boxed"), output=tmp_path / "run", **asked)
+    assert entry.metrics.n_rollouts == 1
+    with pytest.raises(UserError, match="no rollout has a token"):
+        evaluate_calibration(model, [none], find_prompt("boxed"), output=tmp_path / "none", **asked)

@@ -82,3 +82,10 @@ def test_p_min_is_a_probability(tiny, tmp_path):
     policy = load_policy(str(tiny), find_prompt("boxed"))
     with pytest.raises(UserError, match="between 0 and 1"):
         evaluate_candidates(policy, PROBLEMS, name="x", source="x", output=tmp_path, p_mins=(1.0,))
+
+
+def test_a_policy_without_room_for_a_token(tiny, tmp_path, monkeypatch):
+    policy = load_policy(str(tiny), find_prompt("boxed"))
+    monkeypatch.setattr(type(policy.engine), "max_length", 4)
+    with pytest.raises(UserError, match="no prompt leaves room"):
+        evaluate_candidates(policy, PROBLEMS, name="x", source="x", output=tmp_path)

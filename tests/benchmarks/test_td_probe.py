@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from prmbench.benchmarks.probe_plots import draw_td_probe
 from prmbench.benchmarks.td_probe import (
     ProbeOptions,
     TDProbeEntry,
@@ -20,7 +23,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.engines.generate import Request
 from prmbench.engines.sampling import SamplingParams, choose, uniforms
 from prmbench.errors import UserError
-from prmbench.results.schema import Subject, read_entry
+from prmbench.results.schema import Estimate, Subject, read_entry
 from prmbench.reward_models.branches import branch_values, branching_model
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.rollouts import load_policy
@@ -194,6 +197,35 @@ def test_other_kinds_and_vocabularies_are_refused(tiny, pair, tmp_path):
     endo = load_reward_model(tiny, kind="endo")
     with pytest.raises(UserError, match="a log-ratio to a reference"):
         evaluate_td_probe(endo, pair[1], PROBLEMS, name="x", source="x", output=tmp_path, options=OPTIONS)
+    with pytest.raises(UserError, match="--top 9999: the policy knows"):
+        evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path, options=replace(OPTIONS, top=9_999))
+
+
+def test_a_reward_model_with_too_few_positions(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(pair[0], "max_length", 12)
+    with pytest.raises(UserError, match="the model 12 positions"):
+        evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path, options=OPTIONS)
+
+
+def test_every_set_has_its_turn(pair, tmp_path):
+    options = replace(OPTIONS, branches=12)  # three states of two sets, the first of which has five problems
+    _, path = evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path, options=options)
+    states = {item.state for item in read_branches(path.parent / "items.jsonl")}
+    assert states == {("a", "p0", 0), ("a", "p1", 0), ("b", "q", 0)}
+
+
+def test_a_picture_where_an_interval_leaves_its_figure_out():
+    """As percentile intervals may, of few resamples above all."""
+    items = [branch(s, r, t=1 + s, ratio=0.1 * r, right=r % 3) for s in range(3) for r in range(5)]
+    metrics = compute_td_probe(items, IPVRM, n_resamples=0, seed=0)
+    off = [one.model_copy(update={"value_auc": Estimate(value=0.5, low=0.6, high=0.7)}) for one in metrics.positions]
+    entry = SimpleNamespace(subject=IPVRM, metrics=metrics.model_copy(update={"positions": off}))
+    assert len(draw_td_probe(entry, items).axes) == 3
+
+
+def test_a_margin_that_nothing_says_has_no_link():
+    unknown = IPVRM.model_copy(update={"margin": None})
+    assert "probability" not in columns_of([branch(0, 0), branch(0, 1)], unknown).signals
 
 
 def test_a_forced_first_token(pair):

@@ -8,14 +8,16 @@ import pytest
 from typer.testing import CliRunner
 
 from prmbench.cli import app
+from prmbench.leaderboard import read_reported
 from prmbench.miniature.build import Build
 from prmbench.miniature.reward_models import BEST_OF
 from prmbench.replicate.claims import CLAIMS, Claim, tables_of
 from prmbench.replicate.figures import FORMS, constant
-from prmbench.replicate.judge import cell_text, judge, our_ordering
-from prmbench.replicate.layout import ABSENT, NUMBERS, TABLES, Cell
+from prmbench.replicate.judge import cell_text, judge, our_ordering, paper_orderings
+from prmbench.replicate.layout import ABSENT, NUMBERS, TABLES, Cell, Layout
 from prmbench.replicate.runs import POLICIES, REWARD_MODELS, Lab, Run
 from prmbench.replicate.work import _perform, replicate_runs
+from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
 
 EVERYTHING = list(dict.fromkeys(run for layout in TABLES for run in layout.runs))
@@ -165,11 +167,33 @@ def test_one_table_is_that_table(kept):
     assert len(json.loads((kept / "one" / "replicate.json").read_text())["runs"]) == 2
 
 
+def test_every_claim_of_a_table_is_judged_with_that_table(kept):
+    """Also those whose runs are of other tables."""
+    for number in ("1", "3"):
+        output = kept / number
+        done = CliRunner().invoke(app, ["replicate", "--table", number, "--seeds", "2", "--output", str(output)])
+        assert done.exit_code == 0, done.output
+        found = {(c["where"], c["claim"]) for c in json.loads((output / "replicate.json").read_text())["claims"]}
+        assert {(c.where, c.text) for c in CLAIMS if number in c.tables} <= found
+
+
+def test_equal_figures_are_not_ordered():
+    run = Run("policy", "sft")
+    values = iter([70.31, 70.34, 71.0])
+    rows = [(name, [Cell(run, lambda _: next(values))]) for name in ("a", "b", "c")]
+    assert our_ordering(Layout("5", "", "", [""], rows), {run: [{}]}) == "c 71.0 > b 70.3 = a 70.3"
+    (table,) = (one for one in read_reported(resource_folder("leaderboards")) if one.table == "6")
+    layout = next(one for one in TABLES if one.number == "6")
+    assert "DistRL w/ DPO-RM 4.7 = DistRL w/ Implicit PRM 4.7" in paper_orderings(layout, [table])[1]
+
+
 def test_what_it_refuses(kept):
     def said(*arguments):
         return str(CliRunner().invoke(app, ["replicate", *arguments]).exception)
 
     assert "--table 15: not known" in said("--table", "15")
+    (kept / "file").touch()
+    assert "file: cannot be written" in said("--table", "9", "--seeds", "1", "--output", str(kept / "file"))
     assert "--figure 5: only Fig. 6" in said("--figure", "5")
     assert "Table 1 on another problem set" in said("--table", "12")
 

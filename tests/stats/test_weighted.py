@@ -68,3 +68,12 @@ def test_clusters_are_drawn_whole():
 def test_no_variance_is_not_a_correlation():
     found = moments(np.ones(4), np.arange(4.0), np.ones((1, 4)))
     assert np.isnan(ratio(found.xy, found.xx * found.yy)[0])
+
+
+def test_what_does_not_vary_in_a_resample_has_no_variance():
+    """The share of a sample that draws one problem alone, far from the mean of all: rounding is not variance."""
+    y = np.r_[np.full(10, 1 / 3), np.random.default_rng(0).integers(0, 4, 20) / 3]
+    weights = np.r_[np.full(10, 3.0), np.zeros(20)][None]
+    found = moments(y, y, np.vstack([weights, 7 * weights, np.ones(30)]))
+    assert found.yy[:2].tolist() == found.xx[:2].tolist() == [0, 0]
+    assert found.yy[2] == pytest.approx(30 * y.var())
