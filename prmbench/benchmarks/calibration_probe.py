@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from prmbench.benchmarks.best_of_n import Judged, check_positions, encode_candidates, judge
+from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.benchmarks.processbench import describe
 from prmbench.benchmarks.td_probe_metrics import link_margin
 from prmbench.data.candidates import Candidate
@@ -31,10 +32,8 @@ from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, digest, make_benchmark
 from prmbench.results.store import RunFolder, slug
 from prmbench.reward_models.base import RewardModel
-from prmbench.stats.auc import ranking_auc
-from prmbench.stats.bootstrap import interval
-from prmbench.stats.calibration import brier, margin_logit, reliability, sigmoid
-from prmbench.stats.weighted import cluster_weights
+from prmbench.stats.calibration import ece_rows, margin_logit, reliability, sigmoid
+from prmbench.stats.weighted import weighted_auc
 from prmbench.verify import verifier_version
 
 NAME = "calibration"
@@ -127,55 +126,48 @@ def compute_calibration(
     link = link_margin(subject)
     assert link is not None
     which, margin = link
-    problems = {key: i for i, key in enumerate(dict.fromkeys((item.subset, item.id) for item in items))}
-    cluster = np.array([problems[item.subset, item.id] for item in items])
-    weights = cluster_weights(cluster, n_resamples, np.random.default_rng(seed))
-    right = np.array([item.correct for item in items])
-    outcome = right.astype(np.float64)
+    cluster = numbered([(item.subset, item.id) for item in items])
+    outcome = np.array([float(item.correct) for item in items])
     parts = []
     for i in range(PARTS):
         value = subject.beta * np.array([item.sums[i] for item in items])
         if which == "mean":
             value = value / np.array([item.t[i] for item in items])
-        auc = [ranking_auc(np.repeat(value, w), np.repeat(right, w)) for w in weights.astype(np.int64)]
-        parts.append(
-            PartResult(
-                upto=(i + 1) / PARTS,
-                auc=_estimate(ranking_auc(value, right), np.array(auc)),
-                links={
-                    name: _link(sigmoid(margin_logit(value, m)), outcome, weights)
-                    for name, m in (("margin", margin), ("naive", 0.0))
-                },
+        read = {name: sigmoid(margin_logit(value, m)) for name, m in (("margin", margin), ("naive", 0.0))}
+
+        def figures(w: Floats, value: Floats = value, read: dict[str, Floats] = read) -> dict[str, Floats]:
+            total = w.sum(axis=1)
+            found = {"auc": weighted_auc(value, w * outcome, w * (1 - outcome))}
+            for name, p in read.items():
+                found[f"{name} predicted"] = w @ p / total
+                found[f"{name} brier"] = w @ (p - outcome) ** 2 / total
+                found[f"{name} ece"] = ece_rows(p, outcome, w, N_BINS)
+            return found
+
+        found = clustered_estimates(cluster, figures, n_resamples, seed)
+        links = {
+            name: LinkResult(
+                predicted=found[f"{name} predicted"],
+                brier=found[f"{name} brier"],
+                ece=found[f"{name} ece"],
+                diagram=_diagram(p, outcome),
             )
-        )
+            for name, p in read.items()
+        }
+        parts.append(PartResult(upto=(i + 1) / PARTS, auc=found["auc"], links=links))
     rate = float(outcome.mean())
+    passed = clustered_estimates(cluster, lambda w: {"rate": w @ outcome / w.sum(axis=1)}, n_resamples, seed)
     return CalibrationMetrics(
-        n_rollouts=len(items),
-        pass_rate=_estimate(rate, weights @ outcome / np.maximum(weights.sum(axis=1), 1)),
-        brier_constant=rate * (1 - rate),
-        parts=parts,
+        n_rollouts=len(items), pass_rate=passed["rate"], brier_constant=rate * (1 - rate), parts=parts
     )
 
 
-def _link(p: Floats, outcome: Floats, weights: Floats) -> LinkResult:
-    whole = reliability(p, outcome, n_bins=N_BINS)
-    some = whole.share > 0
-    total = weights.sum(axis=1)
-    eces = [reliability(p, outcome, w, N_BINS).ece() for w in weights]
-    return LinkResult(
-        predicted=_estimate(float(p.mean()), weights @ p / total),
-        brier=_estimate(brier(p, outcome), weights @ (p - outcome) ** 2 / total),
-        ece=_estimate(whole.ece(), np.array(eces)),
-        diagram=list(
-            zip(whole.predicted[some].tolist(), whole.observed[some].tolist(), whole.share[some].tolist(), strict=True)
-        ),
+def _diagram(p: Floats, outcome: Floats) -> list[tuple[float, float, float]]:
+    bins = reliability(p, outcome, n_bins=N_BINS)
+    some = bins.share > 0
+    return list(
+        zip(bins.predicted[some].tolist(), bins.observed[some].tolist(), bins.share[some].tolist(), strict=True)
     )
-
-
-def _estimate(value: float, samples: Floats) -> Estimate:
-    low, high = interval(samples) if len(samples) else (float("nan"), float("nan"))
-    ends = [None if np.isnan(x) or np.isnan(value) else x for x in (low, high)]
-    return Estimate(value=None if np.isnan(value) else value, low=ends[0], high=ends[1])
 
 
 def evaluate_calibration(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import check_fields, read_records
@@ -28,12 +29,11 @@ from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, digest, make_benchmark
 from prmbench.results.store import RunFolder, slug
 from prmbench.rollouts import Policy, Rollout, rollout
-from prmbench.stats.bootstrap import interval
-from prmbench.stats.weighted import cluster_weights
 
 NAME = "candidates"
 VERSION = 1
 P_MINS = (0.05, 0.1, 0.2)
+PARTS = ("size", "mass", "several")
 
 Floats = NDArray[np.float64]
 
@@ -113,19 +113,16 @@ def compute_candidates(
     items: Sequence[CandidatesItem], subject: Subject, *, n_resamples: int, seed: int
 ) -> CandidatesMetrics:
     """All figures, from items alone: means over states; intervals draw problems with replacement."""
-    problems = {key: i for i, key in enumerate(dict.fromkeys((item.subset, item.id) for item in items))}
-    cluster = np.array([problems[item.subset, item.id] for item in items])
-    weights = cluster_weights(cluster, n_resamples, np.random.default_rng(seed))
+    cluster = numbered([(item.subset, item.id) for item in items])
     states = np.array([item.n_tokens for item in items], dtype=np.float64)
-
-    def mean(values: Floats) -> Estimate:
-        low, high = interval(weights @ values / (weights @ states)) if n_resamples else (None, None)
-        return Estimate(value=float(values.sum() / states.sum()), low=low, high=high)
-
     found = {}
     for name in items[0].sets:
         sums = np.array([item.sets[name] for item in items], dtype=np.float64)
-        found[name] = CandidateSets(size=mean(sums[:, 0]), mass=mean(sums[:, 1]), several=mean(sums[:, 2]))
+
+        def means(weights: Floats, sums: Floats = sums) -> dict[str, Floats]:
+            return dict(zip(PARTS, (weights @ sums / (weights @ states)[:, None]).T, strict=True))
+
+        found[name] = CandidateSets(**clustered_estimates(cluster, means, n_resamples, seed))
     return CandidatesMetrics(n_rollouts=len(items), n_states=int(states.sum()), p_min=found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.data.records import check_fields, read_records
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate, Record, Subject
-from prmbench.stats.bootstrap import interval
-from prmbench.stats.branches import Branches, reliability_figures, resample, signal_figures
+from prmbench.stats.branches import Branches, reliability_figures, signal_figures
 from prmbench.stats.calibration import margin_logit, sigmoid
 
 Floats = NDArray[np.float64]
@@ -182,8 +182,6 @@ def columns_of(items: Sequence[BranchItem], subject: Subject) -> Columns:
     numbers = {item.rolled for item in items}
     if len(numbers) != 1:
         raise UserError(f"branches have {min(numbers)} to {max(numbers)} rollouts; expected equally many of each")
-    states = {state: i for i, state in enumerate(dict.fromkeys(item.state for item in items))}
-    problems = {problem: i for i, problem in enumerate(dict.fromkeys((item.subset, item.id) for item in items))}
     before = subject.beta * np.array([item.sum for item in items])
     td = subject.beta * np.array([item.ratio for item in items])
     t = np.array([item.t for item in items], dtype=np.float64)
@@ -196,8 +194,8 @@ def columns_of(items: Sequence[BranchItem], subject: Subject) -> Columns:
         signals["probability"] = sigmoid(margin_logit(new, link[1])) - sigmoid(margin_logit(old, link[1]))
     signals["policy"] = logprob
     branches = Branches(
-        np.array([states[item.state] for item in items]),
-        np.array([problems[item.subset, item.id] for item in items]),
+        numbered([item.state for item in items]),
+        numbered([(item.subset, item.id) for item in items]),
         np.array([item.right for item in items], dtype=np.int64),
         numbers.pop(),
     )
@@ -239,7 +237,7 @@ def _refused(reliability: Estimate, rolled: int, of: str) -> str:
 
 def _group(found: Columns, kept: NDArray[np.bool_], n_resamples: int, seed: int) -> BranchGroup:
     branches = _subset(found.branches, kept)
-    common = _estimates(branches, lambda w: reliability_figures(branches, w), n_resamples, seed)
+    common = clustered_estimates(branches.cluster, lambda w: reliability_figures(branches, w), n_resamples, seed)
     refused = {
         "corrected": _refused(common["reliability"], branches.rolled, "all branches"),
         "within_corrected": _refused(common["within"], branches.rolled, "branches of one state"),
@@ -277,7 +275,7 @@ def _position(
 
 
 def _of_signal(values: Floats, branches: Branches, n_resamples: int, seed: int) -> dict[str, Estimate]:
-    return _estimates(branches, lambda w: signal_figures(values, branches, w), n_resamples, seed)
+    return clustered_estimates(branches.cluster, lambda w: signal_figures(values, branches, w), n_resamples, seed)
 
 
 def _subset(branches: Branches, kept: NDArray[np.bool_]) -> Branches:
@@ -288,17 +286,3 @@ def _subset(branches: Branches, kept: NDArray[np.bool_]) -> Branches:
 def _states_with_several(branches: Branches, likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
     several = np.bincount(branches.state, weights=likely) >= 2
     return likely & several[branches.state]
-
-
-def _estimates(
-    branches: Branches, figures: Callable[[Floats], dict[str, Floats]], n_resamples: int, seed: int
-) -> dict[str, Estimate]:
-    """Each figure with its interval; the same draws of problems for every figure of the same branches."""
-    values = figures(np.ones((1, len(branches.right))))
-    samples = resample(branches, figures, n_resamples, np.random.default_rng(seed))
-    out = {}
-    for name, (value,) in values.items():
-        low, high = interval(samples[name]) if n_resamples else (np.nan, np.nan)
-        ends = [None if np.isnan(x) or np.isnan(value) else float(x) for x in (low, high)]
-        out[name] = Estimate(value=None if np.isnan(value) else float(value), low=ends[0], high=ends[1])
-    return out

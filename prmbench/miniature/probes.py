@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prmbench.benchmarks.candidates_probe import VERSION as CANDIDATES_VERSION
 from prmbench.benchmarks.candidates_probe import evaluate_candidates
+from prmbench.benchmarks.td_probe import VERSION as TD_VERSION
 from prmbench.benchmarks.td_probe import ProbeOptions, evaluate_td_probe
 from prmbench.data.problems import Problem, load_problems
 from prmbench.data.prompts import find_prompt
@@ -23,7 +25,10 @@ N_PROBLEMS = 300
 
 def probe_place(build: Build, kind: str, settings: Settings | None) -> Path:
     """The entry that a probe leaves. kind: ``td`` or ``candidates``; settings: of the reward model."""
-    name = digest([kind, N_BRANCHES, N_ROLLOUTS, N_PROBLEMS, None if settings is None else asdict(settings)])[:8]
+    version = TD_VERSION if kind == "td" else CANDIDATES_VERSION
+    name = digest([kind, version, N_BRANCHES, N_ROLLOUTS, N_PROBLEMS, None if settings is None else asdict(settings)])[
+        :8
+    ]
     return build.folder() / "probes" / f"{kind}-{name}" / "entry.json"
 
 

@@ -9,19 +9,16 @@ covariance, stepped up to K (Spearman-Brown), in closed form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from prmbench.stats.weighted import cluster_weights, moments, ratio, weighted_auc, weighted_midranks
+from prmbench.stats.weighted import moments, ratio, weighted_auc, weighted_midranks
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-_BLOCK = 1 << 23  # numbers of a block of weights
 
 
 @dataclass(frozen=True)
@@ -102,18 +99,6 @@ def reliability_figures(branches: Branches, weights: Floats) -> dict[str, Floats
             "reliability": np.where(whole > 0, 1 - _noise(branches, weights) / whole, np.nan),
             "within": np.where(within > 1e-12, 1 - _noise_within(branches, weights) / within, np.nan),
         }
-
-
-def resample(
-    branches: Branches, figures: Callable[[Floats], dict[str, Floats]], n_resamples: int, rng: np.random.Generator
-) -> dict[str, Floats]:
-    """Figures of bootstrap samples that draw clusters. figures: of rows of weights. Each float64, shape [n_resamples]."""
-    n = len(branches.right)
-    block = max(1, _BLOCK // n)
-    parts: list[dict[str, Floats]] = []
-    for start in range(0, n_resamples, block):
-        parts.append(figures(cluster_weights(branches.cluster, min(block, n_resamples - start), rng)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def _noise(branches: Branches, weights: Floats) -> Floats:

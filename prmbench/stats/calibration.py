@@ -86,3 +86,18 @@ def reliability(
         predicted = np.bincount(index, weights=weight * probability, minlength=n_bins) / mass
         observed = np.bincount(index, weights=weight * outcome, minlength=n_bins) / mass
     return Reliability(predicted, observed, mass / mass.sum())
+
+
+def ece_rows(probability: Floats, outcome: Floats, weights: Floats, n_bins: int = N_BINS) -> Floats:
+    """Expected calibration error (`Reliability.ece`) under each row of weights.
+
+    Args:
+        probability, outcome: float64, shape [n]. weights: float64, shape [rows, n].
+
+    Returns:
+        float64, shape [rows].
+    """
+    index = np.minimum((probability * n_bins).astype(np.int64), n_bins - 1)
+    inside = (index[:, None] == np.arange(n_bins)).astype(np.float64)
+    gap = weights @ (inside * (probability - outcome)[:, None])  # mass times mean difference, bin by bin
+    return np.abs(gap).sum(axis=1) / weights.sum(axis=1)

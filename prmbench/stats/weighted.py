@@ -6,12 +6,15 @@ figure here takes weights, float64, shape [rows, n], and gives one number a row;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+_BLOCK = 1 << 23  # weights held at once
 
 
 def cluster_weights(cluster: NDArray[np.int64], n_resamples: int, rng: np.random.Generator) -> Floats:
@@ -26,6 +29,27 @@ def cluster_weights(cluster: NDArray[np.int64], n_resamples: int, rng: np.random
     n_clusters = int(cluster.max()) + 1
     drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_resamples)
     return drawn[:, cluster].astype(np.float64)
+
+
+def resample(
+    cluster: NDArray[np.int64],
+    figures: Callable[[Floats], dict[str, Floats]],
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> dict[str, Floats]:
+    """Figures of bootstrap samples that draw clusters, a block of samples at a time.
+
+    Args:
+        cluster: as in `cluster_weights`. figures: of weights, float64, shape [rows, n]; a number a row each.
+
+    Returns:
+        Each float64, shape [n_resamples]; empty without resamples.
+    """
+    block = max(1, _BLOCK // len(cluster))
+    parts: list[dict[str, Floats]] = []
+    for start in range(0, n_resamples, block):
+        parts.append(figures(cluster_weights(cluster, min(block, n_resamples - start), rng)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def _ties(values: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from prmbench.stats.branches import Branches, reliability_figures, resample, signal_figures
+from prmbench.stats.branches import Branches, reliability_figures, signal_figures
+from prmbench.stats.weighted import resample
 
 
 def make(n_states=60, top=5, rolled=6, seed=0, problems=30):
@@ -120,8 +121,8 @@ def test_weights_are_repetition():
 
 def test_resamples_are_of_problems():
     branches, _, signal = make()
-    samples = resample(branches, lambda w: signal_figures(signal, branches, w), 300, np.random.default_rng(0))
-    again = resample(branches, lambda w: signal_figures(signal, branches, w), 300, np.random.default_rng(0))
+    samples = resample(branches.cluster, lambda w: signal_figures(signal, branches, w), 300, np.random.default_rng(0))
+    again = resample(branches.cluster, lambda w: signal_figures(signal, branches, w), 300, np.random.default_rng(0))
     assert samples["auc"].shape == (300,)
     assert (samples["auc"] == again["auc"]).all()
     assert samples["pearson"].mean() == pytest.approx(one(branches, signal)["pearson"], abs=0.02)

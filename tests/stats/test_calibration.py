@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from prmbench.stats.calibration import brier, margin_logit, reliability, sigmoid, softplus
+from prmbench.stats.calibration import brier, ece_rows, margin_logit, reliability, sigmoid, softplus
 
 predictions = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 
@@ -71,3 +71,14 @@ def test_wrong_probabilities_are_refused():
         reliability(np.array([1.2]), np.array([1.0]))
     with pytest.raises(ValueError, match="at least one"):
         reliability(np.array([]), np.array([]))
+
+
+def test_ece_under_weights_is_that_of_repeated_items():
+    rng = np.random.default_rng(0)
+    p, outcome = rng.random(40), rng.integers(2, size=40).astype(float)
+    p[:2] = 0.0, 1.0
+    counts = rng.integers(0, 4, size=(5, 40))
+    found = ece_rows(p, outcome, counts.astype(float), 7)
+    for row, ece in zip(counts, found, strict=True):
+        again = reliability(np.repeat(p, row), np.repeat(outcome, row), n_bins=7)
+        assert ece == pytest.approx(again.ece())

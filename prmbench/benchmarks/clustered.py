@@ -1,0 +1,38 @@
+"""Figures with intervals that draw whole clusters (problems) again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.results.schema import Estimate
+from prmbench.stats.bootstrap import interval
+from prmbench.stats.weighted import resample
+
+Floats = NDArray[np.float64]
+
+
+def clustered_estimates(
+    cluster: NDArray[np.int64], figures: Callable[[Floats], dict[str, Floats]], n_resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """Each figure with its percentile interval; the same draws of clusters for every figure of the same items.
+
+    Args:
+        cluster: int64, shape [n], from 0 without gaps. figures: of weights, float64, shape [rows, n]; a number a row each.
+    """
+    values = figures(np.ones((1, len(cluster))))
+    samples = resample(cluster, figures, n_resamples, np.random.default_rng(seed))
+    out = {}
+    for name, (value,) in values.items():
+        low, high = interval(samples[name]) if n_resamples else (np.nan, np.nan)
+        ends = [None if np.isnan(x) or np.isnan(value) else float(x) for x in (low, high)]
+        out[name] = Estimate(value=None if np.isnan(value) else float(value), low=ends[0], high=ends[1])
+    return out
+
+
+def numbered(keys: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Numbers of keys in order of first appearance. int64, shape [n]."""
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], dtype=np.int64)
