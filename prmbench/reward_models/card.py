@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError, nearest
@@ -40,6 +40,14 @@ class Generation(BaseModel):
     top_k: int = Field(0, ge=0, description="0: all tokens")
     max_new_tokens: int = Field(8192, ge=1, description="of a verdict or critique; cut where the model's positions end")
     seed: int = Field(0, ge=0, description="of all random numbers")
+
+    @model_validator(mode="after")
+    def _different_texts(self) -> Generation:
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError(
+                f"{self.n} greedy texts are all the same; give a temperature above 0 (--temperature), or n 1"
+            )
+        return self
 
 
 class Card(BaseModel):
@@ -110,7 +118,9 @@ def make_card(fields: dict[str, Any], where: str) -> Card:
         name = ".".join(str(part) for part in first["loc"])
         known = [f for part in (Card, TokenOptions, MarkLayout, Generation) for f in part.model_fields]
         hint = nearest(name.split(".")[-1], known) if first["type"] == "extra_forbidden" else ""
-        raise UserError(f"{where}: field '{name}': {first['msg'].lower()}{hint}") from None
+        raise UserError(
+            f"{where}: field '{name}': {first['msg'].removeprefix('Value error, ').lower()}{hint}"
+        ) from None
     if card.objective is not None and card.objective not in OBJECTIVE_BETA:
         raise UserError(
             f"{where}: objective '{card.objective}'{nearest(card.objective, OBJECTIVE_BETA)} is not known; "

@@ -133,7 +133,7 @@ def test_a_verdict_is_cut_where_the_positions_end(smol, tmp_path):
         assert alone.tolist() == text.tolist()
 
 
-@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("n", [0, 1])
 def test_judge_equals_a_plain_loop(language_model, smol, n):
     generation = {"n": n, "temperature": 0.0, "max_new_tokens": 6}
     model = load_reward_model(language_model, kind="judge", generation=generation)

@@ -254,7 +254,7 @@ def test_options_that_mean_nothing_here(smol, tmp_path):
     with pytest.raises(UserError, match="a system message, .*: this layout has the bare problem"):
         load_reward_model(folder, preset="trl-prm", tokens={"system": "Be brief."})
     with pytest.raises(UserError, match="'generation' means nothing for the kind classifier"):
-        load_reward_model(folder, preset="trl-prm", generation={"n": 8})
+        load_reward_model(folder, preset="trl-prm", generation={"max_new_tokens": 8})
     with pytest.raises(UserError, match="--engine hff: expected hf or vllm"):
         load_reward_model(folder, preset="trl-prm", engine="hff")
     with pytest.raises(UserError, match="before_steps means nothing where prompt is chat"):

@@ -23,6 +23,11 @@ def test_every_preset_is_a_valid_card_of_a_known_kind(name):
     assert not preset.verified  # until its scores are compared with its authors'
 
 
+def test_several_greedy_texts_are_one():
+    with pytest.raises(UserError, match="field 'generation': 3 greedy texts are all the same"):
+        make_card({"kind": "critic", "generation": {"n": 3}}, "card")
+
+
 def test_what_presets_fix():
     """As the authors' own code has it (see `checked` of each)."""
     shepherd = PRESETS["math-shepherd"].card
