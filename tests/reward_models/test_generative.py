@@ -147,10 +147,29 @@ def test_judge_equals_a_plain_loop(language_model, smol, n):
         ids = [*ids, *smol(("\n\n" if n else "") + VERDICT, add_special_tokens=False)["input_ids"]]
         with torch.no_grad():
             right, wrong = whole(input_ids=torch.tensor([ids])).logits[0, -1, [yes, no]].double().log_softmax(-1)
-        expected.append(float(right - wrong))  # greedy critiques are all the same, and so is their mean
+        expected.append(float(right - wrong))
     found = model.score([model.encode("Short?", ["One."]), model.encode(PROBLEM, STEPS)])[1]
     assert found.scores == pytest.approx(expected, abs=1e-4)
     assert model.fixed_thresholds() == {"step": 0.0}
+
+
+def test_a_judges_score_is_the_log_odds_of_its_mean_probability(language_model, smol):
+    generation = {"n": 3, "temperature": 1.0, "max_new_tokens": 5}
+    model = load_reward_model(language_model, kind="judge", generation=generation)
+    trace = model.encode(PROBLEM, STEPS)
+    found = model.score([trace])[0].scores
+    verdict = smol("\n\n" + VERDICT, add_special_tokens=False)["input_ids"]
+    yes, no = model.pair
+    for step, prompt in enumerate(trace.prompts):
+        means, texts = [], set()
+        for k in range(3):
+            (text,) = write(model.model, [prompt], [trace.rooms[step]], model.stop, model.generation, k)
+            texts.add(tuple(text.tolist()))
+            with torch.no_grad():
+                logits = model.model.model(torch.tensor([[*prompt, *text, *verdict]])).logits[0, -1, [yes, no]].double()
+            means.append(float(logits.softmax(-1)[0]))
+        assert len(texts) > 1
+        assert found[step] == pytest.approx(np.log(np.mean(means) / (1 - np.mean(means))), abs=1e-4)
 
 
 def test_judge_halves_its_batches_where_memory_runs_out(language_model, monkeypatch):
