@@ -166,7 +166,7 @@ def slow_case(tmp_path_factory):
     """Enough work, in small batches, that a signal comes in the middle of it."""
     folder = tmp_path_factory.mktemp("slow")
     checkpoint = support.save_checkpoint(folder / "m")
-    data = support.write_traces(folder / "made.jsonl", 600)
+    data = support.write_traces(folder / "made.jsonl", 300)
     return folder, [
         "eval",
         "--rm",
@@ -182,6 +182,11 @@ def slow_case(tmp_path_factory):
     ]
 
 
+def _interruptible():
+    """A shell's background job ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def interrupt(command, output, after, sent):
     """Send a signal once `after` items are on disk; return the process's exit code and stderr."""
     process = subprocess.Popen(
@@ -189,6 +194,7 @@ def interrupt(command, output, after, sent):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_interruptible,
     )
     items = output / "items.jsonl"
     while process.poll() is None and (not items.exists() or items.read_bytes().count(b"\n") < after):
