@@ -131,7 +131,7 @@ def test_thresholds(implicit, entry, tiny, tiny_tuned):
 
 def test_a_critic_names_the_error_itself(smollm2, tmp_path):
     folder = support_prm.save_causal(tmp_path / "m", support_prm.smol_tokenizer(smollm2), "qwen2")
-    model = load_reward_model(folder, kind="critic", generation={"n": 2, "max_new_tokens": 4})
+    model = load_reward_model(folder, kind="critic", generation={"n": 2, "temperature": 1.0, "max_new_tokens": 4})
     found = score_solutions(model, [Solution("a", "P?", ("x", "y"))], output=tmp_path / "out")
     assert found[0].votes == [None, None]
     assert (found[0].scores, found[0].first_error) == ({}, None)
