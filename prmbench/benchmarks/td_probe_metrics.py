@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 P_MIN = 0.1
 """Branches at least this likely are those that DistRL would use (Eq. 25)."""
 N_POSITIONS = 5
+MIN_RELIABILITY = 0.05
+"""Below it a correlation is not corrected: the correction would multiply it by more than four, and by anything near 0."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +232,8 @@ def _refused(reliability: Estimate, rolled: int, of: str) -> str:
         return "one rollout a branch says nothing of their noise"
     if reliability.value is None:
         return f"the shares do not vary over {of}"
-    if reliability.value <= 0 or (reliability.low is not None and reliability.low <= 0):
-        return f"the shares' reliability over {of} is about 0 (its interval holds 0): all their variance may be rollout noise"
+    if reliability.value < MIN_RELIABILITY or (reliability.low is not None and reliability.low <= 0):
+        return f"the shares' reliability over {of} is about 0 (below {MIN_RELIABILITY}, or its interval holds 0): all their variance may be rollout noise"
     return ""
 
 

@@ -182,6 +182,9 @@ def test_correction_is_refused_where_there_is_only_noise():
     found = compute_td_probe(noise, IPVRM, n_resamples=200, seed=0).branches
     assert found.signals["td"].corrected.value is None
     assert "reliability" in found.notes[0]
+    once = [branch(s, r, right=int((s, r) == (0, 0)), rolled=4, ratio=0.1 * r) for s in range(20) for r in range(5)]
+    found = compute_td_probe(once, IPVRM, n_resamples=200, seed=0).branches  # its reliability is 0 but for rounding
+    assert found.signals["td"].within_corrected.value is None
     single = [branch(s, r, right=int(rng.integers(2)), rolled=1) for s in range(9) for r in range(5)]
     notes = compute_td_probe(single, IPVRM, n_resamples=10, seed=0).branches.notes
     assert all("one rollout" in note for note in notes)
