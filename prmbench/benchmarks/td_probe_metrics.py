@@ -233,7 +233,10 @@ def _refused(reliability: Estimate, rolled: int, of: str) -> str:
     if reliability.value is None:
         return f"the shares do not vary over {of}"
     if reliability.value < MIN_RELIABILITY or (reliability.low is not None and reliability.low <= 0):
-        return f"the shares' reliability over {of} is about 0 (below {MIN_RELIABILITY}, or its interval holds 0): it may all be rollout noise"
+        return (
+            f"the shares' reliability over {of} is about 0 (below {MIN_RELIABILITY}, or its interval holds 0): it may all be "
+            "rollout noise"
+        )
     return ""
 
 
