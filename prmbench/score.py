@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prmbench.benchmarks.processbench import ProcessBenchEntry, describe
 from prmbench.compare import find_entry, read_any_entry
@@ -26,6 +25,7 @@ from prmbench.results.schema import digest
 from prmbench.results.store import RunFolder
 from prmbench.reward_models.base import RewardModel, StepScores
 from prmbench.stats.protocols import STEP_PROTOCOL, TOKEN_PROTOCOLS, token_protocol_scores
+from prmbench.stats.thresholds import first_below
 
 FILE_STEM = "scores"
 TRANSFERABLE = ("gsm8k", "fixed", "oracle")
@@ -266,9 +266,3 @@ def _scored(model: RewardModel, solution: Solution, found: StepScores, threshold
         {name: values.tolist() for name, values in scores.items()},
         first_error=None if threshold is None else first_below(scores[threshold.protocol], threshold.value),
     )
-
-
-def first_below(scores: NDArray[np.float64], threshold: float) -> int:
-    """Index of the first score (float64, shape [n]) below a threshold, -1: none."""
-    below = np.flatnonzero(scores < threshold)
-    return int(below[0]) if len(below) else -1

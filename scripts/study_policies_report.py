@@ -15,7 +15,7 @@ from study_tables import table, with_interval
 from prmbench.miniature.policies import PolicySettings, average, last_third
 from prmbench.replicate.claims import POLICY_CLAIMS, Claim
 from prmbench.replicate.figures import BEST, LABELS, Row, outcome, rm_accuracy, rm_pairs, rm_score
-from prmbench.replicate.judge import VERDICTS, judge
+from prmbench.replicate.judge import count_verdicts, judge
 from prmbench.replicate.runs import Run
 from prmbench.stats.nested import nested_interval
 from prmbench.stats.seeds import Verdict
@@ -75,7 +75,7 @@ def report(found: list[Row], searched: list[Row], base: PolicySettings, folder: 
         f"Candidates of DistRL (P_min 0.1): {sizes} a state, {masses} % of pi_old.\n\n",
         "![Learning curves](policies-curves.svg)\n\n",
         "### The paper's orderings\n\n",
-        ", ".join(f"{[c[-1] for c in claims].count(name)} {name}" for name in VERDICTS),
+        count_verdicts([claim[-1] for claim in claims]),
         ". Paired by seed; `appears` and `does not appear` mean that the "
         "difference's 95% interval over seeds is on one side of 0. Beside: a two-level bootstrap over seeds x problems where the "
         "figure is one of problems, which with so few seeds is too narrow.\n\n",

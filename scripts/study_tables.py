@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prmbench.replicate.claims import Claim
-from prmbench.replicate.judge import VERDICTS, judge
+from prmbench.replicate.judge import count_verdicts, judge
 from prmbench.replicate.work import Results
 from prmbench.stats.seeds import seed_mean
 
@@ -32,7 +32,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def claims_table(claims: Sequence[Claim], found: Results) -> str:
     """How many claims came out how, and each of them, as Markdown."""
     judged = [one for claim in claims if (one := judge(claim, found)) is not None]
-    counts = ", ".join(f"{sum(j.verdict == name for j in judged)} {name}" for name in VERDICTS)
+    counts = count_verdicts([j.verdict for j in judged])
     rows = ([j.claim.where, j.claim.text, j.shown, j.verdict] for j in judged)
     return f"{counts}.\n\n" + table(["paper", "claim", "difference", "here"], rows)
 

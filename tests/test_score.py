@@ -15,8 +15,9 @@ from prmbench.cli import app
 from prmbench.data.solutions import Solution
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.score import Scored, Threshold, find_threshold, first_below, score_solutions
+from prmbench.score import Scored, Threshold, find_threshold, score_solutions
 from prmbench.score_view import render
+from prmbench.stats.thresholds import first_below
 
 
 @pytest.fixture(scope="module")

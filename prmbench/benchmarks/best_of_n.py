@@ -21,6 +21,7 @@ from prmbench.benchmarks.best_of_n_metrics import (
     parse_candidate,
     read_candidates,
 )
+from prmbench.benchmarks.missing import run_missing
 from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench import describe
 from prmbench.data.candidates import Candidate
@@ -28,18 +29,15 @@ from prmbench.data.prompts import PromptTemplate
 from prmbench.data.tokens import EncodedTrace, TraceEncoder, ids_hash, split_response
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens, plan_batches
-from prmbench.engines.hf import BatchRunner
 from prmbench.errors import UserError
 from prmbench.progress import progress
-from prmbench.results.items import read_described, statistics_of
+from prmbench.results.items import recompute_entry
 from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import (
-    ENTRY_NAME,
     Benchmark,
     Entry,
     digest,
     make_benchmark,
-    read_entry,
 )
 from prmbench.results.store import RunFolder, slug
 from prmbench.reward_models.base import RewardModel
@@ -216,18 +214,12 @@ def evaluate_best_of_n(
 
 
 def recompute_best_of_n(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> BestOfNEntry:
-    """Every metric again from the items of a run's folder, without a model; the entry beside them says what they are.
+    """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
 
-    Raises:
-        UserError: no entry, or items other than those it describes.
-    """
-    folder = path if path.is_dir() else path.parent
-    old = read_entry(folder / ENTRY_NAME, BestOfNEntry)
-    items = read_described(folder, old.items, read_candidates)
-    statistics = statistics_of(old.provenance, n_resamples, seed)
-    provenance = old.provenance and old.provenance.model_copy(update=statistics)
-    metrics = compute_best_of_n(items, Convention.of(old.subject), sizes=old.metrics.sizes, **statistics)
-    return old.model_copy(update={"metrics": metrics, "provenance": provenance})
+    def compute(items: Sequence[CandidateItem], old: BestOfNEntry, **statistics: int) -> BestOfNMetrics:
+        return compute_best_of_n(items, Convention.of(old.subject), sizes=old.metrics.sizes, **statistics)
+
+    return recompute_entry(path, BestOfNEntry, read_candidates, compute, n_resamples=n_resamples, seed=seed)
 
 
 def best_of_n_benchmark(items: Sequence[CandidateItem], rules: dict[str, Any], limit: int | None) -> Benchmark:
@@ -262,12 +254,9 @@ def _score_missing(
     folder: RunFolder[CandidateItem],
     batch_tokens: int,
 ) -> int:
-    """Score batches with anything missing, whole, so that the numbers stay the same. Returns tokens run through the model."""
+    """Score what is missing. Returns tokens run through the model."""
     lengths = [len(one) for one in encoded]
     missing = {i for i, one in enumerate(judged.candidates) if one.key not in done}
-    batches = plan_batches(lengths, batch_tokens)
-    todo = [batch for batch in batches if missing & set(batch)]
-    runner = BatchRunner(batch_tokens)
 
     def score(indices: Sequence[int]) -> None:
         batch = [encoded[i] for i in indices]
@@ -279,14 +268,8 @@ def _score_missing(
             for i, values in zip(indices, model.token_values(batch), strict=True):
                 items.append(_item(judged, i, encoded[i], None, values))
         folder.append(item for i, item in zip(indices, items, strict=True) if i in missing)
-        advance(sum(lengths[i] for i in indices))
 
-    total = sum(lengths)
-    left = sum(lengths[i] for batch in todo for i in batch)
-    with progress("scoring", total, "tokens", done=total - left) as advance:
-        for batch in todo:
-            runner.run(batch, lengths, score)
-    return left
+    return run_missing("scoring", plan_batches(lengths, batch_tokens), lengths, missing, batch_tokens, score)
 
 
 def _item(

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from prmbench.benchmarks.best_of_n import Judged, check_positions, encode_candidates, judge
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
+from prmbench.benchmarks.missing import run_missing
 from prmbench.benchmarks.processbench import describe
 from prmbench.benchmarks.td_probe_metrics import link_margin
 from prmbench.data.candidates import Candidate
@@ -24,9 +25,7 @@ from prmbench.data.records import check_fields, read_records
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens, plan_batches
-from prmbench.engines.hf import BatchRunner
 from prmbench.errors import UserError
-from prmbench.progress import progress
 from prmbench.results.items import recompute_entry
 from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, digest, make_benchmark
@@ -261,9 +260,11 @@ def calibration_benchmark(items: Sequence[CalibrationItem], rules: dict[str, Any
 
 def recompute_calibration(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> CalibrationEntry:
     """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
-    return recompute_entry(
-        path, CalibrationEntry, read_calibration_items, compute_calibration, n_resamples=n_resamples, seed=seed
-    )
+
+    def compute(items: Sequence[CalibrationItem], old: CalibrationEntry, **statistics: int) -> CalibrationMetrics:
+        return compute_calibration(items, old.subject, **statistics)
+
+    return recompute_entry(path, CalibrationEntry, read_calibration_items, compute, n_resamples=n_resamples, seed=seed)
 
 
 def _value_missing(
@@ -274,12 +275,9 @@ def _value_missing(
     folder: RunFolder[CalibrationItem],
     batch_tokens: int,
 ) -> int:
-    """Value batches with anything missing. Returns tokens run through the model."""
+    """Value what is missing. Returns tokens run through the model."""
     lengths = [len(one) for one in encoded]
     missing = {i for i, one in enumerate(judged.candidates) if one.key not in done}
-    todo = [batch for batch in plan_batches(lengths, batch_tokens) if missing & set(batch)]
-    left = sum(lengths[i] for batch in todo for i in batch)
-    runner = BatchRunner(batch_tokens)
 
     def score(indices: Sequence[int]) -> None:
         items = []
@@ -289,9 +287,5 @@ def _value_missing(
             sums = [float(upto[k - 1]) for k in t]
             items.append(CalibrationItem(one.subset, one.id, one.sample, one.digest(), judged.correct[i], t, sums))
         folder.append(item for item in items if item.key not in done)
-        advance(sum(lengths[i] for i in indices))
 
-    with progress("valuing", sum(lengths), "tokens", done=sum(lengths) - left) as advance:
-        for batch in todo:
-            runner.run(batch, lengths, score)
-    return left
+    return run_missing("valuing", plan_batches(lengths, batch_tokens), lengths, missing, batch_tokens, score)

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
+from prmbench.benchmarks.missing import run_missing
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import check_fields, read_records
 from prmbench.data.tokens import ids_hash
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens, plan_batches
-from prmbench.engines.hf import BatchRunner
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.progress import progress
 from prmbench.results.items import recompute_entry
 from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, digest, make_benchmark
@@ -109,9 +108,7 @@ def candidate_sums(logprobs: Floats, p_min: float) -> tuple[int, float, int]:
     return int(size.sum()), float((p * likely).sum()), int((size >= 2).sum())
 
 
-def compute_candidates(
-    items: Sequence[CandidatesItem], subject: Subject, *, n_resamples: int, seed: int
-) -> CandidatesMetrics:
+def compute_candidates(items: Sequence[CandidatesItem], *, n_resamples: int, seed: int) -> CandidatesMetrics:
     """All figures, from items alone: means over states; intervals draw problems with replacement."""
     cluster = numbered([(item.subset, item.id) for item in items])
     states = np.array([item.n_tokens for item in items], dtype=np.float64)
@@ -204,7 +201,7 @@ def evaluate_candidates(
         entry = CandidatesEntry(
             subject=subject,
             benchmark=candidates_benchmark(items, rules),
-            metrics=compute_candidates(items, subject, n_resamples=n_resamples, seed=seed),
+            metrics=compute_candidates(items, n_resamples=n_resamples, seed=seed),
             items=written,
             provenance=run_provenance(
                 policy.encoder,
@@ -236,9 +233,11 @@ def candidates_benchmark(items: Sequence[CandidatesItem], rules: dict[str, Any])
 
 def recompute_candidates(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> CandidatesEntry:
     """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
-    return recompute_entry(
-        path, CandidatesEntry, read_candidates_items, compute_candidates, n_resamples=n_resamples, seed=seed
-    )
+
+    def compute(items: Sequence[CandidatesItem], _: CandidatesEntry, **statistics: int) -> CandidatesMetrics:
+        return compute_candidates(items, **statistics)
+
+    return recompute_entry(path, CandidatesEntry, read_candidates_items, compute, n_resamples=n_resamples, seed=seed)
 
 
 def _measure_missing(
@@ -251,12 +250,12 @@ def _measure_missing(
     p_mins: Sequence[float],
     batch_tokens: int,
 ) -> int:
-    """Measure batches with anything missing. Returns tokens run through the policy."""
+    """Measure what is missing. Returns tokens run through the policy."""
     own = [prompts[subset, one.id] for subset, one in rollouts]
     ids = [np.concatenate([prompt, one.ids]) for prompt, (_, one) in zip(own, rollouts, strict=True)]
     lengths = [len(one) for one in ids]
     top = int(1 / min(p_mins))  # no more tokens can have so much each
-    runner = BatchRunner(batch_tokens)
+    missing = {i for i, (subset, one) in enumerate(rollouts) if (subset, f"{one.id}/{one.sample}") not in done}
 
     def measure(indices: Sequence[int]) -> None:
         first = [len(own[i]) for i in indices]
@@ -268,13 +267,5 @@ def _measure_missing(
             sums = {str(p): candidate_sums(one.topk_logprobs, p) for p in sorted(p_mins)}
             items.append(CandidatesItem(subset, of.id, of.sample, digests[subset, of.id], len(of.ids), sums))
         folder.append(item for item in items if item.key not in done)
-        advance(sum(lengths[i] for i in indices))
 
-    batches = plan_batches(lengths, batch_tokens)
-    missing = {i for i, (subset, one) in enumerate(rollouts) if (subset, f"{one.id}/{one.sample}") not in done}
-    todo = [batch for batch in batches if missing & set(batch)]
-    left = sum(lengths[i] for batch in todo for i in batch)
-    with progress("measuring", sum(lengths), "tokens", done=sum(lengths) - left) as advance:
-        for batch in todo:
-            runner.run(batch, lengths, measure)
-    return left
+    return run_missing("measuring", plan_batches(lengths, batch_tokens), lengths, missing, batch_tokens, measure)

@@ -341,8 +341,8 @@ def build_policy_entry(
 def recompute_policy(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> PolicyEntry:
     """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
 
-    def compute(items: Sequence[CompletionItem], _: Subject, n_resamples: int, seed: int) -> PolicyMetrics:
-        return compute_policy_metrics(items, n_resamples, seed)
+    def compute(items: Sequence[CompletionItem], _: PolicyEntry, **statistics: int) -> PolicyMetrics:
+        return compute_policy_metrics(items, **statistics)
 
     return recompute_entry(path, PolicyEntry, read_completions, compute, n_resamples=n_resamples, seed=seed)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prmbench.benchmarks.missing import run_missing
 from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench_metrics import compute_metrics
 from prmbench.benchmarks.processbench_schema import Plan, ProcessBenchMetrics
@@ -19,7 +20,6 @@ from prmbench.engines.batching import default_batch_tokens, plan_batches
 from prmbench.engines.hf import BatchRunner
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError
-from prmbench.progress import progress
 from prmbench.results.items import TraceItem, parse_item, read_items
 from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import (
@@ -285,28 +285,16 @@ def _score_missing(
     batch_tokens: int,
     share: Share,
 ) -> int:
-    """Score this process's batches. A batch with anything missing is scored whole, so that the numbers stay the same.
-
-    Returns:
-        Tokens run through the model.
-    """
+    """Score what is missing of this process's batches. Returns tokens run through the model."""
     lengths = [len(one) for one in encoded]
     missing = {i for i, trace in enumerate(traces) if (trace.subset, trace.id) not in done}
     mine = plan_batches(lengths, batch_tokens)[share.rank :: share.count]
-    todo = [batch for batch in mine if missing & set(batch)]
-    runner = BatchRunner(batch_tokens)
-    before = sum(lengths[i] for batch in mine for i in batch) - sum(lengths[i] for batch in todo for i in batch)
 
     def score(indices: Sequence[int]) -> None:
         scores = model.score([encoded[i] for i in indices])
         folder.append(_item(traces[i], one) for i, one in zip(indices, scores, strict=True) if i in missing)
-        advance(sum(lengths[i] for i in indices))
 
-    total = sum(lengths[i] for batch in mine for i in batch)
-    with progress("scoring", total, "tokens", done=before, quiet=not share.main) as advance:
-        for batch in todo:
-            runner.run(batch, lengths, score)
-    return total - before
+    return run_missing("scoring", mine, lengths, missing, batch_tokens, score, quiet=not share.main)
 
 
 def _item(trace: Trace, scores: StepScores) -> TraceItem:

@@ -152,8 +152,9 @@ def predict(
     out: dict[str, Predictions] = {}
     for name, (mine, rows) in scored.items():
         chosen = _thresholds(found, name, [item.id for item in mine], policy, fixed_thresholds.get(protocol), seed)
-        flagged = [np.flatnonzero(row < t) for row, t in zip(rows, chosen, strict=True)]
-        predicted = np.array([int(steps[0]) if len(steps) else -1 for steps in flagged], dtype=np.int64)
+        predicted = np.array(
+            [thresholds.first_below(row, t) for row, t in zip(rows, chosen, strict=True)], dtype=np.int64
+        )
         out[name] = Predictions(mine, predicted, chosen)
     return out
 

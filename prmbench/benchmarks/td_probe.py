@@ -196,7 +196,11 @@ def td_probe_benchmark(items: Sequence[BranchItem], rules: dict[str, Any]) -> Be
 
 def recompute_td_probe(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> TDProbeEntry:
     """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
-    return recompute_entry(path, TDProbeEntry, read_branches, compute_td_probe, n_resamples=n_resamples, seed=seed)
+
+    def compute(items: Sequence[BranchItem], old: TDProbeEntry, **statistics: int) -> TDProbeMetrics:
+        return compute_td_probe(items, old.subject, **statistics)
+
+    return recompute_entry(path, TDProbeEntry, read_branches, compute, n_resamples=n_resamples, seed=seed)
 
 
 def _check_vocabulary(model: ImplicitRewardModel, policy: Policy) -> None:

@@ -44,6 +44,11 @@ def judge(claim: Claim, results: Results) -> Judged | None:
     return Judged(claim, difference, verdict, np.subtract(first, second).tolist())
 
 
+def count_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """How many claims came out how, in words."""
+    return ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS)
+
+
 def with_interval(found: SeedMean, digits: int, *, sign: bool = False) -> str:
     """A mean over seeds with its interval, where there is one."""
     plus = "+" if sign else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from prmbench.leaderboard import read_reported
 from prmbench.leaderboard_pages import environment, markdown_table
 from prmbench.replicate.claims import CLAIMS
-from prmbench.replicate.judge import VERDICTS, Judged, cell_text, judge, our_ordering, paper_orderings
+from prmbench.replicate.judge import Judged, cell_text, count_verdicts, judge, our_ordering, paper_orderings
 from prmbench.replicate.layout import ABSENT, NUMBERS, Layout
 from prmbench.replicate.pictures import figure_six, learning_curves
 from prmbench.replicate.runs import POLICIES, REWARD_MODELS, Lab
@@ -85,7 +85,7 @@ def write_pages(
         )
     others = [j for j in shown if not j.claim.tables & wanted]
     missing = [f"Table {number}: {ABSENT[number]}" for number in absent]
-    counts = ", ".join(f"{sum(j.verdict == v for j in shown)} {v}" for v in VERDICTS)
+    counts = count_verdicts([j.verdict for j in shown])
     about = (
         f"Seeds {', '.join(map(str, seeds))}. Means over seeds with the 95% Student-t interval of the mean. A synthetic world and "
         "tiny models: only orderings compare with the paper's."

@@ -175,7 +175,7 @@ def recompute_entry(
     """An entry with every metric computed again from its items.
 
     Args:
-        path: the run's folder, or a file in it. compute: of items and subject, with ``n_resamples`` and ``seed``.
+        path: the run's folder, or a file in it. compute: metrics of items and the old entry, with ``n_resamples`` and ``seed``.
 
     Raises:
         UserError: no entry, or items other than those it describes.
@@ -185,7 +185,5 @@ def recompute_entry(
     items = read_described(folder, old.items, read)
     statistics = statistics_of(old.provenance, n_resamples, seed)
     provenance = old.provenance and old.provenance.model_copy(update=statistics)
-    again: EntryType = old.model_copy(
-        update={"metrics": compute(items, old.subject, **statistics), "provenance": provenance}
-    )
+    again: EntryType = old.model_copy(update={"metrics": compute(items, old, **statistics), "provenance": provenance})
     return again

@@ -82,6 +82,12 @@ def matches(scores: Sequence[Sequence[float] | Floats], labels: Sequence[int] | 
     return Matches(low, np.where(ends > starts, high, np.inf), has_error)
 
 
+def first_below(scores: Floats, threshold: float) -> int:
+    """The prediction: index of the first step whose score (float64, shape [n_steps]) is below the threshold, -1: none."""
+    below = np.flatnonzero(scores < threshold)
+    return int(below[0]) if len(below) else -1
+
+
 def f1_from_counts(
     hit_error: Ints | int, n_error: Ints | int, hit_correct: Ints | int, n_correct: Ints | int
 ) -> Floats:

@@ -18,11 +18,9 @@ from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.results.schema import Subject
 from prmbench.rollouts import load_policy, read_rollouts
 
 PROBLEMS = {"a": [Problem(f"p{i}", f"What is {i} + 1?", str(i)) for i in range(4)]}
-SUBJECT = Subject(name="x", source=None, kind="policy")
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.05, 0.1, 0.2, 0.34]))
@@ -46,7 +44,7 @@ def test_means_are_over_states():
         CandidatesItem("s", "a", 0, "d", 10, {"0.1": (12, 9.0, 2)}),
         CandidatesItem("s", "b", 0, "d", 30, {"0.1": (33, 29.0, 3)}),
     ]
-    found = compute_candidates(items, SUBJECT, n_resamples=100, seed=0)
+    found = compute_candidates(items, n_resamples=100, seed=0)
     assert found.p_min["0.1"].size.value == pytest.approx(45 / 40)
     assert found.p_min["0.1"].mass.value == pytest.approx(38 / 40)
     assert found.p_min["0.1"].several.value == pytest.approx(5 / 40)
