@@ -46,7 +46,7 @@ def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens
     import torch
 
     from prmbench.engines.batching import plan_batches
-    from prmbench.engines.hf import HEAD_BLOCK
+    from prmbench.engines.head import HEAD_BLOCK
 
     start = time.perf_counter()
     with torch.inference_mode():

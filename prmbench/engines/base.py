@@ -15,7 +15,8 @@ from prmbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from prmbench.engines.generate import Completion, Request
-    from prmbench.engines.hf import Quantity, TokenScores
+    from prmbench.engines.head import Quantity
+    from prmbench.engines.hf import TokenScores
 
 ENGINES = ("hf", "vllm")
 

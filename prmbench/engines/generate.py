@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
+from prmbench.engines.attention import attend_in_groups
 from prmbench.engines.hf import HFEngine
+from prmbench.engines.kv_cache import growing_cache
 from prmbench.engines.sampling import SamplingParams, choose, uniforms
 
 FinishReason = Literal["stop", "length"]
@@ -97,7 +98,7 @@ def generate(
     expand = torch.tensor(which, device=device)
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     padded = bool((mask == 0).any())
-    cache = DynamicCache(config=engine.model.config)
+    cache = growing_cache(engine.model.config)
     alive = torch.arange(len(requests), device=device)
     going = torch.ones(len(requests), dtype=torch.bool, device=device)
     stops = torch.tensor(sorted(stop), device=device)
@@ -105,35 +106,38 @@ def generate(
     written: list[list[int]] = [[] for _ in requests]
     finished = [False] * len(requests)
 
-    for t in range(room):
-        states = engine.trunk(
-            input_ids=ids,
-            attention_mask=mask if padded else None,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        if t == 0 and len(prompts) < len(requests):  # a prompt was run once for all of its completions
-            cache.batch_select_indices(expand)
-            states, positions, mask = states[expand], positions[expand], mask[expand]
-        token = choose(engine.logits(states), noise[alive, t], params)
-        if t == 0:
-            token = torch.where(forced >= 0, forced, token)
-        ends = torch.isin(token, stops)
-        for row, value, end, live in zip(alive.tolist(), token.tolist(), ends.tolist(), going.tolist(), strict=True):
-            if live:
-                written[row].append(value)
-                finished[row] = end
-        going &= ~ends & (last[alive] > t)
-        n_going = int(going.sum())
-        if n_going == 0:
-            break
-        ids, positions = token[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
-        if n_going < _COMPACT * len(going):
-            kept = going.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            ids, positions, mask, alive, going = ids[kept], positions[kept], mask[kept], alive[kept], going[kept]
+    with attend_in_groups(engine.trunk):
+        for t in range(room):
+            states = engine.trunk(
+                input_ids=ids,
+                attention_mask=mask if padded else None,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            if t == 0 and len(prompts) < len(requests):  # a prompt was run once for all of its completions
+                cache.batch_select_indices(expand)
+                states, positions, mask = states[expand], positions[expand], mask[expand]
+            token = choose(engine.logits(states), noise[alive, t], params)
+            if t == 0:
+                token = torch.where(forced >= 0, forced, token)
+            ends = torch.isin(token, stops)
+            for row, value, end, live in zip(
+                alive.tolist(), token.tolist(), ends.tolist(), going.tolist(), strict=True
+            ):
+                if live:
+                    written[row].append(value)
+                    finished[row] = end
+            going &= ~ends & (last[alive] > t)
+            n_going = int(going.sum())
+            if n_going == 0:
+                break
+            ids, positions = token[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
+            if n_going < _COMPACT * len(going):
+                kept = going.nonzero()[:, 0]
+                cache.batch_select_indices(kept)
+                ids, positions, mask, alive, going = ids[kept], positions[kept], mask[kept], alive[kept], going[kept]
     return [
         Completion(np.array(tokens, dtype=np.int64), "stop" if done else "length")
         for tokens, done in zip(written, finished, strict=True)

@@ -1,8 +1,8 @@
 """The Hugging Face engine: run token ids through a model once, return only what is asked for (DESIGN 3).
 
-Log-probs come from hidden states, a block of rows at a time, in float32: the full ``[batch, sequence, vocabulary]``
-logits never exist. Batches are padded on the right and run without an attention mask: in a causal model no real
-position looks at what follows it, and attention kernels are faster without a mask.
+Log-probs come from hidden states, a tile of rows and vocabulary at a time, in float32 (`prmbench.engines.head`): the full
+``[batch, sequence, vocabulary]`` logits never exist. Batches are padded on the right and run without an attention mask: in a
+causal model no real position looks at what follows it, and attention kernels are faster without a mask.
 
 Tolerance: in float32 a sequence's log-probs do not depend on what else is in its batch by more than 1e-4 a token (the
 tests hold it to that; matrix kernels sum in another order for another shape). The same batch gives the same bits.
@@ -12,14 +12,24 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prmbench.engines.head import (
+    HEAD_BLOCK,
+    QUANTITIES,
+    TILE_ROWS,
+    Quantity,
+    Tile,
+    head_logits,
+    logit_tiles,
+    read_tiles,
+)
 from prmbench.engines.loading import eos_ids
 from prmbench.errors import UserError
 
@@ -28,11 +38,6 @@ if TYPE_CHECKING:
 
     from prmbench.engines.generate import Completion, Request
     from prmbench.engines.sampling import SamplingParams
-
-Quantity = Literal["logprob", "logit", "logsumexp", "topk", "hidden"]
-QUANTITIES: tuple[Quantity, ...] = ("logprob", "logit", "logsumexp", "topk", "hidden")
-
-HEAD_BLOCK = 1 << 24  # logits held at once, in numbers (64 MiB of float32)
 
 
 @dataclass(frozen=True)
@@ -148,28 +153,18 @@ class HFEngine:
         self, states: torch.Tensor, targets: torch.Tensor, want: frozenset[Quantity], top: int
     ) -> dict[str, np.ndarray]:
         parts: dict[str, list[torch.Tensor]] = {}
-
-        def keep(name: str, value: torch.Tensor) -> None:
-            parts.setdefault(name, []).append(value.cpu())
-
         if "hidden" in want:
-            keep("hidden", states.float())
+            parts["hidden"] = [states.float().cpu()]
         if want - {"hidden"}:
-            block = max(1, HEAD_BLOCK // self.vocabulary)
-            for start in range(0, len(states), block):
-                logits = self.logits(states[start : start + block])
-                total = torch.logsumexp(logits, dim=-1)
-                logit = logits.gather(1, targets[start : start + block, None])[:, 0]
-                if "logprob" in want:
-                    keep("logprob", (logit - total).double())
-                if "logit" in want:
-                    keep("logit", logit.double())
-                if "logsumexp" in want:
-                    keep("logsumexp", total.double())
-                if "topk" in want:
-                    best = logits.topk(min(top, self.vocabulary), dim=-1)
-                    keep("topk_ids", best.indices)
-                    keep("topk_logprobs", (best.values - total[:, None]).double())
+            whole_rows = type(self.head) is not torch.nn.Linear  # an adapter on the output layer
+            rows = max(1, HEAD_BLOCK // self.vocabulary) if whole_rows else TILE_ROWS
+            for part, tokens in zip(states.split(rows), targets.split(rows), strict=True):
+                if whole_rows:
+                    tiles: Iterable[Tile] = [(0, self.logits(part))]
+                else:
+                    tiles = logit_tiles(part, self._head_weight(), self.head.bias, self.finish)
+                for name, value in read_tiles(tiles, tokens, want, top).items():
+                    parts.setdefault(name, []).append(value.cpu())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
     @torch.inference_mode()
@@ -194,12 +189,15 @@ class HFEngine:
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         if type(self.head) is not torch.nn.Linear:  # an adapter on the output layer
             return self.head(states).float()
+        return head_logits(states, self._head_weight(), self.head.bias)
+
+    def _head_weight(self) -> torch.Tensor:
         weight = self.head.weight
         if weight.dtype != torch.float32 and not weight.is_cuda:
             if self._weight32 is None:  # once, not every block
                 self._weight32 = weight.detach().float()
-            weight = self._weight32
-        return head_logits(states, weight, self.head.bias)
+            return self._weight32
+        return weight
 
     @torch.inference_mode()
     def _find_logit_map(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -252,24 +250,6 @@ def states_at(
     columns = torch.from_numpy(np.concatenate(positions)).to(device)
     picked: torch.Tensor = states[rows, columns]
     return picked
-
-
-def head_logits(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """An output layer with float32 results, whatever the types and autocast: a half-precision logit would round a log-prob
-    by up to 0.1.
-
-    Args:
-        states: shape [rows, width]. weight: shape [vocabulary, width]. bias: shape [vocabulary] or None.
-
-    Returns:
-        float32, shape [rows, vocabulary].
-    """
-    with torch.autocast(states.device.type, enabled=False):
-        if states.is_cuda and torch.float32 not in (states.dtype, weight.dtype):
-            logits = torch.mm(states, weight.T.to(states.dtype), out_dtype=torch.float32)
-        else:
-            logits = torch.nn.functional.linear(states.float(), weight.float())
-        return logits if bias is None else logits + bias.float()
 
 
 class BatchRunner:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
 from prmbench.engines.generate import Completion, Request
-from prmbench.engines.hf import Quantity, TokenScores
+from prmbench.engines.head import Quantity
+from prmbench.engines.hf import TokenScores
 from prmbench.engines.loading import LoadOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, first_line

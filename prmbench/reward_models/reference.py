@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prmbench.engines.base import Engine
 from prmbench.engines.cache import Identity, LogprobCache, Shape
-from prmbench.engines.hf import HEAD_BLOCK
+from prmbench.engines.head import HEAD_BLOCK, TILE_ROWS, tile_width
 from prmbench.engines.loading import LoadOptions
 
 
@@ -91,7 +91,7 @@ def reference_identity(weights: str, engine: str, options: LoadOptions, *, plain
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),
         "matmul": torch.get_float32_matmul_precision(),
-        "head": f"{HEAD_BLOCK}{'' if plain_head else ' wrapped'}",
+        "head": f"{TILE_ROWS} x {tile_width(device)}" if plain_head else f"{HEAD_BLOCK} wrapped",
     }
     if device.type == "cuda":
         kernels["gpu"] = torch.cuda.get_device_name(device)

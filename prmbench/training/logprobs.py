@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prmbench.engines.hf import HEAD_BLOCK, head_logits
+from prmbench.engines.head import HEAD_BLOCK, head_logits
 
 LogitMap = Callable[[Tensor], Tensor] | None
 

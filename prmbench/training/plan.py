@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.problems import load_problems
-from prmbench.engines.hf import HEAD_BLOCK
+from prmbench.engines.head import HEAD_BLOCK
 from prmbench.errors import UserError
 from prmbench.training.objectives import find_objective
 from prmbench.training.options import Backbone, Expected, LoraOptions, Optimisation

@@ -23,9 +23,10 @@ def test_frequencies_are_the_softmax():
     assert stats.chisquare(counts, expected / expected.sum() * counts.sum()).pvalue > 1e-3
 
 
-def slow_allowed(probs, params):
-    """Tokens that top-k and top-p leave, one at a time."""
-    order = sorted(range(len(probs)), key=lambda i: -probs[i])
+def slow_allowed(logits, params):
+    """Tokens that top-k and top-p leave, one at a time, by logit: those tell more tokens apart than probabilities."""
+    probs = torch.softmax(torch.tensor(logits).double(), -1).tolist()
+    order = sorted(range(len(probs)), key=lambda i: -logits[i])
     if params.top_k:
         order = order[: params.top_k]
     kept, mass = [], 0.0
@@ -47,8 +48,7 @@ def slow_allowed(probs, params):
 def test_only_allowed_tokens_are_chosen(logits, top_p, top_k, uniform):
     params = SamplingParams(top_p=top_p, top_k=top_k)
     found = int(choose(torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64), params)[0])
-    probs = torch.softmax(torch.tensor(logits).double(), -1).tolist()
-    assert found in slow_allowed(probs, params)
+    assert found in slow_allowed(logits, params)
 
 
 def test_top_p_keeps_the_token_that_crosses_the_mass():
@@ -78,3 +78,33 @@ def test_bad_parameters():
     for bad in ({"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_new_tokens": 0}, {"temprature": 1}):
         with pytest.raises(ValidationError):
             SamplingParams(**bad)
+
+
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([0.2, 0.7, 0.95, 0.9999, 1.0]),
+    st.sampled_from([0, 1, 7, 40, 900]),
+    st.sampled_from([0.02, 0.3, 1.0, 5.0]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_equals_a_sort_of_everything(seed, top_p, top_k, temperature, ties):
+    """The same token as from a thousand tokens sorted in float64: peaked rows, flat rows, many ties."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(6, 1_000))).float()
+    if ties:
+        logits = (2 * logits).round() / 2
+    uniform = torch.from_numpy(rng.random(6))
+    found = choose(logits.clone(), uniform, SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k)).tolist()
+    probs = torch.softmax(logits.double() / temperature, -1)
+    order = probs.argsort(dim=-1, descending=True, stable=True)
+    for row in range(6):
+        ranked = probs[row, order[row]]
+        keep = ranked.cumsum(0) - ranked < top_p
+        keep[top_k or 1_000 :] = False
+        allowed = torch.zeros(1_000, dtype=torch.float64)
+        allowed[order[row][keep]] = ranked[keep]
+        edges = torch.cat([torch.zeros(1), allowed.cumsum(0)]) / allowed.sum()
+        token = found[row]
+        assert allowed[token] > 0 or abs(float((ranked.cumsum(0) - top_p).abs().min())) < 1e-6
+        assert edges[token] - 1e-6 <= uniform[row] <= edges[token + 1] + 1e-6

@@ -1,0 +1,54 @@
+"""A key-value cache with room to spare: a new token is written into it, where transformers' own copies the whole cache for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+_SPARE = 0.5  # of its length, that a buffer is made longer than what must go in
+_LEAST_SPARE = 64
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values: ``[rows, heads, length, head width]`` views of buffers that are longer.
+
+    Whatever replaces the views (rows selected, the end cut off) works as on transformers' layer; a view that is no longer the
+    beginning of its buffer gets a new one with the next token.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append states, each shape [rows, heads, new, head width]; everything so far comes back."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+        else:
+            self.keys = self._appended("keys", self.keys, key_states)
+            self.values = self._appended("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _appended(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        rows, heads, length, width = held.shape
+        end = length + new.shape[2]
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.data_ptr() != held.data_ptr() or len(buffer) != rows or buffer.shape[2] < end:
+            buffer = held.new_empty(rows, heads, end + max(_LEAST_SPARE, int(_SPARE * end)), width)
+            buffer[:, :, :length] = held
+            self._buffers[name] = buffer
+        buffer[:, :, length:end] = new
+        return buffer[:, :, :end]
+
+
+def growing_cache(config: PretrainedConfig) -> DynamicCache:
+    """An empty cache for a model; layers of other kinds (sliding windows, recurrent states) stay transformers' own."""
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
