@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prmbench.engines.attention import attend_in_groups
+from prmbench.engines.attention import attend_together
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.kv_cache import growing_cache
 from prmbench.engines.sampling import SamplingParams, choose, uniforms
@@ -106,7 +106,7 @@ def generate(
     written: list[list[int]] = [[] for _ in requests]
     finished = [False] * len(requests)
 
-    with attend_in_groups(engine.trunk):
+    with attend_together(engine.trunk, cache) as may_share:
         for t in range(room):
             states = engine.trunk(
                 input_ids=ids,
@@ -116,7 +116,11 @@ def generate(
                 use_cache=True,
             ).last_hidden_state[:, -1]
             if t == 0 and len(prompts) < len(requests):  # a prompt was run once for all of its completions
-                cache.batch_select_indices(expand)
+                if may_share and len(prompts) == 1:
+                    for layer in cache.layers:
+                        layer.share(len(requests))
+                else:
+                    cache.batch_select_indices(expand)
                 states, positions, mask = states[expand], positions[expand], mask[expand]
             token = choose(engine.logits(states), noise[alive, t], params)
             if t == 0:

@@ -11,22 +11,27 @@ from transformers.cache_utils import DynamicLayer
 _SPARE = 0.5  # of its length, that a buffer is made longer than what must go in
 _LEAST_SPARE = 64
 
+State = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values, each shape [rows, heads, length, width]."""
+
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values: ``[rows, heads, length, head width]`` views of buffers that are longer.
+    """One layer's keys and values: views of buffers that are longer.
 
     Whatever replaces the views (rows selected, the end cut off) works as on transformers' layer; a view that is no longer the
     beginning of its buffer gets a new one with the next token.
+
+    Attributes:
+        prompt: what stands before the keys and values, of one row for all of them; only `shared_attention` reads it.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.prompt: State | None = None
         self._buffers: dict[str, torch.Tensor] = {}
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append states, each shape [rows, heads, new, head width]; everything so far comes back."""
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> State:
+        """Append states; everything so far comes back, without the prompt."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
@@ -34,6 +39,15 @@ class GrowingLayer(DynamicLayer):
             self.keys = self._appended("keys", self.keys, key_states)
             self.values = self._appended("values", self.values, value_states)
         return self.keys, self.values
+
+    def share(self, rows: int) -> None:
+        """Make the one row there is the prompt of several, which have nothing else yet."""
+        self.prompt = self.keys, self.values
+        self.keys, self.values = (one[:, :, :0].expand(rows, -1, -1, -1) for one in self.prompt)
+
+    def get_seq_length(self) -> int:
+        """Tokens so far, those of the prompt included."""
+        return super().get_seq_length() + (0 if self.prompt is None else self.prompt[0].shape[2])
 
     def _appended(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         rows, heads, length, width = held.shape

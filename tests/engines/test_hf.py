@@ -6,7 +6,7 @@ import support
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from prmbench.engines import hf
+from prmbench.engines import head, hf
 from prmbench.engines.hf import BatchRunner, HFEngine
 from prmbench.errors import UserError
 
@@ -41,10 +41,11 @@ def sequences():
     return ids, [11, 1, 22, 1, 39, 5]
 
 
-@pytest.mark.parametrize("block", [None, 97 * 3])
-def test_equals_full_float64_logits(engine, sequences, monkeypatch, block):
-    if block:
-        monkeypatch.setattr(hf, "HEAD_BLOCK", block)
+@pytest.mark.parametrize("tile", [None, (7, 20)])
+def test_equals_full_float64_logits(engine, sequences, monkeypatch, tile):
+    if tile:
+        monkeypatch.setattr(hf, "TILE_ROWS", tile[0])
+        monkeypatch.setattr(head, "tile_width", lambda device: tile[1])
     ids, first = sequences
     found = engine.score(ids, first, ALL, top=5)
     for row, start, scores in zip(ids, first, found, strict=True):
