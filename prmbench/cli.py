@@ -73,6 +73,7 @@ def rollout_command(
     chat_template: Annotated[Path | None, typer.Option(help="Jinja chat template instead of the tokenizer's")] = None,
     engine: Annotated[str, typer.Option(help="where tokens are computed: hf or vllm")] = "hf",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="vllm: devices that share one model")] = 1,
+    data_parallel: Annotated[int, typer.Option(min=1, help="vllm: copies of the model, each on its own devices")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
     trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
@@ -94,7 +95,7 @@ def rollout_command(
         load_policy(
             policy,
             template,
-            LoadOptions(device, dtype, trust_remote_code, tensor_parallel),
+            LoadOptions(device, dtype, trust_remote_code, tensor_parallel, data_parallel),
             read_template(chat_template) if chat_template else None,
             engine,
         ),

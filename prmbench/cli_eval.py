@@ -109,6 +109,7 @@ def eval_command(
         str, typer.Option(help="where tokens are computed: hf, or vllm (policies, implicit models, critics)")
     ] = "hf",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="vllm: devices that share one model")] = 1,
+    data_parallel: Annotated[int, typer.Option(min=1, help="vllm: copies of the model, each on its own devices")] = 1,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
     reference_cache: Annotated[
         bool, typer.Option("--reference-cache/--no-reference-cache", help="keep the reference's log-probs between runs")
@@ -129,7 +130,7 @@ def eval_command(
 
     from prmbench.engines.loading import LoadOptions
 
-    options = LoadOptions(device, dtype, trust_remote_code, tensor_parallel)
+    options = LoadOptions(device, dtype, trust_remote_code, tensor_parallel, data_parallel)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
     if benchmark == "policy":
         if from_rollouts:
@@ -286,6 +287,7 @@ _LOADING = {
     "dtype",
     "engine",
     "tensor_parallel",
+    "data_parallel",
     "batch_tokens",
     "trust_remote_code",
     "chat_template",

@@ -69,13 +69,22 @@ def load_engine(name: str, folder: Path, options: LoadOptions, source: str, *, m
         memory_share: of each device's memory (vLLM, which reserves it).
 
     Raises:
-        UserError: an unknown engine, or a checkpoint that it cannot load.
+        UserError: an unknown engine, a checkpoint that it cannot load, or several devices for an engine that has no use for them.
     """
     check_engine(name)
     if name == "hf":
+        for flag, number in (("tensor", options.tensor_parallel), ("data", options.data_parallel)):
+            if number > 1:
+                raise UserError(
+                    f"--{flag}-parallel {number}: only --engine vllm shares its work like this; leave it out"
+                )
         from prmbench.engines.hf import HFEngine
 
         return HFEngine(load_causal_lm(folder, options), source)
+    if options.data_parallel > 1:
+        from prmbench.engines.vllm_parallel import ParallelVLLM
+
+        return ParallelVLLM(folder, options, source, memory_share=memory_share)
     from prmbench.engines.vllm import VLLMEngine
 
     return VLLMEngine(folder, options, source, memory_share=memory_share)

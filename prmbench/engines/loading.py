@@ -29,13 +29,14 @@ class LoadOptions:
         device: "auto" (CUDA where there is one, else CPU), or a torch device name.
         dtype: "auto" (float32 on CPU, bfloat16 on CUDA) or one of `DTYPES`.
         trust_remote_code: run code that a checkpoint carries; off unless the user asks.
-        tensor_parallel: devices that share one model (vLLM only).
+        tensor_parallel: devices that share one model. data_parallel: copies of the model, each with devices of its own (vLLM only).
     """
 
     device: str = "auto"
     dtype: str = "auto"
     trust_remote_code: bool = False
     tensor_parallel: int = 1
+    data_parallel: int = 1
 
     def resolve_device(self) -> torch.device:
         """The torch device; with several processes, this process's own CUDA device.

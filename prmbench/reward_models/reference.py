@@ -100,6 +100,6 @@ def reference_identity(weights: str, engine: str, options: LoadOptions, *, plain
     if engine == "vllm":
         import vllm
 
-        kernels |= {"vllm": vllm.__version__, "devices": str(options.tensor_parallel)}
+        kernels |= {"vllm": vllm.__version__, "devices": f"{options.tensor_parallel} x {options.data_parallel}"}
     dtype = str(options.resolve_dtype()).removeprefix("torch.")
     return Identity(weights, engine, device.type, dtype, kernels)

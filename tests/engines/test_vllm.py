@@ -97,6 +97,31 @@ class TestReal:
         with pytest.raises(ValueError, match=r"vLLM does not give \['logit'\]"):
             engines["vllm"].score(prompts(tiny)[:1], [1], frozenset({"logit"}))
 
+    def test_data_parallel_gives_what_one_engine_gives(self, engines, tiny):
+        two = load_engine("vllm", tiny, LoadOptions(device="cpu", dtype="float32", data_parallel=2), "tiny")
+        one, sequences = engines["vllm"], prompts(tiny, 7)
+        assert (two.vocabulary, two.max_length, two.eos_ids()) == (one.vocabulary, one.max_length, one.eos_ids())
+        assert (two.device_and_dtype(), two.facts()) == (one.device_and_dtype(), one.facts())
+        requests = [Request(p, f"k{i}", i) for i, p in enumerate(sequences)]
+        found, expected = (
+            engine.generate(requests, frozenset({3}), SamplingParams(max_new_tokens=12), 5) for engine in (two, one)
+        )
+        assert [c.ids.tolist() for c in found] == [c.ids.tolist() for c in expected]
+        assert two.generate(requests[:1], frozenset({3}), SamplingParams(max_new_tokens=12), 5)[0].ids.tolist() == (
+            expected[0].ids.tolist()
+        )
+        with pytest.raises(ValueError, match="does not give"):
+            two.score(sequences, [1] * 7, frozenset({"logit"}))
+        scored, alone = (engine.score(sequences, [1] * 7, frozenset({"logprob"})) for engine in (two, one))
+        for a, b in zip(scored, alone, strict=True):
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+        processes = list(two._processes)
+        processes[1].kill()
+        with pytest.raises(UserError, match=r"tiny: a vLLM process ended .exit code -9"):
+            two.score(sequences, [1] * 7, frozenset({"logprob"}))
+        two.close()
+        assert not any(process.is_alive() for process in processes)
+
     def test_a_policy_samples_and_verifies(self, engines, tiny, tmp_path):
         from prmbench.benchmarks.policy import evaluate_policy
         from prmbench.data.problems import Problem
@@ -119,6 +144,14 @@ def test_only_log_ratios_can_use_it(tiny):
             load_reward_model(tiny, kind=kind, engine="vllm")
     with pytest.raises(UserError, match=r"--engine vlm: expected hf or vllm .did you mean 'vllm'"):
         load_reward_model(tiny, reference=tiny, engine="vlm")
+
+
+def test_devices_that_cannot_be_shared(tiny):
+    with pytest.raises(UserError, match=r"--data-parallel 1,?000: there are \d+ processor cores"):
+        load_engine("vllm", tiny, LoadOptions(device="cpu", data_parallel=1000), "tiny")
+    for name in ("tensor", "data"):
+        with pytest.raises(UserError, match=f"--{name}-parallel 2: only --engine vllm"):
+            load_engine("hf", tiny, LoadOptions(device="cpu", **{f"{name}_parallel": 2}), "tiny")
 
 
 @pytest.mark.skipif(installed, reason="vLLM is installed")
