@@ -3,6 +3,9 @@
 - Query heads that share keys and values read them together. transformers' SDPA copies both for each query head wherever there is
   a mask, as there is beside prompts of different lengths, and does so for every token: most of the time of sampling.
 - Completions of one prompt read its keys and values together: they stand in the cache once (`GrowingLayer.prompt`).
+
+Both stand in the place of transformers' SDPA while a batch is sampled. An architecture that does anything else with its keys and
+values between cache and attention (latents, sparse or differential attention, layers that share a cache) is left as it is.
 """
 
 from __future__ import annotations
@@ -13,14 +16,39 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prmbench.engines.kv_cache import GrowingLayer, State
 
-_NAME = "prmbench_shared"
-_CACHE: ContextVar[DynamicCache | None] = ContextVar("cache", default=None)
+
+class Together:
+    """What is known of the attention of the batch that is being sampled.
+
+    Attributes:
+        cache: the batch's. reached: by call, the layer whose keys and values were attended to just as the cache gave them, by plain
+            causal attention; None where it was something else.
+    """
+
+    def __init__(self, cache: DynamicCache) -> None:
+        self.cache = cache
+        self.reached: list[int | None] = []
+
+    def layer(self, module: torch.nn.Module, key: torch.Tensor, value: torch.Tensor) -> GrowingLayer | None:
+        """The layer of the cache that gave these very keys and values."""
+        index = getattr(module, "layer_idx", None)
+        found = self.cache.layers[index] if index is not None and index < len(self.cache.layers) else None
+        return found if type(found) is GrowingLayer and key is found.keys and value is found.values else None
+
+    def may_share(self) -> bool:
+        """Whether the prompt that has run may stand once for all rows: each layer's attention read just that layer of the cache,
+        and in float32 (scores of half precision would be rounded, where SDPA keeps them)."""
+        layers = self.cache.layers
+        return self.reached == list(range(len(layers))) and all(layer.keys.dtype == torch.float32 for layer in layers)
+
+
+_TOGETHER: ContextVar[Together | None] = ContextVar("together", default=None)
 
 
 def shared_attention(
@@ -41,15 +69,19 @@ def shared_attention(
     Returns:
         shape [rows, queries, heads, width], and None.
     """
+    together = _TOGETHER.get()
+    layer = together.layer(module, key, value) if together is not None else None
+    plain = kwargs.get("position_bias") is None and not kwargs.get("dropout")
+    if together is not None:
+        causal = plain and attention_mask is None and kwargs.get("is_causal") is not False
+        together.reached.append(module.layer_idx if layer is not None and causal else None)
     rows, heads, queries, width = query.shape
-    cache = _CACHE.get()
-    prompt = getattr(cache.layers[module.layer_idx], "prompt", None) if cache is not None else None
-    per_head = attention_mask is not None and attention_mask.shape[1] != 1
-    together = queries == 1 and not per_head and kwargs.get("position_bias") is None
-    if prompt is None and (not together or heads == key.shape[1]):
+    prompt = None if layer is None else layer.prompt
+    plain = plain and queries == 1 and (attention_mask is None or attention_mask.shape[1] == 1)
+    if prompt is None and (together is None or not plain or heads == key.shape[1]):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if not together:
-        raise RuntimeError(f"{type(module).__name__}: attends in a way that a shared prompt was not made for")
+    if not plain:
+        raise RuntimeError(f"{type(module).__name__}: attends in a way that it did not attend to the prompt")
     grouped = query.reshape(rows, key.shape[1], -1, width)
     if prompt is None:
         out = torch.nn.functional.scaled_dot_product_attention(
@@ -84,31 +116,20 @@ def _beside_prompt(
     scores = torch.cat([to_prompt, query @ own[0].transpose(2, 3)], dim=-1)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, -torch.inf)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(dim=-1)
     split = to_prompt.shape[-1]
     return by_row(by_head(weights[..., :split]) @ prompt[1][0]) + weights[..., split:] @ own[1]
 
 
-AttentionInterface.register(_NAME, shared_attention)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
-
-
 @contextlib.contextmanager
-def attend_together(trunk: PreTrainedModel, cache: DynamicCache) -> Iterator[bool]:
-    """Within this context a decoder uses `shared_attention`, where it uses transformers' SDPA otherwise.
-
-    Yields:
-        whether a prompt may be shared: if so, and if each layer of the cache belongs to the attention of one of the decoder's.
-    """
-    if trunk.config._attn_implementation != "sdpa" or not trunk._supports_attention_backend:
-        yield False
-        return
-    indices = [module.layer_idx for module in trunk.modules() if hasattr(module, "num_key_value_groups")]
-    plain = all(type(layer) is GrowingLayer for layer in cache.layers)
-    trunk.set_attn_implementation(_NAME)
-    token = _CACHE.set(cache)
+def attend_together(cache: DynamicCache) -> Iterator[Together]:
+    """Within this context, models that use transformers' SDPA and this cache use `shared_attention`."""
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    together = Together(cache)
+    token = _TOGETHER.set(together)
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = shared_attention
     try:
-        yield plain and indices == list(range(len(cache.layers)))
+        yield together
     finally:
-        _CACHE.reset(token)
-        trunk.set_attn_implementation("sdpa")
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = before
+        _TOGETHER.reset(token)

@@ -14,6 +14,7 @@ from prmbench.engines.attention import attend_together
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.kv_cache import growing_cache
 from prmbench.engines.sampling import SamplingParams, choose, uniforms
+from prmbench.errors import UserError
 
 FinishReason = Literal["stop", "length"]
 
@@ -76,6 +77,9 @@ def generate(
         stop: token ids that end a completion.
         seed: of all random numbers; see `prmbench.engines.sampling.uniforms`.
 
+    Raises:
+        UserError: the model's logits are not finite. ValueError: a prompt leaves no room.
+
     Returns:
         Completions in the order of the requests. In float32 a completion depends on its batch only where two tokens'
         cumulative probabilities are closer than rounding.
@@ -87,7 +91,9 @@ def generate(
     room = max(limits)
     noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
     forced = torch.tensor([-1 if r.forced is None else r.forced for r in requests], device=device)
-    prompts, which = _distinct([r.prompt for r in requests])
+    cache = growing_cache(engine.model.config)
+    selectable = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)  # recurrent states are not
+    prompts, which = _distinct([r.prompt for r in requests]) if selectable else ([r.prompt for r in requests], [])
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros((len(prompts), width), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -98,7 +104,6 @@ def generate(
     expand = torch.tensor(which, device=device)
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     padded = bool((mask == 0).any())
-    cache = growing_cache(engine.model.config)
     alive = torch.arange(len(requests), device=device)
     going = torch.ones(len(requests), dtype=torch.bool, device=device)
     stops = torch.tensor(sorted(stop), device=device)
@@ -106,7 +111,7 @@ def generate(
     written: list[list[int]] = [[] for _ in requests]
     finished = [False] * len(requests)
 
-    with attend_together(engine.trunk, cache) as may_share:
+    with attend_together(cache) as together:
         for t in range(room):
             states = engine.trunk(
                 input_ids=ids,
@@ -116,13 +121,16 @@ def generate(
                 use_cache=True,
             ).last_hidden_state[:, -1]
             if t == 0 and len(prompts) < len(requests):  # a prompt was run once for all of its completions
-                if may_share and len(prompts) == 1:
+                if len(prompts) == 1 and together.may_share():
                     for layer in cache.layers:
                         layer.share(len(requests))
                 else:
                     cache.batch_select_indices(expand)
                 states, positions, mask = states[expand], positions[expand], mask[expand]
-            token = choose(engine.logits(states), noise[alive, t], params)
+            try:
+                token = choose(engine.logits(states), noise[alive, t], params)
+            except FloatingPointError as error:
+                raise UserError(f"{engine.source}: {error}; its weights or its number type do not hold") from None
             if t == 0:
                 token = torch.where(forced >= 0, forced, token)
             ends = torch.isin(token, stops)
@@ -138,7 +146,7 @@ def generate(
                 break
             ids, positions = token[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
-            if n_going < _COMPACT * len(going):
+            if selectable and n_going < _COMPACT * len(going):
                 kept = going.nonzero()[:, 0]
                 cache.batch_select_indices(kept)
                 ids, positions, mask, alive, going = ids[kept], positions[kept], mask[kept], alive[kept], going[kept]

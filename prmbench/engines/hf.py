@@ -135,11 +135,14 @@ class HFEngine:
             top: k of "topk".
 
         Raises:
-            ValueError: an unknown quantity. torch.OutOfMemoryError: the batch does not fit; see `run_batches`.
+            ValueError: an unknown quantity, or a token outside the vocabulary.
+            torch.OutOfMemoryError: the batch does not fit; see `run_batches`.
         """
         if unknown := want - self.provides:
             raise ValueError(f"unknown quantities {sorted(unknown)}; this engine gives {sorted(self.provides)}")
         targets = np.concatenate([ids[start:] for ids, start in zip(sequences, first, strict=True)])
+        if len(targets) and targets.max() >= self.vocabulary:
+            raise ValueError(f"token {targets.max():,} is outside the output layer's {self.vocabulary:,}")
         before = [np.arange(start - 1, len(ids) - 1) for ids, start in zip(sequences, first, strict=True)]
         picked = states_at(self.trunk, self.device, sequences, before)
         found = self._head_scores(picked, torch.from_numpy(targets).to(self.device), want, top)

@@ -44,14 +44,20 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) 
         logits: float32, shape [rows, vocabulary]; overwritten, since as much memory again costs more than all that is computed.
         uniform: float64, shape [rows], in [0, 1).
 
+    Raises:
+        FloatingPointError: a row's largest logit is NaN or infinite.
+
     Returns:
         int64, shape [rows].
     """
+    largest = logits.amax(dim=-1, keepdim=True)
+    if not bool(largest.isfinite().all()):
+        raise FloatingPointError("gives logits that are not finite numbers")
     if params.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits.div_(params.temperature)
+    logits = logits.sub_(largest).div_(params.temperature)
     if not params.top_k and params.top_p == 1:
-        return _invert(logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_(), uniform)
+        return _invert(logits.exp_(), uniform)
     ids, probs = _kept(logits, params)
     return ids.gather(1, _invert(probs, uniform)[:, None])[:, 0]
 
@@ -79,7 +85,7 @@ def _first_above(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Ten
     total = cumulative[:, -1]
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
     column = torch.searchsorted(cumulative, target[:, None], right=True)
-    return column[:, 0], target - (cumulative - weights).gather(1, column)[:, 0]
+    return column[:, 0], (target - (cumulative - weights).gather(1, column)[:, 0]).clamp(min=0)
 
 
 def _kept(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +96,7 @@ def _kept(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, t
     """
     total = torch.logsumexp(logits, dim=-1, keepdim=True)
     vocabulary = logits.shape[-1]
-    some = min(max(_RANKED, params.top_k), vocabulary)
+    some = min(max(_RANKED, params.top_k + 1), vocabulary)
     while True:  # a sort of everything takes many times as long, and is rarely needed
         by_id = logits.topk(some, dim=-1).indices.sort(dim=-1).values  # so that the stable sort puts lower ids first
         ranked, order = logits.gather(1, by_id).sort(dim=-1, descending=True, stable=True)

@@ -5,6 +5,8 @@ import pytest
 import support
 import torch
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     PhiConfig,
@@ -13,8 +15,11 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prmbench.engines.attention import attend_together, shared_attention
 from prmbench.engines.generate import Request, generate
@@ -44,7 +49,9 @@ def test_equals_transformers_sdpa(groups, queries, masked):
     if mask is not None:
         mask[..., 0] = True
     options = {"scaling": 0.3, "is_causal": queries > 1}
-    found, _ = shared_attention(Module(groups), query, key, value, mask, **options)
+    with attend_together(growing_cache(support.tiny_llama(20).config)):
+        found, _ = shared_attention(Module(groups), query, key, value, mask, **options)
+    assert query.shape[1] // key.shape[1] == groups
     expected, _ = sdpa_attention_forward(Module(groups), query, key, value, mask, **options)
     assert found.shape == expected.shape == (4, queries, 2 * groups, 8)
     assert (found - expected).abs().max() < 1e-6
@@ -54,14 +61,13 @@ def test_equals_transformers_sdpa(groups, queries, masked):
 def test_a_shared_prompt_equals_one_for_each(masked):
     """Attention of rows to a prompt that stands once, and to their own tokens, against both written out for every row."""
     torch.manual_seed(1)
-    trunk = support.tiny_llama(20).model
-    cache = growing_cache(trunk.config)
+    model = support.tiny_llama(20)
+    cache = growing_cache(model.config)
     prompt, own = torch.randn(2, 1, 2, 7, 8), torch.randn(2, 5, 2, 3, 8)
     query = torch.randn(5, 4, 1, 8)
     mask = torch.rand(5, 1, 1, 10) < 0.7 if masked else None
-    module = trunk.layers[0].self_attn
-    with attend_together(trunk, cache) as may_share:
-        assert may_share
+    module = model.model.layers[0].self_attn
+    with attend_together(cache):
         cache.layers[0].update(*prompt)
         cache.layers[0].share(5)
         held = cache.layers[0].update(*own)
@@ -85,7 +91,26 @@ SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+SPARSE = {"n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 3}
+LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
 MODELS = {
+    "deepseek v3, latents in the cache": (
+        lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**SHAPE, **LATENT, **SPARSE, num_key_value_heads=4)),
+        False,
+    ),
+    "qwen3 next, recurrent states": (
+        lambda: Qwen3NextForCausalLM(
+            Qwen3NextConfig(
+                **SHAPE,
+                num_key_value_heads=2,
+                head_dim=8,
+                num_experts=2,
+                num_experts_per_tok=1,
+                layer_types=["linear_attention", "full_attention", "linear_attention"],
+            )
+        ),
+        False,
+    ),
     "llama": (lambda: support.tiny_llama(40, seed=2), True),
     "qwen2": (lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_key_value_heads=2)), True),
     "qwen3": (lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, num_key_value_heads=1, head_dim=8)), True),
@@ -117,9 +142,10 @@ def test_sampling_equals_running_everything_again(name):
             if parameter.dim() > 1:
                 parameter.normal_(std=0.2)
     engine = HFEngine(model)
-    with attend_together(engine.trunk, growing_cache(model.config)) as may_share:
-        assert may_share == shared
-    assert model.config._attn_implementation == "sdpa"
+    cache = growing_cache(model.config)
+    with attend_together(cache) as together:
+        engine.trunk(input_ids=torch.tensor([[4, 5, 6]]), past_key_values=cache, use_cache=True)
+        assert together.may_share() == shared
     stop = frozenset({3, 5})
     prompt, other = np.arange(4, 13), np.arange(20, 25)
     for prompts in ([prompt] * 12, [prompt] * 6 + [other] * 6):
@@ -142,6 +168,23 @@ def test_sampling_equals_running_everything_again(name):
 def test_another_attention_is_left_as_it_is():
     model = support.tiny_llama(40)
     model.set_attn_implementation("eager")
-    with attend_together(model.model, growing_cache(model.config)) as may_share:
-        assert not may_share
-        assert model.config._attn_implementation == "eager"
+    cache = growing_cache(model.config)
+    with attend_together(cache) as together:
+        model(torch.tensor([[4, 5, 6]]), past_key_values=cache)
+    assert not together.may_share()
+
+
+def test_half_precision_does_not_share():
+    model = support.tiny_llama(40).to(torch.bfloat16)
+    cache = growing_cache(model.config)
+    with attend_together(cache) as together:
+        model(torch.tensor([[4, 5, 6]]), past_key_values=cache)
+    assert together.reached == [0, 1]
+    assert not together.may_share()
+
+
+def test_afterwards_all_is_as_before():
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    with pytest.raises(KeyError), attend_together(growing_cache(support.tiny_llama(40).config)):
+        raise KeyError
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before

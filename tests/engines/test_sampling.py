@@ -108,3 +108,12 @@ def test_equals_a_sort_of_everything(seed, top_p, top_k, temperature, ties):
         token = found[row]
         assert allowed[token] > 0 or abs(float((ranked.cumsum(0) - top_p).abs().min())) < 1e-6
         assert edges[token] - 1e-6 <= uniform[row] <= edges[token + 1] + 1e-6
+
+
+def test_logits_that_are_not_finite():
+    for bad in (float("nan"), float("inf")):
+        for params in (SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_p=0.9)):
+            with pytest.raises(FloatingPointError, match="not finite"):
+                choose(torch.tensor([[0.0, 1.0], [0.0, bad]]), torch.tensor([0.5, 0.5]).double(), params)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        choose(torch.full((1, 300), -torch.inf), torch.tensor([0.5]).double(), SamplingParams())
