@@ -180,7 +180,7 @@ def test_results_do_not_depend_on_the_batch_size(model, traces_file, tmp_path):
 
 def test_changed_settings_or_data_are_refused_in_the_same_folder(finished, model, traces_file, tiny):
     _, path = finished
-    with pytest.raises(UserError, match=r"other settings \(numerics.batch_tokens: 2048 there, 7 now\)"):
+    with pytest.raises(UserError, match=r"other settings \(numerics.batch_tokens: 1024 there, 7 now\)"):
         prmbench.evaluate(model, data=traces_file, output=path.parent, options=RunOptions(batch_tokens=7))
     other = load_reward_model(tiny, kind="endo")
     with pytest.raises(UserError, match=r"other settings \(subject.kind: .implicit. there, .endo. now\)"):
