@@ -58,6 +58,8 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if self._device == "cpu":
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            if (n := options.tensor_parallel) > 1:  # vLLM's own choice finds no cores for several processes
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(core_groups(n, f"--tensor-parallel {n}")))
         try:
             from vllm import LLM
         except ModuleNotFoundError:
@@ -170,6 +172,18 @@ class VLLMEngine:
         """Give the memory back."""
         with contextlib.suppress(Exception):
             self.llm.llm_engine.engine_core.shutdown()
+
+
+def core_groups(n: int, flag: str) -> list[str]:
+    """This process's processor cores in n groups of about equal size, each as vLLM writes it.
+
+    Raises:
+        UserError: fewer cores than groups. flag: what asked for them.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if len(cores) < n:
+        raise UserError(f"{flag}: there are {len(cores)} processor cores; {n} processes need one each")
+    return [",".join(map(str, some)) for some in np.array_split(cores, n)]
 
 
 def request_seed(seed: int, key: str, sample: int) -> int:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from prmbench.engines.head import Quantity
 from prmbench.engines.loading import LoadOptions
+from prmbench.engines.vllm import VLLMEngine, core_groups
 from prmbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -127,11 +128,8 @@ def _places(options: LoadOptions) -> list[dict[str, str]]:
     """The environment of each process: which devices it has, on a CPU which cores."""
     n, each = options.data_parallel, options.tensor_parallel
     if options.resolve_device().type == "cpu":
-        mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        cores = np.array_split(mine, n)
-        if not all(map(len, cores)):
-            raise UserError(f"--data-parallel {n}: there are {len(mine)} processor cores, and each copy needs one")
-        return [{"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, some))} for some in cores]
+        cores = core_groups(n * each, f"--data-parallel {n}")
+        return [{"VLLM_CPU_OMP_THREADS_BIND": "|".join(cores[i * each : (i + 1) * each])} for i in range(n)]
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -150,8 +148,6 @@ def _serve(
     os.environ.update(place)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
     try:
-        from prmbench.engines.vllm import VLLMEngine
-
         engine = VLLMEngine(folder, options, source, memory_share=memory_share)
         about = {name: getattr(engine, name) for name in ("vocabulary", "max_length")}
         link.send(about | {name: getattr(engine, name)() for name in ("device_and_dtype", "facts", "eos_ids")})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +50,21 @@ def monkeypatch_module():
 def prompts(tiny, n=12):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     return [np.array(tokenizer.encode(t["problem"])[:40]) for t in support.make_traces(n)]
+
+
+TENSOR_PARALLEL = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from prmbench.engines.base import load_engine
+from prmbench.engines.loading import LoadOptions
+
+if __name__ == "__main__":
+    engine = load_engine("vllm", Path(sys.argv[1]), LoadOptions("cpu", "float32", tensor_parallel=2), "tiny")
+    found = engine.score([np.arange(5, 20), np.arange(30, 38)], [1, 1], frozenset({"logprob"}))
+    Path(sys.argv[2]).write_text(json.dumps([one.logprob.tolist() for one in found]))
+    engine.close()
+"""
 
 
 class TestReal:
@@ -121,6 +139,20 @@ class TestReal:
             two.score(sequences, [1] * 7, frozenset({"logprob"}))
         two.close()
         assert not any(process.is_alive() for process in processes)
+
+    def test_tensor_parallel_gives_what_one_device_gives(self, engines, tiny, tmp_path):
+        """In a program of its own: vLLM reads its settings once a process."""
+        script = tmp_path / "two.py"
+        script.write_text(TENSOR_PARALLEL)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
+        done = subprocess.run(
+            [sys.executable, script, tiny, tmp_path / "found.json"], capture_output=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        ids = [np.arange(5, 20), np.arange(30, 38)]
+        alone = engines["vllm"].score(ids, [1, 1], frozenset({"logprob"}))
+        for found, expected in zip(json.loads((tmp_path / "found.json").read_text()), alone, strict=True):
+            assert found == pytest.approx(expected.logprob.tolist(), abs=1e-4)
 
     def test_a_policy_samples_and_verifies(self, engines, tiny, tmp_path):
         from prmbench.benchmarks.policy import evaluate_policy
