@@ -15,7 +15,7 @@ from prmbench.data.candidates import Candidate, load_candidates, prompt_of
 from prmbench.data.problem_sets import POLICY_SETS, find_problems
 from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.traces import load_traces
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.loading import LoadOptions, local_folder
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.results.store import public_name
@@ -53,7 +53,8 @@ def evaluate(
     """
     if isinstance(rm, RewardModel) and loading:
         raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
-    traces = load_traces(data, subsets, limit)  # first: a mistake in the data shows before the model loads
+    _check_names(rm, loading.get("reference"))
+    traces = load_traces(data, subsets, limit)  # a mistake in the data shows before the model loads
     model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
     source = model.source if isinstance(rm, RewardModel) else str(rm)
     sampled = limit if limit in Counter(trace.subset for trace in traces).values() else None  # else nothing was cut
@@ -90,6 +91,7 @@ def rerank(
     """
     if isinstance(rm, RewardModel) and loading:
         raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
+    _check_names(rm, loading.get("reference"))
     candidates, template = find_candidates(rollouts, prompt, limit)
     model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
     source = model.source if isinstance(rm, RewardModel) else str(rm)
@@ -106,6 +108,13 @@ def rerank(
         batch_tokens=batch_tokens,
         limit=limit,
     )
+
+
+def _check_names(rm: str | Path | RewardModel, reference: str | Path | None) -> None:
+    """A typo in a folder's name shows at once, not after the data came from the Hub."""
+    for name, flag in ((rm, "--rm"), (reference, "--reference")):
+        if isinstance(name, str | Path):
+            local_folder(str(name), flag)
 
 
 def find_candidates(
@@ -155,8 +164,9 @@ def measure_policy(
     Raises:
         UserError: a mistake in what was asked for.
     """
-    sets = find_problems(subsets or POLICY_SETS, limit)
+    local_folder(policy, "--policy")
     template = find_prompt(prompt)
+    sets = find_problems(subsets or POLICY_SETS, limit)
     text = read_template(Path(chat_template)) if chat_template else None
     loaded = load_policy(policy, template, load_options, text, engine)
     called = name or Path(policy).resolve().name

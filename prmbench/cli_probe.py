@@ -68,8 +68,10 @@ def td_command(
 ) -> None:
     """One-step TD of candidate tokens against what the policy makes of them (Section 4.3.3), rollout noise taken out."""
     from prmbench.benchmarks.td_probe import ProbeOptions, evaluate_td_probe
+    from prmbench.engines.loading import local_folder
     from prmbench.engines.sampling import SamplingParams
 
+    local_folder(rm, "--rm")
     sets, loaded = _policy(
         subset, policy, prompt, chat_template, engine, device, dtype, trust_remote_code=trust_remote_code
     )
@@ -240,10 +242,11 @@ def _policy(
     """Problems, which are checked first, and the policy."""
     from prmbench.data.problem_sets import find_problems
     from prmbench.data.prompts import find_prompt
-    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.loading import LoadOptions, local_folder
     from prmbench.reward_models.loading import read_template
     from prmbench.rollouts import load_policy
 
+    local_folder(policy, "--policy")
     template = find_prompt(prompt)
     sets = find_problems(subsets, limit)
     if not any(sets.values()):

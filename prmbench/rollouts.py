@@ -16,11 +16,9 @@ from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
 from prmbench.data.records import check_fields, check_ids, read_json, read_records
 from prmbench.data.tokens import TokenOptions, TraceEncoder, ids_hash
 from prmbench.engines.base import Engine, load_engine
-from prmbench.engines.batching import plan_batches
-from prmbench.engines.generate import Request
-from prmbench.engines.hf import BatchRunner
+from prmbench.engines.batching import BatchRunner, plan_batches
 from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer, locate
-from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
 from prmbench.progress import progress
 from prmbench.results.provenance import versions

@@ -17,8 +17,7 @@ from prmbench.critic import vote
 from prmbench.data.records import check_fields
 from prmbench.data.solutions import Solution
 from prmbench.data.tokens import EncodedTrace, ids_hash
-from prmbench.engines.batching import default_batch_tokens, plan_batches
-from prmbench.engines.hf import BatchRunner
+from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches
 from prmbench.errors import UserError, nearest
 from prmbench.progress import progress
 from prmbench.results.schema import digest

@@ -23,9 +23,8 @@ import numpy as np
 from bench_tools import smollm2
 
 from prmbench.engines.base import load_engine
-from prmbench.engines.generate import Request
 from prmbench.engines.loading import LoadOptions
-from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.sampling import Request, SamplingParams
 
 if TYPE_CHECKING:
     from prmbench.engines.base import Engine

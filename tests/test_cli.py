@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -15,6 +17,7 @@ from importlib import metadata
 import pytest
 import support
 
+from prmbench import cli
 from prmbench.results.items import read_items
 
 
@@ -32,14 +35,26 @@ def run(*arguments, cwd=None, env=None, check=None):
     return done
 
 
-def mistake(*arguments, **options):
-    """A user's mistake: exit code 2, one sentence, no traceback, nothing on stdout."""
-    done = run(*arguments, check=2, **options)
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().split("\n")
-    assert len(lines) == 1, done.stderr
-    return lines[0]
+def mistake(*arguments):
+    """A user's mistake: exit code 2, one sentence, no traceback, nothing on stdout. In this process, which has imported all."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["prmbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == 2
+    return one_sentence(out.getvalue(), err.getvalue())
+
+
+def one_sentence(stdout, stderr):
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    (line,) = stderr.strip().split("\n")
+    return line
 
 
 def test_help_imports_no_torch():
@@ -47,6 +62,25 @@ def test_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "eval" in run("--help", check=0).stdout
+
+
+def test_entries_are_read_and_computed_again_without_torch(table):
+    """Its import alone would be most of the time."""
+    folder, _ = table
+    code = (
+        "import sys, prmbench.cli\ntry: prmbench.cli.main()\n"
+        "except SystemExit: print([m for m in ('torch', 'transformers') if m in sys.modules], file=sys.stderr)"
+    )
+    for arguments in (
+        ["eval", "--from-items", folder / "out", "--resamples", 10],
+        ["compare", folder / "out", folder / "out", "--resamples", 10],
+        ["export", folder / "out"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+        )
+        assert done.stdout
+        assert done.stderr.split("\n")[-2:] == ["[]", ""]
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +175,8 @@ def test_mistakes_are_one_sentence(tiny, tmp_path):
     lines[2] = lines[2][:-7]
     broken.write_text("\n".join(lines))
     good = support.write_traces(tmp_path / "ok.jsonl", 4)
-    typo = mistake("eval", "--rm", tiny.with_name("tinny"), "--data", good)
-    assert "no such folder (did you mean 'tiny'?)" in typo
+    typo = run("eval", "--rm", tiny.with_name("tinny"), "--data", tmp_path / "not looked at yet", check=2)
+    assert "no such folder (did you mean 'tiny'?)" in one_sentence(typo.stdout, typo.stderr)
     assert "broken.jsonl, line 3, column" in mistake("eval", "--rm", tiny, "--kind", "endo", "--data", broken)
     plain = support.save_checkpoint(tmp_path / "plain", template=None)
     assert "has no chat template; pass --chat-template" in mistake(
@@ -182,6 +216,14 @@ def slow_case(tmp_path_factory):
     ]
 
 
+@pytest.fixture(scope="module")
+def whole(slow_case):
+    """Folder of the run that nothing interrupts."""
+    folder, command = slow_case
+    run(*command, "--output", folder / "whole", check=0)
+    return folder / "whole"
+
+
 def _interruptible():
     """A shell's background job ignores Ctrl-C, and so would its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -204,20 +246,18 @@ def interrupt(command, output, after, sent):
     return process.returncode, errors
 
 
-def test_killed_and_run_again(slow_case, tmp_path):
+def test_killed_and_run_again(slow_case, whole, tmp_path):
     _, command = slow_case
-    run(*command, "--output", tmp_path / "whole", check=0)
-    for after in (5, 120):
-        code, _ = interrupt(command, tmp_path / "cut", after, signal.SIGKILL)
-        assert code == -signal.SIGKILL
-        assert not (tmp_path / "cut" / "entry.json").exists()
+    code, _ = interrupt(command, tmp_path / "cut", 120, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "entry.json").exists()
     done = run(*command, "--output", tmp_path / "cut", check=0)
     assert "were done before" in done.stderr
-    assert (tmp_path / "cut" / "items.jsonl").read_bytes() == (tmp_path / "whole" / "items.jsonl").read_bytes()
-    whole, cut = (json.loads((tmp_path / name / "entry.json").read_text()) for name in ("whole", "cut"))
-    assert cut["provenance"].pop("run")["resumed_items"] >= 120
-    whole["provenance"].pop("run")
-    assert cut == whole
+    assert (tmp_path / "cut" / "items.jsonl").read_bytes() == (whole / "items.jsonl").read_bytes()
+    expected, found = (json.loads((folder / "entry.json").read_text()) for folder in (whole, tmp_path / "cut"))
+    assert found["provenance"].pop("run")["resumed_items"] >= 120
+    expected["provenance"].pop("run")
+    assert found == expected
 
 
 def test_ctrl_c_says_what_is_kept(slow_case, tmp_path):
@@ -235,9 +275,8 @@ def free_port():
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(slow_case, tmp_path):
+def test_two_processes_give_what_one_gives(slow_case, whole, tmp_path):
     _, command = slow_case
-    run(*command, "--output", tmp_path / "one", check=0)
     done = subprocess.run(
         [
             *(
@@ -261,7 +300,7 @@ def test_two_processes_give_what_one_gives(slow_case, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("entry: ") == 1
-    one, two = (read_items(tmp_path / name / "items.jsonl") for name in ("one", "two"))
+    one, two = (read_items(folder / "items.jsonl") for folder in (whole, tmp_path / "two"))
     assert [i.id for i in one] == [i.id for i in two]
     assert max(abs(a.sums - b.sums).max() for a, b in zip(one, two, strict=True)) < 1e-3
     assert json.loads((tmp_path / "two" / "entry.json").read_text())["provenance"]["run"]["processes"] == 2

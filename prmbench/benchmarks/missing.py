@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prmbench.engines.hf import BatchRunner
+from prmbench.engines.batching import BatchRunner
 from prmbench.progress import progress
 
 

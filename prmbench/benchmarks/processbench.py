@@ -16,8 +16,7 @@ from prmbench.benchmarks.processbench_metrics import compute_metrics
 from prmbench.benchmarks.processbench_schema import Plan, ProcessBenchMetrics
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import Trace, data_hash
-from prmbench.engines.batching import default_batch_tokens, plan_batches
-from prmbench.engines.hf import BatchRunner
+from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError
 from prmbench.results.items import TraceItem, parse_item, read_items

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,8 @@ from prmbench.data.problems import Problem
 from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.tokens import ids_hash
 from prmbench.data.traces import data_hash
-from prmbench.engines.batching import plan_batches
-from prmbench.engines.generate import Request
-from prmbench.engines.hf import BatchRunner
-from prmbench.engines.sampling import SamplingParams, uniforms
+from prmbench.engines.batching import BatchRunner, plan_batches
+from prmbench.engines.sampling import Request, SamplingParams, uniforms
 from prmbench.errors import UserError
 from prmbench.progress import progress
 from prmbench.results.items import recompute_entry
@@ -39,10 +37,11 @@ from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import Benchmark, Entry, digest, make_benchmark
 from prmbench.results.store import RunFolder, slug
 from prmbench.reward_models.base import RewardModel
-from prmbench.reward_models.branches import branch_values, branching_model
-from prmbench.reward_models.implicit import ImplicitRewardModel
 from prmbench.rollouts import Policy, Rollout, rollout
 from prmbench.verify import Verdict, Verifier, verifier_version
+
+if TYPE_CHECKING:
+    from prmbench.reward_models.implicit import ImplicitRewardModel
 
 NAME = "td-probe"
 VERSION = 1
@@ -113,6 +112,10 @@ def evaluate_td_probe(
             policy's, more branches than it has tokens, or trouble with the folder. KeyboardInterrupt: with a message that says
             what is kept.
     """
+    from prmbench.reward_models.branches import (
+        branching_model,  # here: entries are read, and computed again, without torch
+    )
+
     options = options or ProbeOptions()
     values = branching_model(model)
     _check_vocabulary(values, policy)
@@ -309,6 +312,8 @@ def _branch(
     options: ProbeOptions,
 ) -> tuple[list[BranchItem], int]:
     """Items of a batch of states, and how many tokens were sampled."""
+    from prmbench.reward_models.branches import branch_values
+
     whole = [np.concatenate([s.prompt, s.ids]) for s in states]
     asked = [np.append(ids, 0) for ids in whole]  # what comes after the state is asked at a token that follows it
     top = policy.engine.score(asked, [len(ids) for ids in whole], frozenset({"topk"}), top=options.top)

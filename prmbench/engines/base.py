@@ -14,9 +14,9 @@ from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from prmbench.engines.generate import Completion, Request
     from prmbench.engines.head import Quantity
     from prmbench.engines.hf import TokenScores
+    from prmbench.engines.sampling import Completion, Request
 
 ENGINES = ("hf", "vllm")
 

@@ -3,53 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.attention import attend_together
+from prmbench.engines.choice import choose
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.kv_cache import growing_cache
-from prmbench.engines.sampling import SamplingParams, choose, uniforms
+from prmbench.engines.sampling import Completion, Request, SamplingParams, uniforms
 from prmbench.errors import UserError
 
-FinishReason = Literal["stop", "length"]
-
 _COMPACT = 0.75  # rows are dropped from the cache when fewer than this share are alive: each drop copies the cache
-
-
-@dataclass(frozen=True)
-class Request:
-    """One completion to sample.
-
-    Attributes:
-        prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on.
-        room: tokens it may have at most, where that is less than the parameters say.
-        forced: the completion's first token, where it is given; only the rest is sampled. Requests that differ in it alone share
-            their prompt's computation.
-    """
-
-    prompt: NDArray[np.int64]
-    key: str
-    sample: int
-    room: int | None = None
-    forced: int | None = None
-
-    def limit(self, max_new_tokens: int, max_length: int | None) -> int:
-        """Tokens it may have: as the parameters say, its own room, and the model's positions after the prompt."""
-        limits = [max_new_tokens, self.room, max_length and max_length - len(self.prompt)]
-        return min(limit for limit in limits if limit is not None)
-
-
-@dataclass(frozen=True)
-class Completion:
-    """Sampled token ids, the end-of-turn token included (int64), and why sampling stopped."""
-
-    ids: NDArray[np.int64]
-    finish_reason: FinishReason
 
 
 def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:

@@ -36,8 +36,7 @@ from prmbench.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from prmbench.engines.generate import Completion, Request
-    from prmbench.engines.sampling import SamplingParams
+    from prmbench.engines.sampling import Completion, Request, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -253,48 +252,3 @@ def states_at(
     columns = torch.from_numpy(np.concatenate(positions)).to(device)
     picked: torch.Tensor = states[rows, columns]
     return picked
-
-
-class BatchRunner:
-    """Runs batches within a token budget, halving the budget whenever memory runs out."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-
-    def run(self, indices: Sequence[int], lengths: Sequence[int], score: Callable[[Sequence[int]], None]) -> None:
-        """Call `score` on `indices`, in pieces where the whole does not fit.
-
-        Args:
-            lengths: token count of each sequence, by index.
-            score: scores the sequences with these indices; may raise `torch.OutOfMemoryError`.
-
-        Raises:
-            UserError: one sequence alone does not fit.
-        """
-        if len(indices) > 1 and max(lengths[i] for i in indices) * len(indices) > self.budget:
-            self._halves(indices, lengths, score)
-            return
-        try:
-            score(indices)
-            return
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(indices) == 1:
-            raise UserError(
-                f"out of memory on a single sequence of {lengths[indices[0]]:,} tokens; "
-                "use a smaller dtype (--dtype bfloat16) or a device with more memory"
-            )
-        self.budget = max(lengths[i] for i in indices) * len(indices) // 2
-        self._halves(indices, lengths, score)
-
-    def _halves(self, indices: Sequence[int], lengths: Sequence[int], score: Callable[[Sequence[int]], None]) -> None:
-        middle = len(indices) // 2
-        self.run(indices[:middle], lengths, score)
-        self.run(indices[middle:], lengths, score)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -80,18 +80,8 @@ def locate(name: str, flag: str) -> Path:
     Raises:
         UserError: no such folder and not to be had from the Hub either.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    if (path := local_folder(name, flag)) is not None:
         return path
-    if path.is_file():
-        raise UserError(
-            f"{flag} {name}: is a file; expected the folder of a checkpoint (with config.json and .safetensors)"
-        )
-    near = nearest_path(path, folders_only=True)
-    if near or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(
-            f"{flag} {name}: no such folder{near}; pass the folder of a checkpoint or a Hub id (owner/name)"
-        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -105,6 +95,27 @@ def locate(name: str, flag: str) -> Path:
             f"{flag} {name}: no such folder, and not to be had from the Hub ({first_line(error)}); "
             "pass the folder of a checkpoint or the id of a public one (owner/name)"
         ) from None
+
+
+def local_folder(name: str, flag: str) -> Path | None:
+    """The folder that a name is; None where it may be a Hub id. Quick, so a typo shows before anything is loaded.
+
+    Raises:
+        UserError: neither a folder nor what a Hub id looks like.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UserError(
+            f"{flag} {name}: is a file; expected the folder of a checkpoint (with config.json and .safetensors)"
+        )
+    near = nearest_path(path, folders_only=True)
+    if near or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise UserError(
+            f"{flag} {name}: no such folder{near}; pass the folder of a checkpoint or a Hub id (owner/name)"
+        )
+    return None
 
 
 def max_positions(folder: Path) -> int | None:

@@ -1,16 +1,16 @@
-"""Sampling parameters, and choosing a token from logits with a given uniform number."""
+"""What is asked of sampling, and what comes back: parameters, requests, random numbers, completions. Needs no torch."""
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-_BLOCK = 256  # columns that are summed before one of them is looked for
-_RANKED = 256  # tokens that are ranked at first, where not all are allowed
+FinishReason = Literal["stop", "length"]
 
 
 class SamplingParams(BaseModel):
@@ -37,74 +37,32 @@ def uniforms(seed: int, key: str, sample: int, size: int) -> NDArray[np.float64]
     return np.random.default_rng([seed, zlib.crc32(key.encode()), sample]).random(size)
 
 
-def choose(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Pick one token a row by inverting the cumulative distribution at the row's uniform number.
+@dataclass(frozen=True)
+class Request:
+    """One completion to sample.
 
-    Args:
-        logits: float32, shape [rows, vocabulary]; overwritten, since as much memory again costs more than all that is computed.
-        uniform: float64, shape [rows], in [0, 1).
-
-    Raises:
-        FloatingPointError: a row's largest logit is NaN or infinite.
-
-    Returns:
-        int64, shape [rows].
+    Attributes:
+        prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on.
+        room: tokens it may have at most, where that is less than the parameters say.
+        forced: the completion's first token, where it is given; only the rest is sampled. Requests that differ in it alone share
+            their prompt's computation.
     """
-    largest = logits.amax(dim=-1, keepdim=True)
-    if not bool(largest.isfinite().all()):
-        raise FloatingPointError("gives logits that are not finite numbers")
-    if params.temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits.sub_(largest).div_(params.temperature)
-    if not params.top_k and params.top_p == 1:
-        return _invert(logits.exp_(), uniform)
-    ids, probs = _kept(logits, params)
-    return ids.gather(1, _invert(probs, uniform)[:, None])[:, 0]
+
+    prompt: NDArray[np.int64]
+    key: str
+    sample: int
+    room: int | None = None
+    forced: int | None = None
+
+    def limit(self, max_new_tokens: int, max_length: int | None) -> int:
+        """Tokens it may have: as the parameters say, its own room, and the model's positions after the prompt."""
+        limits = [max_new_tokens, self.room, max_length and max_length - len(self.prompt)]
+        return min(limit for limit in limits if limit is not None)
 
 
-def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The column where a row's cumulative weight first exceeds the uniform number's share of all. int64, shape [rows].
+@dataclass(frozen=True)
+class Completion:
+    """Sampled token ids, the end-of-turn token included (int64), and why sampling stopped."""
 
-    A block of columns is found first, and the column within it: a cumulative sum of everything in float64 takes many times as long.
-    """
-    width = weights.shape[1]
-    whole = width - width % _BLOCK
-    sums = torch.cat(
-        [weights[:, :whole].unflatten(1, (-1, _BLOCK)).sum(dim=-1), weights[:, whole:].sum(1, keepdim=True)], 1
-    )
-    block, left = _first_above(sums, uniform * sums.sum(dim=-1, dtype=torch.float64))
-    columns = _BLOCK * block[:, None] + torch.arange(_BLOCK, device=weights.device)
-    inside = weights.gather(1, columns.clamp(max=width - 1)) * (columns < width)
-    return _BLOCK * block + _first_above(inside, left)[0]
-
-
-def _first_above(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first column whose cumulative weight is above a row's target (the last with any weight where rounding leaves none), and
-    what of the target is left before it. int64 and float64, both shape [rows]."""
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-    column = torch.searchsorted(cumulative, target[:, None], right=True)
-    return column[:, 0], (target - (cumulative - weights).gather(1, column)[:, 0]).clamp(min=0)
-
-
-def _kept(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest tokens that top-k and top-p leave, of equal ones the lower ids, in the order of their ids.
-
-    Returns:
-        ids, int64, and probabilities, float32 with 0 for what is left out; both shape [rows, some number of columns].
-    """
-    total = torch.logsumexp(logits, dim=-1, keepdim=True)
-    vocabulary = logits.shape[-1]
-    some = min(max(_RANKED, params.top_k + 1), vocabulary)
-    while True:  # a sort of everything takes many times as long, and is rarely needed
-        by_id = logits.topk(some, dim=-1).indices.sort(dim=-1).values  # so that the stable sort puts lower ids first
-        ranked, order = logits.gather(1, by_id).sort(dim=-1, descending=True, stable=True)
-        probs = (ranked - total).exp()
-        keep = probs.cumsum(dim=-1, dtype=torch.float64) - probs < params.top_p
-        if params.top_k:
-            keep[:, params.top_k :] = False
-        # Tokens as likely as the last one ranked may be missing: it must not be needed, nor one that equals it.
-        if some == vocabulary or bool((~keep | (ranked > ranked[:, -1:])).all()):
-            return by_id, torch.zeros_like(probs).scatter(-1, order, probs * keep)
-        some = min(8 * some, vocabulary)
+    ids: NDArray[np.int64]
+    finish_reason: FinishReason

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
-from prmbench.engines.generate import Completion, Request
 from prmbench.engines.head import Quantity
 from prmbench.engines.hf import TokenScores
 from prmbench.engines.loading import LoadOptions
-from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.errors import UserError, first_line
 
 if TYPE_CHECKING:

@@ -26,9 +26,8 @@ from prmbench.engines.vllm import VLLMEngine, core_groups
 from prmbench.errors import UserError
 
 if TYPE_CHECKING:
-    from prmbench.engines.generate import Completion, Request
     from prmbench.engines.hf import TokenScores
-    from prmbench.engines.sampling import SamplingParams
+    from prmbench.engines.sampling import Completion, Request, SamplingParams
 
 
 class ParallelVLLM:

@@ -12,8 +12,8 @@ import numpy as np
 
 from prmbench.data.prompts import find_prompt
 from prmbench.engines.batching import plan_batches
-from prmbench.engines.generate import Request, generate
-from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.generate import generate
+from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT, Build
 from prmbench.results.store import write_atomically
 from prmbench.rollouts import Rollout, load_policy

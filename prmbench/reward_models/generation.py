@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.engines.base import Engine
-from prmbench.engines.generate import Request
-from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.reward_models.card import Generation
 
 Ids = NDArray[np.int64]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from prmbench.stats.weighted import moments, ratio, weighted_auc, weighted_midranks
 
@@ -114,6 +113,8 @@ def _noise_within(branches: Branches, weights: Floats) -> Floats:
 
 
 def _agreement(signal: Floats, branches: Branches, weights: Floats) -> Floats:
+    from scipy.stats import kendalltau  # here: half a second that other figures need not wait for
+
     starts = np.flatnonzero(np.r_[True, np.diff(branches.state) != 0])
     taus = []
     for start, end in zip(starts, [*starts[1:], len(signal)], strict=True):

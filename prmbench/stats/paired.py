@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from prmbench.stats.thresholds import f1_from_counts
 
@@ -26,6 +25,8 @@ class McNemar:
 
 def mcnemar(first: Bools, second: Bools) -> McNemar:
     """McNemar's exact test. first, second: bool, shape [n], the same items in the same order."""
+    from scipy.stats import binomtest  # here: half a second that other figures need not wait for
+
     a, b = int(np.sum(first & ~second)), int(np.sum(~first & second))
     return McNemar(a, b, float(binomtest(a, a + b, 0.5).pvalue) if a + b else 1.0)
 

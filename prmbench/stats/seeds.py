@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student
 
 Verdict = Literal["appears", "does not appear", "undecided"]
 
@@ -31,6 +30,8 @@ def seed_mean(values: Sequence[float], level: float = 0.95) -> SeedMean:
     mean = float(x.mean())
     if len(x) < 2:
         return SeedMean(mean, float("nan"), float("nan"))
+    from scipy.stats import t as student  # here: half a second that other figures need not wait for
+
     half = float(student.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     return SeedMean(mean, mean - half, mean + half)
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import ids_hash
-from prmbench.engines.batching import plan_batches
-from prmbench.engines.hf import BatchRunner, HFEngine
+from prmbench.engines.batching import BatchRunner, plan_batches
+from prmbench.engines.hf import HFEngine
 from prmbench.engines.processes import Share
 from prmbench.progress import progress
 from prmbench.results.schema import digest

@@ -20,8 +20,8 @@ from prmbench.benchmarks.td_probe_metrics import BranchItem, columns_of, compute
 from prmbench.cli import app
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
-from prmbench.engines.generate import Request
-from prmbench.engines.sampling import SamplingParams, choose, uniforms
+from prmbench.engines.choice import choose
+from prmbench.engines.sampling import Request, SamplingParams, uniforms
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate, Subject, read_entry
 from prmbench.reward_models.branches import branch_values, branching_model

@@ -22,10 +22,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prmbench.engines.attention import attend_together, shared_attention
-from prmbench.engines.generate import Request, generate
+from prmbench.engines.generate import generate
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.kv_cache import growing_cache
-from prmbench.engines.sampling import SamplingParams, uniforms
+from prmbench.engines.sampling import Request, SamplingParams, uniforms
 
 
 class Module(torch.nn.Module):

@@ -6,9 +6,10 @@ import support
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prmbench.engines.generate import Request, generate
+from prmbench.engines.choice import choose
+from prmbench.engines.generate import generate
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.sampling import SamplingParams, choose, uniforms
+from prmbench.engines.sampling import Request, SamplingParams, uniforms
 
 STOP = frozenset({7, 11, 13})
 

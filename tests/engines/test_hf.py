@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from prmbench.engines import head, hf
-from prmbench.engines.hf import BatchRunner, HFEngine
+from prmbench.engines.hf import HFEngine
 from prmbench.errors import UserError
 
 ALL = frozenset(hf.QUANTITIES)
@@ -160,37 +160,3 @@ def test_an_unknown_change_of_logits_is_refused():
     model.forward = doubled
     with pytest.raises(UserError, match="changes its logits in a way that is not known"):
         HFEngine(model, "strange")
-
-
-# --- memory: running out cannot be arranged on a test machine, so the error is raised by hand ---
-
-
-def test_halves_its_budget_and_goes_on():
-    lengths = [10] * 8
-    asked, done = [], []
-
-    def score(indices):
-        asked.append(len(indices))
-        if len(indices) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        done.extend(indices)
-
-    runner = BatchRunner(80)
-    runner.run(list(range(8)), lengths, score)
-    assert sorted(done) == list(range(8))
-    assert asked == [8, 4, 2, 2, 2, 2]  # learns: the second four are never tried whole
-    assert runner.budget == 20
-
-
-def test_cpu_allocator_errors_count_and_others_do_not():
-    def refuse(indices):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-
-    with pytest.raises(UserError, match="out of memory on a single sequence of 10 tokens"):
-        BatchRunner(10).run([0], [10], refuse)
-
-    def break_(indices):
-        raise RuntimeError("shape mismatch")
-
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        BatchRunner(100).run([0, 1], [10, 10], break_)

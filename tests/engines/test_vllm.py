@@ -14,9 +14,8 @@ import support
 from transformers import AutoTokenizer
 
 from prmbench.engines.base import load_engine
-from prmbench.engines.generate import Request
 from prmbench.engines.loading import LoadOptions
-from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.rollouts import Policy

@@ -68,7 +68,7 @@ class Scripted:
         return {}
 
     def generate(self, requests, stop, params, seed):
-        from prmbench.engines.generate import Completion
+        from prmbench.engines.sampling import Completion
 
         out = []
         for request in requests:
