@@ -93,6 +93,7 @@ def test_truncated_is_wrong_even_with_the_right_answer(tmp_path):
     ids = policy.encoder.text_ids(" \\boxed{4}")
     answer = Problem("a", "What is 2 + 2?", "4")
     policy.engine.logits = _speaker(policy, ids)
+    policy.engine.cached_ways.add((False, False, False))  # such logits would not be those of the sequence run again
     found = rollout(
         policy, [answer], tmp_path / "out", n=1, prompt="bare", params=SamplingParams(max_new_tokens=len(ids))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,11 @@ from prmbench.engines.hf import HFEngine
 from prmbench.engines.kv_cache import growing_cache
 from prmbench.engines.sampling import Completion, Request, SamplingParams, uniforms
 from prmbench.errors import UserError
+
+_LEAST_SPREAD = 0.1  # of logits; nearly all tokens are as likely as each other, whatever the rounding does
+_OFF, _OFF_IN_HALF = 0.01, 0.3
+"""Of the logits' spread, that a cache may change: far above rounding (of half precision, where a router may choose another expert),
+far below what a state that is lost or of another row does."""
 
 _COMPACT = 0.75  # rows are dropped from the cache when fewer than this share are alive: each drop copies the cache
 
@@ -32,6 +38,28 @@ def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int
     return distinct, which
 
 
+def _check_cached(engine: HFEngine, ids: list[int], logits: torch.Tensor, rows: int) -> None:
+    """Whether logits that come from the cache are those of the whole sequence run again, but for rounding.
+
+    An architecture may pass over the cache it is given, or over what is padding in it, without a word.
+
+    Args:
+        ids: the sequence. logits: float32, shape [vocabulary], after its last token. rows: of its batch.
+    """
+    states = engine.trunk(input_ids=torch.tensor([ids], device=engine.device), use_cache=False).last_hidden_state
+    whole = engine.logits(states[:, -1])[0]
+    finite = whole.isfinite() & logits.isfinite()
+    spread = whole[finite].std(unbiased=False).clamp(min=_LEAST_SPREAD)
+    off = (logits[finite] - whole[finite]).std(unbiased=False) / spread
+    exact = states.dtype == torch.float32 and not torch.is_autocast_enabled(engine.device.type)
+    if off > (_OFF if exact else _OFF_IN_HALF):
+        alone = ", or one sequence at a time (--batch-tokens 1)" if rows > 1 else ""
+        raise UserError(
+            f"{engine.source}: a {engine.model.config.model_type} model; its logits come out {100 * float(off):.0f}% off when "
+            f"earlier tokens are read from its cache, so its completions would be wrong; try --engine vllm{alone}"
+        )
+
+
 @torch.inference_mode()
 def generate(
     engine: HFEngine, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
@@ -44,7 +72,8 @@ def generate(
         seed: of all random numbers; see `prmbench.engines.sampling.uniforms`.
 
     Raises:
-        UserError: the model's logits are not finite. ValueError: a prompt leaves no room.
+        UserError: the model's logits are not finite, or with its cache are not those of the whole sequence (looked at once for
+            each way of batching). ValueError: a prompt leaves no room.
 
     Returns:
         Completions in the order of the requests. In float32 a completion depends on its batch only where two tokens'
@@ -57,6 +86,8 @@ def generate(
     room = max(limits)
     noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
     forced = torch.tensor([-1 if r.forced is None else r.forced for r in requests], device=device)
+    takes = inspect.signature(engine.trunk.forward).parameters
+    argument = "cache_params" if "cache_params" in takes else "past_key_values"
     cache = growing_cache(engine.model.config)
     selectable = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)  # recurrent states are not
     prompts, which = _distinct([r.prompt for r in requests]) if selectable else ([r.prompt for r in requests], [])
@@ -74,6 +105,7 @@ def generate(
     going = torch.ones(len(requests), dtype=torch.bool, device=device)
     stops = torch.tensor(sorted(stop), device=device)
     last = torch.tensor(limits, device=device) - 1
+    shared = False
     written: list[list[int]] = [[] for _ in requests]
     finished = [False] * len(requests)
 
@@ -83,18 +115,24 @@ def generate(
                 input_ids=ids,
                 attention_mask=mask if padded else None,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
+                **{argument: cache},
             ).last_hidden_state[:, -1]
             if t == 0 and len(prompts) < len(requests):  # a prompt was run once for all of its completions
-                if len(prompts) == 1 and together.may_share():
+                shared = len(prompts) == 1 and together.may_share()
+                if shared:
                     for layer in cache.layers:
                         layer.share(len(requests))
                 else:
                     cache.batch_select_indices(expand)
                 states, positions, mask = states[expand], positions[expand], mask[expand]
+            logits = engine.logits(states)
+            if t == 1 and (way := (len(requests) > 1, padded, shared)) not in engine.cached_ways:
+                row = min(going.nonzero()[:, 0].tolist(), key=lambda i: len(requests[alive[i]].prompt))
+                _check_cached(engine, [*requests[alive[row]].prompt, *written[alive[row]]], logits[row], len(requests))
+                engine.cached_ways.add(way)
             try:
-                token = choose(engine.logits(states), noise[alive, t], params)
+                token = choose(logits, noise[alive, t], params)
             except FloatingPointError as error:
                 raise UserError(f"{engine.source}: {error}; its weights or its number type do not hold") from None
             if t == 0:

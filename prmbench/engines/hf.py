@@ -66,6 +66,9 @@ class HFEngine:
         model: in eval mode, on its device.
         source: what to call it in errors.
 
+    Attributes:
+        cached_ways: ways of batching in which `generate` has found the model's cache to hold.
+
     Raises (on construction):
         UserError: the model's logits are not what its output layer gives from its last hidden state, nor that with
             one of the logit scalings known here, so that chunked log-probs would be wrong.
@@ -80,6 +83,7 @@ class HFEngine:
         self.trunk = model.get_decoder()
         self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
+        self.cached_ways: set[tuple[bool, ...]] = set()
         self._weight32: torch.Tensor | None = None
         self.finish = self._find_logit_map()
 

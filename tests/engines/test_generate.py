@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import support
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.engines.choice import choose
 from prmbench.engines.generate import generate
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.sampling import Request, SamplingParams, uniforms
+from prmbench.errors import UserError
 
 STOP = frozenset({7, 11, 13})
 
@@ -128,3 +130,44 @@ def test_a_shared_prompt_runs_once_and_changes_nothing(engine, temperature, monk
     monkeypatch.undo()
     for request, completion in zip(requests, found, strict=True):
         assert (completion.ids.tolist(), completion.finish_reason) == slow(engine, request, STOP, params, 1)
+
+
+RECURRENT = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+
+
+def recurrent(name):
+    torch.manual_seed(0)
+    config, model = getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
+    made = model(config(**RECURRENT, **({"state_size": 4} if name == "Mamba" else {}))).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.2)
+    return HFEngine(made, name.lower())
+
+
+def test_a_cache_that_does_not_hold_is_an_error():
+    """Mamba's states are right as long as no prompt is padded, and wrong beside a longer one; RWKV takes no cache at all."""
+    mamba, params = recurrent("Mamba"), SamplingParams(max_new_tokens=12)
+    long, short = np.arange(4, 13), np.arange(20, 25)
+    requests = [Request(long, "p", i) for i in range(3)]
+    for request, found in zip(requests, generate(mamba, requests, STOP, params, seed=0), strict=True):
+        assert found.ids.tolist() == slow(mamba, request, STOP, params, 0)[0]
+    with pytest.raises(
+        UserError, match=r"mamba: a mamba model; its logits come out \d+% off .*, or one sequence at a time"
+    ):
+        generate(mamba, [*requests, Request(short, "q", 0)], STOP, params, seed=0)
+    with pytest.raises(UserError, match=r"rwkv: a rwkv model; its logits come out \d+% off"):
+        generate(recurrent("Rwkv"), requests, STOP, params, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_is_no_such_error(smollm2, dtype):
+    """And each way of batching is looked at once."""
+    engine = HFEngine(AutoModelForCausalLM.from_pretrained(smollm2, dtype=dtype).eval())
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(100, 40_000, size=n) for n in (9, 40, 90)]
+    params = SamplingParams(max_new_tokens=3, temperature=0)
+    for some in (prompts, prompts[:1] * 3, prompts[:1]):
+        generate(engine, [Request(ids, "p", i) for i, ids in enumerate(some)], frozenset(), params, seed=0)
+    assert len(engine.cached_ways) == 3
