@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prmbench.cli_common import interruptible
+from prmbench.cli_common import benchmark_name, interruptible
 from prmbench.errors import UserError
 
 
@@ -28,16 +28,39 @@ def compare_command(
     """Compare entries on the same items: paired bootstrap, McNemar, the items that flip."""
     from rich.console import Console
 
-    from prmbench.compare import compare, load_measured
+    from prmbench.compare import compare, find_entry, load_measured
     from prmbench.compare_table import as_json as to_json
     from prmbench.compare_table import render
 
-    measured = [load_measured(path, protocol=protocol, policy=thresholds, size=n, seed=seed) for path in entries]
+    files = [find_entry(path) for path in entries]
+    if {benchmark_name(file) for file in files} == {"td-probe"}:
+        if protocol is not None or n is not None or groups or thresholds != "crossfit":
+            raise UserError(
+                f"--protocol, --thresholds, --n, --groups: mean nothing for {files[0]}, a td-probe; leave them out"
+            )
+        _compare_probes(files, resamples, seed, as_json=as_json)
+        return
+    measured = [load_measured(path, protocol=protocol, policy=thresholds, size=n, seed=seed) for path in files]
     pairs = compare(measured, n_resamples=resamples, seed=seed)
     if as_json:
         typer.echo(json.dumps(to_json(measured, pairs), indent=2))
         return
     Console().print(render(measured, pairs, groups=groups))
+
+
+def _compare_probes(files: list[Path], resamples: int, seed: int, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from prmbench.compare_probe import compare_probes, load_probe
+    from prmbench.compare_probe_table import as_json as to_json
+    from prmbench.compare_probe_table import render_probes
+
+    probes = [load_probe(file) for file in files]
+    pairs = compare_probes(probes, n_resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(to_json(probes, pairs), indent=2))
+    else:
+        Console().print(render_probes(probes, pairs))
 
 
 @interruptible
@@ -46,13 +69,14 @@ def export_command(
     form: Annotated[str, typer.Option("--format", help="csv: every figure; latex: a tabular row an entry")] = "csv",
 ) -> None:
     """Print entries' figures for other programs."""
-    from prmbench.compare import find_entry, read_any_entry
+    from prmbench.compare import ENTRY_TYPES, PROBE_TYPES, find_entry, read_any_entry
     from prmbench.export import to_csv, to_latex
 
-    forms = {"csv": to_csv, "latex": to_latex}
+    forms = {"csv": (to_csv, ENTRY_TYPES | PROBE_TYPES), "latex": (to_latex, ENTRY_TYPES)}  # rows are a leaderboard's
     if form not in forms:
         raise UserError(f"--format {form}: expected csv or latex")
-    typer.echo(forms[form]([read_any_entry(find_entry(path)) for path in entries]), nl=False)
+    write, types = forms[form]
+    typer.echo(write([read_any_entry(find_entry(path), types) for path in entries]), nl=False)
 
 
 @interruptible

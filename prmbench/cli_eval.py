@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prmbench.cli_common import interruptible, quiet_libraries
+from prmbench.cli_common import benchmark_name, interruptible, quiet_libraries
 from prmbench.errors import UserError, nearest
 
 
@@ -345,21 +345,13 @@ def _recompute(items: Path, output: Path | None, resamples: int | None, seed: in
         "candidates": recompute_candidates,
         "calibration": recompute_calibration,
     }
-    entry = kinds.get(_benchmark_of(beside), recompute)(items, n_resamples=resamples, seed=seed)
+    entry = kinds.get(benchmark_name(beside), recompute)(items, n_resamples=resamples, seed=seed)
     path = None
     if output is not None:
         assert entry.items is not None
         folder = items if items.is_dir() else items.parent
         path = save_entry(output, entry, folder / entry.items.file)
     show_entry(entry, path, as_json=as_json)
-
-
-def _benchmark_of(entry: Path) -> str:
-    """The benchmark that an entry file names; empty where there is none to read."""
-    try:
-        return str(json.loads(entry.read_text(encoding="utf-8"))["benchmark"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _template_argument(text: str) -> tuple[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from prmbench.benchmarks.best_of_n import BestOfNEntry
 from prmbench.benchmarks.best_of_n_metrics import Convention, candidate_scores, read_candidates
+from prmbench.benchmarks.calibration_probe import CalibrationEntry
+from prmbench.benchmarks.candidates_probe import CandidatesEntry
 from prmbench.benchmarks.policy import PolicyEntry, read_completions
 from prmbench.benchmarks.processbench import ProcessBenchEntry
 from prmbench.benchmarks.processbench_metrics import position_bins, predict
+from prmbench.benchmarks.td_probe import TDProbeEntry
 from prmbench.errors import UserError, shortened
 from prmbench.results.items import read_described, read_items
-from prmbench.results.schema import ENTRY_NAME, Entry, digest, read_entry
+from prmbench.results.schema import ENTRY_NAME, Benchmark, Entry, digest, read_entry
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.paired import (
     McNemar,
@@ -41,6 +44,11 @@ ENTRY_TYPES: dict[str, type[Any]] = {
     "processbench": ProcessBenchEntry,
     "best-of-n": BestOfNEntry,
     "policy": PolicyEntry,
+}
+PROBE_TYPES: dict[str, type[Any]] = {
+    "td-probe": TDProbeEntry,
+    "candidates": CandidatesEntry,
+    "calibration": CalibrationEntry,
 }
 FIGURES = {"processbench": "F1", "best-of-n": "Best-of-N", "policy": "avg@n"}
 
@@ -101,16 +109,16 @@ def find_entry(path: str | Path) -> Path:
     return file
 
 
-def read_any_entry(path: Path) -> AnyEntry:
-    """Read an entry of whatever benchmark. Raises UserError when it is none."""
+def read_any_entry(path: Path, types: Mapping[str, type[Any]] = ENTRY_TYPES) -> AnyEntry:
+    """Read an entry of whatever benchmark. types: by benchmark, those taken. Raises UserError when it is none of them."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         name = fields["benchmark"]["name"]
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         raise UserError(f"{path}: is no entry; expected the {ENTRY_NAME} that `prmbench eval` writes") from None
-    if name not in ENTRY_TYPES:
-        raise UserError(f"{path}: field 'benchmark.name' is {json.dumps(name)}; expected {', '.join(ENTRY_TYPES)}")
-    entry: AnyEntry = read_entry(path, ENTRY_TYPES[name])
+    if name not in types:
+        raise UserError(f"{path}: field 'benchmark.name' is {json.dumps(name)}; expected {', '.join(types)}")
+    entry: AnyEntry = read_entry(path, types[name])
     if not entry.subject.name.isprintable():
         raise UserError(
             f"{path}: field 'subject.name' holds control characters ({entry.subject.name!r}); take them out"
@@ -266,9 +274,8 @@ def compare(measured: Sequence[Measured], *, n_resamples: int = 10_000, seed: in
     return [Pair(*one, p) for one, p in zip(found, corrected, strict=True)]
 
 
-def check_comparable(a: Measured, b: Measured) -> None:
+def check_benchmarks(a: Path, one: Benchmark, b: Path, other: Benchmark) -> None:
     """Raise UserError, naming the first field that differs, unless two entries are of the same benchmark on the same data."""
-    one, other = a.entry.benchmark, b.entry.benchmark
     fields: list[tuple[str, Any, Any]] = [
         ("benchmark.name", one.name, other.name),
         ("benchmark.version", one.version, other.version),
@@ -287,9 +294,13 @@ def check_comparable(a: Measured, b: Measured) -> None:
         if mine != theirs:
             first, second = (shortened(json.dumps(value)) for value in (mine, theirs))
             raise UserError(
-                f"{a.path} and {b.path} cannot be compared: field '{name}' is {first} and {second}; "
-                "evaluate both on the same items"
+                f"{a} and {b} cannot be compared: field '{name}' is {first} and {second}; evaluate both on the same items"
             )
+
+
+def check_comparable(a: Measured, b: Measured) -> None:
+    """Raise UserError, naming what differs, unless two entries are of the same benchmark on the same items."""
+    check_benchmarks(a.path, a.entry.benchmark, b.path, b.entry.benchmark)
     for name, outcomes in a.subsets.items():
         if outcomes.ids != b.subsets[name].ids:
             raise UserError(f"{a.path} and {b.path} cannot be compared: their items of {name} have other ids")

@@ -87,15 +87,16 @@ def _cells(d: Difference) -> list[str]:
         f"{100 * d.first:.1f}",
         f"{100 * d.second:.1f}",
         f"{100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]",
-        _p(d.p),
+        shown_p(d.p),
     ]
 
 
 def _test(found: McNemar | None) -> list[str]:
-    return ["", "", ""] if found is None else [f"{found.only_first:,}", f"{found.only_second:,}", _p(found.p)]
+    return ["", "", ""] if found is None else [f"{found.only_first:,}", f"{found.only_second:,}", shown_p(found.p)]
 
 
-def _p(p: float) -> str:
+def shown_p(p: float) -> str:
+    """A p as it is printed."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -119,10 +120,10 @@ def _groups(pair: Pair) -> Table:
 
 def _sentences(pair: Pair, *, many: bool) -> list[str]:
     mean = pair.mean
-    corrected = f" ({_p(pair.p_holm)} corrected for all pairs, Holm)" if many else ""
+    corrected = f" ({shown_p(pair.p_holm)} corrected for all pairs, Holm)" if many else ""
     higher, lower = (pair.first, pair.second) if mean.value > 0 else (pair.second, pair.first)
     p = pair.p_holm if many else mean.p
-    by = f"{100 * abs(mean.value):.1f} points, p = {_p(mean.p)}{corrected}"
+    by = f"{100 * abs(mean.value):.1f} points, p = {shown_p(mean.p)}{corrected}"
     said = f"{higher} is above {lower} by {by}." if p < SIGNIFICANT else f"No significant difference: {by}."
     lines = [said]
     for name, difference in pair.subsets.items():
