@@ -24,7 +24,7 @@ from prmbench.stats.weighted import resample
 Floats = NDArray[np.float64]
 
 FIGURES = ("auc", "pearson", "spearman", "corrected", "within", "within_corrected", "agreement")
-"""Of `SignalResult`, those compared: the two with shares say what those with single rollouts and with true values do."""
+"""Of `SignalResult`, those compared: the two with shares say no more than those with single rollouts and with true values."""
 FEW = 20
 """Problems below which intervals that draw problems are said to be too narrow."""
 

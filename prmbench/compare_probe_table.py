@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from prmbench.benchmarks.probe_tables import TD_COLUMNS
 from prmbench.benchmarks.tables import MINIATURE
 from prmbench.compare_probe import FEW, ProbeMeasured, ProbePair
 from prmbench.compare_table import SIGNIFICANT, shown_p
@@ -17,20 +18,12 @@ from prmbench.compare_table import SIGNIFICANT, shown_p
 SIGNALS = {
     "td": "TD",
     "value": "V(s')",
-    "abs_value": "abs(V(s'))",
+    "abs_value": "|V(s')|",
     "mean_value": "v_bar(s')",
     "probability": "probability",
 }
-NAMES = {
-    "auc": "AUC",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "corrected": "true",
-    "within": "in state",
-    "within_corrected": "in state, true",
-    "agreement": "tau-b in state",
-}
-"""As in the probe's own table."""
+NAMES = TD_COLUMNS | {"within_corrected": "in state, true", "agreement": "tau-b in state"}
+"""Those of the probe's own table, and short enough for two subjects beside each other."""
 
 
 def render_probes(probes: list[ProbeMeasured], pairs: list[ProbePair]) -> RenderableType:

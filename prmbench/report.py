@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,14 @@ from numpy.typing import NDArray
 from prmbench.benchmarks.plots import draw_best_of_n
 from prmbench.benchmarks.processbench_metrics import BASELINES, item_scores, predict
 from prmbench.benchmarks.processbench_schema import POLICIES, SubsetResult, quoted
-from prmbench.compare import AnyEntry, Measured, load_measured
+from prmbench.compare import ENTRY_TYPES, PROBE_TYPES, AnyEntry, Measured, find_entry, load_measured, read_any_entry
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError
 from prmbench.leaderboard import Cell, board_cells, board_columns
 from prmbench.leaderboard_pages import environment
+from prmbench.report_parts import Picture, Section, Step, Table, Worst, about
 from prmbench.report_plots import calibration, f1_against_threshold, scores_around_errors, to_svg
+from prmbench.report_probes import PROBES
 from prmbench.results.items import TraceItem, read_described, read_items
 from prmbench.results.store import write_atomically
 from prmbench.stats.protocols import DIRECT
@@ -35,60 +36,6 @@ POLICY_WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """header, and rows of a name and cells."""
-
-    header: list[str]
-    rows: list[tuple[str, list[Cell]]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """svg: made here, from numbers and subsets' names (escaped by matplotlib). caption: a sentence."""
-
-    svg: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step of a shown item. text: None where the data are not at hand. shade: -1 (far below its threshold) to 1 (far above)."""
-
-    number: int
-    score: float
-    shade: float
-    text: str | None
-    is_error: bool
-    is_flagged: bool
-
-
-@dataclass(frozen=True)
-class Worst:
-    """An item that was predicted wrong. margin: by how much, in scores' standard deviations."""
-
-    id: str
-    subset: str
-    generator: str
-    label: int
-    predicted: int
-    margin: float
-    problem: str | None
-    steps: list[Step]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One benchmark."""
-
-    title: str
-    about: list[str]
-    tables: list[tuple[str, Table]]
-    pictures: list[Picture]
-    worst: list[Worst] = field(default_factory=list)
-    worst_note: str = ""
-
-
 def write_report(paths: Sequence[str | Path], output: Path, traces: Sequence[Trace] | None = None) -> Path:
     """Write the page of one subject.
 
@@ -98,7 +45,7 @@ def write_report(paths: Sequence[str | Path], output: Path, traces: Sequence[Tra
     Raises:
         UserError: entries of different subjects, or one that is not what its items say.
     """
-    measured = [load_measured(path) for path in paths]
+    measured = [_load(path) for path in paths]
     first = measured[0].entry.subject
     for one in measured[1:]:
         if one.entry.subject.weights != first.weights:
@@ -108,7 +55,7 @@ def write_report(paths: Sequence[str | Path], output: Path, traces: Sequence[Tra
             )
     for one in measured:
         require_valid(one.path, traces)
-    makers = {"processbench": _processbench, "best-of-n": _best_of_n, "policy": _policy}
+    makers = {"processbench": _processbench, "best-of-n": _best_of_n, "policy": _policy, **PROBES}
     sections = [makers[one.entry.benchmark.name](one, traces) for one in measured]
     html = (
         environment()
@@ -123,6 +70,12 @@ def write_report(paths: Sequence[str | Path], output: Path, traces: Sequence[Tra
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, html)
     return output
+
+
+def _load(path: str | Path) -> Measured:
+    file = find_entry(path)
+    entry = read_any_entry(file, ENTRY_TYPES | PROBE_TYPES)
+    return Measured(file, entry, {}, "") if entry.benchmark.name in PROBE_TYPES else load_measured(file)
 
 
 def _provenance(one: Measured) -> list[tuple[str, str]]:
@@ -144,15 +97,6 @@ def _provenance(one: Measured) -> list[tuple[str, str]]:
             ("seed, resamples", f"{p.seed}, {p.n_resamples:,}"),
         ]
     return rows
-
-
-def _about(entry: AnyEntry) -> list[str]:
-    lines = [f"{name}: {data.n_items:,} items" for name, data in entry.benchmark.subsets.items()]
-    if entry.miniature:
-        lines.append("Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are.")
-    if entry.benchmark.limit is not None:
-        lines.append(f"Only {entry.benchmark.limit:,} items of each subset: a try, not a result to quote.")
-    return lines
 
 
 def _processbench(one: Measured, traces: Sequence[Trace] | None) -> Section:
@@ -194,7 +138,7 @@ def _processbench(one: Measured, traces: Sequence[Trace] | None) -> Section:
                 (f"{subset}: errors found exactly, in %, by {title} ({main})", Table([title, "found"], cells))
             )
     if main == DIRECT:  # votes: there are no scores to draw, nor margins to rank by
-        return Section("ProcessBench", [*_about(entry), *_votes(found)], tables, [])
+        return Section("ProcessBench", [*about(entry), *_votes(found)], tables, [])
     mine = {s: sorted((i for i in items if i.subset == s), key=lambda i: i.id) for s in subsets}
     scores = {s: [item_scores(i, beta)[main] for i in mine[s]] for s in subsets}
     labels = {s: [i.label for i in mine[s]] for s in subsets}
@@ -224,7 +168,7 @@ def _processbench(one: Measured, traces: Sequence[Trace] | None) -> Section:
     note = f"The {len(worst)} items predicted wrong by the widest margin ({main}, crossfit)."
     if traces is None:
         note += " Their text is not at hand: pass --data."
-    return Section("ProcessBench", _about(entry), tables, pictures, worst, note)
+    return Section("ProcessBench", about(entry), tables, pictures, worst, note)
 
 
 def _votes(found: Mapping[str, SubsetResult]) -> list[str]:
@@ -287,7 +231,7 @@ def _best_of_n(one: Measured, _: Sequence[Trace] | None) -> Section:
         f"Accuracy of the candidate with the highest {metrics.own} among N, over all subsets of a problem's {metrics.n}.",
     )
     title = "Accuracy in % of the highest-scored candidate, over all subsets of N; the model's own score first"
-    return Section("Best-of-N", _about(entry), [(title, table)], [picture])
+    return Section("Best-of-N", about(entry), [(title, table)], [picture])
 
 
 def _policy(one: Measured, _: Sequence[Trace] | None) -> Section:
@@ -306,4 +250,4 @@ def _policy(one: Measured, _: Sequence[Trace] | None) -> Section:
         ("In %", Table(["problems", *columns], rows)),
         ("Completions by verdict", Table(["problems", *kinds], verdicts)),
     ]
-    return Section("Policy", _about(entry), tables, [])
+    return Section("Policy", about(entry), tables, [])

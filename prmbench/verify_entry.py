@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from prmbench.benchmarks import calibration_probe, candidates_probe, td_probe, td_probe_metrics
 from prmbench.benchmarks.best_of_n import best_of_n_benchmark
 from prmbench.benchmarks.best_of_n_metrics import Convention, compute_best_of_n, read_candidates
 from prmbench.benchmarks.policy import build_policy_entry, read_completions
 from prmbench.benchmarks.processbench import build_entry
 from prmbench.benchmarks.processbench_metrics import Plan
-from prmbench.compare import AnyEntry, find_entry, read_any_entry
+from prmbench.compare import ENTRY_TYPES, PROBE_TYPES, AnyEntry, find_entry, read_any_entry
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError, shortened
 from prmbench.results.items import TraceItem, read_items, statistics_of
-from prmbench.results.schema import Items
+from prmbench.results.schema import Benchmark, Items
 
 TOLERANCE = 1e-9
 """Of figures, relative: sums in another order on another machine."""
@@ -36,7 +37,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
         UserError: no entry, or a broken one; a broken items file.
     """
     file = find_entry(path)
-    entry = read_any_entry(file)
+    entry = read_any_entry(file, ENTRY_TYPES | PROBE_TYPES)
     if entry.status != "measured":
         return [f"{file}: field 'status' is '{entry.status}': an entry with items is 'measured'"]
     if entry.items is None:
@@ -72,6 +73,26 @@ def unchecked_subsets(path: str | Path, traces: Sequence[Trace]) -> list[str]:
     return [name for name in read_any_entry(find_entry(path)).benchmark.subsets if name not in there]
 
 
+_PROBES: dict[str, tuple[Callable[..., list[Any]], Callable[..., Benchmark], Callable[..., Any]]] = {
+    td_probe.NAME: (
+        td_probe_metrics.read_branches,
+        td_probe.td_probe_benchmark,
+        lambda items, entry, kept: td_probe_metrics.compute_td_probe(items, entry.subject, **kept),
+    ),
+    calibration_probe.NAME: (
+        calibration_probe.read_calibration_items,
+        calibration_probe.calibration_benchmark,
+        lambda items, entry, kept: calibration_probe.compute_calibration(items, entry.subject, **kept),
+    ),
+    candidates_probe.NAME: (
+        candidates_probe.read_candidates_items,
+        candidates_probe.candidates_benchmark,
+        lambda items, _, kept: candidates_probe.compute_candidates(items, **kept),
+    ),
+}
+"""Of each probe: how its items are read, what they are of, and its figures."""
+
+
 def _recompute(entry: AnyEntry, items_file: Path) -> tuple[AnyEntry, list[Any]]:
     name, statistics = entry.benchmark.name, statistics_of(entry.provenance, None, None)
     if name == "processbench":
@@ -86,6 +107,11 @@ def _recompute(entry: AnyEntry, items_file: Path) -> tuple[AnyEntry, list[Any]]:
         return build_policy_entry(
             completions, entry.subject, settings, None, statistics["n_resamples"], statistics["seed"], limit
         ), list(completions)
+    if name in _PROBES:
+        read, describe, compute = _PROBES[name]
+        items = read(items_file)
+        changes = {"benchmark": describe(items, entry.benchmark.settings), "metrics": compute(items, entry, statistics)}
+        return entry.model_copy(update=changes), items
     candidates = read_candidates(items_file)
     again = entry.model_copy(
         update={

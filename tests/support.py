@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
 import torch
@@ -154,3 +155,19 @@ def browse(chromium: str, page: Path, profile: Path, *arguments: str) -> str:
     quiet += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
     command = [chromium, *quiet, *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+class Page(HTMLParser):
+    """An HTML page: tags that appear, their attributes' names, and the text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+    def handle_data(self, data):
+        self.text += data

@@ -6,47 +6,21 @@ import json
 
 import numpy as np
 import pytest
-import support
 from rich.console import Console
 from scipy.stats import kendalltau, pearsonr
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from prmbench.benchmarks.td_probe import ProbeOptions, evaluate_td_probe
 from prmbench.cli import app
 from prmbench.compare_probe import compare_probes, load_probe
 from prmbench.compare_probe_table import render_probes
-from prmbench.data.problems import Problem
-from prmbench.data.prompts import find_prompt
-from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.reward_models.loading import load_reward_model
-from prmbench.rollouts import load_policy
 from prmbench.stats.weighted import cluster_weights
 
-PROBLEMS = {"a": [Problem(f"p{i}", f"What is {i} + 1?", str(i % 3)) for i in range(9)]}
-OPTIONS = ProbeOptions(
-    branches=48, top=4, rollouts=3, params=SamplingParams(max_new_tokens=14), prompt="number", n_resamples=60
-)
-
 
 @pytest.fixture(scope="module")
-def folders(tiny, tiny_tuned, tmp_path_factory):
-    """Probes of one policy: a reward model, the same with model and reference exchanged, and another one."""
-    folder = tmp_path_factory.mktemp("probes")
-    policy = load_policy(str(tiny), find_prompt("number"))
-    policy.stop |= frozenset(range(3, policy.engine.vocabulary, 6))  # or a random model would hardly ever end
-    other = support.save_checkpoint(folder / "other", seed=9)
-    models = {"first": (tiny_tuned, tiny), "negated": (tiny, tiny_tuned), "other": (other, tiny)}
-    for name, (rm, reference) in models.items():
-        model = load_reward_model(rm, reference=reference, objective="implicit_prm")
-        evaluate_td_probe(model, policy, PROBLEMS, name=name, source=name, output=folder / name, options=OPTIONS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def probes(folders):
-    return [load_probe(folders / name / "entry.json") for name in ("first", "negated", "other")]
+def probes(probe_folders):
+    return [load_probe(probe_folders / name / "entry.json") for name in ("first", "negated", "other")]
 
 
 def by_figure(pair):
@@ -69,6 +43,7 @@ def test_against_the_negated_signal_a_correlation_is_doubled(probes):
     assert "policy" not in {signal for signal, _ in found}
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant", "ignore:Only one class is present")
 def test_against_resamples_written_out(probes):
     """Rollouts of the problems drawn, one by one, through SciPy and scikit-learn."""
     a, b = probes[0], probes[2]
@@ -131,23 +106,25 @@ def command(*arguments):
     return str(done.exception) if isinstance(done.exception, UserError) else done.output
 
 
-def test_the_command(folders, probes):
-    said = command("compare", folders / "first", folders / "negated", "--resamples", 60)
+def test_the_command(probe_folders, probes):
+    said = command("compare", probe_folders / "first", probe_folders / "negated", "--resamples", 60)
     assert "td-probe: 2 subjects on the same 48 branches of 12 states" in said
     assert "first minus negated" in said
     value = probes[0].entry.metrics.branches.signals["td"].pearson.value
     assert f"{2 * value:+.3f} [" in said
     telling = {item.id for item in probes[0].items if item.right} & {i.id for i in probes[0].items if i.right < 3}
     assert f"Only {len(telling)} problems have right and wrong rollouts" in said
-    found = json.loads(command("compare", folders / "first", folders / "other", "--resamples", 60, "--json"))
+    found = json.loads(
+        command("compare", probe_folders / "first", probe_folders / "other", "--resamples", 60, "--json")
+    )
     assert found["pairs"][0]["figures"][0].keys() == {
         *("signal", "figure", "first", "second", "value", "low", "high", "p", "p_holm")
     }
-    assert "mean nothing for" in command("compare", folders / "first", folders / "other", "--n", 4)
-    assert "figure,value,low,high" in command("export", folders / "first")
-    assert "branches.signals.td.pearson" in command("export", folders / "first")
+    assert "mean nothing for" in command("compare", probe_folders / "first", probe_folders / "other", "--n", 4)
+    assert "figure,value,low,high" in command("export", probe_folders / "first")
+    assert "branches.signals.td.pearson" in command("export", probe_folders / "first")
     assert "field 'benchmark.name' is \"td-probe\"; expected processbench" in command(
-        "export", folders / "first", "--format", "latex"
+        "export", probe_folders / "first", "--format", "latex"
     )
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -25,22 +24,6 @@ QUICK = RunOptions(plan=Plan(n_resamples=50))
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & $x$"
 
 
-class Page(HTMLParser):
-    """Tags that appear, and the text."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], ""
-        self.feed(path.read_text())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [name for name, _ in attrs]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 @pytest.fixture(scope="module")
 def evil(tiny, tiny_tuned, tmp_path_factory):
     """An entry whose every text carries markup: subject, generator, problem, steps; and its data."""
@@ -60,7 +43,7 @@ def evil(tiny, tiny_tuned, tmp_path_factory):
 
 def test_untrusted_text_is_escaped(evil, tmp_path):
     run, data = evil
-    page = Page(write_report([run], tmp_path / "page.html", load_traces(data)))
+    page = support.Page(write_report([run], tmp_path / "page.html", load_traces(data)))
     assert "script" not in page.tags
     assert "img" not in page.tags
     assert not any(name.startswith("on") for name in page.attributes)
@@ -70,7 +53,7 @@ def test_untrusted_text_is_escaped(evil, tmp_path):
 def test_everything_is_on_the_page(evil, tmp_path):
     run, data = evil
     path = write_report([run], tmp_path / "page.html", load_traces(data))
-    page = Page(path)
+    page = support.Page(path)
     assert page.tags.count("svg") == 3  # F1 curve, scores around errors, reliability
     fields = json.loads((run / "entry.json").read_text())
     crossfit = fields["metrics"]["protocols"]["process"]["mean"]["crossfit"]
@@ -93,7 +76,7 @@ def test_everything_is_on_the_page(evil, tmp_path):
 
 
 def test_without_the_data_it_says_so(evil, tmp_path):
-    page = Page(write_report([evil[0]], tmp_path / "page.html"))
+    page = support.Page(write_report([evil[0]], tmp_path / "page.html"))
     assert "Their text is not at hand" in page.text
     assert "What is" not in page.text
 
@@ -119,10 +102,10 @@ def test_several_benchmarks_of_one_subject(tiny, tiny_tuned, tmp_path):
     model = {"reference": tiny, "objective": "dpo", "name": "rm"}
     prmbench.evaluate(tiny_tuned, data=data, output=tmp_path / "bench", options=QUICK, **model)
     prmbench.rerank(tiny_tuned, [tmp_path / "policy" / "p"], output=tmp_path / "bon", n_resamples=20, **model)
-    page = Page(write_report([tmp_path / "bench", tmp_path / "bon"], tmp_path / "page.html"))
+    page = support.Page(write_report([tmp_path / "bench", tmp_path / "bon"], tmp_path / "page.html"))
     assert "ProcessBench" in page.text
     assert "Best-of-N" in page.text
-    alone = Page(write_report([tmp_path / "policy"], tmp_path / "policy.html"))
+    alone = support.Page(write_report([tmp_path / "policy"], tmp_path / "policy.html"))
     assert "Completions by verdict" in alone.text
     with pytest.raises(UserError, match="a report is of one subject"):
         write_report([tmp_path / "bench", tmp_path / "policy"], tmp_path / "no.html")

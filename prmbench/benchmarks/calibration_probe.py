@@ -121,9 +121,17 @@ def prefix_lengths(n: int) -> list[int]:
 def compute_calibration(
     items: Sequence[CalibrationItem], subject: Subject, *, n_resamples: int, seed: int
 ) -> CalibrationMetrics:
-    """All figures, from items and the subject; intervals draw problems with replacement."""
+    """All figures, from items and the subject; intervals draw problems with replacement.
+
+    Raises:
+        UserError: the subject's values are not known to be logits.
+    """
     link = link_margin(subject)
-    assert link is not None
+    if link is None:
+        raise UserError(
+            f"'{subject.name}': objective {json.dumps(subject.objective)} with margin {json.dumps(subject.margin)} has no link "
+            "from values to probabilities"
+        )
     which, margin = link
     cluster = numbered([(item.subset, item.id) for item in items])
     outcome = np.array([float(item.correct) for item in items])

@@ -33,6 +33,11 @@ TD_COLUMNS = {
     "within_corrected": "true",
     "agreement": "tau-b",
 }
+TD_NOTE = (
+    "AUC, Pearson and Spearman are against single rollouts' outcomes; true: Pearson with the branch's true value, rollout noise "
+    "taken out; in state: of deviations from the state's mean; tau-b: within states."
+)
+LINKS_NOTE = "margin: the objective's own link, with its margin; naive: the sigmoid of the value."
 
 WITH_INTERVAL = (0, 1)
 """Columns that have room for an interval; the entry has them all."""
@@ -72,11 +77,7 @@ def render_td_probe(entry: TDProbeEntry) -> RenderableType:
             figure(one.value_auc),
             figure(one.td_pearson),
         )
-    note = (
-        "AUC, Pearson and Spearman are against single rollouts' outcomes; true: Pearson with the branch's true value, rollout "
-        "noise taken out; in state: of deviations from the state's mean; tau-b: within states. Brackets: 95% intervals over "
-        "problems; those of the other columns are in the entry."
-    )
+    note = f"{TD_NOTE} Brackets: 95% intervals over problems; those of the other columns are in the entry."
     return Group(*parts, table, escape(note))
 
 
@@ -118,8 +119,7 @@ def render_calibration(entry: CalibrationEntry) -> RenderableType:
             first = (f"first {100 * part.upto:.0f}%", figure(part.auc)) if i == 0 else ("", "")
             table.add_row(*first, name, *(figure(x) for x in (link.predicted, link.brier, link.ece)))
     about = f"Right: {figure(metrics.pass_rate)}; Brier score of that as everyone's prediction {metrics.brier_constant:.3f}."
-    links = "margin: the objective's own link, with its margin; naive: the sigmoid of the value."
-    return Group(*map(escape, _head(entry, "Calibration")), table, about, links)
+    return Group(*map(escape, _head(entry, "Calibration")), table, about, LINKS_NOTE)
 
 
 def _bare(estimate: Estimate) -> Estimate:
