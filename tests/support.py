@@ -157,6 +157,21 @@ def browse(chromium: str, page: Path, profile: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+def write_candidates(path: Path) -> Path:
+    """Four problems with three completions each, the first of which is right."""
+    records = [
+        {
+            "id": f"p{i}",
+            "problem": f"What is {i} + 1?",
+            "answer": str(i + 1),
+            "samples": [{"text": f"It is \\boxed{{{i + 1 + k}}}" + "." * k} for k in range(3)],
+        }
+        for i in range(4)
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
 class Page(HTMLParser):
     """An HTML page: tags that appear, their attributes' names, and the text."""
 

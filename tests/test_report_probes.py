@@ -21,20 +21,11 @@ from prmbench.verify_entry import verify_entry
 @pytest.fixture(scope="module")
 def calibrated(tiny, tiny_tuned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
-    records = [
-        {
-            "id": f"p{i}",
-            "problem": f"What is {i} + 1?",
-            "answer": str(i + 1),
-            "samples": [{"text": f"It is \\boxed{{{i + 1 + k}}}" + "." * k} for k in range(3)],
-        }
-        for i in range(4)
-    ]
-    (folder / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    file = support.write_candidates(folder / "c.jsonl")
     model = load_reward_model(tiny_tuned, reference=tiny, objective="implicit_prm")
     evaluate_calibration(
         model,
-        load_candidates([folder / "c.jsonl"]),
+        load_candidates([file]),
         find_prompt("boxed"),
         name="first",
         source="first",

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import support
 from typer.testing import CliRunner
 
 from prmbench.benchmarks.best_of_n import encode_candidates
@@ -29,18 +29,7 @@ IPVRM = Subject(name="x", source=None, kind="implicit", objective="ipvrm", beta=
 
 @pytest.fixture
 def file(tmp_path):
-    records = [
-        {
-            "id": f"p{i}",
-            "problem": f"What is {i} + 1?",
-            "answer": str(i + 1),
-            "samples": [{"text": f"It is \\boxed{{{i + 1 + k}}}" + "." * k} for k in range(3)],
-        }
-        for i in range(4)
-    ]
-    path = tmp_path / "c.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return path
+    return support.write_candidates(tmp_path / "c.jsonl")
 
 
 def test_prefixes_end_at_each_fifth():
