@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prmbench.cli_common import benchmark_name, interruptible
-from prmbench.errors import UserError
+from prmbench.errors import UserError, printable
 
 
 @interruptible
@@ -33,7 +33,12 @@ def compare_command(
     from prmbench.compare_table import render
 
     files = [find_entry(path) for path in entries]
-    if {benchmark_name(file) for file in files} == {"td-probe"}:
+    kinds = {benchmark_name(file) for file in files}
+    if "td-probe" in kinds and len(kinds) > 1:
+        raise UserError(
+            f"{' and '.join(sorted(map(printable, kinds)))}: entries of different benchmarks cannot be compared"
+        )
+    if kinds == {"td-probe"}:
         if protocol is not None or n is not None or groups or thresholds != "crossfit":
             raise UserError(
                 f"--protocol, --thresholds, --n, --groups: mean nothing for {files[0]}, a td-probe; leave them out"
@@ -60,7 +65,7 @@ def _compare_probes(files: list[Path], resamples: int, seed: int, *, as_json: bo
     if as_json:
         typer.echo(json.dumps(to_json(probes, pairs), indent=2))
     else:
-        Console().print(render_probes(probes, pairs))
+        Console().print(render_probes(probes, pairs, resamples))
 
 
 @interruptible

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from prmbench.benchmarks.td_probe import TDProbeEntry
 from prmbench.benchmarks.td_probe_metrics import BranchItem, Columns, columns_of, read_branches
-from prmbench.compare import check_benchmarks
-from prmbench.errors import UserError
+from prmbench.compare import check_benchmarks, read_any_entry
+from prmbench.errors import UserError, printable
 from prmbench.results.items import read_described
-from prmbench.results.schema import read_entry
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.branches import signal_figures
 from prmbench.stats.paired import holm, two_sided_p
@@ -25,6 +24,8 @@ Floats = NDArray[np.float64]
 
 FIGURES = ("auc", "pearson", "spearman", "corrected", "within", "within_corrected", "agreement")
 """Of `SignalResult`, those compared: the two with shares say no more than those with single rollouts and with true values."""
+AS_TD = {("value", "within"), ("value", "within_corrected"), ("value", "agreement"), ("mean_value", "agreement")}
+"""Within a state the value before the branch is constant: these are TD's figures again, and are counted once."""
 FEW = 20
 """Problems below which intervals that draw problems are said to be too narrow."""
 
@@ -85,7 +86,7 @@ def load_probe(path: Path) -> ProbeMeasured:
     Raises:
         UserError: no entry of a TD probe, items other than those it describes.
     """
-    entry = read_entry(path, TDProbeEntry)
+    entry = read_any_entry(path, {"td-probe": TDProbeEntry})
     items = sorted(read_described(path.parent, entry.items, read_branches), key=lambda item: (item.state, item.rank))
     return ProbeMeasured(path, entry, items, columns_of(items, entry.subject))
 
@@ -113,22 +114,27 @@ def compare_probes(probes: Sequence[ProbeMeasured], *, n_resamples: int = 10_000
 
 
 def _check_branches(a: ProbeMeasured, b: ProbeMeasured) -> None:
-    """Values aside, the items must be the same: then differences are the reward models' alone."""
+    """Values aside, the items must be the same: then differences are the reward models' alone. The policy's log-prob may be rounded
+    otherwise."""
+    own = {"sum": 0.0, "ratio": 0.0, "logprob": 0.0}
     for mine, theirs in itertools.zip_longest(a.items, b.items):
-        if mine is None or theirs is None or replace(mine, sum=0.0, ratio=0.0) != replace(theirs, sum=0.0, ratio=0.0):
-            named = mine or theirs
+        if mine is None or theirs is None or replace(mine, **own) != replace(theirs, **own):
+            branch = mine or theirs
+            which = f"branch {branch.rank} of problem '{printable(branch.id)}' ({printable(branch.subset)})"
             raise UserError(
-                f"{a.path} and {b.path} cannot be compared: branch {named.rank} of problem '{named.id}' ({named.subset}) is not "
-                "the same in both, or has other rollouts; probe both with the same policy, engine, options and seed"
+                f"{a.path} and {b.path} cannot be compared: {which} is not the same in both, or has other rollouts; probe both "
+                "with the same policy, engine, options and seed"
             )
 
 
 def _differences(a: ProbeMeasured, b: ProbeMeasured, n_resamples: int, seed: int) -> list[FigureDifference]:
     branches = a.columns.branches
-    shown = a.entry.metrics.branches.signals, b.entry.metrics.branches.signals
+    shown = [one.entry.metrics.branches.signals for one in (a, b)]
     found = []
     for signal in a.columns.signals:
-        if signal == "policy" or signal not in b.columns.signals:  # what needs no reward model is the same in both
+        if signal == "policy":  # the same in both
+            continue
+        if signal not in b.columns.signals or not all(signal in one for one in shown):
             continue
         values = a.columns.signals[signal], b.columns.signals[signal]
 
@@ -139,9 +145,10 @@ def _differences(a: ProbeMeasured, b: ProbeMeasured, n_resamples: int, seed: int
         whole = figures(np.ones((1, len(a.items))))
         samples = resample(branches.cluster, figures, n_resamples, np.random.default_rng(seed))
         for name, ((first, second),) in whole.items():
-            if any(getattr(one[signal], name).value is None for one in shown) or np.isnan(first - second):
-                continue
+            refused = any(getattr(one[signal], name).value is None for one in shown) or np.isnan(first - second)
             differences = samples[name][:, 0] - samples[name][:, 1]
+            if refused or (signal, name) in AS_TD or np.isnan(differences).all():
+                continue
             low, high = interval(differences)
             found.append(
                 FigureDifference(

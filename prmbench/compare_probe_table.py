@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -26,8 +27,9 @@ NAMES = TD_COLUMNS | {"within_corrected": "in state, true", "agreement": "tau-b 
 """Those of the probe's own table, and short enough for two subjects beside each other."""
 
 
-def render_probes(probes: list[ProbeMeasured], pairs: list[ProbePair]) -> RenderableType:
+def render_probes(probes: list[ProbeMeasured], pairs: list[ProbePair], n_resamples: int) -> RenderableType:
     """Every pair as a table of differences with 95% intervals, and which of them are no chance."""
+    needed = math.ceil(2 * sum(len(pair.figures) for pair in pairs) / SIGNIFICANT)
     group = probes[0].entry.metrics.branches
     parts: list[RenderableType] = [
         f"td-probe: {len(probes)} subjects on the same {group.n_branches:,} branches of {group.n_states:,} states"
@@ -38,6 +40,10 @@ def render_probes(probes: list[ProbeMeasured], pairs: list[ProbePair]) -> Render
         parts.append(f"Only {n} problems have right and wrong rollouts: intervals and p of so few are too narrow.")
     for pair in pairs:
         parts += [_table(pair), *(escape(line) for line in _sentences(pair))]
+    if n_resamples < needed:
+        parts.append(
+            f"{n_resamples:,} resamples are too few for the correction of so many figures to find any: use --resamples {needed}."
+        )
     return Group(*parts)
 
 

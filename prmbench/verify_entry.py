@@ -70,7 +70,8 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
 def unchecked_subsets(path: str | Path, traces: Sequence[Trace]) -> list[str]:
     """Subsets of an entry that these data do not hold, so that its labels there cannot be checked against them."""
     there = {trace.subset for trace in traces}
-    return [name for name in read_any_entry(find_entry(path)).benchmark.subsets if name not in there]
+    entry = read_any_entry(find_entry(path), ENTRY_TYPES | PROBE_TYPES)
+    return [name for name in entry.benchmark.subsets if name not in there]
 
 
 _PROBES: dict[str, tuple[Callable[..., list[Any]], Callable[..., Benchmark], Callable[..., Any]]] = {

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from prmbench.cli import app
-from prmbench.compare_probe import compare_probes, load_probe
+from prmbench.compare_probe import AS_TD, compare_probes, load_probe
 from prmbench.compare_probe_table import render_probes
 from prmbench.errors import UserError
 from prmbench.stats.weighted import cluster_weights
@@ -101,6 +101,24 @@ def test_other_branches_cannot_be_compared(probes):
         compare_probes([a])
 
 
+def test_rounding_of_the_policys_log_prob_is_no_other_branch(probes):
+    a, b = probes[:2]
+    items = [dataclasses.replace(item, logprob=item.logprob + 2e-6) for item in b.items]
+    assert compare_probes([a, dataclasses.replace(b, items=items)], n_resamples=5)
+
+
+def test_a_figure_is_counted_once(probes):
+    """Within a state the value before the branch is constant, so the value orders and correlates as TD does."""
+    for one in probes:
+        signals = one.entry.metrics.branches.signals
+        for signal, figure in AS_TD:
+            assert getattr(signals[signal], figure).value == pytest.approx(
+                getattr(signals["td"], figure).value, abs=1e-9
+            )
+    (pair,) = compare_probes(probes[:2], n_resamples=5)
+    assert not AS_TD & by_figure(pair).keys()
+
+
 def command(*arguments):
     done = CliRunner().invoke(app, list(map(str, arguments)))
     return str(done.exception) if isinstance(done.exception, UserError) else done.output
@@ -120,6 +138,10 @@ def test_the_command(probe_folders, probes):
     assert found["pairs"][0]["figures"][0].keys() == {
         *("signal", "figure", "first", "second", "value", "low", "high", "p", "p_holm")
     }
+    assert "60 resamples are too few for the correction" in said
+    assert "candidates and td-probe: entries of different benchmarks" in command(
+        "compare", probe_folders / "first", probe_folders / "candidates"
+    )
     assert "mean nothing for" in command("compare", probe_folders / "first", probe_folders / "other", "--n", 4)
     assert "figure,value,low,high" in command("export", probe_folders / "first")
     assert "branches.signals.td.pearson" in command("export", probe_folders / "first")
@@ -136,7 +158,7 @@ def test_differences_that_are_no_chance_are_said(probes):
         dataclasses.replace(one, p_holm=0.01, value=v) for one, v in zip(sure, (0.2, 0.1, -0.3), strict=True)
     )
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render_probes(probes[:2], [dataclasses.replace(pair, figures=figures)]))
+    console.print(render_probes(probes[:2], [dataclasses.replace(pair, figures=figures)], 60))
     said = console.export_text()
     assert "TD: first is significantly above negated: Pearson; AUC.\n" in said
     assert "V(s'): negated is significantly above first: Spearman.\n" in said

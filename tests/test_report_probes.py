@@ -10,12 +10,13 @@ from prmbench.benchmarks.calibration_probe import evaluate_calibration
 from prmbench.benchmarks.td_probe import TDProbeEntry
 from prmbench.data.candidates import load_candidates
 from prmbench.data.prompts import find_prompt
+from prmbench.data.traces import load_traces
 from prmbench.errors import UserError
 from prmbench.leaderboard import add
 from prmbench.report import write_report
 from prmbench.results.schema import read_entry
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.verify_entry import verify_entry
+from prmbench.verify_entry import unchecked_subsets, verify_entry
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,34 @@ def test_probes_are_what_their_items_say(probe_folders, calibrated, tmp_path, na
     assert f"field 'metrics.{'.'.join(where)}.value' is 0.987; its items give" in found
     with pytest.raises(UserError, match="its items give"):
         write_report([folder], tmp_path / "page.html")
+
+
+def test_data_at_hand_do_not_matter_to_them(probe_folders, tmp_path):
+    traces = load_traces(support.write_traces(tmp_path / "t.jsonl", 4))
+    assert verify_entry(probe_folders / "first", traces) == []
+    assert unchecked_subsets(probe_folders / "first", traces) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("sum", 10**400), ("rolled", 10**30), ("rank", -1), ("length", 0), ("right", 99), ("logprob", None)],
+)
+def test_broken_branches_are_named(probe_folders, tmp_path, field, value):
+    folder = shutil.copytree(probe_folders / "first", tmp_path / "copy")
+    first, *rest = (folder / "items.jsonl").read_text().splitlines(keepends=True)
+    (folder / "items.jsonl").write_text(json.dumps({**json.loads(first), field: value}) + "\n" + "".join(rest))
+    with pytest.raises(UserError, match=r"items.jsonl, line 1: "):
+        verify_entry(folder)
+
+
+@pytest.mark.parametrize("field", ["seed", "n_resamples"])
+def test_statistics_below_zero_are_named(probe_folders, tmp_path, field):
+    folder = shutil.copytree(probe_folders / "first", tmp_path / "copy")
+    entry = json.loads((folder / "entry.json").read_text())
+    entry["provenance"][field] = -1
+    (folder / "entry.json").write_text(json.dumps(entry))
+    with pytest.raises(UserError, match=field):
+        verify_entry(folder)
 
 
 def test_no_leaderboard_takes_them(probe_folders, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field
 
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.data.records import check_fields, read_records
-from prmbench.errors import UserError
+from prmbench.errors import UserError, shortened
 from prmbench.results.schema import Estimate, Record, Subject
 from prmbench.stats.branches import Branches, reliability_figures, signal_figures
 from prmbench.stats.calibration import margin_logit, sigmoid
@@ -24,6 +23,7 @@ Floats = NDArray[np.float64]
 
 P_MIN = 0.1
 """Branches at least this likely are those that DistRL would use (Eq. 25)."""
+_LARGE = 1e15  # beyond any token value or count; larger numbers overflow
 N_POSITIONS = 5
 MIN_RELIABILITY = 0.05
 """Below it a correlation is not corrected: the correction would multiply it by more than four, and by anything near 0."""
@@ -77,11 +77,16 @@ def parse_branch(place: str, record: Any) -> BranchItem:
     kept = check_fields(place, record, kinds, "a branch")
     for name in numbers:
         value = record.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{place}: field '{name}' is {json.dumps(value)}; expected a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGE:  # nor NaN
+            raise UserError(
+                f"{place}: field '{name}' is {shortened(json.dumps(value))}; expected a number below {_LARGE:g}"
+            )
         kept[name] = float(value)
-    if not 0 <= kept["right"] <= kept["rolled"] or kept["rolled"] < 1 or kept["t"] < 1:
-        raise UserError(f"{place}: expected 'right' from 0 to 'rolled', 'rolled' and 't' at least 1")
+    whole = kept["right"], kept["cut"]
+    if not 1 <= kept["rolled"] < _LARGE or not all(0 <= n <= kept["rolled"] for n in whole):
+        raise UserError(f"{place}: expected 'rolled' at least 1, 'right' and 'cut' from 0 to 'rolled'")
+    if not 1 <= kept["t"] < kept["length"] < _LARGE or not 0 <= kept["rank"] < _LARGE:
+        raise UserError(f"{place}: expected 't' at least 1 and below 'length', 'rank' at least 0")
     return BranchItem(**kept)
 
 

@@ -51,7 +51,8 @@ def _check_cached(engine: HFEngine, ids: list[int], logits: torch.Tensor, rows: 
     finite = whole.isfinite() & logits.isfinite()
     spread = whole[finite].std(unbiased=False).clamp(min=_LEAST_SPREAD)
     off = (logits[finite] - whole[finite]).std(unbiased=False) / spread
-    exact = states.dtype == torch.float32 and not torch.is_autocast_enabled(engine.device.type)
+    types = {parameter.dtype for parameter in engine.trunk.parameters() if parameter.is_floating_point()}
+    exact = types == {torch.float32} and not torch.is_autocast_enabled(engine.device.type)
     if off > (_OFF if exact else _OFF_IN_HALF):
         alone = ", or one sequence at a time (--batch-tokens 1)" if rows > 1 else ""
         raise UserError(

@@ -127,8 +127,8 @@ class Provenance(Record):
         description="system prompt, separator, step prefix, template arguments, end of turn"
     )
     versions: dict[str, str] = Field(description="of Python, prmbench and the libraries that compute")
-    seed: int = Field(description="of folds, resamples and the random baseline")
-    n_resamples: int = Field(description="bootstrap resamples")
+    seed: int = Field(ge=0, description="of folds, resamples and the random baseline")
+    n_resamples: int = Field(ge=0, description="bootstrap resamples")
     warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
     run: Run | None = Field(None, description="null: recomputed from items whose run is not known")
 

@@ -161,6 +161,17 @@ def test_a_cache_that_does_not_hold_is_an_error():
         generate(recurrent("Rwkv"), requests, STOP, params, seed=0)
 
 
+def test_states_in_float32_of_a_model_in_half_precision():
+    """Mamba keeps its residuals in float32, rounded by its bfloat16 weights all the same."""
+    torch.manual_seed(0)
+    config = transformers.Mamba2Config(
+        **{**RECURRENT, "num_hidden_layers": 24}, state_size=4, num_heads=8, head_dim=8, n_groups=1
+    )
+    engine = HFEngine(transformers.Mamba2ForCausalLM(config).to(torch.bfloat16).eval())
+    generate(engine, [Request(np.arange(4, 13), "p", 0)], frozenset(), SamplingParams(max_new_tokens=3), seed=0)
+    assert engine.cached_ways
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rounding_is_no_such_error(smollm2, dtype):
     """And each way of batching is looked at once."""
