@@ -74,10 +74,10 @@ def export_command(
     form: Annotated[str, typer.Option("--format", help="csv: every figure; latex: a tabular row an entry")] = "csv",
 ) -> None:
     """Print entries' figures for other programs."""
-    from prmbench.compare import ENTRY_TYPES, PROBE_TYPES, find_entry, read_any_entry
+    from prmbench.compare import ALL_TYPES, ENTRY_TYPES, find_entry, read_any_entry
     from prmbench.export import to_csv, to_latex
 
-    forms = {"csv": (to_csv, ENTRY_TYPES | PROBE_TYPES), "latex": (to_latex, ENTRY_TYPES)}  # rows are a leaderboard's
+    forms = {"csv": (to_csv, ALL_TYPES), "latex": (to_latex, ENTRY_TYPES)}  # rows are a leaderboard's
     if form not in forms:
         raise UserError(f"--format {form}: expected csv or latex")
     write, types = forms[form]

@@ -50,6 +50,7 @@ PROBE_TYPES: dict[str, type[Any]] = {
     "candidates": CandidatesEntry,
     "calibration": CalibrationEntry,
 }
+ALL_TYPES = ENTRY_TYPES | PROBE_TYPES
 FIGURES = {"processbench": "F1", "best-of-n": "Best-of-N", "policy": "avg@n"}
 
 

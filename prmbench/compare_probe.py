@@ -130,11 +130,10 @@ def _check_branches(a: ProbeMeasured, b: ProbeMeasured) -> None:
 def _differences(a: ProbeMeasured, b: ProbeMeasured, n_resamples: int, seed: int) -> list[FigureDifference]:
     branches = a.columns.branches
     shown = [one.entry.metrics.branches.signals for one in (a, b)]
+    both = set(b.columns.signals) & set(shown[0]) & set(shown[1]) - {"policy"}  # which is the same in both
     found = []
     for signal in a.columns.signals:
-        if signal == "policy":  # the same in both
-            continue
-        if signal not in b.columns.signals or not all(signal in one for one in shown):
+        if signal not in both:
             continue
         values = a.columns.signals[signal], b.columns.signals[signal]
 

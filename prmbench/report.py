@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prmbench.benchmarks.plots import draw_best_of_n
 from prmbench.benchmarks.processbench_metrics import BASELINES, item_scores, predict
 from prmbench.benchmarks.processbench_schema import POLICIES, SubsetResult, quoted
-from prmbench.compare import ENTRY_TYPES, PROBE_TYPES, AnyEntry, Measured, find_entry, load_measured, read_any_entry
+from prmbench.compare import ALL_TYPES, PROBE_TYPES, AnyEntry, Measured, find_entry, load_measured, read_any_entry
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError
 from prmbench.leaderboard import Cell, board_cells, board_columns
@@ -74,7 +74,7 @@ def write_report(paths: Sequence[str | Path], output: Path, traces: Sequence[Tra
 
 def _load(path: str | Path) -> Measured:
     file = find_entry(path)
-    entry = read_any_entry(file, ENTRY_TYPES | PROBE_TYPES)
+    entry = read_any_entry(file, ALL_TYPES)
     return Measured(file, entry, {}, "") if entry.benchmark.name in PROBE_TYPES else load_measured(file)
 
 

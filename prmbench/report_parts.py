@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from prmbench.benchmarks.tables import MINIATURE
 from prmbench.compare import AnyEntry
 from prmbench.leaderboard import Cell
 
@@ -66,7 +67,7 @@ def about(entry: AnyEntry) -> list[str]:
     """What it was measured on, and how seriously to take it."""
     lines = [f"{name}: {data.n_items:,} items" for name, data in entry.benchmark.subsets.items()]
     if entry.miniature:
-        lines.append("Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are.")
+        lines.append(MINIATURE)
     if entry.benchmark.limit is not None:
         lines.append(f"Only {entry.benchmark.limit:,} items of each subset: a try, not a result to quote.")
     return lines

@@ -14,7 +14,7 @@ from prmbench.benchmarks.best_of_n_metrics import Convention, compute_best_of_n,
 from prmbench.benchmarks.policy import build_policy_entry, read_completions
 from prmbench.benchmarks.processbench import build_entry
 from prmbench.benchmarks.processbench_metrics import Plan
-from prmbench.compare import ENTRY_TYPES, PROBE_TYPES, AnyEntry, find_entry, read_any_entry
+from prmbench.compare import ALL_TYPES, AnyEntry, find_entry, read_any_entry
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError, shortened
 from prmbench.results.items import TraceItem, read_items, statistics_of
@@ -37,7 +37,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
         UserError: no entry, or a broken one; a broken items file.
     """
     file = find_entry(path)
-    entry = read_any_entry(file, ENTRY_TYPES | PROBE_TYPES)
+    entry = read_any_entry(file, ALL_TYPES)
     if entry.status != "measured":
         return [f"{file}: field 'status' is '{entry.status}': an entry with items is 'measured'"]
     if entry.items is None:
@@ -70,7 +70,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
 def unchecked_subsets(path: str | Path, traces: Sequence[Trace]) -> list[str]:
     """Subsets of an entry that these data do not hold, so that its labels there cannot be checked against them."""
     there = {trace.subset for trace in traces}
-    entry = read_any_entry(find_entry(path), ENTRY_TYPES | PROBE_TYPES)
+    entry = read_any_entry(find_entry(path), ALL_TYPES)
     return [name for name in entry.benchmark.subsets if name not in there]
 
 

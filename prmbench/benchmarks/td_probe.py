@@ -112,9 +112,8 @@ def evaluate_td_probe(
             policy's, more branches than it has tokens, or trouble with the folder. KeyboardInterrupt: with a message that says
             what is kept.
     """
-    from prmbench.reward_models.branches import (
-        branching_model,  # here: entries are read, and computed again, without torch
-    )
+    # Here, since entries are read and computed again without torch.
+    from prmbench.reward_models.branches import branching_model
 
     options = options or ProbeOptions()
     values = branching_model(model)
