@@ -161,6 +161,26 @@ def test_a_cache_that_does_not_hold_is_an_error():
         generate(recurrent("Rwkv"), requests, STOP, params, seed=0)
 
 
+def test_longrope_ends_where_its_factors_change():
+    """Past its original length every earlier state would be another: a cache and a longer neighbour both give wrong values."""
+    torch.manual_seed(0)
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    config = transformers.Phi3Config(
+        **{**RECURRENT, "bos_token_id": 1, "eos_token_id": 2},
+        intermediate_size=32,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        original_max_position_embeddings=16,
+        rope_scaling=factors,
+    )
+    engine = HFEngine(transformers.Phi3ForCausalLM(config).eval())
+    request = Request(np.arange(4, 13), "p", 0)
+    (found,) = generate(engine, [request], frozenset(), SamplingParams(max_new_tokens=30), seed=0)
+    ids, _ = slow(engine, request, frozenset(), SamplingParams(max_new_tokens=30), 0)
+    assert engine.max_length == 16
+    assert (found.ids.tolist(), found.finish_reason) == (ids[:7], "length")
+
+
 def test_states_in_float32_of_a_model_in_half_precision():
     """Mamba keeps its residuals in float32, rounded by its bfloat16 weights all the same."""
     torch.manual_seed(0)
