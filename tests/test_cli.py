@@ -57,6 +57,22 @@ def one_sentence(stdout, stderr):
     return line
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["eval", "--rm", "./nowhere"], 2)])
+def test_native_threads_cannot_fail_a_run_at_its_end(arguments, code):
+    """A thread of vLLM's may abort the process while the interpreter goes down: it does not, and what must run at exit does."""
+    program = (
+        "import atexit, os, sys, types\n"
+        "class Abort:\n    def __del__(self): os.abort()\n"
+        "sys.modules['vllm'] = types.ModuleType('vllm')\nsys.modules['vllm'].thread = Abort()\n"
+        "atexit.register(print, 'cleaned up')\n"
+        f"sys.argv[1:] = {arguments}\n"
+        "import prmbench.cli\nprmbench.cli.program()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split("\n")[-2]) == (code, "cleaned up")
+    assert ("no such folder" in done.stderr) == (code == 2)
+
+
 def test_help_imports_no_torch():
     code = "import sys, prmbench.cli; print([m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -55,6 +55,7 @@ TENSOR_PARALLEL = """
 import json, sys
 from pathlib import Path
 import numpy as np
+from prmbench.cli import leave
 from prmbench.engines.base import load_engine
 from prmbench.engines.loading import LoadOptions
 
@@ -63,6 +64,7 @@ if __name__ == "__main__":
     found = engine.score([np.arange(5, 20), np.arange(30, 38)], [1, 1], frozenset({"logprob"}))
     Path(sys.argv[2]).write_text(json.dumps([one.logprob.tolist() for one in found]))
     engine.close()
+    leave(0)  # as `prmbench` does
 """
 
 
@@ -145,7 +147,9 @@ class TestReal:
         script.write_text(TENSOR_PARALLEL)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
         done = subprocess.run(
-            [sys.executable, script, tiny, tmp_path / "found.json"], capture_output=True, env=environment
+            [sys.executable, "-X", "faulthandler", script, tiny, tmp_path / "found.json"],
+            capture_output=True,
+            env=environment,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         ids = [np.arange(5, 20), np.arange(30, 38)]
