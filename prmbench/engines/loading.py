@@ -111,11 +111,18 @@ def local_folder(name: str, flag: str) -> Path | None:
             f"{flag} {name}: is a file; expected the folder of a checkpoint (with config.json and .safetensors)"
         )
     near = nearest_path(path, folders_only=True)
-    if near or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(
-            f"{flag} {name}: no such folder{near}; pass the folder of a checkpoint or a Hub id (owner/name)"
-        )
-    return None
+    may_be_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith(".")
+    if may_be_id and (not near or _is_cached(name)):
+        return None
+    fetch = f"; if it is a Hub id, fetch it first: hf download {name}" if may_be_id else " or a Hub id (owner/name)"
+    raise UserError(f"{flag} {name}: no such folder{near}; pass the folder of a checkpoint{fetch}")
+
+
+def _is_cached(name: str) -> bool:
+    """Whether a Hub id's files have been fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def max_positions(folder: Path) -> int | None:

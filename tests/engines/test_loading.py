@@ -8,7 +8,7 @@ import support
 import torch
 from safetensors.torch import load_file, save_file
 
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, local_folder, locate
 from prmbench.errors import UserError
 
 
@@ -34,6 +34,23 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence():
     ) as raised:
         locate("someone/nothing", "--rm")
     assert "\n" not in str(raised.value)
+
+
+def test_a_fetched_model_is_found_beside_a_folder_of_nearly_its_name(tiny, tmp_path, monkeypatch):
+    """One model of an owner in the working folder does not hide the owner's others on the Hub."""
+    shutil.copytree(tiny, tmp_path / "owner" / "model-a")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"did you mean 'model-a'.*; if it is a Hub id, fetch it first: hf download owner/model-b"
+    ):
+        locate("owner/model-b", "--rm")
+    kept = tmp_path / "hub" / "models--owner--model-b"
+    shutil.copytree(tiny, kept / "snapshots" / "1234")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("1234")
+    assert local_folder("owner/model-b", "--rm") is None
 
 
 def test_a_file_is_not_a_checkpoint(copy):
