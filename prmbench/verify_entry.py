@@ -42,6 +42,8 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
         return [f"{file}: field 'status' is '{entry.status}': an entry with items is 'measured'"]
     if entry.items is None:
         return [f"{file}: field 'items' is empty: a measured entry has items"]
+    if entry.provenance is None:
+        return [f"{file}: field 'provenance' is empty: a measured entry says what seed its intervals are of"]
     items_file = file.parent / Path(entry.items.file).name
     if not items_file.exists():
         return [f"{items_file}: no such items file; it belongs beside the entry"]

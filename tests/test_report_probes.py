@@ -103,6 +103,15 @@ def test_statistics_below_zero_are_named(probe_folders, tmp_path, field):
         verify_entry(folder)
 
 
+@pytest.mark.parametrize("field", ["provenance", "items"])
+def test_what_figures_are_traced_by_is_not_left_out(probe_folders, tmp_path, field):
+    folder = shutil.copytree(probe_folders / "first", tmp_path / "copy")
+    entry = json.loads((folder / "entry.json").read_text())
+    (folder / "entry.json").write_text(json.dumps({**entry, field: None}))
+    (found,) = verify_entry(folder)
+    assert f"field '{field}' is empty" in found
+
+
 def test_no_leaderboard_takes_them(probe_folders, tmp_path):
     with pytest.raises(UserError, match=r"'benchmark.name' is \"td-probe\"; expected processbench, best-of-n, policy"):
         add(probe_folders / "first", tmp_path)
