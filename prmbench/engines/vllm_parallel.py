@@ -170,5 +170,7 @@ def _close(links: list[Connection], processes: list[SpawnProcess]) -> None:
         link.close()
     for process in processes:
         process.join(timeout=20)
-        if process.is_alive():
-            process.terminate()
+        for end in (process.terminate, process.kill):
+            if process.is_alive():
+                end()
+                process.join(timeout=5)
