@@ -35,8 +35,7 @@ def share_interval(values: Sequence[Floats], samples: Floats, level: float = 0.9
     resampling gives an interval without width.
 
     Then the bound is exact: with mean shares m_s, all n_s items have 0 with a chance of at most the product of (1 - m_s)^n_s, since
-    an item that is not 0 has a share of at most 1. The largest mean for which that is not below the tail puts everything in
-    the smallest set: (1 - tail^(1 / n_min)) / number of sets.
+    an item that is not 0 has a share of at most 1. The bound is the largest mean for which that is not below the tail.
 
     Args:
         values: per set, a share for each item, float64, shape [n]. samples: resampled means.
@@ -44,8 +43,23 @@ def share_interval(values: Sequence[Floats], samples: Floats, level: float = 0.9
     pooled = np.concatenate([np.asarray(one, dtype=np.float64) for one in values])
     if not len(samples) or np.ptp(pooled) > 0 or pooled[0] not in (0.0, 1.0):
         return interval(samples, level)
-    width = (1 - ((1.0 - level) / 2) ** (1 / min(len(one) for one in values))) / len(values)
+    width = _largest_mean([len(one) for one in values], (1.0 - level) / 2)
     return (0.0, width) if pooled[0] == 0 else (1 - width, 1.0)
+
+
+def _largest_mean(sizes: Sequence[int], tail: float) -> float:
+    """Largest mean of shares m_s with the product of (1 - m_s)^n_s at least `tail`.
+
+    With u_s = -log(1 - m_s) a sum of concave functions under a linear limit: sets that have a share have it with
+    (1 - m_s) / n_s the same, and those too large for that have none. Small sets first, so the sets with a share are found by size.
+    """
+    n = np.sort(np.asarray(sizes, dtype=np.float64))
+    for count in range(1, len(n) + 1):
+        some = n[:count]
+        rate = np.exp((np.log(tail) - (some * np.log(some)).sum()) / some.sum())
+        if count == len(n) or rate * n[count] >= 1:
+            break
+    return float((1 - rate * some).sum() / len(n))
 
 
 def f1_resamples(

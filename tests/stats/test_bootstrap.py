@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.stats import binomtest
 
 from prmbench.stats.bootstrap import f1_resamples, interval, share_interval
@@ -76,8 +77,35 @@ def test_a_share_of_nothing_has_an_exact_bound():
     assert (low, high) == (0.0, pytest.approx(1 - 0.025**0.01))
     assert high == pytest.approx(binomtest(0, 100).proportion_ci(0.95, "exact").high)
     assert share_interval([zeros + 1], samples + 1) == (pytest.approx(0.025**0.01), 1.0)
-    # Two sets: everything may be in the smaller one, which is half of the mean.
+    # Of sets of very different sizes everything is in the smaller one, which is half of the mean.
     assert share_interval([zeros, np.zeros(20)], samples) == (0.0, pytest.approx((1 - 0.025 ** (1 / 20)) / 2))
+
+
+@pytest.mark.parametrize("sizes", [[4] * 5, [8, 10], [2, 2], [40, 83], [90, 83, 500, 272, 675], [1, 3, 3, 9], [10, 8]])
+def test_the_bound_is_the_largest_mean_not_excluded(sizes):
+    """Against a general optimiser, from several starts."""
+    limit = -np.log(0.025)
+    best = 0.0
+    for start in range(len(sizes) + 1):
+        first = np.full(len(sizes), limit / sum(sizes)) if start == len(sizes) else np.zeros(len(sizes))
+        if start < len(sizes):
+            first[start] = limit / sizes[start]
+        found = minimize(
+            lambda u: -np.mean(1 - np.exp(-u)),
+            first,
+            bounds=[(0, None)] * len(sizes),
+            constraints={"type": "ineq", "fun": lambda u: limit - np.dot(sizes, u)},
+            options={"ftol": 1e-12},
+        )
+        best = max(best, -found.fun)
+    _, high = share_interval([np.zeros(n) for n in sizes], np.zeros(1))
+    assert high == pytest.approx(best, abs=1e-5)
+
+
+def test_sets_of_one_size_are_one_sample():
+    """Five sets of four problems with nothing right say what twenty problems say."""
+    _, high = share_interval([np.zeros(4)] * 5, np.zeros(1))
+    assert high == pytest.approx(binomtest(0, 20).proportion_ci(0.95, "exact").high)
 
 
 def test_the_bound_covers():
