@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def evaluate(
     traces = load_traces(data, subsets, limit)  # a mistake in the data shows before the model loads
     model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
     source = model.source if isinstance(rm, RewardModel) else str(rm)
-    sampled = limit if limit in Counter(trace.subset for trace in traces).values() else None  # else nothing was cut
+    sampled = _where_cut(limit, Counter(trace.subset for trace in traces))
     options = dataclasses.replace(options or RunOptions(), limit=sampled)
     return evaluate_traces(
         model, traces, name=name or Path(source).resolve().name, source=source, output=output, options=options
@@ -106,7 +106,7 @@ def rerank(
         n_resamples=n_resamples,
         seed=seed,
         batch_tokens=batch_tokens,
-        limit=limit,
+        limit=_where_cut(limit, Counter(subset for subset, _ in {(one.subset, one.id) for one in candidates})),
     )
 
 
@@ -157,7 +157,7 @@ def measure_policy(
         policy: a checkpoint folder or a Hub id.
         subsets: problem sets by name, or files of ``{id, problem, answer}`` records; None: the five of the paper's Table 5.
         limit: only the first this many problems of each.
-        output: the run's folder; None: ``prmbench-results/policy-NAME``. The same call goes on where it was stopped.
+        output: the run's folder; None: ``prmbench-results/policy-NAME-HASH``. The same call goes on where it was stopped.
         engine: hf or vllm.
         params: sampling; None: temperature 0.6, top-p 0.95.
 
@@ -169,19 +169,22 @@ def measure_policy(
     sets = find_problems(subsets or POLICY_SETS, limit)
     text = read_template(Path(chat_template)) if chat_template else None
     loaded = load_policy(policy, template, load_options, text, engine)
-    called = name or Path(policy).resolve().name
-    folder = Path(output) if output is not None else Path("prmbench-results") / f"policy-{called}"
     return evaluate_policy(
         loaded,
         sets,
-        name=called,
+        name=name or Path(policy).resolve().name,
         source=public_name(policy) or policy,
-        output=folder,
+        output=None if output is None else Path(output),
         n=n,
         params=params,
         prompt=prompt,
         seed=seed,
         n_resamples=n_resamples,
         batch_tokens=batch_tokens or (1_000_000 if engine == "vllm" else 16_384),  # vLLM makes its own batches
-        limit=limit,
+        limit=_where_cut(limit, {name: len(problems) for name, problems in sets.items()}),
     )
+
+
+def _where_cut(limit: int | None, sizes: Mapping[str, int]) -> int | None:
+    """The limit where a set is of that size; None: nothing was cut."""
+    return limit if limit in sizes.values() else None

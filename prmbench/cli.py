@@ -66,7 +66,7 @@ def rollout_command(
     n: Annotated[int, typer.Option(min=1, help="completions of each problem")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first N problems")] = None,
     prompt: Annotated[str, typer.Option(help="prompt template: boxed, bare, answer-line, number")] = "boxed",
-    temperature: Annotated[float, typer.Option(min=0, help="0: greedy")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="0: greedy")] = 1.0,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="nucleus")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="0: all tokens")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="a completion cut here is truncated: wrong")] = 2048,

@@ -54,7 +54,7 @@ def eval_command(
         ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="policy, critic, judge: over the preset; 0: greedy")
+        float | None, typer.Option(min=0, max=100, help="policy, critic, judge: over the preset; 0: greedy")
     ] = None,
     top_p: Annotated[float | None, typer.Option(min=1e-6, max=1, help="policy, critic, judge: over the preset")] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="policy, critic, judge: over the preset")] = None,
@@ -136,9 +136,8 @@ def eval_command(
         if from_rollouts:
             from prmbench.benchmarks.policy import policy_from_rollouts
 
-            folder = output or Path("prmbench-results") / f"policy-{from_rollouts[0].resolve().name}"
             found_policy = policy_from_rollouts(
-                from_rollouts, name=name, output=folder, n_resamples=_or(resamples, 10_000), seed=seed or 0
+                from_rollouts, name=name, output=output, n_resamples=_or(resamples, 10_000), seed=seed or 0
             )
         else:
             from prmbench.api import measure_policy

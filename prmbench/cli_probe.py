@@ -22,7 +22,7 @@ Subset = Annotated[
     list[str], typer.Option(help="problem set by name, or file of {id, problem, answer}; may be repeated")
 ]
 Prompt = Annotated[str, typer.Option(help="prompt template: boxed, bare, answer-line, number")]
-Temperature = Annotated[float, typer.Option(min=0, help="of all sampling; 0: greedy")]
+Temperature = Annotated[float, typer.Option(min=0, max=100, help="of all sampling; 0: greedy")]
 TopP = Annotated[float, typer.Option(min=1e-6, max=1, help="nucleus of all sampling")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="of a whole response; one cut there is wrong")]
 ChatTemplate = Annotated[Path | None, typer.Option(help="Jinja chat template instead of the tokenizer's")]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
@@ -19,14 +20,15 @@ from prmbench.engines.base import Engine, load_engine
 from prmbench.engines.batching import BatchRunner, plan_batches
 from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer, locate
 from prmbench.engines.sampling import Request, SamplingParams
-from prmbench.errors import UserError
+from prmbench.errors import UserError, first_line
 from prmbench.progress import progress
 from prmbench.results.provenance import versions
 from prmbench.results.schema import digest
-from prmbench.results.store import RUN_NAME, RunFolder
+from prmbench.results.store import RUN_NAME, RunFolder, read_whole_lines
 from prmbench.verify import Verdict, Verifier, verifier_version
 
 FILE_STEM = "rollouts"
+FINISH_REASONS = ("stop", "length", "prompt")
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def parse_rollout(place: str, fields: Any) -> Rollout:
     """Check one rollout's fields. Raises UserError that names the place and the field."""
     kinds = {"id": str, "sample": int, "problem": str, "answer": str, "completion": str, "ids": list}
     kept = check_fields(place, fields, kinds, "a rollout")
-    if fields.get("finish_reason") not in ("stop", "length", "prompt"):
+    if fields.get("finish_reason") not in FINISH_REASONS:
         raise UserError(
-            f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected stop, length or prompt"
+            f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected {', '.join(FINISH_REASONS)}"
         )
     if fields.get("verdict") not in list(Verdict):
         raise UserError(
@@ -94,23 +96,40 @@ def read_rollouts(path: str | Path) -> list[Rollout]:
     return [parse_rollout(place, fields) for place, fields in read_records(file)]
 
 
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """sha256 (hex) of problems, whatever their order."""
+    return digest(sorted(problem.digest() for problem in problems))
+
+
 def run_settings(path: str | Path) -> dict[str, Any]:
     """What the run of a rollouts file (or its folder) was sampled with, as `rollout` wrote it.
 
     Raises:
-        UserError: the file that says it is missing or broken.
+        UserError: the file that says it is missing, broken or of another sort of run.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return read_json(folder / RUN_NAME)
+    file = folder / RUN_NAME
+    found = read_json(file)
+    kinds: dict[str, type] = {"policy": str, "template": str, "prompt": str, "sampling": dict, "n": int, "seed": int}
+    kinds |= {"batch_tokens": int, "numerics": list, "verifier": str, "problems": str, "versions": str}
+    kinds |= {name: kind for name, kind in {"limit": int, "engine": str}.items() if name in found}
+    check_fields(str(file), found, kinds, "the settings of a rollout run")
+    if len(found["numerics"]) != 2 or not all(isinstance(one, str) for one in found["numerics"]):
+        raise UserError(
+            f"{file}: field 'numerics' is {json.dumps(found['numerics'])[:40]}; expected a device and a type"
+        )
+    try:
+        SamplingParams.model_validate(found["sampling"])
+    except ValidationError as error:
+        raise UserError(
+            f"{file}: field 'sampling': {first_line(error)}; expected what `prmbench rollout` writes"
+        ) from None
+    return found
 
 
 def written_before(folder: Path) -> tuple[int, int]:
     """Rollouts, and their tokens, that an interrupted or finished run has left in its folder."""
-    file = folder / f"{FILE_STEM}.jsonl"
-    lines = (
-        file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    )  # a line cut short does not count
-    found = [parse_rollout(f"{file}, line {i}", json.loads(line)) for i, line in enumerate(lines, start=1)]
+    found = read_whole_lines(folder / f"{FILE_STEM}.jsonl", parse_rollout)
     return len(found), sum(len(one.ids) for one in found)
 
 
@@ -238,8 +257,12 @@ def rollout(
     params: SamplingParams | None = None,
     seed: int = 0,
     batch_tokens: int = 16_384,
+    limit: int | None = None,
 ) -> list[Rollout]:
     """Sample n completions of each problem into ``output/rollouts.jsonl``; goes on where an interrupted call stopped.
+
+    Args:
+        limit: recorded when only the first problems are there.
 
     Returns:
         All rollouts, by problem in the given order, then by sample.
@@ -262,10 +285,11 @@ def rollout(
         **({} if policy.engine.name == "hf" else {"engine": policy.engine.name}),
         "numerics": list(policy.engine.device_and_dtype()),
         "verifier": verifier_version(),
-        "problems": digest(sorted(problem.digest() for problem in problems)),
+        "problems": problems_digest(problems),
         "tokens": ids_hash(prompts),
         "stop": sorted(policy.stop),
         "versions": versions()["transformers"],
+        **({} if limit is None else {"limit": limit}),
     }
     wanted = [(problem.id, str(k)) for problem in problems for k in range(n)]
     with RunFolder(output, settings, parse_rollout, stem=FILE_STEM) as folder, Verifier() as verifier:

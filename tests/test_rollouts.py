@@ -147,7 +147,7 @@ def test_summary():
     [
         ({"verdict": "maybe"}, "'verdict' is \"maybe\""),
         ({"ids": "x"}, "'ids'"),
-        ({"finish_reason": None}, "stop, length or prompt"),
+        ({"finish_reason": None}, "expected stop, length, prompt"),
         ({"verdict": []}, "'verdict'"),
         ({"ids": ["x"]}, "whole numbers"),
     ],

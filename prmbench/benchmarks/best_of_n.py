@@ -79,8 +79,8 @@ def judge(candidates: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
 
 def check_positions(model: RewardModel, candidates: Sequence[Candidate], encoded: Sequence[EncodedTrace]) -> None:
     """Raise UserError when a candidate is longer than the model allows."""
-    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
-    if model.max_length is not None and len(encoded[longest]) > model.max_length:
+    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]), default=-1)
+    if longest >= 0 and model.max_length is not None and len(encoded[longest]) > model.max_length:
         raise UserError(
             f"candidate {candidates[longest].key[1]} of {candidates[longest].subset} has {len(encoded[longest]):,} tokens, "
             f"the model {model.max_length:,} positions; use another model, or sample shorter candidates"
@@ -153,7 +153,8 @@ def evaluate_best_of_n(
     """
     wanted = checked_sizes(Counter((one.subset, one.id) for one in candidates).values(), sizes)
     encoded = encode_candidates(model, candidates, prompt)
-    check_positions(model, candidates, encoded)
+    full = [i for i, (one, ids) in enumerate(zip(candidates, encoded, strict=True)) if not _has_no_token(one, ids)]
+    check_positions(model, [candidates[i] for i in full], [encoded[i] for i in full])
     device, dtype = model.device_and_dtype()
     batch_tokens = batch_tokens or default_batch_tokens(device)
     subject = describe(model, name, source)
@@ -174,7 +175,7 @@ def evaluate_best_of_n(
         cached_before = model.cached_tokens
         done = run_folder.completed()
         try:
-            tokens = _score_missing(model, judged, encoded, set(done), run_folder, batch_tokens)
+            tokens = _score_missing(model, judged, encoded, full, set(done), run_folder, batch_tokens)
         except KeyboardInterrupt:
             kept = len(run_folder.completed())
             raise KeyboardInterrupt(
@@ -246,39 +247,49 @@ def _within_problems(items: Sequence[CandidateItem]) -> tuple[NDArray[np.float64
     return np.concatenate([one - one.mean() for one in totals]), np.array(lengths, dtype=np.int64)
 
 
+def _has_no_token(one: Candidate, ids: EncodedTrace) -> bool:
+    """Whether nothing was sampled, because the prompt left no room: there is nothing to score, and it is never chosen."""
+    return len(ids) == ids.n_prompt or (one.ids is not None and not len(one.ids))
+
+
 def _score_missing(
     model: RewardModel,
     judged: Judged,
     encoded: Sequence[EncodedTrace],
+    full: Sequence[int],
     done: set[tuple[str, str]],
     folder: RunFolder[CandidateItem],
     batch_tokens: int,
 ) -> int:
-    """Score what is missing. Returns tokens run through the model."""
+    """Score what is missing. full: candidates that have a token. Returns tokens run through the model."""
     lengths = [len(one) for one in encoded]
     missing = {i for i, one in enumerate(judged.candidates) if one.key not in done}
+    if empty := missing - set(full):
+        folder.append(_item(judged, i, None, model.step_valued, np.zeros(0)) for i in sorted(empty))
 
     def score(indices: Sequence[int]) -> None:
         batch = [encoded[i] for i in indices]
         items = []
         if model.step_valued:
             for i, one in zip(indices, model.score(batch), strict=True):
-                items.append(_item(judged, i, encoded[i], one.scores, None))
+                assert one.scores is not None
+                items.append(_item(judged, i, encoded[i], True, one.scores))
         else:
             for i, values in zip(indices, model.token_values(batch), strict=True):
-                items.append(_item(judged, i, encoded[i], None, values))
+                items.append(_item(judged, i, encoded[i], False, values))
         folder.append(item for i, item in zip(indices, items, strict=True) if i in missing)
 
-    return run_missing("scoring", plan_batches(lengths, batch_tokens), lengths, missing, batch_tokens, score)
+    batches = [[full[k] for k in batch] for batch in plan_batches([lengths[i] for i in full], batch_tokens)]
+    return run_missing("scoring", batches, lengths, missing & set(full), batch_tokens, score)
 
 
 def _item(
-    judged: Judged, i: int, trace: EncodedTrace, scores: NDArray[np.float64] | None, values: NDArray[np.float64] | None
+    judged: Judged, i: int, trace: EncodedTrace | None, stepwise: bool, found: NDArray[np.float64]
 ) -> CandidateItem:
+    """trace: None where there is no token. found: a score a step where `stepwise`, else a value a token."""
     one = judged.candidates[i]
-    for numbers in (scores, values):
-        if numbers is not None and np.isnan(numbers).any():
-            raise UserError(f"candidate {one.key[1]} of {one.subset}: the model gives a NaN score; try --dtype float32")
+    if np.isnan(found).any():
+        raise UserError(f"candidate {one.key[1]} of {one.subset}: the model gives a NaN score; try --dtype float32")
     return CandidateItem(
         subset=one.subset,
         id=one.id,
@@ -286,9 +297,9 @@ def _item(
         digest=one.digest(),
         correct=judged.correct[i],
         answer=judged.answers[i],
-        length=len(trace) - trace.n_prompt,
-        n_tokens=trace.step_counts(),
-        sums=None if values is None else trace.step_sums(values),
-        total=None if values is None else float(values.sum()),
-        scores=scores,
+        length=0 if trace is None else len(trace) - trace.n_prompt,
+        n_tokens=np.zeros(0, dtype=np.int64) if trace is None else trace.step_counts(),
+        sums=None if stepwise else found if trace is None else trace.step_sums(found),
+        total=None if stepwise else float(found.sum()),
+        scores=found if stepwise else None,
     )

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prmbench.data.records import check_fields, read_records
+from prmbench.data.records import LARGE, check_fields, check_number, read_records
 from prmbench.errors import UserError
+from prmbench.results.items import check_answers
 from prmbench.results.schema import Estimate, Record, Subject
 from prmbench.stats.bootstrap import share_interval
 from prmbench.stats.calibration import margin_logit, sigmoid
@@ -98,9 +99,13 @@ def parse_candidate(place: str, fields: Any) -> CandidateItem:
         raise UserError(f"{place}: expected either 'sums' and 'total', or 'scores'")
     if len(values) != len(fields["n_tokens"]):
         raise UserError(f"{place}: 'n_tokens' and the scores must be lists of one length, one number a step")
+    for name, low in (("sample", 0), ("answer", -1), ("length", 0)):
+        check_number(place, name, fields[name], low=low, whole=True)
+    for count in fields["n_tokens"]:
+        check_number(place, "n_tokens", count, low=0, whole=True)
     numbers = [*values, *([fields["total"]] if "total" in fields else [])]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and not math.isnan(v) for v in numbers):
-        raise UserError(f"{place}: scores must be numbers, and none NaN")
+    if not all(type(v) in (int, float) and (abs(v) < LARGE or v in (math.inf, -math.inf)) for v in numbers):
+        raise UserError(f"{place}: scores must be numbers below {LARGE:g}, and none NaN")
     stepwise = "scores" in fields
     return CandidateItem(
         **{name: value for name, value in kept.items() if name != "n_tokens"},
@@ -119,6 +124,7 @@ def read_candidates(path: Path) -> list[CandidateItem]:
         if item.key in seen:
             raise UserError(f"{place}: candidate '{item.key[1]}' is there twice; delete one of the lines")
         seen[item.key] = item
+    check_answers(path, seen.values())
     return list(seen.values())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from prmbench.benchmarks.processbench import describe
 from prmbench.benchmarks.td_probe_metrics import link_margin
 from prmbench.data.candidates import Candidate
 from prmbench.data.prompts import PromptTemplate
-from prmbench.data.records import check_fields, read_records
+from prmbench.data.records import check_fields, check_number, read_records
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens, plan_batches
@@ -102,9 +101,11 @@ def parse_calibration_item(place: str, fields: Any) -> CalibrationItem:
     """Check one item's fields. Raises UserError that names the place and the field."""
     kinds: dict[str, type] = {"subset": str, "id": str, "sample": int, "digest": str, "correct": bool}
     kept = check_fields(place, fields, {**kinds, "t": list, "sums": list}, "an item")
-    numbers = [v for name in ("t", "sums") for v in kept[name]]
-    if len(numbers) != 2 * PARTS or not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
-        raise UserError(f"{place}: fields 't' and 'sums' must hold {PARTS} finite numbers each")
+    if {len(kept["t"]), len(kept["sums"])} != {PARTS}:
+        raise UserError(f"{place}: fields 't' and 'sums' must hold {PARTS} numbers each")
+    for t, total in zip(kept["t"], kept["sums"], strict=True):
+        check_number(place, "t", t, low=1, whole=True)
+        check_number(place, "sums", total)
     return CalibrationItem(**kept)
 
 

@@ -17,7 +17,7 @@ from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.benchmarks.missing import run_missing
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
-from prmbench.data.records import check_fields, read_records
+from prmbench.data.records import check_fields, check_number, read_records
 from prmbench.data.tokens import ids_hash
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens, plan_batches
@@ -85,15 +85,27 @@ def parse_candidates_item(place: str, fields: Any) -> CandidatesItem:
     """Check one item's fields. Raises UserError that names the place and the field."""
     kinds: dict[str, type] = {"subset": str, "id": str, "sample": int, "digest": str, "n_tokens": int, "sets": dict}
     kept = check_fields(place, fields, kinds, "an item")
+    check_number(place, "n_tokens", kept["n_tokens"], low=0, whole=True)
+    if not kept["sets"]:
+        raise UserError(f"{place}: field 'sets' is empty; expected three numbers for each P_min")
     for name, values in kept["sets"].items():
-        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+        if not isinstance(values, list) or len(values) != 3:
             raise UserError(f"{place}: field 'sets.{name}' must hold three numbers: size, mass, states with several")
+        for value in values:
+            check_number(place, f"sets.{name}", value, low=0)
     return CandidatesItem(**{**kept, "sets": {name: tuple(values) for name, values in kept["sets"].items()}})
 
 
 def read_candidates_items(path: Path) -> list[CandidatesItem]:
-    """Read an items file. Raises UserError for a broken line or a wrong field."""
-    return [parse_candidates_item(place, fields) for place, fields in read_records(path)]
+    """Read an items file. Raises UserError for a broken line, a wrong field, or items of different P_min."""
+    found: list[CandidatesItem] = []
+    for place, fields in read_records(path):
+        found.append(parse_candidates_item(place, fields))
+        if found[-1].sets.keys() != found[0].sets.keys():
+            raise UserError(
+                f"{place}: field 'sets' is of P_min {', '.join(found[-1].sets)}, in the first line of {', '.join(found[0].sets)}"
+            )
+    return found
 
 
 def candidate_sums(logprobs: Floats, p_min: float) -> tuple[int, float, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -17,23 +16,31 @@ from pydantic import Field
 
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
-from prmbench.data.records import check_fields, read_records
+from prmbench.data.records import check_fields, check_number, read_records
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import UserError
-from prmbench.results.items import recompute_entry
+from prmbench.errors import UserError, shortened
+from prmbench.results.items import check_answers, recompute_entry
 from prmbench.results.provenance import run_provenance, versions
 from prmbench.results.schema import (
     Entry,
     Estimate,
-    Items,
     Provenance,
     Record,
     Subject,
     digest,
     make_benchmark,
 )
-from prmbench.results.store import RUN_NAME, save_entry, write_atomically
-from prmbench.rollouts import Policy, Rollout, read_rollouts, rollout, run_settings, written_before
+from prmbench.results.store import RUN_NAME, RunFolder, slug
+from prmbench.rollouts import (
+    FINISH_REASONS,
+    Policy,
+    Rollout,
+    problems_digest,
+    read_rollouts,
+    rollout,
+    run_settings,
+    written_before,
+)
 from prmbench.stats.bootstrap import share_interval
 from prmbench.stats.repeats import majority, mean_resamples, pass_at_k
 from prmbench.verify import Verdict
@@ -98,6 +105,11 @@ class CompletionItem:
     n_tokens: int
     answer: int
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names an item within a run."""
+        return self.subset, f"{self.id}/{self.sample}"
+
     def line(self) -> str:
         """One JSON line."""
         return json.dumps({**self.__dict__, "verdict": str(self.verdict)}) + "\n"
@@ -110,17 +122,24 @@ def parse_completion(place: str, fields: Any) -> CompletionItem:
     kept = check_fields(place, fields, kinds, "an item")
     if fields["verdict"] not in list(Verdict):
         raise UserError(f"{place}: field 'verdict' is '{fields['verdict']}'; expected {', '.join(Verdict)}")
+    if fields["finish_reason"] not in FINISH_REASONS:
+        raise UserError(
+            f"{place}: field 'finish_reason' is '{shortened(fields['finish_reason'])}'; expected {', '.join(FINISH_REASONS)}"
+        )
+    for name, low in (("sample", 0), ("n_tokens", 0), ("answer", -1)):
+        check_number(place, name, fields[name], low=low, whole=True)
     return CompletionItem(**{**kept, "verdict": Verdict(fields["verdict"])})
 
 
 def read_completions(path: Path) -> list[CompletionItem]:
     """Read an items file. Raises UserError for a broken line, a wrong field, or the same item twice."""
-    seen: dict[tuple[str, str, int], CompletionItem] = {}
+    seen: dict[tuple[str, str], CompletionItem] = {}
     for place, fields in read_records(path):
         item = parse_completion(place, fields)
-        if (key := (item.subset, item.id, item.sample)) in seen:
+        if item.key in seen:
             raise UserError(f"{place}: sample {item.sample} of '{item.id}' is there twice; delete one of the lines")
-        seen[key] = item
+        seen[item.key] = item
+    check_answers(path, seen.values())
     return list(seen.values())
 
 
@@ -210,7 +229,7 @@ def evaluate_policy(
     *,
     name: str,
     source: str,
-    output: Path,
+    output: Path | None = None,
     n: int = 8,
     params: SamplingParams | None = None,
     prompt: str = "boxed",
@@ -223,6 +242,8 @@ def evaluate_policy(
 
     Args:
         sets: problems by the set's name; each set's rollouts go to a folder of that name in `output`.
+        output: the run's folder; None: ``prmbench-results/policy-NAME-HASH``.
+        limit: recorded when only the first problems are there.
 
     Returns:
         (entry, path of the entry file).
@@ -232,52 +253,83 @@ def evaluate_policy(
     """
     params = params or PRESETS["paper"]
     started = datetime.now(UTC)
-    before = [written_before(output / subset) for subset in sets]
-    rollouts = {
-        subset: rollout(
-            policy, problems, output / subset, prompt=prompt, n=n, params=params, seed=seed, batch_tokens=batch_tokens
-        )
-        for subset, problems in sets.items()
-    }
     device, dtype = policy.engine.device_and_dtype()
-    tokens = sum(len(r.ids) for found in rollouts.values() for r in found) - sum(n for _, n in before)
-    provenance = run_provenance(
-        policy.encoder,
-        engine=policy.engine.name,
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        seed=seed,
-        n_resamples=n_resamples,
-        started=started,
-        tokens=tokens,
-        resumed=sum(n for n, _ in before),
-    )
-    subject = Subject(
-        name=name, source=source, kind="policy", weights={"model": policy.hashed}, facts=policy.engine.facts()
-    )
-    style = find_prompt(prompt).style
-    items = [item for subset, found in rollouts.items() for item in completion_items(subset, found, style)]
-    settings = _settings(params.model_dump(), n, prompt, run_settings(output / next(iter(sets)))["verifier"])
-    entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, limit)
-    return _save(entry, items, output)
+    run = {
+        "policy": policy.hashed,
+        "template": policy.encoder.template_hash(),
+        "prompt": prompt,
+        "sampling": params.model_dump(),
+        "n": n,
+        "seed": seed,
+        "batch_tokens": batch_tokens,
+        "engine": policy.engine.name,
+        "numerics": [device, dtype],
+    }
+    made_of = _made_of(run, {subset: problems_digest(problems) for subset, problems in sets.items()})
+    with RunFolder(output or _default_folder(name, made_of), made_of, parse_completion) as folder:
+        before = [written_before(folder.path / subset) for subset in sets]
+        rollouts = {
+            subset: rollout(
+                policy,
+                problems,
+                folder.path / subset,
+                prompt=prompt,
+                n=n,
+                params=params,
+                seed=seed,
+                batch_tokens=batch_tokens,
+                limit=limit,
+            )
+            for subset, problems in sets.items()
+        }
+        tokens = sum(len(r.ids) for found in rollouts.values() for r in found) - sum(n for _, n in before)
+        provenance = run_provenance(
+            policy.encoder,
+            engine=policy.engine.name,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            n_resamples=n_resamples,
+            started=started,
+            tokens=tokens,
+            resumed=sum(n for n, _ in before),
+        )
+        subject = Subject(
+            name=name, source=source, kind="policy", weights={"model": policy.hashed}, facts=policy.engine.facts()
+        )
+        style = find_prompt(prompt).style
+        items = [item for subset, found in rollouts.items() for item in completion_items(subset, found, style)]
+        settings = _settings(run | {"verifier": run_settings(folder.path / next(iter(sets)))["verifier"]})
+        entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, limit)
+        return _save(folder, entry, items)
 
 
 def policy_from_rollouts(
-    paths: Sequence[str | Path], *, name: str | None, output: Path, n_resamples: int = 10_000, seed: int = 0
+    paths: Sequence[str | Path],
+    *,
+    name: str | None,
+    output: Path | None = None,
+    n_resamples: int = 10_000,
+    seed: int = 0,
 ) -> tuple[PolicyEntry, Path]:
     """The entry of rollouts that exist, without a model. Each path is a run's folder (or its file), a problem set of that name.
 
+    Args:
+        output: the entry's folder; None: ``prmbench-results/policy-NAME-HASH``.
+
     Raises:
-        UserError: no such file, runs of different policies or settings.
+        UserError: no such file, runs of different policies or settings, or an output folder that holds another run.
     """
     items: list[CompletionItem] = []
+    sets: dict[str, str] = {}
+    limits: list[int] = []
     first: dict[str, Any] | None = None
     settings: dict[str, Any] = {}
     for path in map(Path, paths):
         run, found = run_settings(path), read_rollouts(path)
         folder = (path if path.is_dir() else path.parent).resolve()
-        mine = _settings(run["sampling"], run["n"], run["prompt"], run["verifier"])
+        mine = _settings(run)
         if first is None:
             first, settings = run, mine
         elif (run["policy"], mine) != (first["policy"], settings):
@@ -292,6 +344,8 @@ def policy_from_rollouts(
         if any(item.subset == folder.name for item in items):
             raise UserError(f"{path}: two runs are called '{folder.name}'; rename one folder")
         items += completion_items(folder.name, found, find_prompt(run["prompt"]).style)
+        sets[folder.name] = run["problems"]
+        limits += [run["limit"]] if "limit" in run else []
     if first is None:
         raise UserError("--from-rollouts: expected at least one file")
     subject = Subject(name=name or first["policy"][:8], source=None, kind="policy", weights={"model": first["policy"]})
@@ -306,12 +360,26 @@ def policy_from_rollouts(
         seed=first["seed"],
         n_resamples=n_resamples,
     )
-    entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, None)
-    return _save(entry, items, output)
+    entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, max(limits, default=None))
+    made_of = _made_of(first, sets)
+    with RunFolder(output or _default_folder(subject.name, made_of), made_of, parse_completion) as folder_of_entry:
+        return _save(folder_of_entry, entry, items)
 
 
-def _settings(sampling: dict[str, Any], n: int, prompt: str, verifier: str) -> dict[str, Any]:
-    return {"sampling": sampling, "n": n, "prompt": prompt, "verifier": verifier}
+def _settings(run: dict[str, Any]) -> dict[str, Any]:
+    """What makes two entries comparable, of a rollout run's settings."""
+    return {name: run[name] for name in ("sampling", "n", "prompt", "verifier")}
+
+
+def _made_of(run: dict[str, Any], sets: dict[str, str]) -> dict[str, Any]:
+    """What an evaluation's folder is of. run: a rollout run's settings. sets: digest of each set's problems."""
+    names = ("policy", "template", "prompt", "sampling", "n", "seed", "batch_tokens", "numerics")
+    kept = {name: run[name] for name in names}
+    return {"benchmark": {"name": NAME, "version": VERSION}, **kept, "engine": run.get("engine", "hf"), "sets": sets}
+
+
+def _default_folder(name: str, made_of: dict[str, Any]) -> Path:
+    return Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(made_of)[:8]}"
 
 
 def build_policy_entry(
@@ -347,10 +415,8 @@ def recompute_policy(path: Path, *, n_resamples: int | None = None, seed: int | 
     return recompute_entry(path, PolicyEntry, read_completions, compute, n_resamples=n_resamples, seed=seed)
 
 
-def _save(entry: PolicyEntry, items: Sequence[CompletionItem], output: Path) -> tuple[PolicyEntry, Path]:
-    output.mkdir(parents=True, exist_ok=True)
-    content = "".join(item.line() for item in items)
-    write_atomically(output / ITEMS_NAME, content)
-    described = Items(file=ITEMS_NAME, sha256=hashlib.sha256(content.encode()).hexdigest(), n=len(items))
-    entry = entry.model_copy(update={"items": described})
-    return entry, save_entry(output, entry, None)
+def _save(
+    folder: RunFolder[CompletionItem], entry: PolicyEntry, items: Sequence[CompletionItem]
+) -> tuple[PolicyEntry, Path]:
+    entry = entry.model_copy(update={"items": folder.finish(items)})
+    return entry, folder.write_entry(entry)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
-from prmbench.data.records import check_fields, read_records
-from prmbench.errors import UserError, shortened
+from prmbench.data.records import LARGE, check_fields, check_number, read_records
+from prmbench.errors import UserError
 from prmbench.results.schema import Estimate, Record, Subject
 from prmbench.stats.branches import Branches, reliability_figures, signal_figures
 from prmbench.stats.calibration import margin_logit, sigmoid
@@ -23,7 +23,6 @@ Floats = NDArray[np.float64]
 
 P_MIN = 0.1
 """Branches at least this likely are those that DistRL would use (Eq. 25)."""
-_LARGE = 1e15  # beyond any token value or count; larger numbers overflow
 N_POSITIONS = 5
 MIN_RELIABILITY = 0.05
 """Below it a correlation is not corrected: the correction would multiply it by more than four, and by anything near 0."""
@@ -77,15 +76,12 @@ def parse_branch(place: str, record: Any) -> BranchItem:
     kept = check_fields(place, record, kinds, "a branch")
     for name in numbers:
         value = record.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGE:  # nor NaN
-            raise UserError(
-                f"{place}: field '{name}' is {shortened(json.dumps(value))}; expected a number below {_LARGE:g}"
-            )
+        check_number(place, name, value)
         kept[name] = float(value)
     whole = kept["right"], kept["cut"]
-    if not 1 <= kept["rolled"] < _LARGE or not all(0 <= n <= kept["rolled"] for n in whole):
+    if not 1 <= kept["rolled"] < LARGE or not all(0 <= n <= kept["rolled"] for n in whole):
         raise UserError(f"{place}: expected 'rolled' at least 1, 'right' and 'cut' from 0 to 'rolled'")
-    if not 1 <= kept["t"] < kept["length"] < _LARGE or not 0 <= kept["rank"] < _LARGE:
+    if not 1 <= kept["t"] < kept["length"] < LARGE or not 0 <= kept["rank"] < LARGE:
         raise UserError(f"{place}: expected 't' at least 1 and below 'length', 'rank' at least 0")
     return BranchItem(**kept)
 

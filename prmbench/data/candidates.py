@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.problems import check_problems
-from prmbench.data.records import Located, check_fields, check_ids, read_json, read_records, stem
+from prmbench.data.records import Located, check_characters, check_fields, check_ids, read_json, read_records, stem
 from prmbench.errors import UserError, nearest_path
 
 
@@ -95,6 +95,8 @@ def _rollouts(subset: str, records: Sequence[Located]) -> list[Candidate]:
     out = []
     for place, fields in records:
         check_fields(place, fields, kinds, "a rollout, or a record with 'samples'")
+        for name in ("id", "problem", "answer", "completion"):
+            check_characters(place, name, fields[name])
         out.append(
             Candidate(
                 subset,
@@ -121,6 +123,7 @@ def _samples(subset: str, records: Sequence[Located]) -> list[Candidate]:
             text = sample.get("text") if isinstance(sample, dict) else None
             if not isinstance(text, str):
                 raise UserError(f"{place}: field 'samples[{i}].text' is missing or no text")
+            check_characters(place, f"samples[{i}].text", text)
             out.append(Candidate(subset, problem.id, i, problem.problem, problem.answer, text, None, False))
     return out
 

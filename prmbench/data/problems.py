@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench.data.records import Located, read_records
+from prmbench.data.records import Located, check_characters, read_records
 from prmbench.errors import UserError, nearest, nearest_path
 
 
@@ -69,5 +69,6 @@ def _check(place: str, record: Any) -> Problem:
             value = str(value)
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{place}: field '{field}' is {json.dumps(record[field])[:40]}; expected some text")
+        check_characters(place, field, value)
         values.append(value)
     return Problem(*values)

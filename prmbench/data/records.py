@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.errors import UserError, first_line
+from prmbench.errors import UserError, first_line, shortened
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -54,6 +54,18 @@ def check_fields(place: str, fields: Any, kinds: dict[str, type], what: str) -> 
     return {name: fields[name] for name in kinds}
 
 
+LARGE = 1e15
+"""Beyond any token value or count; larger numbers overflow."""
+
+
+def check_number(place: str, field: str, value: Any, *, low: float = -LARGE, whole: bool = False) -> None:
+    """Raise UserError unless a field is a finite number from `low` to below `LARGE`, a whole one where asked."""
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < LARGE:  # nor NaN
+        of = f"a {'whole ' if whole else ''}number{'' if low == -LARGE else f' from {low:g}'}"
+        raise UserError(f"{place}: field '{field}' is {shortened(json.dumps(value))}; expected {of} below {LARGE:g}")
+
+
 def check_ids(place: str, ids: Any) -> NDArray[np.int64]:
     """Token ids as an array. Raises UserError when they are not whole numbers, 0 or more."""
     if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in ids):
@@ -67,6 +79,11 @@ def check_text(place: str, field: str, value: object) -> None:
         raise UserError(f"{place}: field '{field}' is {shown(value)}; expected a string")
     if not value.strip():
         raise UserError(f"{place}: field '{field}' is blank; expected some text")
+    check_characters(place, field, value)
+
+
+def check_characters(place: str, field: str, value: str) -> None:
+    """Raise UserError unless a text, which may be empty, holds whole characters."""
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -18,7 +18,7 @@ class SamplingParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(1.0, ge=0, description="0: greedy")
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="0: greedy")
     top_p: float = Field(
         1.0, gt=0, le=1, description="keep the smallest set of likeliest tokens with at least this mass"
     )

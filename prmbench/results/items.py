@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +132,21 @@ def read_described(folder: Path, described: Items | None, read: Callable[[Path],
             f"{described.sha256[:12]}...); restore it"
         )
     return read(path)
+
+
+def check_answers(path: Path, items: Collection[Any]) -> None:
+    """Raise UserError where an answer's class is not one that its problem's completions can have: there are no more than these.
+
+    Args:
+        items: each with subset, id, sample and answer.
+    """
+    counts = Counter((item.subset, item.id) for item in items)
+    for item in items:
+        if item.answer >= (n := counts[item.subset, item.id]):
+            raise UserError(
+                f"{path}: sample {item.sample} of '{item.id}': field 'answer' is {item.answer:,}; expected one below the problem's "
+                f"{n:,} completions, or -1"
+            )
 
 
 def statistics_of(provenance: Provenance | None, n_resamples: int | None, seed: int | None) -> dict[str, int]:

@@ -142,14 +142,7 @@ class RunFolder(Generic[LineType]):
         """All items already written, by key. A last line cut short by a kill is left out."""
         found: dict[tuple[str, str], LineType] = {}
         for path in sorted(self.path.glob(f"{self.stem}*.jsonl")):
-            whole_lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-            for number, line in enumerate(whole_lines, start=1):
-                place = f"{path}, line {number}"
-                try:
-                    item = self.parse(place, json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{place}: broken JSON ({error.msg}); delete the line and run again") from None
-                found[item.key] = item
+            found |= {item.key: item for item in read_whole_lines(path, self.parse)}
         return found
 
     def append(self, items: Iterable[LineType]) -> None:
@@ -187,6 +180,25 @@ class RunFolder(Generic[LineType]):
         return save_entry(self.path, entry, None)
 
 
+def read_whole_lines(path: Path, parse: Callable[[str, Any], LineType]) -> list[LineType]:
+    """What a run has written to a file, which need not exist. A last line cut short by a kill is left out.
+
+    Raises:
+        UserError: a line that is broken, or that `parse` does not take.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], start=1):
+        place = f"{path}, line {number}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{place}: broken JSON ({error.msg}); delete the line and run again") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{place}: is not UTF-8 text; delete the line and run again") from None
+        found.append(parse(place, record))
+    return found
+
+
 def slug(name: str) -> str:
     """A name as part of a folder's name."""
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
@@ -221,12 +233,14 @@ def save_entry(folder: Path, entry: BaseModel, items: Path | None) -> Path:
     """Write an entry, and a copy of its items, into a folder of its own; return the entry's path.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or holds other items.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if items is not None and items.resolve() != (folder / items.name).resolve():
-            shutil.copyfile(items, folder / items.name)
+        if items is not None and items.resolve() != (copy := folder / items.name).resolve():
+            if (folder / RUN_NAME).exists() or (copy.exists() and copy.read_bytes() != items.read_bytes()):
+                raise UserError(f"{folder}: holds another run; pass another --output, or delete the folder")
+            shutil.copyfile(items, copy)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
     write_atomically(folder / ENTRY_NAME, entry.model_dump_json(indent=2) + "\n")
