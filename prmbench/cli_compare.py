@@ -28,12 +28,14 @@ def compare_command(
     """Compare entries on the same items: paired bootstrap, McNemar, the items that flip."""
     from rich.console import Console
 
-    from prmbench.compare import compare, find_entry, load_measured
+    from prmbench.compare import ENTRY_TYPES, PROBE_TYPES, compare, find_entry, load_measured
     from prmbench.compare_table import as_json as to_json
     from prmbench.compare_table import render
 
     files = [find_entry(path) for path in entries]
     kinds = {benchmark_name(file) for file in files}
+    if "td-probe" not in kinds and (others := kinds & PROBE_TYPES.keys()):
+        raise UserError(f"{min(others)} entries are not compared, only {', '.join(ENTRY_TYPES)} and td-probe")
     if "td-probe" in kinds and len(kinds) > 1:
         raise UserError(
             f"{' and '.join(sorted(map(printable, kinds)))}: entries of different benchmarks cannot be compared"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from prmbench.data.candidates import sets_within
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
 from prmbench.data.records import check_fields, check_ids, read_json, read_records
@@ -109,6 +110,8 @@ def run_settings(path: str | Path) -> dict[str, Any]:
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     file = folder / RUN_NAME
+    if near := sets_within(folder):
+        raise UserError(f"{path}: is no run of rollouts{near}")
     found = read_json(file)
     kinds: dict[str, type] = {"policy": str, "template": str, "prompt": str, "sampling": dict, "n": int, "seed": int}
     kinds |= {"batch_tokens": int, "numerics": list, "verifier": str, "problems": str, "versions": str}

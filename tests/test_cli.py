@@ -18,6 +18,7 @@ import pytest
 import support
 
 from prmbench import cli
+from prmbench.engines.sampling import SamplingParams
 from prmbench.results.items import read_items
 
 
@@ -71,6 +72,13 @@ def test_native_threads_cannot_fail_a_run_at_its_end(arguments, code):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split("\n")[-2]) == (code, "cleaned up")
     assert ("no such folder" in done.stderr) == (code == 2)
+
+
+def test_a_temperature_is_finite(tmp_path):
+    done = run("eval", "--policy", "p", "--temperature", "inf", check=2)
+    assert "--temperature" in done.stderr
+    with pytest.raises(ValueError, match="finite number"):
+        SamplingParams(temperature=float("inf"))
 
 
 def test_help_imports_no_torch():

@@ -139,6 +139,9 @@ def test_the_command(probe_folders, probes):
         *("signal", "figure", "first", "second", "value", "low", "high", "p", "p_holm")
     }
     assert "60 resamples are too few for the correction" in said
+    assert "candidates entries are not compared, only processbench, best-of-n, policy and td-probe" in command(
+        "compare", probe_folders / "candidates", probe_folders / "candidates"
+    )
     assert "candidates and td-probe: entries of different benchmarks" in command(
         "compare", probe_folders / "first", probe_folders / "candidates"
     )

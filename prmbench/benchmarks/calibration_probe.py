@@ -164,7 +164,9 @@ def compute_calibration(
         }
         parts.append(PartResult(upto=(i + 1) / PARTS, auc=found["auc"], links=links))
     rate = float(outcome.mean())
-    passed = clustered_estimates(cluster, lambda w: {"rate": w @ outcome / w.sum(axis=1)}, n_resamples, seed)
+    passed = clustered_estimates(
+        cluster, lambda w: {"rate": w @ outcome / w.sum(axis=1)}, n_resamples, seed, frozenset({"rate"})
+    )
     return CalibrationMetrics(
         n_rollouts=len(items), pass_rate=passed["rate"], brier_constant=rate * (1 - rate), parts=parts
     )

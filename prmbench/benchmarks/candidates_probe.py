@@ -131,7 +131,7 @@ def compute_candidates(items: Sequence[CandidatesItem], *, n_resamples: int, see
         def means(weights: Floats, sums: Floats = sums) -> dict[str, Floats]:
             return dict(zip(PARTS, (weights @ sums / (weights @ states)[:, None]).T, strict=True))
 
-        found[name] = CandidateSets(**clustered_estimates(cluster, means, n_resamples, seed))
+        found[name] = CandidateSets(**clustered_estimates(cluster, means, n_resamples, seed, frozenset({"several"})))
     return CandidatesMetrics(n_rollouts=len(items), n_states=int(states.sum()), p_min=found)
 
 

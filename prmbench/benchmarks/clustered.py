@@ -8,25 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.results.schema import Estimate
-from prmbench.stats.bootstrap import interval
+from prmbench.stats.bootstrap import interval, share_interval
 from prmbench.stats.weighted import resample
 
 Floats = NDArray[np.float64]
 
 
 def clustered_estimates(
-    cluster: NDArray[np.int64], figures: Callable[[Floats], dict[str, Floats]], n_resamples: int, seed: int
+    cluster: NDArray[np.int64],
+    figures: Callable[[Floats], dict[str, Floats]],
+    n_resamples: int,
+    seed: int,
+    shares: frozenset[str] = frozenset(),
 ) -> dict[str, Estimate]:
     """Each figure with its percentile interval; the same draws of clusters for every figure of the same items.
 
     Args:
         cluster: int64, shape [n], from 0 without gaps. figures: of weights, float64, shape [rows, n]; a number a row each.
+        shares: figures that are shares. One that is 0 or 1 is so in every resample; its bound is that of as many items as clusters.
     """
     values = figures(np.ones((1, len(cluster))))
     samples = resample(cluster, figures, n_resamples, np.random.default_rng(seed))
     out = {}
     for name, (value,) in values.items():
-        low, high = interval(samples[name]) if n_resamples else (np.nan, np.nan)
+        low, high = np.nan, np.nan
+        if n_resamples and name in shares:
+            low, high = share_interval([np.full(int(cluster.max()) + 1, value)], samples[name])
+        elif n_resamples:
+            low, high = interval(samples[name])
         ends = [None if np.isnan(x) or np.isnan(value) else float(x) for x in (low, high)]
         out[name] = Estimate(value=None if np.isnan(value) else float(value), low=ends[0], high=ends[1])
     return out

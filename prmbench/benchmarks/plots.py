@@ -39,7 +39,8 @@ def draw_best_of_n(entries: Sequence[BestOfNEntry], estimator: str = "expected")
             )
     from matplotlib.figure import Figure
 
-    metrics = first.metrics
+    metrics = max((entry.metrics for entry in entries), key=lambda one: (one.sizes[-1], len(one.sizes)))
+    ticks = sorted({size for entry in entries for size in entry.metrics.sizes})
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for name, label in BASELINES.items():
@@ -67,7 +68,7 @@ def draw_best_of_n(entries: Sequence[BestOfNEntry], estimator: str = "expected")
             low, high = [100 * (p.low or 0) for p in points], [100 * (p.high or 0) for p in points]
             axis.fill_between(entry.metrics.sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     axis.set_xscale("log", base=2)
-    axis.set_xticks(metrics.sizes, [str(n) for n in metrics.sizes])
+    axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.set(xlabel="N", ylabel="accuracy of the selected candidate, %")
     for text in axis.legend(fontsize=8).get_texts():
         text.set_parse_math(False)  # a name with dollar signs is no formula

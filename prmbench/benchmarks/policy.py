@@ -41,7 +41,7 @@ from prmbench.rollouts import (
     run_settings,
     written_before,
 )
-from prmbench.stats.bootstrap import share_interval
+from prmbench.stats.bootstrap import interval, share_interval
 from prmbench.stats.repeats import majority, mean_resamples, pass_at_k
 from prmbench.verify import Verdict
 from prmbench.verify.classes import answer_classes
@@ -218,7 +218,9 @@ def _estimates(
     out = {}
     for i, name in enumerate(names):
         columns = [values[:, i] for values in sets]
-        low, high = share_interval(columns, samples[:, i]) if len(samples) else (None, None)
+        low, high = None, None
+        if len(samples):
+            low, high = interval(samples[:, i]) if name == "mean_tokens" else share_interval(columns, samples[:, i])
         out[name] = Estimate(value=float(np.mean([column.mean() for column in columns])), low=low, high=high)
     return out
 

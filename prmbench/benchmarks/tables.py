@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -14,7 +16,7 @@ from prmbench.results.schema import Estimate, what_it_is
 
 MINIATURE = "Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are."
 TABLE_SIZES = (4, 16, 64)
-"""N of the paper's tables; with fewer candidates the largest N is shown."""
+"""N of the paper's tables; the largest N is shown too."""
 
 
 def render_policy(entry: PolicyEntry) -> RenderableType:
@@ -62,12 +64,15 @@ def render_policy(entry: PolicyEntry) -> RenderableType:
     return Group(*map(escape, lines), table, *map(escape, after))
 
 
+def sizes_shown(sizes: Sequence[int]) -> list[int]:
+    """N that the table has a column for."""
+    return sorted({*TABLE_SIZES} & {*sizes} | {sizes[-1]})
+
+
 def render_best_of_n(entry: BestOfNEntry) -> RenderableType:
     """A best-of-n entry: a row a score, a column an N; what needs no reward model below."""
     metrics = entry.metrics
-    shown = [size for size in TABLE_SIZES if size in metrics.sizes] or [metrics.sizes[-1]]
-    if metrics.sizes[-1] < TABLE_SIZES[-1] and metrics.sizes[-1] not in shown:
-        shown.append(metrics.sizes[-1])
+    shown = sizes_shown(metrics.sizes)
     lines = [
         f"Best-of-N: {entry.subject.name} ({what_it_is(entry.subject)}), "
         f"{sum(d.n_items for d in entry.benchmark.subsets.values()):,} problems, {metrics.n} candidates each",

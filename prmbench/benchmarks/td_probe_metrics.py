@@ -243,7 +243,9 @@ def _refused(reliability: Estimate, rolled: int, of: str) -> str:
 
 def _group(found: Columns, kept: NDArray[np.bool_], n_resamples: int, seed: int) -> BranchGroup:
     branches = _subset(found.branches, kept)
-    common = clustered_estimates(branches.cluster, lambda w: reliability_figures(branches, w), n_resamples, seed)
+    common = clustered_estimates(
+        branches.cluster, lambda w: reliability_figures(branches, w), n_resamples, seed, frozenset({"pass_rate"})
+    )
     refused = {
         "corrected": _refused(common["reliability"], branches.rolled, "all branches"),
         "within_corrected": _refused(common["within"], branches.rolled, "branches of one state"),

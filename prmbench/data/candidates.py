@@ -60,8 +60,9 @@ def load_candidates(paths: Sequence[str | Path], limit: int | None = None) -> li
     for path in map(Path, paths):
         file = path / "rollouts.jsonl" if path.is_dir() else path
         if not file.is_file():
+            near = sets_within(path) if path.is_dir() else nearest_path(path)
             raise UserError(
-                f"{path}: no such file{nearest_path(path)}; expected rollouts, or {{id, problem, answer, samples}} records"
+                f"{file}: no such file{near}; expected rollouts, or {{id, problem, answer, samples}} records"
             )
         subset = (
             path.resolve().name
@@ -77,6 +78,12 @@ def load_candidates(paths: Sequence[str | Path], limit: int | None = None) -> li
         mine = _samples(subset, records) if "samples" in fields else _rollouts(subset, records)
         found += _equal_numbers(file, mine, limit)
     return found
+
+
+def sets_within(folder: Path) -> str:
+    """What to name instead of the folder of a policy's run, which has a folder of rollouts for each problem set."""
+    found = sorted(str(one.parent) for one in folder.glob("*/rollouts.jsonl"))
+    return f" (a problem set has a folder of its own: {', '.join(found)})" if found else ""
 
 
 def prompt_of(path: str | Path) -> str | None:

@@ -81,6 +81,8 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
                 "{id, problem, answer} records"
             )
         key = stem(path) if is_file else name
+        if not key.strip("."):
+            raise UserError(f"{path}: a problem set is called by its file's name, and this has none; rename it")
         if key in found:
             raise UserError(f"problem set '{key}' is named twice; rename one of the files")
         found[key] = (load_problems(path) if is_file else _named(name))[:limit]

@@ -29,17 +29,17 @@ class Judged:
     @property
     def shown(self) -> str:
         """The difference with its interval."""
+        if np.isnan(self.difference.mean):
+            return "n/a: a figure is not defined on some seed"
         return with_interval(self.difference, self.claim.digits, sign=True)
 
 
 def judge(claim: Claim, results: Results) -> Judged | None:
-    """Test a claim; None where a run of it was not made, or a figure is not defined on some seed."""
+    """Test a claim; None where a run of it was not made. Undecided where a figure is not defined on some seed."""
     (a, larger), (b, smaller) = claim.larger, claim.smaller
     if a not in results or b not in results:
         return None
     first, second = [larger(row) for row in results[a]], [smaller(row) for row in results[b]]
-    if np.isnan([*first, *second]).any():
-        return None
     difference, verdict = ordering(first, second)
     return Judged(claim, difference, verdict, np.subtract(first, second).tolist())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -157,12 +158,14 @@ def _json(results: Results, seeds: Sequence[int], shown: Sequence[Judged]) -> st
             "where": j.claim.where,
             "claim": j.claim.text,
             "note": j.claim.note,
-            "by_seed": j.values,
-            "mean": j.difference.mean,
-            "low": None if len(seeds) < 2 else j.difference.low,
-            "high": None if len(seeds) < 2 else j.difference.high,
+            "by_seed": [_or_null(value) for value in j.values],
+            **{name: _or_null(value) for name, value in asdict(j.difference).items()},
             "verdict": j.verdict,
         }
         for j in shown
     ]
     return json.dumps({"seeds": list(seeds), "versions": versions(), "claims": claims, "runs": runs}, indent=1) + "\n"
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -109,7 +109,9 @@ class Run(Record):
 
     started: str = Field(description="UTC, ISO 8601")
     scoring_seconds: float = Field(description="wall time of scoring in this process, loading excluded")
-    tokens: int = Field(description="tokens run through the subject in this process, prompts included")
+    tokens: int = Field(
+        description="tokens run through the subject in this process, prompts included; of a policy the sampled ones"
+    )
     cached_tokens: int = Field(0, description="of these, tokens whose reference log-probs came from the cache")
     resumed_items: int = Field(description="items found already scored when this process started")
     processes: int = Field(1, description="processes that shared the work")

@@ -206,7 +206,7 @@ def test_entry_of_a_real_model(tiny, tiny_tuned, tmp_path):
         plot_best_of_n([entry, other], tmp_path / "x.svg")
 
 
-def test_a_step_valued_model(tiny, tmp_path):
+def short_steps(tmp_path):
     plugin = tmp_path / "short.py"
     plugin.write_text(
         "import numpy as np\n"
@@ -226,12 +226,92 @@ def test_a_step_valued_model(tiny, tmp_path):
         "    def score(self, batch):\n"
         "        return [StepScores(t.step_counts(), scores=-t.step_counts().astype(np.float64)) for t in batch]\n"
     )
+    return plugin
+
+
+def test_a_step_valued_model(tiny, tmp_path):
     entry, _ = prmbench.rerank(
-        tiny, [candidates(tmp_path)], output=tmp_path / "out", kind="short-steps", plugin=plugin, n_resamples=10
+        tiny,
+        [candidates(tmp_path)],
+        output=tmp_path / "out",
+        kind="short-steps",
+        plugin=short_steps(tmp_path),
+        n_resamples=10,
     )
     assert entry.metrics.own == "product"
     assert set(entry.metrics.mean.scores) == {"product", "min", "last", "mean"}
     assert recompute_best_of_n(tmp_path / "out").metrics == entry.metrics
+
+
+@pytest.mark.parametrize("change", [{"kind": "endo"}, {"kind": "marked"}])
+def test_a_problem_without_room_is_never_chosen_and_never_run(tiny, tmp_path, change):
+    """Its prompt is longer than the model takes; the others are scored as if it was not there."""
+    if change["kind"] == "marked":
+        change = {"kind": "short-steps", "plugin": short_steps(tmp_path)}
+    rollouts = [
+        {
+            "id": problem,
+            "sample": k,
+            "problem": "What is 1 + 1? " * (600 if problem == "long" else 1),
+            "answer": "2",
+            "completion": "" if problem == "long" else f"It is \\boxed{{{k + 2}}}",
+            "ids": [] if problem == "long" else [5, 6, 7],
+            "finish_reason": "prompt" if problem == "long" else "stop",
+        }
+        for problem in ("short", "long")
+        for k in range(2)
+    ]
+    files = [tmp_path / "both.jsonl", tmp_path / "one.jsonl"]
+    for file, kept in zip(files, (rollouts, rollouts[:2]), strict=True):
+        file.write_text("".join(json.dumps(r) + "\n" for r in kept))
+    both, one = (
+        prmbench.rerank(tiny, [file], output=tmp_path / file.stem, n_resamples=0, prompt="bare", **change)[0]
+        for file in files
+    )
+    items = read_candidates(tmp_path / "both" / "items.jsonl")
+    assert [i.length == 0 for i in items] == [False, False, True, True]
+    assert all(v == -math.inf for v in candidate_scores(items[2], Convention.of(both.subject)).values())
+    assert both.provenance.run.tokens == one.provenance.run.tokens
+    value = {e: f.metrics.mean.scores[f.metrics.own]["2"]["expected"].value for e, f in (("both", both), ("one", one))}
+    assert value["both"] == value["one"] / 2
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"length": 10**400}, "length"),
+        ({"length": -1}, "length"),
+        ({"answer": -2}, "answer"),
+        ({"n_tokens": [10**400, 1]}, "n_tokens"),
+        ({"total": 10**400}, "scores must be numbers below"),
+    ],
+)
+def test_hostile_items_are_named(tmp_path, change, field):
+    line = json.loads(item("p", 0, True, 0, [1.0, 2.0]).line())
+    (tmp_path / "items.jsonl").write_text(json.dumps({**line, **change}) + "\n")
+    with pytest.raises(UserError, match=f"line 1: .*{field}"):
+        read_candidates(tmp_path / "items.jsonl")
+
+
+def test_a_class_beyond_the_problems_candidates_is_named(tmp_path):
+    (tmp_path / "items.jsonl").write_text(item("p", 0, True, 10**9, [1.0]).line())
+    with pytest.raises(UserError, match="field 'answer' is 1,000,000,000; expected one below the problem's 1"):
+        read_candidates(tmp_path / "items.jsonl")
+
+
+def test_the_table_ends_with_the_largest_n():
+    from rich.console import Console
+
+    from prmbench.benchmarks.tables import _best_of_n_table, sizes_shown
+
+    assert sizes_shown([1, 2, 4, 8, 16, 32, 64, 100]) == [4, 16, 64, 100]
+    assert sizes_shown([1, 2, 4, 6]) == [4, 6]
+    assert sizes_shown([1, 2]) == [2]
+    metrics = compute_best_of_n(made(n=5), SUM)
+    console = Console(record=True, width=120)
+    console.print(_best_of_n_table("x", metrics.mean, sizes_shown(metrics.sizes)))
+    assert "@4" in (text := console.export_text())
+    assert "@5" in text
 
 
 def test_an_interrupted_run_goes_on(tiny, tmp_path):

@@ -12,6 +12,7 @@ from prmbench.benchmarks.calibration_probe import (
     CalibrationItem,
     compute_calibration,
     evaluate_calibration,
+    parse_calibration_item,
     prefix_lengths,
     read_calibration_items,
     recompute_calibration,
@@ -103,6 +104,25 @@ def test_the_command_and_what_it_refuses(tiny, tiny_tuned, file, tmp_path):
     model = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm")
     with pytest.raises(UserError, match="nothing says its margin"):
         evaluate_calibration(model, load_candidates([file]), find_prompt("boxed"), name="x", source="x")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"sums": [10**400] * 5}, "sums"), ({"t": [0] * 5}, "t"), ({"t": [-1] * 5}, "t"), ({"t": [1]}, "t")],
+)
+def test_hostile_items_are_named(tmp_path, change, field):
+    fields = {
+        "subset": "a",
+        "id": "p",
+        "sample": 0,
+        "digest": "d",
+        "correct": True,
+        "t": [1, 2, 3, 4, 5],
+        "sums": [0.5] * 5,
+    }
+    assert parse_calibration_item("x", fields).t == [1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match=f"x: field.* '{field}'"):
+        parse_calibration_item("x", {**fields, **change})
 
 
 def test_rollouts_without_a_token_are_left_out(tiny, tiny_tuned, tmp_path):

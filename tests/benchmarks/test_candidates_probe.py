@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,32 @@ def test_against_the_whole_distribution(tiny, tmp_path):
     assert sizes[0.02] > 0
     assert recompute_candidates(path).metrics == entry.metrics
     assert len(read_candidates_items(tmp_path / "items.jsonl")) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sets": {}}, "field 'sets' is empty"),
+        ({"sets": {"0.1": [10**400, 1.0, 0]}}, "field 'sets.0.1'"),
+        ({"sets": {"0.1": [float("nan"), 1.0, 0]}}, "field 'sets.0.1' is NaN"),
+        ({"sets": {"0.2": [1, 1.0, 0]}}, "field 'sets' is of P_min 0.2, in the first line of 0.1"),
+        ({"n_tokens": -1}, "field 'n_tokens' is -1"),
+    ],
+)
+def test_hostile_items_are_named(tmp_path, change, message):
+    fields = json.loads(CandidatesItem("a", "p", 0, "d", 3, {"0.1": (4, 2.5, 1)}).line())
+    other = {**fields, "sample": 1, **change}
+    (tmp_path / "items.jsonl").write_text(json.dumps(fields) + "\n" + json.dumps(other) + "\n")
+    with pytest.raises(UserError, match=f"line 2: {message}"):
+        read_candidates_items(tmp_path / "items.jsonl")
+
+
+def test_no_choice_anywhere_has_a_bound():
+    """Of 5 problems whose states have one candidate each, the share of states with several is not known to be 0."""
+    items = [CandidatesItem("a", f"p{i}", 0, "d", 3, {"0.1": (3, 2.9, 0)}) for i in range(5)]
+    several = compute_candidates(items, n_resamples=20, seed=0).p_min["0.1"].several
+    assert (several.value, several.low) == (0, 0)
+    assert several.high == pytest.approx(1 - 0.025 ** (1 / 5))
 
 
 def test_p_min_is_a_probability(tiny, tmp_path):

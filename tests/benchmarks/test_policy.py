@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import prmbench
 from prmbench.benchmarks.policy import (
     PRESETS,
     CompletionItem,
@@ -174,6 +175,10 @@ def test_tampered_items_are_refused(policy, tmp_path):
         ({"verdict": "right"}, "field 'verdict' is 'right'"),
         ({"n_tokens": "5"}, "field 'n_tokens'"),
         ({"sample": True}, "field 'sample'"),
+        ({"n_tokens": 10**400}, "field 'n_tokens' .* expected a whole number from 0 below"),
+        ({"n_tokens": -3}, "field 'n_tokens' is -3"),
+        ({"answer": -5}, "field 'answer' is -5; expected a whole number from -1"),
+        ({"finish_reason": "xx"}, "field 'finish_reason' is 'xx'; expected stop, length, prompt"),
     ],
 )
 def test_wrong_items_are_named(tmp_path, change, message):
@@ -181,6 +186,74 @@ def test_wrong_items_are_named(tmp_path, change, message):
     (tmp_path / "i.jsonl").write_text(json.dumps(fields) + "\n")
     with pytest.raises(UserError, match=f"line 1: {message}"):
         read_completions(tmp_path / "i.jsonl")
+
+
+def test_an_answer_is_one_of_the_problems_completions(tmp_path):
+    (tmp_path / "i.jsonl").write_text(item("s", "p", 0, "correct", 0).line() + item("s", "p", 1, "wrong", 2).line())
+    with pytest.raises(UserError, match="sample 1 of 'p': field 'answer' is 2; expected one below the problem's 2"):
+        read_completions(tmp_path / "i.jsonl")
+
+
+def test_a_folder_holds_one_evaluation(policy, tmp_path, monkeypatch):
+    """Another problem set does not take the first one's folder, by name or by default; nor does an entry of a reward model's."""
+    options = {"name": "../esc", "source": "tiny", "n": 1, "params": PARAMS, "prompt": "bare", "n_resamples": 0}
+    monkeypatch.chdir(tmp_path)
+    paths = [evaluate_policy(policy, {name: PROBLEMS[name]}, **options)[1] for name in PROBLEMS]
+    assert len({path.parent for path in paths}) == 2
+    assert all(path.parent.parent.resolve() == tmp_path / "prmbench-results" for path in paths)
+    assert evaluate_policy(policy, {"easy": PROBLEMS["easy"]}, **options)[1] == paths[0]  # the same call goes on
+    before = (paths[0].parent / "items.jsonl").read_bytes()
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        evaluate_policy(policy, {"hard": PROBLEMS["hard"]}, output=paths[0].parent, **options)
+    other = tmp_path / "best-of-n"
+    other.mkdir()
+    (other / "run.json").write_text('{"benchmark": {"name": "best-of-n"}}')
+    (other / "items.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        policy_from_rollouts([paths[0].parent / "easy"], name=None, output=other)
+    done = CliRunner().invoke(app, ["eval", "--from-items", str(paths[1].parent), "--output", str(paths[0].parent)])
+    assert "holds another run; pass another --output" in str(done.exception)
+    assert (paths[0].parent / "items.jsonl").read_bytes() == before
+    assert (other / "items.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("line", [b'{"id": broken', b"\xff"])
+def test_a_broken_line_is_named_when_a_run_goes_on(policy, tmp_path, line):
+    run(policy, tmp_path / "out")
+    file = tmp_path / "out" / "easy" / "rollouts.jsonl"
+    first, _, *rest = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([first, line, *rest]) + b"\n")
+    with pytest.raises(UserError, match=r"rollouts.jsonl, line 2: .*delete the line and run again"):
+        run(policy, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"n": "8"}, "'n'"), ({"numerics": []}, "'numerics'"), ({"sampling": {"top_p": 7}}, "'sampling'")],
+)
+def test_edited_settings_are_named(policy, tmp_path, change, field):
+    run(policy, tmp_path / "out")
+    file = tmp_path / "out" / "easy" / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UserError, match=f"run.json: field {field}"):
+        policy_from_rollouts([file.parent], name=None, output=tmp_path / "x")
+    with pytest.raises(
+        UserError, match=r"is no run of rollouts .a problem set has a folder of its own: .*easy, .*hard"
+    ):
+        policy_from_rollouts([tmp_path / "out"], name=None, output=tmp_path / "x")
+
+
+def test_the_first_problems_only_are_said_where_there_are_more(policy, tiny, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"id": i, "problem": f"{i} + 1?", "answer": i + 1}) + "\n" for i in range(3)))
+    found = {}
+    for limit in (2, 5):
+        found[limit], _ = prmbench.measure_policy(
+            str(tiny), subsets=[str(file)], limit=limit, n=1, params=PARAMS, n_resamples=0, output=tmp_path / str(limit)
+        )
+    assert (found[2].benchmark.limit, found[5].benchmark.limit) == (2, None)
+    again, _ = policy_from_rollouts([tmp_path / "2" / "mine"], name=None, output=tmp_path / "again")
+    assert again.benchmark == found[2].benchmark
 
 
 def test_presets_are_those_of_the_paper_and_its_code():

@@ -69,6 +69,11 @@ def test_rollouts_and_samples(tmp_path):
             r"field 'samples\[0\]\.text' is missing",
         ),
         ([{"id": "x", "answer": "5", "samples": [{"text": "a"}]}], "field 'problem' is missing"),
+        (
+            [{"id": "x", "problem": "p", "answer": "5", "samples": [{"text": "\ud800"}]}],
+            r"field 'samples\[0\]\.text' has half of a surrogate pair",
+        ),
+        ([rollout("a\ud800", 0)], "field 'id' has half of a surrogate pair"),
     ],
 )
 def test_mistakes_are_named(tmp_path, records, message):

@@ -25,6 +25,10 @@ def test_every_shared_file_loads(processbench):
         ({"id": "a", "problem": "", "answer": "1"}, "field 'problem' is \"\""),
         ({"id": "a", "problem": "p", "answer": None}, "field 'answer' is null"),
         ([1], "is a JSON list"),
+        (
+            {"id": "a", "problem": "\ud800 x", "answer": "1"},
+            "field 'problem' has half of a surrogate pair at character 0",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path, record, message):

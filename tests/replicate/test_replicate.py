@@ -121,7 +121,8 @@ def test_verdicts():
     assert claim_of([1.0, 1.2, 1.1], [3.0, 3.1, 2.9]).verdict == "does not appear"
     assert claim_of([1.0, 3.0, 2.0], [2.0, 1.0, 2.5]).verdict == "undecided"
     assert claim_of([9.0], [1.0]).verdict == "undecided"  # one seed decides nothing
-    assert claim_of([1.0, float("nan")], [0.0, 0.0]) is None
+    lost = claim_of([1.0, float("nan")], [0.0, 0.0])
+    assert (lost.verdict, lost.shown) == ("undecided", "n/a: a figure is not defined on some seed")
     assert claim_of([3.0, 3.2], [1.0, 1.0]).shown == "+2.1 [+0.8, +3.4]"
 
 
