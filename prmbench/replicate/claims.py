@@ -212,7 +212,7 @@ PROBE_CLAIMS = [
     ),
     Claim(
         "Section 4.3.3",
-        "TD ranks the branches of a state as their true values: tau-b above 0 (local signal)",
+        "TD ranks the branches of a state as their shares of right rollouts: tau-b above 0 (local signal)",
         (_TD, signal("td", "agreement")),
         (_TD, constant(0.0)),
         3,

@@ -374,3 +374,16 @@ def test_command_line(tiny, tmp_path):
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
     with pytest.raises(UserError, match=r"expected a name that ends in \.svg"):
         CliRunner().invoke(app, ["plot", str(tmp_path / "out"), "--output", "p.gif"], catch_exceptions=False)
+
+
+def test_a_plot_does_not_depend_on_the_order_of_its_entries(tiny, tmp_path):
+    from prmbench.benchmarks.plots import draw_best_of_n
+
+    file, entries = candidates(tmp_path), []
+    for sizes in ([2], [1, 4]):
+        place = tmp_path / str(sizes[0])
+        entries.append(prmbench.rerank(tiny, [file], output=place, kind="endo", sizes=sizes, n_resamples=0)[0])
+    for order in (entries, entries[::-1]):
+        axis = draw_best_of_n(order).axes[0]
+        assert list(axis.get_xticks()) == [1, 2, 4]
+        assert next(list(line.get_xdata()) for line in axis.lines if line.get_linestyle() == "--") == [1, 4]
