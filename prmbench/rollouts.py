@@ -21,7 +21,7 @@ from prmbench.engines.base import Engine, load_engine
 from prmbench.engines.batching import BatchRunner, plan_batches
 from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer, locate
 from prmbench.engines.sampling import Request, SamplingParams
-from prmbench.errors import UserError, first_line
+from prmbench.errors import UserError
 from prmbench.progress import progress
 from prmbench.results.provenance import versions
 from prmbench.results.schema import digest
@@ -110,7 +110,7 @@ def run_settings(path: str | Path) -> dict[str, Any]:
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     file = folder / RUN_NAME
-    if near := sets_within(folder):
+    if not (folder / f"{FILE_STEM}.jsonl").exists() and (near := sets_within(folder)):
         raise UserError(f"{path}: is no run of rollouts{near}")
     found = read_json(file)
     kinds: dict[str, type] = {"policy": str, "template": str, "prompt": str, "sampling": dict, "n": int, "seed": int}
@@ -124,9 +124,9 @@ def run_settings(path: str | Path) -> dict[str, Any]:
     try:
         SamplingParams.model_validate(found["sampling"])
     except ValidationError as error:
-        raise UserError(
-            f"{file}: field 'sampling': {first_line(error)}; expected what `prmbench rollout` writes"
-        ) from None
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{file}: field 'sampling': {where}: {first['msg'].lower()}") from None
     return found
 
 

@@ -79,8 +79,10 @@ def judge(candidates: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
 
 def check_positions(model: RewardModel, candidates: Sequence[Candidate], encoded: Sequence[EncodedTrace]) -> None:
     """Raise UserError when a candidate is longer than the model allows."""
-    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]), default=-1)
-    if longest >= 0 and model.max_length is not None and len(encoded[longest]) > model.max_length:
+    if model.max_length is None or not encoded:
+        return
+    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
+    if len(encoded[longest]) > model.max_length:
         raise UserError(
             f"candidate {candidates[longest].key[1]} of {candidates[longest].subset} has {len(encoded[longest]):,} tokens, "
             f"the model {model.max_length:,} positions; use another model, or sample shorter candidates"
@@ -153,7 +155,7 @@ def evaluate_best_of_n(
     """
     wanted = checked_sizes(Counter((one.subset, one.id) for one in candidates).values(), sizes)
     encoded = encode_candidates(model, candidates, prompt)
-    full = [i for i, (one, ids) in enumerate(zip(candidates, encoded, strict=True)) if not _has_no_token(one, ids)]
+    full = [i for i, (one, ids) in enumerate(zip(candidates, encoded, strict=True)) if not has_no_token(one, ids)]
     check_positions(model, [candidates[i] for i in full], [encoded[i] for i in full])
     device, dtype = model.device_and_dtype()
     batch_tokens = batch_tokens or default_batch_tokens(device)
@@ -247,9 +249,9 @@ def _within_problems(items: Sequence[CandidateItem]) -> tuple[NDArray[np.float64
     return np.concatenate([one - one.mean() for one in totals]), np.array(lengths, dtype=np.int64)
 
 
-def _has_no_token(one: Candidate, ids: EncodedTrace) -> bool:
+def has_no_token(one: Candidate, ids: EncodedTrace) -> bool:
     """Whether nothing was sampled, because the prompt left no room: there is nothing to score, and it is never chosen."""
-    return len(ids) == ids.n_prompt or (one.ids is not None and not len(one.ids))
+    return len(ids) == ids.n_prompt or (not one.text and one.ids is not None and not len(one.ids))
 
 
 def _score_missing(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prmbench.benchmarks.best_of_n import Judged, check_positions, encode_candidates, judge
+from prmbench.benchmarks.best_of_n import Judged, check_positions, encode_candidates, has_no_token, judge
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.benchmarks.missing import run_missing
 from prmbench.benchmarks.processbench import describe
@@ -212,7 +212,7 @@ def evaluate_calibration(
             "(pass --objective where the card does not say)"
         )
     pairs = zip(candidates, encode_candidates(model, candidates, prompt), strict=True)
-    valued = [(rollout, ids) for rollout, ids in pairs if len(ids) > ids.n_prompt]  # the others have no prefix
+    valued = [(rollout, ids) for rollout, ids in pairs if not has_no_token(rollout, ids)]  # the others have no prefix
     if not valued:
         raise UserError("no rollout has a token; nothing to value")
     candidates, encoded = [rollout for rollout, _ in valued], [ids for _, ids in valued]

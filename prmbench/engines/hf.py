@@ -30,7 +30,7 @@ from prmbench.engines.head import (
     logit_tiles,
     read_tiles,
 )
-from prmbench.engines.loading import eos_ids
+from prmbench.engines.loading import eos_ids, trained_length
 from prmbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,16 +94,8 @@ class HFEngine:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence the model was built for, where its config says.
-
-        With LongRoPE the length before its rotary factors change: what a model says of a shorter sequence would depend on whether a
-        longer one is in its batch, and what its cache keeps would be of the other factors.
-        """
-        config = self.model.config.get_text_config()
-        rope = getattr(config, "rope_parameters", None) or {}
-        if rope.get("rope_type") == "longrope":
-            return int(rope["original_max_position_embeddings"])
-        return getattr(config, "max_position_embeddings", None)
+        """Longest sequence the model was built for, where its config says. See `prmbench.engines.loading.trained_length`."""
+        return trained_length(self.model)
 
     def device_and_dtype(self) -> tuple[str, str]:
         """Where the model computes and in what type."""

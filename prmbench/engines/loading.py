@@ -132,6 +132,19 @@ def max_positions(folder: Path) -> int | None:
     return int(found) if found else None
 
 
+def trained_length(model: Any) -> int | None:
+    """Longest sequence that a loaded model was built for, where its config says.
+
+    With LongRoPE the length before its rotary factors change: what a model says of a shorter sequence would depend on whether a
+    longer one is in its batch, and what its cache keeps would be of the other factors.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return int(rope["original_max_position_embeddings"])
+    return getattr(config, "max_position_embeddings", None)
+
+
 def eos_ids(model: Any) -> list[int]:
     """Token ids that a loaded model's own generation settings stop at."""
     own = getattr(model.generation_config, "eos_token_id", None)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.hf import states_at
-from prmbench.engines.loading import LoadOptions, load_trunk
+from prmbench.engines.loading import LoadOptions, load_trunk, trained_length
 
 
 class Trunk:
@@ -41,8 +41,8 @@ class Trunk:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence the model was built for, where its config says."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        """Longest sequence the model was built for, where its config says. See `prmbench.engines.loading.trained_length`."""
+        return trained_length(self.model)
 
     def device_and_dtype(self) -> tuple[str, str]:
         """Where the model computes and in what type."""

@@ -276,6 +276,15 @@ def test_a_problem_without_room_is_never_chosen_and_never_run(tiny, tmp_path, ch
     assert value["both"] == value["one"] / 2
 
 
+def test_a_text_without_ids_is_scored(tiny, tmp_path):
+    """Rollouts of another tool may hold no ids; only what has no text either was never sampled."""
+    one = {"id": "p", "sample": 0, "problem": "1 + 1?", "answer": "2", "completion": "It is \\boxed{2}", "ids": []}
+    (tmp_path / "r.jsonl").write_text(json.dumps({**one, "finish_reason": "stop"}) + "\n")
+    prmbench.rerank(tiny, [tmp_path / "r.jsonl"], output=tmp_path / "out", kind="endo", n_resamples=0, prompt="bare")
+    (found,) = read_candidates(tmp_path / "out" / "items.jsonl")
+    assert found.length > 0
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prmbench.engines.choice import choose
 from prmbench.engines.generate import generate
 from prmbench.engines.hf import HFEngine
+from prmbench.engines.loading import LoadOptions
 from prmbench.engines.sampling import Request, SamplingParams, uniforms
+from prmbench.engines.trunk import Trunk
 from prmbench.errors import UserError
 
 STOP = frozenset({7, 11, 13})
@@ -161,7 +163,7 @@ def test_a_cache_that_does_not_hold_is_an_error():
         generate(recurrent("Rwkv"), requests, STOP, params, seed=0)
 
 
-def test_longrope_ends_where_its_factors_change():
+def test_longrope_ends_where_its_factors_change(tmp_path):
     """Past its original length every earlier state would be another: a cache and a longer neighbour both give wrong values."""
     torch.manual_seed(0)
     factors = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
@@ -179,6 +181,8 @@ def test_longrope_ends_where_its_factors_change():
     ids, _ = slow(engine, request, frozenset(), SamplingParams(max_new_tokens=30), 0)
     assert engine.max_length == 16
     assert (found.ids.tolist(), found.finish_reason) == (ids[:7], "length")
+    engine.model.save_pretrained(tmp_path)
+    assert Trunk(tmp_path, LoadOptions(device="cpu"), "x").max_length == 16  # nor does a step-valued model pass it
 
 
 def test_states_in_float32_of_a_model_in_half_precision():
