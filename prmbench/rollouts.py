@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ from prmbench.results.store import RUN_NAME, RunFolder, read_whole_lines
 from prmbench.verify import Verdict, Verifier, verifier_version
 
 FILE_STEM = "rollouts"
-FINISH_REASONS = ("stop", "length", "prompt")
+RolloutEnd = Literal["stop", "length", "prompt"]
+FINISH_REASONS: tuple[str, ...] = get_args(RolloutEnd)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Rollout:
     answer: str
     completion: str
     ids: NDArray[np.int64]
-    finish_reason: Literal["stop", "length", "prompt"]
+    finish_reason: RolloutEnd
     verdict: Verdict
 
     @property
@@ -97,7 +98,7 @@ def read_rollouts(path: str | Path) -> list[Rollout]:
     return [parse_rollout(place, fields) for place, fields in read_records(file)]
 
 
-def problems_digest(problems: Sequence[Problem]) -> str:
+def problems_digest(problems: Iterable[Problem]) -> str:
     """sha256 (hex) of problems, whatever their order."""
     return digest(sorted(problem.digest() for problem in problems))
 
@@ -250,6 +251,23 @@ def sample(
         yield found
 
 
+def sampling_settings(
+    policy: Policy, prompt: str, n: int, params: SamplingParams, seed: int, batch_tokens: int
+) -> dict[str, Any]:
+    """What decides completions, whatever the problems: JSON-serialisable; the engine where it is not the hf one."""
+    return {
+        "policy": policy.hashed,
+        "template": policy.encoder.template_hash(),
+        "prompt": prompt,
+        "sampling": params.model_dump(),
+        "n": n,
+        "seed": seed,
+        "batch_tokens": batch_tokens,
+        **({} if policy.engine.name == "hf" else {"engine": policy.engine.name}),
+        "numerics": list(policy.engine.device_and_dtype()),
+    }
+
+
 def rollout(
     policy: Policy,
     problems: Sequence[Problem],
@@ -278,15 +296,7 @@ def rollout(
     template = find_prompt(prompt)
     prompts = prompt_ids(policy, problems, template)
     settings = {
-        "policy": policy.hashed,
-        "template": policy.encoder.template_hash(),
-        "prompt": prompt,
-        "sampling": params.model_dump(),
-        "n": n,
-        "seed": seed,
-        "batch_tokens": batch_tokens,
-        **({} if policy.engine.name == "hf" else {"engine": policy.engine.name}),
-        "numerics": list(policy.engine.device_and_dtype()),
+        **sampling_settings(policy, prompt, n, params, seed, batch_tokens),
         "verifier": verifier_version(),
         "problems": problems_digest(problems),
         "tokens": ids_hash(prompts),

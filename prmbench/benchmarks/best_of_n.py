@@ -36,10 +36,9 @@ from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import (
     Benchmark,
     Entry,
-    digest,
     make_benchmark,
 )
-from prmbench.results.store import RunFolder, slug
+from prmbench.results.store import RunFolder, default_folder
 from prmbench.reward_models.base import RewardModel
 from prmbench.verify import Verdict, Verifier, verifier_version
 from prmbench.verify.classes import answer_classes
@@ -170,7 +169,7 @@ def evaluate_best_of_n(
         "prompt": prompt.name,
         "verifier": verifier_version(),
     }
-    folder = output or Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
+    folder = output or default_folder(NAME, name, settings)
     judged = judge(candidates, prompt)
     with RunFolder(folder, settings, parse_candidate) as run_folder:
         started = datetime.now(UTC)

@@ -27,8 +27,8 @@ from prmbench.engines.batching import default_batch_tokens, plan_batches
 from prmbench.errors import UserError
 from prmbench.results.items import recompute_entry
 from prmbench.results.provenance import run_provenance
-from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, digest, make_benchmark
-from prmbench.results.store import RunFolder, slug
+from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, make_benchmark
+from prmbench.results.store import RunFolder, default_folder
 from prmbench.reward_models.base import RewardModel
 from prmbench.stats.calibration import ece_rows, margin_logit, reliability, sigmoid
 from prmbench.stats.weighted import weighted_auc
@@ -229,7 +229,7 @@ def evaluate_calibration(
         "tokens": ids_hash(one.ids for one in encoded),
         "rules": rules,
     }
-    folder = output or Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
+    folder = output or default_folder(NAME, name, settings)
     judged = judge(candidates, prompt)
     with RunFolder(folder, settings, parse_calibration_item) as run_folder:
         started, done = datetime.now(UTC), run_folder.completed()

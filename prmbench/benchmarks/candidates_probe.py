@@ -25,8 +25,8 @@ from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.results.items import recompute_entry
 from prmbench.results.provenance import run_provenance
-from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, digest, make_benchmark
-from prmbench.results.store import RunFolder, slug
+from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, make_benchmark
+from prmbench.results.store import RunFolder, default_folder
 from prmbench.rollouts import Policy, Rollout, rollout
 
 NAME = "candidates"
@@ -182,7 +182,7 @@ def evaluate_candidates(
         "data": data_hash(p.digest() for ps in sets.values() for p in ps),
         "tokens": ids_hash(prompts.values()),
     }
-    folder = output or Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
+    folder = output or default_folder(NAME, name, settings)
     with RunFolder(folder, settings, parse_candidates_item) as run_folder:
         started = datetime.now(UTC)
         rollouts = [

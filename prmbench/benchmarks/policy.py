@@ -30,7 +30,7 @@ from prmbench.results.schema import (
     digest,
     make_benchmark,
 )
-from prmbench.results.store import RUN_NAME, RunFolder, slug
+from prmbench.results.store import RUN_NAME, RunFolder, default_folder
 from prmbench.rollouts import (
     FINISH_REASONS,
     Policy,
@@ -39,11 +39,12 @@ from prmbench.rollouts import (
     read_rollouts,
     rollout,
     run_settings,
+    sampling_settings,
     written_before,
 )
 from prmbench.stats.bootstrap import interval, share_interval
 from prmbench.stats.repeats import majority, mean_resamples, pass_at_k
-from prmbench.verify import Verdict
+from prmbench.verify import Verdict, verifier_version
 from prmbench.verify.classes import answer_classes
 
 NAME = "policy"
@@ -256,19 +257,9 @@ def evaluate_policy(
     params = params or PRESETS["paper"]
     started = datetime.now(UTC)
     device, dtype = policy.engine.device_and_dtype()
-    run = {
-        "policy": policy.hashed,
-        "template": policy.encoder.template_hash(),
-        "prompt": prompt,
-        "sampling": params.model_dump(),
-        "n": n,
-        "seed": seed,
-        "batch_tokens": batch_tokens,
-        "engine": policy.engine.name,
-        "numerics": [device, dtype],
-    }
+    run = sampling_settings(policy, prompt, n, params, seed, batch_tokens)
     made_of = _made_of(run, {subset: problems_digest(problems) for subset, problems in sets.items()})
-    with RunFolder(output or _default_folder(name, made_of), made_of, parse_completion) as folder:
+    with RunFolder(output or default_folder(NAME, name, made_of), made_of, parse_completion) as folder:
         before = [written_before(folder.path / subset) for subset in sets]
         rollouts = {
             subset: rollout(
@@ -302,7 +293,7 @@ def evaluate_policy(
         )
         style = find_prompt(prompt).style
         items = [item for subset, found in rollouts.items() for item in completion_items(subset, found, style)]
-        settings = _settings(run | {"verifier": run_settings(folder.path / next(iter(sets)))["verifier"]})
+        settings = _settings(run | {"verifier": verifier_version()})
         entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, limit)
         return _save(folder, entry, items)
 
@@ -338,10 +329,10 @@ def policy_from_rollouts(
             raise UserError(
                 f"{path}: is of another policy or other sampling settings than {paths[0]}; evaluate it by itself"
             )
-        problems = {one.id: Problem(one.id, one.problem, one.answer).digest() for one in found}
+        problems = {one.id: Problem(one.id, one.problem, one.answer) for one in found}
         keys = {(one.id, one.sample) for one in found}
         whole = {(name, k) for name in problems for k in range(run["n"])}
-        if keys != whole or len(found) != len(whole) or digest(sorted(problems.values())) != run["problems"]:
+        if keys != whole or len(found) != len(whole) or problems_digest(problems.values()) != run["problems"]:
             raise UserError(f"{path}: is not the whole run that its {RUN_NAME} describes; go on with the run")
         if any(item.subset == folder.name for item in items):
             raise UserError(f"{path}: two runs are called '{folder.name}'; rename one folder")
@@ -364,7 +355,7 @@ def policy_from_rollouts(
     )
     entry = build_policy_entry(items, subject, settings, provenance, n_resamples, seed, max(limits, default=None))
     made_of = _made_of(first, sets)
-    with RunFolder(output or _default_folder(subject.name, made_of), made_of, parse_completion) as folder_of_entry:
+    with RunFolder(output or default_folder(NAME, subject.name, made_of), made_of, parse_completion) as folder_of_entry:
         return _save(folder_of_entry, entry, items)
 
 
@@ -378,10 +369,6 @@ def _made_of(run: dict[str, Any], sets: dict[str, str]) -> dict[str, Any]:
     names = ("policy", "template", "prompt", "sampling", "n", "seed", "batch_tokens", "numerics")
     kept = {name: run[name] for name in names}
     return {"benchmark": {"name": NAME, "version": VERSION}, **kept, "engine": run.get("engine", "hf"), "sets": sets}
-
-
-def _default_folder(name: str, made_of: dict[str, Any]) -> Path:
-    return Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(made_of)[:8]}"
 
 
 def build_policy_entry(

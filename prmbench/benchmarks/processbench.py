@@ -28,11 +28,10 @@ from prmbench.results.schema import (
     Provenance,
     Run,
     Subject,
-    digest,
     make_benchmark,
     read_entry,
 )
-from prmbench.results.store import RunFolder, public_name, slug
+from prmbench.results.store import RunFolder, default_folder, public_name
 from prmbench.reward_models.base import RewardModel, StepScores
 from prmbench.reward_models.presets import find_preset
 
@@ -100,7 +99,7 @@ def evaluate_traces(
         "data": {subset: data_hash(t.digest() for t in traces if t.subset == subset) for subset in _subsets(traces)},
         "tokens": ids_hash(one.ids for one in encoded),
     }
-    folder = Path(output) if output else Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
+    folder = Path(output) if output else default_folder(NAME, name, settings)
     with RunFolder(folder, settings, parse_item, rank=options.share.rank) as run_folder:
         options.share.wait()
         started = datetime.now(UTC)

@@ -34,8 +34,8 @@ from prmbench.errors import UserError
 from prmbench.progress import progress
 from prmbench.results.items import recompute_entry
 from prmbench.results.provenance import run_provenance
-from prmbench.results.schema import Benchmark, Entry, digest, make_benchmark
-from prmbench.results.store import RunFolder, slug
+from prmbench.results.schema import Benchmark, Entry, make_benchmark
+from prmbench.results.store import RunFolder, default_folder
 from prmbench.reward_models.base import RewardModel
 from prmbench.rollouts import Policy, Rollout, rollout
 from prmbench.verify import Verdict, Verifier, verifier_version
@@ -146,7 +146,7 @@ def evaluate_td_probe(
         "data": data_hash(problem.digest() for _, problem in chosen),
         "tokens": ids_hash(policy.encoder.prompt_ids(template.render(p.problem)) for _, p in chosen),
     }
-    folder = output or Path("prmbench-results") / f"{NAME}-{slug(name)}-{digest(settings)[:8]}"
+    folder = output or default_folder(NAME, name, settings)
     with RunFolder(folder, settings, parse_branch) as run_folder:
         started = datetime.now(UTC)
         states = _draw_states(policy, chosen, samples, n_states, template, folder / "trajectories", options)

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from prmbench.errors import UserError, shortened
-from prmbench.results.schema import ENTRY_NAME, Items
+from prmbench.results.schema import ENTRY_NAME, Items, digest
 
 RUN_NAME = "run.json"
 _HOLDER_NAME = ".lock.holder"
@@ -203,6 +203,11 @@ def slug(name: str) -> str:
     """A name as part of a folder's name."""
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
     return kept if kept.strip(".") else kept.replace(".", "-") or "-"  # never a path to elsewhere
+
+
+def default_folder(benchmark: str, name: str, settings: dict[str, Any]) -> Path:
+    """Where a run goes that names no output: one folder for each name and settings."""
+    return Path("prmbench-results") / f"{benchmark}-{slug(name)}-{digest(settings)[:8]}"
 
 
 def public_name(source: str | None) -> str | None:
