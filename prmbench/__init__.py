@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prmbench.api import evaluate, measure_policy, rerank
-    from prmbench.benchmarks.processbench import RunOptions, recompute, score_traces
+    from prmbench.benchmarks.processbench.run import RunOptions, recompute, score_traces
     from prmbench.data.solutions import Solution, load_solutions
     from prmbench.data.traces import Trace, load_traces
     from prmbench.engines.loading import LoadOptions, read_weights
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.reward_models.marked import MarkedRewardModel
     from prmbench.reward_models.marks import MarkLayout
-    from prmbench.score import score_solutions
+    from prmbench.scoring.run import score_solutions
 
 __all__ = [
     "LoadOptions",
@@ -54,7 +54,7 @@ _HOMES = {
     "LoadOptions": "prmbench.engines.loading",
     "MarkLayout": "prmbench.reward_models.marks",
     "MarkedRewardModel": "prmbench.reward_models.marked",
-    "RunOptions": "prmbench.benchmarks.processbench",
+    "RunOptions": "prmbench.benchmarks.processbench.run",
     "Solution": "prmbench.data.solutions",
     "RewardModel": "prmbench.reward_models.base",
     "StepScores": "prmbench.reward_models.base",
@@ -66,11 +66,11 @@ _HOMES = {
     "load_traces": "prmbench.data.traces",
     "measure_policy": "prmbench.api",
     "read_weights": "prmbench.engines.loading",
-    "recompute": "prmbench.benchmarks.processbench",
+    "recompute": "prmbench.benchmarks.processbench.run",
     "register": "prmbench.reward_models.base",
     "rerank": "prmbench.api",
-    "score_solutions": "prmbench.score",
-    "score_traces": "prmbench.benchmarks.processbench",
+    "score_solutions": "prmbench.scoring.run",
+    "score_traces": "prmbench.benchmarks.processbench.run",
 }
 
 

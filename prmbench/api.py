@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.best_of_n import BestOfNEntry, evaluate_best_of_n
-from prmbench.benchmarks.policy import PolicyEntry, evaluate_policy
-from prmbench.benchmarks.processbench import ProcessBenchEntry, RunOptions, evaluate_traces
-from prmbench.data.candidates import Candidate, load_candidates, prompt_of
+from prmbench.benchmarks.best_of_n.run import BestOfNEntry, evaluate_best_of_n
+from prmbench.benchmarks.policy.run import PolicyEntry, evaluate_policy
+from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, evaluate_traces
+from prmbench.data.completions import Candidate, load_candidates, prompt_of
 from prmbench.data.problem_sets import POLICY_SETS, find_problems
 from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.traces import load_traces
 from prmbench.engines.loading import LoadOptions, local_folder
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
+from prmbench.policies.policy import load_policy
 from prmbench.results.store import public_name
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
-from prmbench.rollouts import load_policy
 
 
 def evaluate(
@@ -82,9 +82,9 @@ def rerank(
 
     Args:
         rm, name, output, loading: as in `evaluate`.
-        rollouts, limit: as in `prmbench.data.candidates.load_candidates`.
+        rollouts, limit: as in `prmbench.data.completions.load_candidates`.
         prompt: name of the prompt template; None: the one the rollouts were sampled with, else ``boxed``.
-        sizes, seed, n_resamples, batch_tokens: as in `prmbench.benchmarks.best_of_n.evaluate_best_of_n`.
+        sizes, seed, n_resamples, batch_tokens: as in `prmbench.benchmarks.best_of_n.run.evaluate_best_of_n`.
 
     Raises:
         UserError: a mistake in what was asked for.

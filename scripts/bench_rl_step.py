@@ -29,9 +29,11 @@ def worker(options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
+    from prmbench.data.rollouts import Rollout
+    from prmbench.data.verdicts import Verdict
     from prmbench.reward_models.card import Card
-    from prmbench.rollouts import Rollout
-    from prmbench.training.forward import give_logprobs
+    from prmbench.training.model.forward import give_logprobs
+    from prmbench.training.rl.advantages import scaled_td
     from prmbench.training.rl.balance import online_loss
     from prmbench.training.rl.batch import Group, make_batch
     from prmbench.training.rl.candidates import likely_tokens
@@ -40,8 +42,6 @@ def worker(options: argparse.Namespace) -> None:
     from prmbench.training.rl.reward import ImplicitReward
     from prmbench.training.rl.step import Step, one_process
     from prmbench.training.rl.surrogate import token_weights
-    from prmbench.training.rl.td import scaled_td
-    from prmbench.verify import Verdict
 
     torch.set_num_threads(options.threads)
     policy, phi = (random_llama(options.vocabulary, options.width, options.layers, seed=0) for _ in range(2))

@@ -21,8 +21,8 @@ def worker(options: argparse.Namespace) -> None:
     import torch
     from transformers import LlamaForCausalLM
 
-    from prmbench.engines.hf import HFEngine
-    from prmbench.training.forward import give_logprobs
+    from prmbench.engines.hf.engine import HFEngine
+    from prmbench.training.model.forward import give_logprobs
     from prmbench.training.objectives import ipvrm
 
     torch.set_num_threads(options.threads)

@@ -34,7 +34,7 @@ from prmbench.data.traces import Trace, load_traces
 
 if TYPE_CHECKING:
     from prmbench.data.tokens import EncodedTrace
-    from prmbench.engines.hf import HFEngine
+    from prmbench.engines.hf.engine import HFEngine
 
 SHAPES = (512, 1_024, 2_048)
 VOCABULARIES = (32_000, 64_000, 128_000, 256_000)
@@ -46,7 +46,7 @@ def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens
     import torch
 
     from prmbench.engines.batching import plan_batches
-    from prmbench.engines.head import TILE_ROWS, tile_width
+    from prmbench.engines.hf.head import TILE_ROWS, tile_width
 
     start = time.perf_counter()
     with torch.inference_mode():
@@ -66,10 +66,10 @@ def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens
 
 def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -> None:
     """Tokens a second of each way, and the ratios."""
-    from prmbench.benchmarks.processbench import RunOptions, evaluate_traces
-    from prmbench.benchmarks.processbench_metrics import Plan
-    from prmbench.engines.cache import LogprobCache
+    from prmbench.benchmarks.processbench.metrics import Plan
+    from prmbench.benchmarks.processbench.run import RunOptions, evaluate_traces
     from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.reference_cache import LogprobCache
     from prmbench.reward_models.loading import load_reward_model
 
     loading: dict[str, Any] = {"reference": folders[1], "tokens": {"step_prefix": "Step {i}: "}}
@@ -181,7 +181,7 @@ def memory(tokens: int) -> dict[str, list[float]]:
     """Peak above the weights, in MiB, at each vocabulary: ours, and with full logits."""
     import torch
 
-    from prmbench.engines.hf import HFEngine
+    from prmbench.engines.hf.engine import HFEngine
 
     peaks: dict[str, list[float]] = {"ours": [], "full logits": []}
     for vocabulary in VOCABULARIES:
@@ -238,7 +238,7 @@ def draw(folder: Path, peaks: dict[str, list[float]], tokens: int, lengths: list
     """The two plots."""
     from matplotlib.figure import Figure
 
-    from prmbench.report_plots import to_svg
+    from prmbench.reports.plots import to_svg
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axis = figure.subplots()

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from bench_tools import smollm2
 
-from prmbench.engines.base import load_engine
+from prmbench.engines.choose import load_engine
 from prmbench.engines.loading import LoadOptions
 from prmbench.engines.sampling import Request, SamplingParams
 
 if TYPE_CHECKING:
-    from prmbench.engines.base import Engine
-    from prmbench.engines.hf import HFEngine
+    from prmbench.engines.hf.engine import HFEngine
+    from prmbench.engines.types import Engine
 
 
 def sample(engine: Engine, prompts: Sequence[np.ndarray], completions: int, tokens: int, seed: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from prmbench import recompute
-from prmbench.benchmarks.processbench_table import render
+from prmbench.benchmarks.processbench.table import render
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

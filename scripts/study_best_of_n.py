@@ -17,11 +17,11 @@ from typing import Any
 from study_tables import claims_table, table, with_interval, write_rows
 
 from prmbench.miniature.build import Build
-from prmbench.miniature.reward_models import BEST_OF, N_CANDIDATES, N_RERANKED, Bench, rerank
-from prmbench.replicate.claims import BEST_OF_N_CLAIMS
-from prmbench.replicate.figures import LABELS, best_of, best_of_baseline, over_sizes
-from prmbench.replicate.runs import REWARD_MODELS, Run
-from prmbench.training.options import quiet_libraries
+from prmbench.quiet import quiet_libraries
+from prmbench.studies.replicate.claims import BEST_OF_N_CLAIMS
+from prmbench.studies.replicate.figures import LABELS, best_of, best_of_baseline, over_sizes
+from prmbench.studies.replicate.runs import REWARD_MODELS, Run
+from prmbench.studies.reward_models import BEST_OF, N_CANDIDATES, N_RERANKED, Bench, rerank
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 OBJECTIVES = ("q_rm", "endo", "dpo", "implicit_prm", "ipvrm", "ipvrm_late", "ipvrm_early")

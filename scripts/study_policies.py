@@ -19,10 +19,10 @@ from study_policies_report import MARK, report
 from study_tables import write_rows
 
 from prmbench.miniature.build import Build
-from prmbench.miniature.policies import PolicyBench, PolicySettings, average, last_third, run_policy
-from prmbench.miniature.reward_models import Bench
-from prmbench.replicate.runs import BASE, POLICIES, reward_of
-from prmbench.training.options import quiet_libraries
+from prmbench.quiet import quiet_libraries
+from prmbench.studies.policies import PolicyBench, PolicySettings, average, last_third, run_policy
+from prmbench.studies.replicate.runs import BASE, POLICIES, reward_of
+from prmbench.studies.reward_models import Bench
 
 SEARCH_SEED = 100
 TABLE_SEEDS = (0, 1, 2, 3, 4, 5)

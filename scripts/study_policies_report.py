@@ -12,13 +12,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from study_tables import table, with_interval
 
-from prmbench.miniature.policies import PolicySettings, average, last_third
-from prmbench.replicate.claims import POLICY_CLAIMS, Claim
-from prmbench.replicate.figures import BEST, LABELS, Row, outcome, rm_accuracy, rm_pairs, rm_score
-from prmbench.replicate.judge import count_verdicts, judge
-from prmbench.replicate.runs import Run
 from prmbench.stats.nested import nested_interval
 from prmbench.stats.seeds import Verdict
+from prmbench.studies.policies import PolicySettings, average, last_third
+from prmbench.studies.replicate.claims import POLICY_CLAIMS, Claim
+from prmbench.studies.replicate.figures import BEST, LABELS, Row, outcome, rm_accuracy, rm_pairs, rm_score
+from prmbench.studies.replicate.judge import count_verdicts, judge
+from prmbench.studies.replicate.runs import Run
 
 MARK = "<!-- What follows is written by scripts/study_policies.py report. -->"
 

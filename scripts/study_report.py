@@ -10,10 +10,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from study_tables import claims_table, table, with_interval
 
-from prmbench.replicate.claims import REWARD_MODEL_CLAIMS
-from prmbench.replicate.figures import FORMS, LABELS, Figure, Row, f1
-from prmbench.replicate.runs import REWARD_MODELS, Run
 from prmbench.stats.protocols import TOKEN_PROTOCOLS
+from prmbench.studies.replicate.claims import REWARD_MODEL_CLAIMS
+from prmbench.studies.replicate.figures import FORMS, LABELS, Figure, Row, f1
+from prmbench.studies.replicate.runs import REWARD_MODELS, Run
 
 MARK = "<!-- What follows is written by scripts/study_reward_models.py report. -->"
 

@@ -19,9 +19,9 @@ from study_report import MARK, report
 from study_tables import write_rows
 
 from prmbench.miniature.build import Build
-from prmbench.miniature.reward_models import Bench, Settings, measure
-from prmbench.replicate.runs import REWARD_MODELS
-from prmbench.training.options import quiet_libraries
+from prmbench.quiet import quiet_libraries
+from prmbench.studies.replicate.runs import REWARD_MODELS
+from prmbench.studies.reward_models import Bench, Settings, measure
 
 SEARCH_SEEDS = (100,)
 TABLE_SEEDS = (0, 1, 2, 3, 4, 5)

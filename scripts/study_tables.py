@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from prmbench.replicate.claims import Claim
-from prmbench.replicate.judge import count_verdicts, judge
-from prmbench.replicate.work import Results
 from prmbench.stats.seeds import seed_mean
+from prmbench.studies.replicate.claims import Claim
+from prmbench.studies.replicate.judge import count_verdicts, judge
+from prmbench.studies.replicate.work import Results
 
 
 def with_interval(values: Sequence[float], digits: int = 1) -> str:

@@ -88,13 +88,13 @@ def traces_file(tmp_path: Path) -> Path:
 def probe_folders(tiny: Path, tiny_tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TD probes of one policy, a folder each: of a reward model, of the same with model and reference exchanged ("negated"), and of
     another one; and candidate sets of the policy."""
-    from prmbench.benchmarks.candidates_probe import evaluate_candidates
-    from prmbench.benchmarks.td_probe import ProbeOptions, evaluate_td_probe
+    from prmbench.benchmarks.candidate_sets.run import evaluate_candidates
+    from prmbench.benchmarks.td_probe.run import ProbeOptions, evaluate_td_probe
     from prmbench.data.problems import Problem
     from prmbench.data.prompts import find_prompt
     from prmbench.engines.sampling import SamplingParams
+    from prmbench.policies.policy import load_policy
     from prmbench.reward_models.loading import load_reward_model
-    from prmbench.rollouts import load_policy
 
     folder = tmp_path_factory.mktemp("probes")
     problems = {"a": [Problem(f"p{i}", f"What is {i} + 1?", str(i % 3)) for i in range(9)]}

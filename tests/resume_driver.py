@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from prmbench import cli
+from prmbench.cli import app as cli
 
 
 def child(order: dict[str, Any]) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.rollouts import Rollout
+from prmbench.data.rollouts import Rollout
+from prmbench.data.verdicts import Verdict
 from prmbench.training.rl.batch import Group
-from prmbench.verify import Verdict
 
 RIGHT = {0: (0,), 1: (1, 2), 2: (0, 1, 3), 3: ()}
 """Which samples of a problem are right, by its number modulo 4: two rather wrong, one rather right, one that teaches nothing."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prmbench.benchmarks.calibration_probe import CalibrationEntry
+from prmbench.benchmarks.calibration.run import CalibrationEntry
 from prmbench.benchmarks.probe_tables import SIGNALS
-from prmbench.benchmarks.td_probe import TDProbeEntry
-from prmbench.benchmarks.td_probe_metrics import BranchItem, columns_of
+from prmbench.benchmarks.td_probe.metrics import BranchItem, columns_of
+from prmbench.benchmarks.td_probe.run import TDProbeEntry
 from prmbench.results.schema import Estimate
 
 if TYPE_CHECKING:

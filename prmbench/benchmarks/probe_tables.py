@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from prmbench.benchmarks.calibration_probe import CalibrationEntry
-from prmbench.benchmarks.candidates_probe import CandidatesEntry
+from prmbench.benchmarks.calibration.run import CalibrationEntry
+from prmbench.benchmarks.candidate_sets.run import CandidatesEntry
 from prmbench.benchmarks.tables import MINIATURE
-from prmbench.benchmarks.td_probe import TDProbeEntry
-from prmbench.benchmarks.td_probe_metrics import BranchGroup
+from prmbench.benchmarks.td_probe.metrics import BranchGroup
+from prmbench.benchmarks.td_probe.run import TDProbeEntry
 from prmbench.results.schema import Entry, Estimate
 
 SIGNALS = {

@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from prmbench.benchmarks.best_of_n import BestOfNEntry
-from prmbench.benchmarks.best_of_n_metrics import BestOfNSubset
-from prmbench.benchmarks.policy import PolicyEntry
+from prmbench.benchmarks.best_of_n.metrics import BestOfNSubset
+from prmbench.benchmarks.best_of_n.run import BestOfNEntry
+from prmbench.benchmarks.policy.run import PolicyEntry
 from prmbench.results.schema import Estimate, what_it_is
 
 MINIATURE = "Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.prompts import find_prompt
+from prmbench.data.rollouts import Rollout
 from prmbench.miniature.models import save_untrained
 from prmbench.miniature.world import (
     FORMATS,
@@ -31,7 +32,6 @@ from prmbench.miniature.world import (
 from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
 from prmbench.results.store import write_atomically
-from prmbench.rollouts import Rollout
 
 SEPARATOR = "\n\n"
 PROMPT = "bare"
@@ -111,8 +111,8 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     Returns:
         The checkpoint folder.
     """
-    from prmbench.training.recipes import load_recipe
-    from prmbench.training.sft import SFTRecipe, train_sft
+    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.sft.run import SFTRecipe, train_sft
 
     folder = build.folder()
     policy = folder / "sft"

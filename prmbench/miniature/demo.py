@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prmbench.benchmarks.processbench import ProcessBenchEntry, RunOptions, evaluate_traces
+from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, evaluate_traces
+from prmbench.data.rollouts import Rollout, Summary, summarise
 from prmbench.data.traces import load_traces
 from prmbench.miniature.build import Build, rollout_error, rollout_steps, train_policy
 from prmbench.miniature.sampling import sample_split, write_traces
 from prmbench.progress import duration
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.rollouts import Rollout, Summary, summarise
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from prmbench.data.problems import load_problems
 from prmbench.data.prompts import find_prompt
+from prmbench.data.rollouts import Rollout
 from prmbench.engines.sampling import SamplingParams
 from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT, Build, make_problems, make_traces, write_lines
 from prmbench.miniature.world import Split
-from prmbench.rollouts import Rollout, load_policy, rollout
+from prmbench.policies.policy import load_policy
+from prmbench.policies.rollout import rollout
 
 
 def sample_split(build: Build, policy: Path, split: Split, n_problems: int, n: int) -> tuple[Path, list[Rollout]]:

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prmbench.benchmarks.processbench_table import render
+from prmbench.benchmarks.processbench.table import render
+from prmbench.data.rollouts import Rollout
 from prmbench.miniature.build import rollout_steps
 from prmbench.miniature.demo import DemoResult
 from prmbench.miniature.world import World, first_wrong_step, parse_problem
 from prmbench.progress import duration
-from prmbench.rollouts import Rollout
 
 N_SHOWN = 10
 

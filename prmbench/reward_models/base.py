@@ -44,7 +44,7 @@ class LoadRequest:
         folder: the checkpoint. source: its name as the user gave it. card: its card with the user's flags over it.
         reference: pi_ref, a local folder or Hub id, or None. chat_template: Jinja text to use instead of the tokenizer's.
         engine: hf or vllm; a kind refuses one that does not give what it needs.
-        reference_cache: whether log-probs of the reference are kept between runs (`prmbench.engines.cache`).
+        reference_cache: whether log-probs of the reference are kept between runs (`prmbench.engines.reference_cache`).
     """
 
     folder: Path

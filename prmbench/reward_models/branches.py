@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.engines.hf import HFEngine
+from prmbench.engines.hf.engine import HFEngine
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.implicit import ImplicitRewardModel

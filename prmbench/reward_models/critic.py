@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.critic import critic_prompt, parse_verdict
+from prmbench.data.critic_prompt import critic_prompt
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.base import Engine, load_engine
+from prmbench.engines.choose import load_engine
 from prmbench.engines.loading import checkpoint_hash, load_tokenizer
+from prmbench.engines.types import Engine
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
 from prmbench.reward_models.card import Card, Generation
 from prmbench.reward_models.generation import room_for, write
+from prmbench.verify.extract import parse_verdict
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class CriticTrace(EncodedTrace):
 class CriticRewardModel(RewardModel):
     """ProcessBench's generative protocol: paragraphs indexed from 0, the last boxed number is the verdict.
 
-    Its votes are predictions, not scores: no threshold is chosen. They are counted by `prmbench.critic.vote`.
+    Its votes are predictions, not scores: no threshold is chosen. They are counted by `prmbench.stats.votes.vote`.
     """
 
     predicts = True

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.hf import HFEngine
+from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest, RewardModel, register

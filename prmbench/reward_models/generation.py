@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.engines.base import Engine
 from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.engines.types import Engine
 from prmbench.reward_models.card import Generation
 
 Ids = NDArray[np.int64]

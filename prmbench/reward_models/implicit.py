@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.base import Engine, load_engine
-from prmbench.engines.cache import open_cache
-from prmbench.engines.hf import HFEngine
+from prmbench.engines.choose import load_engine
+from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.loading import (
     LoadOptions,
     check_finite,
@@ -22,6 +21,8 @@ from prmbench.engines.loading import (
     load_tokenizer,
     locate,
 )
+from prmbench.engines.reference_cache import open_cache
+from prmbench.engines.types import Engine
 from prmbench.errors import UserError, first_line
 from prmbench.reward_models.base import LoadRequest, RewardModel, register
 from prmbench.reward_models.card import Card

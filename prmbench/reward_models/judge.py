@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches
-from prmbench.engines.hf import HFEngine, states_at
+from prmbench.engines.hf.engine import HFEngine, states_at
 from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register

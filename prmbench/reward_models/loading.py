@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from prmbench.engines.base import check_engine
+from prmbench.engines.choose import check_engine
 from prmbench.engines.loading import LoadOptions, locate
 from prmbench.errors import UserError, first_line
 from prmbench.reward_models import critic, endo, implicit, judge, marked, q_rm  # noqa: F401  (registers the kinds)

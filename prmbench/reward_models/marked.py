@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from prmbench.data.tokens import EncodedTrace
-from prmbench.engines.hf import HFEngine, states_at
+from prmbench.engines.hf.engine import HFEngine, states_at
+from prmbench.engines.hf.trunk import Trunk
 from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer, read_weights
-from prmbench.engines.trunk import Trunk
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
 from prmbench.reward_models.card import Card

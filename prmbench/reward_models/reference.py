@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.engines.base import Engine
-from prmbench.engines.cache import Identity, LogprobCache, Shape
-from prmbench.engines.head import HEAD_BLOCK, TILE_ROWS, tile_width
+from prmbench.engines.hf.head import HEAD_BLOCK, TILE_ROWS, tile_width
 from prmbench.engines.loading import LoadOptions
+from prmbench.engines.reference_cache import Identity, LogprobCache, Shape
+from prmbench.engines.types import Engine
 
 
 class Reference:

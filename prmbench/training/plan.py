@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.problems import load_problems
-from prmbench.engines.head import HEAD_BLOCK
+from prmbench.engines.hf.head import HEAD_BLOCK
 from prmbench.errors import UserError
 from prmbench.training.objectives import find_objective
-from prmbench.training.options import Backbone, Expected, LoraOptions, Optimisation
+from prmbench.training.recipes.lora import LoraOptions
+from prmbench.training.recipes.optimisation import Optimisation
+from prmbench.training.recipes.shapes import Backbone, Expected
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import check_reward, reward_kind
-from prmbench.training.rm import RMRecipe, longest_sequence
+from prmbench.training.rm.run import RMRecipe, longest_sequence
 
 GIB = 2**30
 
@@ -327,8 +329,8 @@ def _count(recipe: Any) -> Expected:
     from prmbench.data.prompts import find_prompt
     from prmbench.data.tokens import TraceEncoder
     from prmbench.engines.loading import LoadOptions, load_tokenizer
-    from prmbench.training.chats import encode_chat, load_chats
-    from prmbench.training.outcomes import load_pairs, split_held_out
+    from prmbench.training.data.chats import encode_chat, load_chats
+    from prmbench.training.data.pairs import load_pairs, split_held_out
 
     encoder = TraceEncoder(load_tokenizer(Path(recipe.model), LoadOptions()), recipe.tokens)
     if isinstance(recipe, RMRecipe):

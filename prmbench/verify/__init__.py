@@ -10,10 +10,10 @@ that are killed when they overrun. This package imports neither torch nor math-v
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from importlib.metadata import version
 from types import TracebackType
 
+from prmbench.data.verdicts import Verdict
 from prmbench.verify.easy import decide
 from prmbench.verify.extract import STYLES, AnswerStyle, extract_answer
 from prmbench.verify.pool import Pool
@@ -21,17 +21,6 @@ from prmbench.verify.pool import Pool
 __all__ = ["AnswerStyle", "Verdict", "Verifier", "extract_answer", "verifier_version", "verify"]
 
 _VERSION = 1  # raise it with every change that can change a verdict
-
-
-class Verdict(StrEnum):
-    """What became of one completion."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    UNPARSED = "unparsed"
-    """Nothing that the style asks for was found in the completion."""
-    TIMEOUT = "timeout"
-    """The comparison overran its time or its memory, or killed its process twice."""
 
 
 class Verifier:

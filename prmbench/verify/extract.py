@@ -100,3 +100,14 @@ def _last_number(text: str) -> str | None:
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     found = deque(pattern.finditer(text), maxlen=1)
     return found[0] if found else None
+
+
+def parse_verdict(text: str) -> int | None:
+    """The last boxed whole number; None where the last box holds something else, or there is none."""
+    answer = extract_answer(text, "boxed")
+    if answer is None:
+        return None
+    try:
+        return int(answer.strip().strip("$").strip())
+    except ValueError:
+        return None

@@ -1,6 +1,6 @@
-"""Names for the task files; what they do is in prmbench.lm_eval_tasks."""
+"""Names for the task files; what they do is in prmbench.integrations.lm_eval."""
 
-from prmbench.lm_eval_tasks import (
+from prmbench.integrations.lm_eval import (
     acc_correct,
     acc_error,
     f1,

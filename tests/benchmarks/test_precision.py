@@ -5,11 +5,11 @@ import pytest
 import support
 
 import prmbench
-from prmbench.benchmarks.best_of_n import _within_problems
-from prmbench.benchmarks.best_of_n_metrics import CandidateItem
+from prmbench.benchmarks.best_of_n.metrics import CandidateItem
+from prmbench.benchmarks.best_of_n.run import _within_problems
 from prmbench.benchmarks.precision import LIMIT, TOKEN_NOISE, precision_warning
-from prmbench.benchmarks.processbench import RunOptions, recompute
-from prmbench.benchmarks.processbench_metrics import Plan
+from prmbench.benchmarks.processbench.metrics import Plan
+from prmbench.benchmarks.processbench.run import RunOptions, recompute
 from prmbench.engines.loading import LoadOptions
 
 

@@ -20,7 +20,7 @@ from prmbench.miniature.build import (
 from prmbench.miniature.demo import run_demo
 from prmbench.miniature.models import BACKBONES, build_model, build_tokenizer, save_untrained
 from prmbench.miniature.world import INJECTED, World, error_kind, first_wrong_step, parse_problem
-from prmbench.training.chats import Chat, encode_chat
+from prmbench.training.data.chats import Chat, encode_chat
 
 WORLD = World()
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prmbench.benchmarks.processbench import ProcessBenchEntry
+from prmbench.benchmarks.document import entry_fields
+from prmbench.benchmarks.processbench.run import ProcessBenchEntry
 from prmbench.errors import UserError
-from prmbench.results.document import entry_fields
 from prmbench.results.schema import Estimate, digest, fingerprint, read_entry
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prmbench.critic import critic_prompt, parse_verdict
-from prmbench.engines.hf import states_at
+from prmbench.data.critic_prompt import critic_prompt
+from prmbench.engines.hf.engine import states_at
 from prmbench.errors import UserError
 from prmbench.reward_models.generation import write
 from prmbench.reward_models.judge import VERDICT, judge_prompt, mean_log_odds
 from prmbench.reward_models.loading import load_reward_model
+from prmbench.verify.extract import parse_verdict
 
 PROBLEM, STEPS = "What is 2 + 3 + 4?", ["2 + 3 = 5.", "5 + 4 = 9, so \\boxed{9}.", "Done."]
 

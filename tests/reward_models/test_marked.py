@@ -179,8 +179,8 @@ def test_scores_do_not_saturate(smol, tmp_path):
 
 
 def test_best_of_n_shows_the_bare_problem_and_the_steps(smol, tmp_path):
-    from prmbench.benchmarks.best_of_n import encode_candidates
-    from prmbench.data.candidates import Candidate
+    from prmbench.benchmarks.best_of_n.run import encode_candidates
+    from prmbench.data.completions import Candidate
     from prmbench.data.prompts import find_prompt
 
     model = load_reward_model(support_prm.save_linear_classifier(tmp_path / "m", smol), preset="trl-prm")

@@ -9,17 +9,18 @@ from test_rm import write_outcomes
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from typer.testing import CliRunner
 
-from prmbench.cli import app
+from prmbench.cli.app import app
 from prmbench.errors import UserError
 from prmbench.resources import resource_folder
 from prmbench.reward_models.q_rm import VALUE_HEAD
 from prmbench.training.objectives import OBJECTIVES
-from prmbench.training.options import Backbone, LoraOptions
 from prmbench.training.plan import activation_numbers, adapter_count, make_plan, parameter_count
-from prmbench.training.recipes import load_recipe
+from prmbench.training.recipes.load import load_recipe
+from prmbench.training.recipes.lora import LoraOptions
+from prmbench.training.recipes.shapes import Backbone
 from prmbench.training.rl.recipe import RLRecipe
-from prmbench.training.rm import RMRecipe
-from prmbench.training.sft import SFTRecipe
+from prmbench.training.rm.run import RMRecipe
+from prmbench.training.sft.run import SFTRecipe
 
 BACKBONES = {
     "qwen3-0.6b": 596_049_920,

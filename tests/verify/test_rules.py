@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.verify import Verdict, verify
+from prmbench.data.verdicts import Verdict
+from prmbench.verify import verify
 from prmbench.verify.clean import clean
 from prmbench.verify.easy import based, decide, number
 from prmbench.verify.pool import Pool

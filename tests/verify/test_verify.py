@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import pytest
 
-from prmbench.verify import AnswerStyle, Verdict, Verifier, verifier_version, verify
+from prmbench.data.verdicts import Verdict
+from prmbench.verify import AnswerStyle, Verifier, verifier_version, verify
 
 HANG = r"9^{9^{9^{9^9}}}"
 

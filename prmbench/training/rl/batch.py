@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from prmbench.rollouts import Rollout
-from prmbench.training.outcomes import Response
+from prmbench.data.rollouts import Rollout
+from prmbench.training.data.pairs import Response
 from prmbench.training.rl.methods import Algorithm
 
 

@@ -16,10 +16,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from prmbench.training.rl.advantages import gae, normalise_by_group, scaled_td, value_spread, whiten
 from prmbench.training.rl.outcome import outcome_advantage
 from prmbench.training.rl.rivals import last_token, prime_advantage, reinforce_reward, spro_advantage
 from prmbench.training.rl.surrogate import Aggregation, Clip
-from prmbench.training.rl.td import gae, normalise_by_group, scaled_td, value_spread, whiten
 
 MethodName = Literal["grpo", "distrl", "prime", "spro", "reinforce"]
 PresetName = Literal["paper", "released"]

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prmbench.training.forward import pack
-from prmbench.training.logprobs import Find
-from prmbench.training.outcomes import Response
+from prmbench.training.data.pairs import Response
+from prmbench.training.model.forward import pack
+from prmbench.training.model.logprobs import Find
 from prmbench.training.rl.candidates import likely_tokens, released_candidates
 from prmbench.training.rl.loss import Tokens
 from prmbench.training.rl.methods import Algorithm
 
 Model = Callable[..., dict[str, Tensor]]
-"""A model whose forward `prmbench.training.forward.give_logprobs` has replaced, wrapped or not."""
+"""A model whose forward `prmbench.training.model.forward.give_logprobs` has replaced, wrapped or not."""
 
 
 @dataclass

@@ -6,11 +6,11 @@ import math
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prmbench.benchmarks.policy import PRESETS as SAMPLING
+from prmbench.benchmarks.policy.run import PRESETS as SAMPLING
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
-from prmbench.training.options import Optimisation
+from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.rl.methods import Algorithm
 from prmbench.training.rl.reward import RewardOptions
 

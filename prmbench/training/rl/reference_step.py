@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prmbench.rollouts import Rollout
+from prmbench.data.rollouts import Rollout
+from prmbench.data.verdicts import Verdict
 from prmbench.training.objectives import ObjectiveSpec
+from prmbench.training.rl.advantages import scaled_td
 from prmbench.training.rl.balance import Update, online_loss
 from prmbench.training.rl.batch import Group
 from prmbench.training.rl.candidates import likely_tokens, released_candidates
 from prmbench.training.rl.loss import Tokens, candidate_weights, policy_loss
 from prmbench.training.rl.methods import Advantages, Algorithm, compute_advantages
 from prmbench.training.rl.surrogate import token_weights
-from prmbench.training.rl.td import scaled_td
-from prmbench.verify import Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,10 +19,10 @@ from prmbench.engines.loading import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel, find_kind
 from prmbench.reward_models.card import Card, make_card, read_card
-from prmbench.training.forward import give_logprobs
+from prmbench.training.data.pairs import Response
+from prmbench.training.model.forward import give_logprobs
 from prmbench.training.objectives import ObjectiveSpec, find_objective
-from prmbench.training.options import LoraOptions, add_adapter
-from prmbench.training.outcomes import Response
+from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.rl.balance import Update, check_update
 from prmbench.training.rl.methods import Algorithm
 from prmbench.training.rl.micro import MicroBatch, Model

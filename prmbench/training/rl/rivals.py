@@ -1,12 +1,12 @@
-"""Token advantages of the rivals, as their sources give them. Arguments as in `prmbench.training.rl.td`."""
+"""Token advantages of the rivals, as their sources give them. Arguments as in `prmbench.training.rl.advantages`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from prmbench.training.rl.advantages import gae, whiten
 from prmbench.training.rl.outcome import group_mean, leave_one_out, loo_factor, outcome_advantage
-from prmbench.training.rl.td import gae, whiten
 
 PRIME_COEFFICIENT = 5.0
 """Weight of PRIME's process rewards, and of its outcome reward."""

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prmbench.benchmarks.policy import PolicyEntry, evaluate_policy
+from prmbench.benchmarks.policy.run import PolicyEntry, evaluate_policy
 from prmbench.data.problem_sets import find_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder, ids_hash
@@ -26,24 +26,17 @@ from prmbench.engines.loading import (
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
+from prmbench.policies.policy import load_policy
+from prmbench.quiet import quiet_libraries
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import write_card
 from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.rollouts import load_policy
-from prmbench.training.export import export_weights
-from prmbench.training.options import (
-    add_adapter,
-    claim,
-    hold_output,
-    last_state,
-    longest_sequence,
-    quiet_libraries,
-    refuse_own_folder,
-    shared_arguments,
-)
+from prmbench.training.model.export import export_weights
+from prmbench.training.recipes.lora import add_adapter
+from prmbench.training.recipes.optimisation import longest_sequence, shared_arguments
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import (
     FrozenReward,
@@ -53,6 +46,7 @@ from prmbench.training.rl.reward import (
     load_implicit,
     reward_kind,
 )
+from prmbench.training.run_folder import claim, hold_output, last_state, refuse_own_folder
 from prmbench.verify import verifier_version
 
 if TYPE_CHECKING:
@@ -215,8 +209,8 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
     from trl import GRPOConfig
     from trl.import_utils import is_vllm_available
 
-    from prmbench.training.forward import give_logprobs
-    from prmbench.training.progress_callback import progress_callback
+    from prmbench.training.model.forward import give_logprobs
+    from prmbench.training.model.progress import progress_callback
     from prmbench.training.rl.trainer import PolicyTrainer, Setup
 
     recipe = run.recipe
@@ -306,7 +300,7 @@ def _load_reward(run: _Run, kind: str | None, folder: Path, trainer: PolicyTrain
 
 def _frozen(run: _Run, name: str, trainer: PolicyTrainer) -> Model:
     """A model that stays as it is: ``start``, where the policy started from, or a checkpoint."""
-    from prmbench.training.forward import give_logprobs
+    from prmbench.training.model.forward import give_logprobs
 
     if name == "start" and run.recipe.lora is not None:
         policy = trainer.accelerator.unwrap_model(trainer.model)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prmbench.errors import UserError
-from prmbench.training.heldout import final_values
+from prmbench.training.rl.advantages import scaled_td
 from prmbench.training.rl.balance import Update, boundary, clamped_accuracy, online_loss, outcome_pairs
 from prmbench.training.rl.batch import RolloutBatch, share_rows
 from prmbench.training.rl.loss import Tokens, candidate_weights
@@ -25,7 +25,7 @@ from prmbench.training.rl.methods import Advantages, Algorithm, compute_advantag
 from prmbench.training.rl.micro import MicroBatch, Model, candidate_finder, make_micro, measure_old
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rl.surrogate import token_weights
-from prmbench.training.rl.td import scaled_td
+from prmbench.training.rm.heldout import final_values
 
 
 @dataclass(frozen=True)

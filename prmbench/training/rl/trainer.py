@@ -28,11 +28,14 @@ from trl.models.utils import unwrap_model_for_generation
 
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import PromptTemplate
+from prmbench.data.rollouts import Rollout
 from prmbench.data.tokens import TraceEncoder
-from prmbench.engines.hf import HFEngine
+from prmbench.data.verdicts import Verdict
+from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.rollouts import Policy, Rollout, sample
+from prmbench.policies.policy import Policy
+from prmbench.policies.rollout import sample
 from prmbench.training.rl.balance import Update
 from prmbench.training.rl.batch import Group, PromptSampler, keep_groups, make_batch
 from prmbench.training.rl.loss import policy_loss
@@ -40,7 +43,7 @@ from prmbench.training.rl.methods import Algorithm
 from prmbench.training.rl.micro import MicroBatch, Model
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rl.step import Processes, Step
-from prmbench.verify import Verdict, Verifier
+from prmbench.verify import Verifier
 
 REWARD_STATE = "reward_model"
 

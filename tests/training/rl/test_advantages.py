@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prmbench.training.rl.advantages import gae, normalise_by_group, prefix_values, scaled_td, value_spread, whiten
 from prmbench.training.rl.methods import Algorithm, compute_advantages
 from prmbench.training.rl.outcome import leave_one_out, outcome_advantage
 from prmbench.training.rl.rivals import prime_advantage, reinforce_reward, spro_advantage
-from prmbench.training.rl.td import gae, normalise_by_group, prefix_values, scaled_td, value_spread, whiten
 
 DOUBLE = torch.float64
 

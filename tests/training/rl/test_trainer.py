@@ -23,7 +23,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 from typer.testing import CliRunner
 
-from prmbench.cli import app
+from prmbench.cli.app import app
 from prmbench.errors import UserError
 from prmbench.reward_models.card import Card, write_card
 from prmbench.reward_models.loading import load_reward_model
@@ -512,7 +512,7 @@ def test_an_entry_measured_after_the_saved_state_is_measured_again(world, tmp_pa
 
 def test_an_output_folder_is_one_runs_at_a_time(world, tmp_path):
     from prmbench.engines.processes import Share
-    from prmbench.training.options import hold_output
+    from prmbench.training.run_folder import hold_output
 
     recipe = make_recipe(world, tmp_path / "out")
     with hold_output(recipe, Share()), pytest.raises(UserError, match=r"process \d+ on .* is writing here"):

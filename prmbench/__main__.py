@@ -1,0 +1,5 @@
+"""`python -m prmbench` is `prmbench`."""
+
+from prmbench.cli.app import program
+
+program()

@@ -1,0 +1,75 @@
+"""Pictures of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prmbench.benchmarks.best_of_n.run import BestOfNEntry
+from prmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASELINES = {"pass": "any right", "majority": "majority", "mean": "mean"}
+
+
+def plot_best_of_n(entries: Sequence[BestOfNEntry], path: Path, estimator: str = "expected") -> Path:
+    """Write `draw_best_of_n` to a .svg, .png or .pdf file."""
+    figure = draw_best_of_n(entries, estimator)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path
+
+
+def draw_best_of_n(entries: Sequence[BestOfNEntry], estimator: str = "expected") -> Figure:
+    """Accuracy against N of several reward models on the same candidates, each by its own score, with intervals.
+
+    Raises:
+        UserError: no entry, or entries of different candidates.
+    """
+    if not entries:
+        raise UserError("no entry to plot")
+    first = entries[0]
+    for entry in entries:
+        if entry.benchmark.fingerprint != first.benchmark.fingerprint:
+            raise UserError(
+                f"'{entry.subject.name}' and '{first.subject.name}' were evaluated on different candidates; plot them apart"
+            )
+    from matplotlib.figure import Figure
+
+    metrics = max((entry.metrics for entry in entries), key=lambda one: (one.sizes[-1], len(one.sizes)))
+    ticks = sorted({size for entry in entries for size in entry.metrics.sizes})
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, label in BASELINES.items():
+        curve = metrics.mean.baselines[name]
+        axis.plot(
+            metrics.sizes,
+            [100 * (curve[str(n)][estimator].value or 0) for n in metrics.sizes],
+            color="0.6",
+            linestyle="--",
+            linewidth=1,
+        )
+        axis.annotate(
+            label,
+            (metrics.sizes[-1], 100 * (curve[str(metrics.sizes[-1])][estimator].value or 0)),
+            color="0.4",
+            fontsize=8,
+        )
+    for entry in entries:
+        curve = entry.metrics.mean.scores[entry.metrics.own]
+        points = [curve[str(n)][estimator] for n in entry.metrics.sizes]
+        line = axis.plot(
+            entry.metrics.sizes, [100 * (p.value or 0) for p in points], marker="o", label=entry.subject.name
+        )[0]
+        if all(p.low is not None for p in points):
+            low, high = [100 * (p.low or 0) for p in points], [100 * (p.high or 0) for p in points]
+            axis.fill_between(entry.metrics.sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [str(n) for n in ticks])
+    axis.set(xlabel="N", ylabel="accuracy of the selected candidate, %")
+    for text in axis.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)  # a name with dollar signs is no formula
+    return figure

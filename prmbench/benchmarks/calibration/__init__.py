@@ -1,0 +1,1 @@
+"""Calibration: prefix values as probabilities of a right answer."""

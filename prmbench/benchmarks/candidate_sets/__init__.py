@@ -1,0 +1,1 @@
+"""Candidate sets: how many tokens a policy finds likely, against P_min (Table 11)."""

@@ -1,0 +1,1 @@
+"""Policies on problem sets: avg@k, pass@k, maj@k."""

@@ -1,0 +1,418 @@
+"""ProcessBench metrics from items alone: no model, no problem text (DESIGN 4.2, 4.3)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.benchmarks.processbench.schema import (
+    N_RANDOM,
+    POLICIES,
+    Group,
+    Plan,
+    PolicyResult,
+    ProcessBenchMetrics,
+    ProtocolResult,
+    SubsetResult,
+    VoteCounts,
+)
+from prmbench.results.items import TraceItem
+from prmbench.results.schema import Estimate
+from prmbench.stats import auc, bootstrap, thresholds
+from prmbench.stats.protocols import DIRECT, STEP_PROTOCOL, TOKEN_PROTOCOLS, token_protocol_scores
+from prmbench.stats.votes import vote
+
+Floats = NDArray[np.float64]
+
+TRANSFER_SUBSET = "gsm8k"
+BASELINES = ("random", "position", "length")
+POSITION_EDGES = (0, 1, 2, 3, 4, 5, 10)
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """Items of one subset, sorted by id, so that nothing depends on file order."""
+
+    name: str
+    items: list[TraceItem]
+
+    @property
+    def labels(self) -> list[int]:
+        return [item.label for item in self.items]
+
+    @property
+    def ids(self) -> list[str]:
+        return [item.id for item in self.items]
+
+    def stream(self, *numbers: int) -> np.random.Generator:
+        """A random stream that depends on the subset's name, not on which others are there."""
+        return np.random.default_rng([zlib.crc32(self.name.encode()), *numbers])
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The outcome of a threshold policy on one subset. hits: bool [n]; resampled: F1 resamples, float64 [b]."""
+
+    result: PolicyResult
+    hits: NDArray[np.bool_]
+    resampled: Floats
+
+
+def compute_metrics(
+    items: Sequence[TraceItem], beta: float, fixed_thresholds: dict[str, float], plan: Plan
+) -> ProcessBenchMetrics:
+    """All figures of an entry.
+
+    Args:
+        items: of one run; at least one.
+        beta: scale of the stored sums.
+        fixed_thresholds: protocols whose logit is a probability's, with the threshold.
+
+    Raises:
+        ValueError: a NaN score; the message names the item.
+    """
+    subsets = [
+        _Subset(name, sorted((item for item in items if item.subset == name), key=lambda item: item.id))
+        for name in dict.fromkeys(item.subset for item in items)
+    ]
+    if items[0].votes is not None:
+        protocols = {DIRECT: _direct(subsets, plan)}
+    else:
+        names = (STEP_PROTOCOL,) if items[0].scores is not None else TOKEN_PROTOCOLS
+        scored: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
+        for subset in subsets:
+            for item in subset.items:
+                for name, scores in item_scores(item, beta).items():
+                    scored[name].setdefault(subset.name, []).append(scores)
+        protocols = {name: _protocol(subsets, scored[name], fixed_thresholds.get(name), plan) for name in names}
+    return ProcessBenchMetrics(
+        protocols=protocols,
+        baselines={
+            "random": _random_baseline(subsets, plan),
+            "position": _baseline(subsets, lambda item: -np.arange(len(item.n_tokens), dtype=np.float64), plan),
+            "length": _baseline(subsets, lambda item: -item.n_tokens.astype(np.float64), plan),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a threshold policy makes of one subset.
+
+    Attributes:
+        items: sorted by id. predicted: int64, shape [n]: index of the first flagged step, -1: none.
+        thresholds: float64, shape [n]: the one that each item was predicted with; NaN: none, it is a critic's verdict.
+    """
+
+    items: list[TraceItem]
+    predicted: NDArray[np.int64]
+    thresholds: Floats
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Index of the first wrong step, -1: none. int64, shape [n]."""
+        return np.array([item.label for item in self.items])
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether the prediction is right. bool, shape [n]."""
+        return self.predicted == self.labels
+
+
+def predict(
+    items: Sequence[TraceItem],
+    beta: float,
+    fixed_thresholds: dict[str, float],
+    *,
+    protocol: str,
+    policy: str = "crossfit",
+    seed: int = 0,
+) -> dict[str, Predictions]:
+    """Predict every item, as the entry's F1 under this protocol and threshold policy does; by subset.
+
+    Items with votes are predicted by these, under any policy: there is no threshold to choose.
+
+    Raises:
+        ValueError: a protocol or policy that these items do not have, or a subset without both classes where the policy needs them.
+    """
+    if items[0].votes is not None:
+        return _predict_directly(items, protocol)
+    scored: dict[str, tuple[list[TraceItem], list[Floats]]] = {}
+    for name in dict.fromkeys(item.subset for item in items):
+        mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
+        each = [item_scores(item, beta) for item in mine]
+        if protocol not in each[0]:
+            raise ValueError(f"protocol '{protocol}': these scores have {', '.join(each[0])}")
+        scored[name] = mine, [row[protocol] for row in each]
+    found = {name: thresholds.matches(rows, [i.label for i in mine]) for name, (mine, rows) in scored.items()}
+    out: dict[str, Predictions] = {}
+    for name, (mine, rows) in scored.items():
+        chosen = _thresholds(found, name, [item.id for item in mine], policy, fixed_thresholds.get(protocol), seed)
+        predicted = np.array(
+            [thresholds.first_below(row, t) for row, t in zip(rows, chosen, strict=True)], dtype=np.int64
+        )
+        out[name] = Predictions(mine, predicted, chosen)
+    return out
+
+
+UNDECIDED = -2
+"""The prediction of votes without a verdict: right for no label."""
+
+
+def voted(items: Sequence[TraceItem]) -> NDArray[np.int64]:
+    """The prediction of each item's votes (`vote`), `UNDECIDED` where none holds a verdict. int64, shape [n]."""
+    verdicts = [vote(item.votes or ()) for item in items]
+    # A verdict may be any whole number; beyond the steps all are equally wrong.
+    return np.array([UNDECIDED if v is None else min(max(v, UNDECIDED), 2**31) for v in verdicts], dtype=np.int64)
+
+
+def _predict_directly(items: Sequence[TraceItem], protocol: str) -> dict[str, Predictions]:
+    if protocol != DIRECT:
+        raise ValueError(f"protocol '{protocol}': these items have votes, protocol {DIRECT}")
+    out = {}
+    for name in dict.fromkeys(item.subset for item in items):
+        mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
+        out[name] = Predictions(mine, voted(mine), np.full(len(mine), np.nan))
+    return out
+
+
+def _thresholds(
+    found: dict[str, thresholds.Matches], name: str, ids: list[str], policy: str, fixed: float | None, seed: int
+) -> Floats:
+    if policy == "crossfit":
+        return thresholds.crossfit_thresholds(found[name], ids, seed=seed)[0]
+    if policy == "oracle":
+        return np.full(len(ids), thresholds.best_threshold(found[name]))
+    if policy == TRANSFER_SUBSET and TRANSFER_SUBSET in found:
+        return np.full(len(ids), thresholds.best_threshold(found[TRANSFER_SUBSET]))
+    if policy == "fixed" and fixed is not None:
+        return np.full(len(ids), fixed)
+    raise ValueError(f"threshold policy '{policy}' is not defined here; policies: {', '.join(POLICIES)}")
+
+
+def item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
+    """Scores of an item's steps by protocol, in logit space; none for votes. Raises ValueError, naming the item, for a NaN."""
+    if item.scores is not None:
+        found = {STEP_PROTOCOL: item.scores}
+    elif item.sums is None:
+        return {}  # votes
+    else:
+        found = token_protocol_scores(item.sums, item.n_tokens, beta)
+    for name, scores in found.items():
+        if np.isnan(scores).any():
+            step = int(np.flatnonzero(np.isnan(scores))[0])
+            raise ValueError(f"item '{item.id}' of {item.subset} has a NaN {name} score at step {step}")
+    return found
+
+
+def _protocol(
+    subsets: list[_Subset], scores: dict[str, list[Floats]], fixed: float | None, plan: Plan
+) -> ProtocolResult:
+    found = {s.name: thresholds.matches(scores[s.name], s.labels) for s in subsets}
+    transfer = found.get(TRANSFER_SUBSET)
+    results: dict[str, SubsetResult] = {}
+    resampled: dict[str, list[Floats]] = {policy: [] for policy in POLICIES}
+    for subset in subsets:
+        here = found[subset.name]
+        chosen, undefined = _apply_policies(subset, here, transfer, fixed, plan)
+        for policy, outcome in chosen.items():
+            resampled[policy].append(outcome.resampled)
+        best = chosen.get("crossfit") or chosen.get("oracle")
+        oracle, crossfit = (chosen[p].result.f1.value if p in chosen else None for p in ("oracle", "crossfit"))
+        results[subset.name] = SubsetResult(
+            policies={policy: outcome.result for policy, outcome in chosen.items()},
+            undefined=undefined,
+            optimism=oracle - crossfit if oracle is not None and crossfit is not None else None,
+            step_auc=_step_auc(subset, scores[subset.name], plan),
+            by_position=_by_position(subset, best.hits) if best else [],
+            by_generator=_by_generator(subset, best.hits) if best else [],
+        )
+    return ProtocolResult(subsets=results, mean=_means(results, resampled))
+
+
+def _direct(subsets: list[_Subset], plan: Plan) -> ProtocolResult:
+    """Figures of votes: F1 and accuracies of their verdicts, without thresholds, and without an AUC."""
+    results: dict[str, SubsetResult] = {}
+    resampled: dict[str, list[Floats]] = {DIRECT: []}
+    for subset in subsets:
+        labels, predicted = np.array(subset.labels), voted(subset.items)
+        chosen = _outcome(subset, predicted == labels, labels >= 0, [], plan)
+        resampled[DIRECT].append(chosen.resampled)
+        votes = [one for item in subset.items for one in item.votes or ()]
+        steps = np.array([len(item.n_tokens) for item in subset.items])
+        undecided = np.array([vote(item.votes or ()) is None for item in subset.items])
+        results[subset.name] = SubsetResult(
+            policies={DIRECT: chosen.result},
+            step_auc=Estimate(value=None),
+            by_position=_by_position(subset, chosen.hits),
+            by_generator=_by_generator(subset, chosen.hits),
+            votes=VoteCounts(
+                n=len(votes),
+                unparsed=sum(one is None for one in votes),
+                undecided=int(undecided.sum()),
+                outside=int((~undecided & ((predicted < -1) | (predicted >= steps))).sum()),
+            ),
+        )
+    return ProtocolResult(subsets=results, mean=_means(results, resampled))
+
+
+def _apply_policies(
+    subset: _Subset, here: thresholds.Matches, transfer: thresholds.Matches | None, fixed: float | None, plan: Plan
+) -> tuple[dict[str, _Chosen], dict[str, str]]:
+    chosen: dict[str, _Chosen] = {}
+    undefined: dict[str, str] = {}
+
+    def attempt(policy: str, choose: Callable[[], tuple[Floats, list[float]]]) -> None:
+        try:
+            per_item, shown = choose()
+        except ValueError as error:
+            undefined[policy] = str(error)
+            return
+        chosen[policy] = _outcome(subset, here.hit(per_item), here.has_error, shown, plan)
+
+    def one(value: float) -> tuple[Floats, list[float]]:
+        return np.full(len(here), value), [value]
+
+    def crossfit() -> tuple[Floats, list[float]]:
+        per_item, folds = thresholds.crossfit_thresholds(here, subset.ids, seed=plan.seed)
+        return per_item, [float(per_item[folds == fold][0]) for fold in np.unique(folds)]
+
+    attempt("crossfit", crossfit)
+    if transfer is not None:
+        attempt(TRANSFER_SUBSET, lambda: one(thresholds.best_threshold(transfer)))
+    attempt("oracle", lambda: one(thresholds.best_threshold(here)))
+    if fixed is not None:
+        attempt("fixed", lambda: one(fixed))
+    return chosen, undefined
+
+
+def _outcome(
+    subset: _Subset, hits: NDArray[np.bool_], has_error: NDArray[np.bool_], shown: list[float], plan: Plan
+) -> _Chosen:
+    samples = bootstrap.f1_resamples(hits, has_error, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
+    values = _accuracies(hits, has_error)
+    estimates = {name: _estimate(values[name], samples[name]) for name in ("f1", "acc_error", "acc_correct")}
+    return _Chosen(PolicyResult(**estimates, thresholds=shown), hits, samples["f1"])
+
+
+def _accuracies(hits: NDArray[np.bool_], has_error: NDArray[np.bool_]) -> dict[str, float | None]:
+    n_error, n_correct = int(has_error.sum()), int((~has_error).sum())
+    hit_error, hit_correct = int(hits[has_error].sum()), int(hits[~has_error].sum())
+    f1 = thresholds.f1_from_counts(hit_error, n_error, hit_correct, n_correct)
+    return {
+        "f1": _number(float(f1)),
+        "acc_error": hit_error / n_error if n_error else None,
+        "acc_correct": hit_correct / n_correct if n_correct else None,
+    }
+
+
+def _estimate(value: float | None, samples: Floats) -> Estimate:
+    low, high = bootstrap.interval(samples)
+    return Estimate(value=value, low=_number(low), high=_number(high))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _step_auc(subset: _Subset, scores: list[Floats], plan: Plan) -> Estimate:
+    steps = auc.step_wins(scores, subset.labels)
+    samples = auc.auc_resamples(steps, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
+    return _estimate(_number(float(auc.auc(steps)[0])), samples)
+
+
+def position_bins(labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Traces with an error, by the position of its first wrong step; bins that hold none are left out.
+
+    Args:
+        labels: shape [n]; -1: no error.
+
+    Returns:
+        name and members (shape [n]) of each bin, in order.
+    """
+    bins = []
+    for low, high in zip(POSITION_EDGES, (*POSITION_EDGES[1:], None), strict=True):
+        here = (labels >= low) & (labels < high if high is not None else True)
+        name = str(low) if high == low + 1 else f"{low}+" if high is None else f"{low}-{high - 1}"
+        if here.any():
+            bins.append((name, here))
+    return bins
+
+
+def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
+    labels = np.array(subset.labels)
+    return [_group(name, here | (labels < 0), hits, labels) for name, here in position_bins(labels)]
+
+
+def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
+    labels = np.array(subset.labels)
+    generators = np.array([item.generator for item in subset.items])
+    return [_group(str(name), generators == name, hits, labels) for name in np.unique(generators)]
+
+
+def _group(name: str, members: NDArray[np.bool_], hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> Group:
+    has_error = labels[members] >= 0
+    values = _accuracies(hits[members], has_error)
+    return Group(name=name, n_error=int(has_error.sum()), n_correct=int((~has_error).sum()), **values)
+
+
+def _means(results: dict[str, SubsetResult], resampled: dict[str, list[Floats]]) -> dict[str, Estimate]:
+    """Plain means over the subsets, each subset resampled on its own; only where every subset has a value."""
+    means = {}
+    for policy in POLICIES:
+        values = [r.policies[policy].f1.value for r in results.values() if policy in r.policies]
+        known = [value for value in values if value is not None]
+        if len(known) == len(results):
+            means[policy] = _estimate(float(np.mean(known)), np.mean(resampled[policy], axis=0))
+    return means
+
+
+def _baseline(subsets: list[_Subset], score: Callable[[TraceItem], Floats], plan: Plan) -> ProtocolResult:
+    return _protocol(subsets, {s.name: [score(item) for item in s.items] for s in subsets}, None, plan)
+
+
+def _random_baseline(subsets: list[_Subset], plan: Plan) -> ProtocolResult:
+    """The mean of `N_RANDOM` draws of uniform scores; without intervals."""
+    alone = Plan(n_resamples=0, seed=plan.seed)
+    draws = []
+    for draw in range(N_RANDOM):
+        streams = {s.name: s.stream(plan.seed, draw) for s in subsets}
+        scores = {s.name: [streams[s.name].random(len(item.n_tokens)) for item in s.items] for s in subsets}
+        draws.append(_protocol(subsets, scores, None, alone))
+    return _mean_of(draws)
+
+
+def _mean_of(draws: list[ProtocolResult]) -> ProtocolResult:
+    """Average the F1, accuracies and AUC of several random draws; no intervals, thresholds or groups."""
+
+    def average(estimates: list[Estimate]) -> Estimate:
+        values = [e.value for e in estimates if e.value is not None]
+        return Estimate(value=float(np.mean(values)) if values else None)
+
+    first = draws[0]
+    subsets = {}
+    for name, found in first.subsets.items():
+        same = [draw.subsets[name] for draw in draws]
+        policies = {
+            policy: PolicyResult(
+                f1=average([s.policies[policy].f1 for s in same]),
+                acc_error=average([s.policies[policy].acc_error for s in same]),
+                acc_correct=average([s.policies[policy].acc_correct for s in same]),
+                thresholds=[],
+            )
+            for policy in found.policies
+        }
+        optimism = [s.optimism for s in same if s.optimism is not None]
+        subsets[name] = SubsetResult(
+            policies=policies,
+            undefined=found.undefined,
+            optimism=float(np.mean(optimism)) if optimism else None,
+            step_auc=average([s.step_auc for s in same]),
+        )
+    return ProtocolResult(
+        subsets=subsets, mean={policy: average([d.mean[policy] for d in draws]) for policy in first.mean}
+    )

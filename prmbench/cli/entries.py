@@ -1,0 +1,187 @@
+"""The commands that work on entries: compare, leaderboard, export, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prmbench.cli.common import benchmark_name, interruptible
+from prmbench.errors import UserError, printable
+
+
+@interruptible
+def compare_command(
+    entries: Annotated[list[Path], typer.Argument(help="two entries or more (files or run folders) on the same items")],
+    protocol: Annotated[
+        str | None, typer.Option(help="ProcessBench: step score of all; default: each entry's first, process or step")
+    ] = None,
+    thresholds: Annotated[str, typer.Option(help="ProcessBench: crossfit, gsm8k, oracle or fixed")] = "crossfit",
+    n: Annotated[int | None, typer.Option(min=1, help="Best-of-N: N; default: the largest")] = None,
+    groups: Annotated[bool, typer.Option("--groups", help="also by position of the error and by generator")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, nothing else")] = False,
+) -> None:
+    """Compare entries on the same items: paired bootstrap, McNemar, the items that flip."""
+    from rich.console import Console
+
+    from prmbench.reports.compare import ENTRY_TYPES, PROBE_TYPES, compare, find_entry, load_measured
+    from prmbench.reports.compare_table import as_json as to_json
+    from prmbench.reports.compare_table import render
+
+    files = [find_entry(path) for path in entries]
+    kinds = {benchmark_name(file) for file in files}
+    if "td-probe" not in kinds and (others := kinds & PROBE_TYPES.keys()):
+        raise UserError(f"{min(others)} entries are not compared, only {', '.join(ENTRY_TYPES)} and td-probe")
+    if "td-probe" in kinds and len(kinds) > 1:
+        raise UserError(
+            f"{' and '.join(sorted(map(printable, kinds)))}: entries of different benchmarks cannot be compared"
+        )
+    if kinds == {"td-probe"}:
+        if protocol is not None or n is not None or groups or thresholds != "crossfit":
+            raise UserError(
+                f"--protocol, --thresholds, --n, --groups: mean nothing for {files[0]}, a td-probe; leave them out"
+            )
+        _compare_probes(files, resamples, seed, as_json=as_json)
+        return
+    measured = [load_measured(path, protocol=protocol, policy=thresholds, size=n, seed=seed) for path in files]
+    pairs = compare(measured, n_resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(to_json(measured, pairs), indent=2))
+        return
+    Console().print(render(measured, pairs, groups=groups))
+
+
+def _compare_probes(files: list[Path], resamples: int, seed: int, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from prmbench.reports.compare_probes import compare_probes, load_probe
+    from prmbench.reports.compare_probes_table import as_json as to_json
+    from prmbench.reports.compare_probes_table import render_probes
+
+    probes = [load_probe(file) for file in files]
+    pairs = compare_probes(probes, n_resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(to_json(probes, pairs), indent=2))
+    else:
+        Console().print(render_probes(probes, pairs, resamples))
+
+
+@interruptible
+def export_command(
+    entries: Annotated[list[Path], typer.Argument(help="entries (files or run folders)")],
+    form: Annotated[str, typer.Option("--format", help="csv: every figure; latex: a tabular row an entry")] = "csv",
+) -> None:
+    """Print entries' figures for other programs."""
+    from prmbench.reports.compare import ALL_TYPES, ENTRY_TYPES, find_entry, read_any_entry
+    from prmbench.reports.export import to_csv, to_latex
+
+    forms = {"csv": (to_csv, ALL_TYPES), "latex": (to_latex, ENTRY_TYPES)}  # rows are a leaderboard's
+    if form not in forms:
+        raise UserError(f"--format {form}: expected csv or latex")
+    write, types = forms[form]
+    typer.echo(write([read_any_entry(find_entry(path), types) for path in entries]), nl=False)
+
+
+@interruptible
+def report_command(
+    entries: Annotated[
+        list[Path], typer.Argument(help="one subject's entries, of any benchmarks (files or run folders)")
+    ],
+    output: Annotated[Path, typer.Option(help="HTML page to write")] = Path("report.html"),
+    data: Annotated[
+        str | None, typer.Option(help="traces with their text, file or folder, for the worst items")
+    ] = None,
+) -> None:
+    """Write one page about one subject: tables, pictures, the items it does worst on."""
+    from prmbench.data.traces import load_traces
+    from prmbench.reports.subject import write_report
+
+    typer.echo(f"page: {write_report(entries, output, load_traces(data) if data else None)}")
+
+
+leaderboard = typer.Typer(
+    help="Tables of entries on the same data: build, add, verify.", no_args_is_help=True, rich_markup_mode=None
+)
+_FOLDER = "leaderboard folder, with entries/ and reported/; default: the one of this installation"
+
+
+@leaderboard.command(name="build")
+@interruptible
+def leaderboard_build(
+    folder: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page to write; default: leaderboard.html in the folder")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the tables as JSON, write nothing")] = False,
+) -> None:
+    """Write leaderboard.md and one self-contained HTML page."""
+    from prmbench.reports import leaderboard as boards
+    from prmbench.reports import pages
+    from prmbench.resources import resource_folder
+
+    where = folder or resource_folder("leaderboards")
+    if as_json:
+        found = boards.read_boards(where, n_resamples=resamples, seed=seed)
+        typer.echo(boards.as_json(found, boards.read_reported(where)))
+        return
+    markdown, html = pages.build(where, page=page, n_resamples=resamples, seed=seed)
+    typer.echo(f"tables: {markdown}\npage: {html}")
+
+
+@leaderboard.command(name="add")
+@interruptible
+def leaderboard_add(
+    runs: Annotated[list[Path], typer.Argument(help="run folders (or entry files); each is verified first")],
+    folder: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
+    name: Annotated[str | None, typer.Option(help="of the entry's folder; default: the subject's name")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="go over an entry of this name")] = False,
+    data: Annotated[str | None, typer.Option(help="traces to check labels against, file or folder")] = None,
+) -> None:
+    """Verify runs and copy their entries, with items, into a leaderboard."""
+    from prmbench.data.traces import load_traces
+    from prmbench.reports import leaderboard as boards
+    from prmbench.resources import resource_folder
+
+    if name is not None and len(runs) > 1:
+        raise UserError("--name: one name for several runs; add them one by one")
+    where = folder or resource_folder("leaderboards")
+    traces = load_traces(data) if data else None
+    for run in runs:
+        typer.echo(f"added: {boards.add(run, where, name=name, replace=replace, traces=traces)}")
+    typer.echo(f"next:  prmbench leaderboard build{f' --folder {folder}' if folder else ''}")
+
+
+@leaderboard.command(name="verify")
+@interruptible
+def leaderboard_verify(
+    entries: Annotated[
+        list[Path] | None, typer.Argument(help="entries or run folders; default: all of the folder")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
+    data: Annotated[str | None, typer.Option(help="traces to check labels against, file or folder")] = None,
+) -> None:
+    """Compute every hash and figure again from the items; exit code 1 when something differs."""
+    from prmbench.data.traces import load_traces
+    from prmbench.reports.leaderboard import entry_folders
+    from prmbench.reports.verification import unchecked_subsets, verify_entry
+    from prmbench.resources import resource_folder
+
+    traces = load_traces(data) if data else None
+    paths = entries or entry_folders(folder or resource_folder("leaderboards"))
+    wrong = 0
+    for path in paths:
+        found = verify_entry(path, traces)
+        wrong += bool(found)
+        typer.echo(f"{path}: {'as its items say' if not found else f'{len(found)} differences'}")
+        for sentence in found:
+            typer.echo(f"  {sentence}")
+        if traces and (missing := unchecked_subsets(path, traces)):
+            typer.echo(f"  labels not checked, the data hold no {', '.join(missing)}")
+    if wrong:
+        raise typer.Exit(1)

@@ -1,0 +1,101 @@
+"""The output layer: logits at hidden states, and what is asked of them without a whole row of logits ever being held.
+
+Log-probs of single tokens need a row's log-sum-exp only, and that can be had a tile of the vocabulary at a time. A tile stays
+in the processor's cache while it is read, and its matrix product has many rows, however large the vocabulary: on a CPU half the
+time of whole rows in blocks of the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from prmbench.engines.types import Quantity
+
+HEAD_BLOCK = 1 << 24  # logits held at once, in numbers (64 MiB of float32)
+TILE_ROWS = 1 << 10
+_CPU_TILE = 1 << 22  # logits of a tile on a CPU, in numbers: more falls out of its cache
+
+Tile = tuple[int, torch.Tensor]
+"""Where in the vocabulary a tile starts, and its logits: float32, shape [rows, part of the vocabulary]."""
+
+
+def tile_width(device: torch.device) -> int:
+    """Columns of the vocabulary of a tile of `TILE_ROWS` rows: few on a CPU, for its cache; more elsewhere, for fewer kernels."""
+    return (_CPU_TILE if device.type == "cpu" else HEAD_BLOCK) // TILE_ROWS
+
+
+def head_logits(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """An output layer with float32 results, whatever the types and autocast: a half-precision logit would round a log-prob
+    by up to 0.1.
+
+    Args:
+        states: shape [rows, width]. weight: shape [vocabulary, width]. bias: shape [vocabulary] or None.
+
+    Returns:
+        float32, shape [rows, vocabulary].
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        if states.is_cuda and torch.float32 not in (states.dtype, weight.dtype):
+            logits = torch.mm(states, weight.T.to(states.dtype), out_dtype=torch.float32)
+        else:
+            logits = torch.nn.functional.linear(states.float(), weight.float())
+        return logits if bias is None else logits + bias.float()
+
+
+def logit_tiles(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    finish: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> Iterable[Tile]:
+    """The logits of some rows, a tile of the vocabulary after the other. finish: what the architecture does to each logit."""
+    width = tile_width(states.device)
+    for start in range(0, len(weight), width):
+        part = slice(start, start + width)
+        logits = head_logits(states, weight[part], None if bias is None else bias[part])
+        yield start, logits if finish is None else finish(logits)
+
+
+def read_tiles(
+    tiles: Iterable[Tile], targets: torch.Tensor, want: frozenset[Quantity], top: int
+) -> dict[str, torch.Tensor]:
+    """What is asked of rows of logits that come in tiles. Each tile is overwritten.
+
+    Args:
+        targets: int64, shape [rows]: the token whose logit and log-prob are wanted.
+        want: any but "hidden". top: k of "topk".
+
+    Returns:
+        logit, logsumexp, logprob: float64, shape [rows]; topk_ids (int64) and topk_logprobs (float64), shape [rows, k], most
+        likely first; of these what is wanted.
+    """
+    rows, device = len(targets), targets.device
+    # The lowest finite number, not -inf: a tile of nothing but -inf would give NaN.
+    largest = torch.full((rows,), torch.finfo(torch.float32).min, device=device)
+    total = torch.zeros(rows, device=device)
+    logit = torch.zeros(rows, device=device)
+    best = torch.zeros((rows, 0), device=device)
+    best_ids = torch.zeros((rows, 0), dtype=torch.long, device=device)
+    for start, logits in tiles:
+        column = targets - start
+        inside = (column >= 0) & (column < logits.shape[1])
+        found = logits.gather(1, column.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        logit = torch.where(inside, found, logit)
+        if "topk" in want:
+            values, ids = logits.topk(min(top, logits.shape[1]), dim=-1)
+            merged, order = torch.cat([best, values], 1).topk(min(top, best.shape[1] + values.shape[1]), dim=-1)
+            best, best_ids = merged, torch.cat([best_ids, ids + start], 1).gather(1, order)
+        new = torch.maximum(largest, logits.amax(dim=-1))
+        total = total * (largest - new).exp() + logits.sub_(new[:, None]).exp_().sum(dim=-1)
+        largest = new
+    logsumexp = largest + total.log()
+    everything = {
+        "logit": logit.double(),
+        "logsumexp": logsumexp.double(),
+        "logprob": (logit - logsumexp).double(),
+        "topk_ids": best_ids,
+        "topk_logprobs": (best - logsumexp[:, None]).double(),
+    }
+    return {name: value for name, value in everything.items() if name.split("_")[0] in want}

@@ -1,0 +1,204 @@
+"""The vLLM engine: generation and log-probs at scale (the ``vllm`` extra).
+
+Its log-probs differ from the Hugging Face engine's by its kernels and types: a log-ratio never mixes engines. What it gives is
+log-probs and top-k only. Random numbers are vLLM's own, seeded for each request by seed, key and sample, so that a request's
+completion does not depend on what else runs, up to the rounding of its kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.records import read_json
+from prmbench.engines.loading import LoadOptions
+from prmbench.engines.sampling import Completion, Request, SamplingParams
+from prmbench.engines.types import Quantity, TokenScores
+from prmbench.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+
+MAX_LOGPROBS = 1024
+"""Likeliest tokens of a position that it gives at most."""
+
+
+class VLLMEngine:
+    """Generates and scores with vLLM.
+
+    Args:
+        folder: a checkpoint folder. options: device and dtype as for the other engine. source: what to call it in errors.
+        memory_share: of each device's memory that this engine may take; lower it to have two in one process.
+
+    Raises (on construction):
+        UserError: vLLM is not installed, or cannot load the checkpoint.
+    """
+
+    name = "vllm"
+    provides: frozenset[Quantity] = frozenset({"logprob", "topk"})
+
+    def __init__(
+        self, folder: Path, options: LoadOptions | None = None, source: str = "the model", *, memory_share: float = 0.85
+    ) -> None:
+        options = options or LoadOptions()
+        self.source = source
+        self._config = read_json(folder / "config.json")
+        self._device = options.resolve_device().type
+        self._dtype = str(options.resolve_dtype()).removeprefix("torch.")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        if self._device == "cpu":
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            if (n := options.tensor_parallel) > 1:  # vLLM's own choice finds no cores for several processes
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(core_groups(n, f"--tensor-parallel {n}")))
+        try:
+            from vllm import LLM
+        except ModuleNotFoundError:
+            raise UserError("--engine vllm: vLLM is not installed: pip install 'prmbench[vllm]'") from None
+        if self._device == "cpu":
+            # A prompt cut in parts draws a sample for each and takes it back, which a CPU's random generator cannot.
+            settings: dict[str, Any] = {"enable_chunked_prefill": False}
+        else:
+            settings = {"gpu_memory_utilization": memory_share}
+        try:
+            self.llm: LLM = LLM(
+                model=str(folder),
+                skip_tokenizer_init=True,
+                dtype=self._dtype,
+                enforce_eager=self._device == "cpu",
+                tensor_parallel_size=options.tensor_parallel,
+                trust_remote_code=options.trust_remote_code,
+                max_logprobs=MAX_LOGPROBS,
+                disable_log_stats=True,
+                **settings,
+            )
+        except Exception as error:  # vLLM raises many kinds
+            raise UserError(f"{source}: vLLM cannot load it ({first_line(error)})") from error
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits of one position."""
+        return int(self._config["vocab_size"])
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence vLLM accepts for this model."""
+        return int(self.llm.llm_engine.model_config.max_model_len)
+
+    def device_and_dtype(self) -> tuple[str, str]:
+        """Where the model computes and in what type."""
+        return self._device, self._dtype
+
+    def facts(self) -> dict[str, Any]:
+        """Architecture, for provenance."""
+        return {"architecture": self._config.get("model_type"), "engine": "vllm"}
+
+    def eos_ids(self) -> list[int]:
+        """Token ids that the checkpoint's own generation settings stop at."""
+        own = self.llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
+        return own if isinstance(own, list) else [] if own is None else [own]
+
+    def generate(
+        self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
+    ) -> list[Completion]:
+        """Sample one completion for each request. See `prmbench.engines.hf.generate.generate`."""
+        from vllm import SamplingParams as VLLMParams
+
+        limit = self.max_length
+        given = [[] if r.forced is None else [r.forced] for r in requests]
+        prompts = [[*r.prompt.tolist(), *start] for r, start in zip(requests, given, strict=True)]
+        rooms = [r.limit(params.max_new_tokens, limit) - len(start) for r, start in zip(requests, given, strict=True)]
+        out = [
+            Completion(np.array(start, dtype=np.int64), "stop" if set(start) & stop else "length") for start in given
+        ]
+        # A first token that ends the completion, or fills it, leaves nothing to ask for.
+        asked = [i for i, start in enumerate(given) if rooms[i] > 0 and not set(start) & stop]
+        wanted = [
+            VLLMParams(
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k or -1,
+                max_tokens=rooms[i],
+                stop_token_ids=sorted(stop),
+                ignore_eos=True,
+                seed=request_seed(seed, requests[i].key, requests[i].sample),
+                detokenize=False,
+            )
+            for i in asked
+        ]
+        found = self.llm.generate([{"prompt_token_ids": prompts[i]} for i in asked], wanted, use_tqdm=False)
+        for i, one in zip(asked, found, strict=True):
+            ids = np.array([*given[i], *one.outputs[0].token_ids], dtype=np.int64)
+            out[i] = Completion(ids, "length" if one.outputs[0].finish_reason == "length" else "stop")
+        return out
+
+    def score(
+        self,
+        sequences: Sequence[NDArray[np.int64]],
+        first: Sequence[int],
+        want: frozenset[Quantity],
+        *,
+        top: int = 0,
+    ) -> list[TokenScores]:
+        """Score one batch. See `prmbench.engines.hf.engine.HFEngine.score`.
+
+        Raises:
+            ValueError: a quantity that vLLM does not give. UserError: more of the likeliest tokens than `MAX_LOGPROBS`.
+        """
+        from vllm import SamplingParams as VLLMParams
+
+        if unknown := want - self.provides:
+            raise ValueError(f"vLLM does not give {sorted(unknown)}, only {sorted(self.provides)}; use the hf engine")
+        if top > MAX_LOGPROBS:
+            raise UserError(f"--engine vllm gives {MAX_LOGPROBS:,} likeliest tokens, not {top:,}; use the hf engine")
+        asked = VLLMParams(max_tokens=1, temperature=0, prompt_logprobs=top if "topk" in want else 0, detokenize=False)
+        prompts = [{"prompt_token_ids": ids.tolist()} for ids in sequences]
+        found = self.llm.generate(prompts, asked, use_tqdm=False)
+        return [
+            _token_scores(one.prompt_logprobs, ids, start, want, top)
+            for one, ids, start in zip(found, sequences, first, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        with contextlib.suppress(Exception):
+            self.llm.llm_engine.engine_core.shutdown()
+
+
+def core_groups(n: int, flag: str) -> list[str]:
+    """This process's processor cores in n groups of about equal size, each as vLLM writes it.
+
+    Raises:
+        UserError: fewer cores than groups. flag: what asked for them.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if len(cores) < n:
+        raise UserError(f"{flag}: there are {len(cores)} processor cores; {n} processes need one each")
+    return [",".join(map(str, some)) for some in np.array_split(cores, n)]
+
+
+def request_seed(seed: int, key: str, sample: int) -> int:
+    """The seed of one request: of the run's seed, the problem's id and the sample's number, nothing else. 0 to 2**31 - 1."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{sample}".encode()).digest()[:4], "big") >> 1
+
+
+def _token_scores(
+    prompt_logprobs: Any, ids: NDArray[np.int64], start: int, want: frozenset[Quantity], top: int
+) -> TokenScores:
+    rows = [prompt_logprobs[t] for t in range(start, len(ids))]
+    logprob = np.array([row[int(ids[start + i])].logprob for i, row in enumerate(rows)], dtype=np.float64)
+    if "topk" not in want:
+        return TokenScores(logprob=logprob)
+    ranked = [sorted(row.items(), key=lambda pair: pair[1].rank)[:top] for row in rows]
+    return TokenScores(
+        logprob=logprob if "logprob" in want else None,
+        topk_ids=np.array([[token for token, _ in row] for row in ranked], dtype=np.int64),
+        topk_logprobs=np.array([[value.logprob for _, value in row] for row in ranked], dtype=np.float64),
+    )

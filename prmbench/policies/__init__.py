@@ -1,0 +1,1 @@
+"""Policies: loading them and sampling completions from them."""

@@ -1,0 +1,229 @@
+"""Rollouts: a policy's sampled completions of problems, each with its verdict; written as they come, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from prmbench.data.completions import sets_within
+from prmbench.data.problems import Problem
+from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
+from prmbench.data.records import check_fields, read_json
+from prmbench.data.rollouts import FILE_STEM, Rollout, parse_rollout
+from prmbench.data.tokens import ids_hash
+from prmbench.data.verdicts import Verdict
+from prmbench.engines.batching import BatchRunner, plan_batches
+from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.errors import UserError
+from prmbench.policies.policy import Policy
+from prmbench.progress import progress
+from prmbench.results.provenance import versions
+from prmbench.results.schema import digest
+from prmbench.results.store import RUN_NAME, RunFolder, read_whole_lines
+from prmbench.verify import Verifier, verifier_version
+
+
+def problems_digest(problems: Iterable[Problem]) -> str:
+    """sha256 (hex) of problems, whatever their order."""
+    return digest(sorted(problem.digest() for problem in problems))
+
+
+def run_settings(path: str | Path) -> dict[str, Any]:
+    """What the run of a rollouts file (or its folder) was sampled with, as `rollout` wrote it.
+
+    Raises:
+        UserError: the file that says it is missing, broken or of another sort of run.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    file = folder / RUN_NAME
+    if not (folder / f"{FILE_STEM}.jsonl").exists() and (near := sets_within(folder)):
+        raise UserError(f"{path}: is no run of rollouts{near}")
+    found = read_json(file)
+    kinds: dict[str, type] = {"policy": str, "template": str, "prompt": str, "sampling": dict, "n": int, "seed": int}
+    kinds |= {"batch_tokens": int, "numerics": list, "verifier": str, "problems": str, "versions": str}
+    kinds |= {name: kind for name, kind in {"limit": int, "engine": str}.items() if name in found}
+    check_fields(str(file), found, kinds, "the settings of a rollout run")
+    if len(found["numerics"]) != 2 or not all(isinstance(one, str) for one in found["numerics"]):
+        raise UserError(
+            f"{file}: field 'numerics' is {json.dumps(found['numerics'])[:40]}; expected a device and a type"
+        )
+    try:
+        SamplingParams.model_validate(found["sampling"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{file}: field 'sampling': {where}: {first['msg'].lower()}") from None
+    return found
+
+
+def written_before(folder: Path) -> tuple[int, int]:
+    """Rollouts, and their tokens, that an interrupted or finished run has left in its folder."""
+    found = read_whole_lines(folder / f"{FILE_STEM}.jsonl", parse_rollout)
+    return len(found), sum(len(one.ids) for one in found)
+
+
+def prompt_ids(policy: Policy, problems: Sequence[Problem], prompt: PromptTemplate) -> list[NDArray[np.int64]]:
+    """Token ids of each problem's prompt."""
+    return [policy.encoder.prompt_ids(prompt.render(problem.problem)) for problem in problems]
+
+
+def sample(
+    policy: Policy,
+    problems: Sequence[Problem],
+    prompts: Sequence[NDArray[np.int64]],
+    verifier: Verifier,
+    *,
+    style: AnswerStyle,
+    n: int,
+    params: SamplingParams,
+    seed: int,
+    batch_tokens: int,
+    have: frozenset[tuple[str, str]] = frozenset(),
+) -> Iterator[list[Rollout]]:
+    """Sample and verify n completions of each problem, a batch at a time.
+
+    Batches are planned from the problems alone, and one with anything missing is sampled whole: an interrupted run goes
+    on with the very same completions.
+
+    Args:
+        prompts: of `prompt_ids`. style: where an answer is to be found.
+        batch_tokens: padded tokens of a batch, counting every completion at its full length.
+        have: keys of rollouts that exist; their batches are left out where complete.
+
+    Yields:
+        The new rollouts of each batch.
+    """
+    limit = policy.engine.max_length
+    roomy = [limit is None or len(ids) < limit for ids in prompts]
+    without_room = [
+        Rollout(p.id, k, p.problem, p.answer, "", np.zeros(0, dtype=np.int64), "prompt", Verdict.WRONG)
+        for p, fits in zip(problems, roomy, strict=True)
+        for k in range(n)
+        if not fits and (p.id, str(k)) not in have
+    ]
+    if without_room:
+        yield without_room
+    jobs = [
+        (problem, Request(ids, problem.id, k))
+        for problem, ids, fits in zip(problems, prompts, roomy, strict=True)
+        for k in range(n)
+        if fits
+    ]
+    lengths = [len(request.prompt) + params.max_new_tokens for _, request in jobs]
+    runner = BatchRunner(batch_tokens)
+    for batch in plan_batches(lengths, batch_tokens):
+        missing = {j for j in batch if (jobs[j][1].key, str(jobs[j][1].sample)) not in have}
+        if not missing:
+            continue
+        found: list[Rollout] = []
+
+        def score(indices: Sequence[int], found: list[Rollout] = found, missing: set[int] = missing) -> None:
+            completions = policy.engine.generate([jobs[j][1] for j in indices], policy.stop, params, seed)
+            kept = [(*jobs[j], one) for j, one in zip(indices, completions, strict=True) if j in missing]
+            texts = [policy.encoder.tokenizer.decode(one.ids, skip_special_tokens=True) for _, _, one in kept]
+            verdicts = verifier.verify(texts, [problem.answer for problem, _, _ in kept], style=style)
+            for (problem, request, one), text, verdict in zip(kept, texts, verdicts, strict=True):
+                found.append(
+                    Rollout(
+                        id=problem.id,
+                        sample=request.sample,
+                        problem=problem.problem,
+                        answer=problem.answer,
+                        completion=text,
+                        ids=one.ids,
+                        finish_reason=one.finish_reason,
+                        verdict=Verdict.WRONG if one.finish_reason == "length" else verdict,
+                    )
+                )
+
+        runner.run(batch, lengths, score)
+        yield found
+
+
+def sampling_settings(
+    policy: Policy, prompt: str, n: int, params: SamplingParams, seed: int, batch_tokens: int
+) -> dict[str, Any]:
+    """What decides completions, whatever the problems: JSON-serialisable; the engine where it is not the hf one."""
+    return {
+        "policy": policy.hashed,
+        "template": policy.encoder.template_hash(),
+        "prompt": prompt,
+        "sampling": params.model_dump(),
+        "n": n,
+        "seed": seed,
+        "batch_tokens": batch_tokens,
+        **({} if policy.engine.name == "hf" else {"engine": policy.engine.name}),
+        "numerics": list(policy.engine.device_and_dtype()),
+    }
+
+
+def rollout(
+    policy: Policy,
+    problems: Sequence[Problem],
+    output: Path,
+    *,
+    prompt: str = "boxed",
+    n: int = 4,
+    params: SamplingParams | None = None,
+    seed: int = 0,
+    batch_tokens: int = 16_384,
+    limit: int | None = None,
+) -> list[Rollout]:
+    """Sample n completions of each problem into ``output/rollouts.jsonl``; goes on where an interrupted call stopped.
+
+    Args:
+        limit: recorded when only the first problems are there.
+
+    Returns:
+        All rollouts, by problem in the given order, then by sample.
+
+    Raises:
+        UserError: trouble with the folder (see `RunFolder`).
+        KeyboardInterrupt: with a message that says what is kept.
+    """
+    params = params or SamplingParams()
+    template = find_prompt(prompt)
+    prompts = prompt_ids(policy, problems, template)
+    settings = {
+        **sampling_settings(policy, prompt, n, params, seed, batch_tokens),
+        "verifier": verifier_version(),
+        "problems": problems_digest(problems),
+        "tokens": ids_hash(prompts),
+        "stop": sorted(policy.stop),
+        "versions": versions()["transformers"],
+        **({} if limit is None else {"limit": limit}),
+    }
+    wanted = [(problem.id, str(k)) for problem in problems for k in range(n)]
+    with RunFolder(output, settings, parse_rollout, stem=FILE_STEM) as folder, Verifier() as verifier:
+        have = frozenset(folder.completed())
+        try:
+            with progress("sampling", len(wanted), "rollouts", done=len(have)) as advance:
+                for batch in sample(
+                    policy,
+                    problems,
+                    prompts,
+                    verifier,
+                    style=template.style,
+                    n=n,
+                    params=params,
+                    seed=seed,
+                    batch_tokens=batch_tokens,
+                    have=have,
+                ):
+                    folder.append(batch)
+                    advance(len(batch))
+        except KeyboardInterrupt:
+            kept = len(folder.completed())
+            raise KeyboardInterrupt(
+                f"stopped; {kept:,} of {len(wanted):,} rollouts are kept in {output}: the same command goes on from there"
+            ) from None
+        found = folder.completed()
+        rollouts = [found[key] for key in wanted]
+        folder.finish(rollouts)
+    return rollouts

@@ -1,0 +1,20 @@
+"""Silence the libraries that prmbench calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def quiet_libraries() -> None:
+    """Turn off the libraries' own bars, chatter and telemetry (TRL reports every trainer it makes)."""
+    from datasets import disable_progress_bars
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    constants.HF_HUB_DISABLE_TELEMETRY = True

@@ -1,1 +1,0 @@
-"""The paper's tables and figure in the miniature, from one command."""

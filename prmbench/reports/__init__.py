@@ -1,0 +1,1 @@
+"""What is made of entries: comparisons, leaderboards, pages, exports, and their verification."""

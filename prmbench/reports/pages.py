@@ -1,0 +1,94 @@
+"""A leaderboard as Markdown, and as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from prmbench.reports.leaderboard import WHY_REPORTED, Board, Cell, ReportedTable, read_boards, read_reported
+from prmbench.results.store import write_atomically
+
+MARKDOWN, PAGE = "leaderboard.md", "leaderboard.html"
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def environment() -> Environment:
+    """jinja2 with everything escaped: names and texts come from files that anybody may have written."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def as_html(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> str:
+    """One page: tables that sort by a click and filter by a text, readable on a phone, no network."""
+    return environment().get_template("leaderboard.html").render(boards=boards, reported=reported, why=WHY_REPORTED)
+
+
+def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> str:
+    """The same tables."""
+    parts = [
+        "# Leaderboard\n\nMade by `prmbench leaderboard build` from the entries in `entries/`; `prmbench leaderboard verify` "
+        "computes every figure again."
+    ]
+    for board in boards:
+        title = f"{board.title} (miniature: a synthetic world)" if board.miniature else board.title
+        rows = [
+            [str(line.rank or ""), _escape(line.name), _escape(line.kind), *(_cell(c) for c in line.cells)]
+            for line in board.lines
+        ]
+        parts.append(
+            f"## {title}\n\n{_escape(board.about)}.\n\n{markdown_table(['rank', 'subject', 'kind', *board.columns], rows)}"
+        )
+        parts.append(" ".join(board.notes))
+    if reported:
+        parts.append(f"## Reported\n\n{WHY_REPORTED}")
+    for table in reported:
+        rows = [[_escape(row.backbone), _escape(row.method), *(f"{v:.1f}" for v in row.values)] for row in table.rows]
+        heading = f"### Table {_escape(table.table)}: {_escape(table.title)}\n\n{_escape(table.figure)}; {_escape(table.source)}."
+        parts.append(f"{heading}\n\n{markdown_table(['backbone', 'method', *table.columns], rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the heading's names are escaped, cells are as they are."""
+    names = [_escape(name) for name in header]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _cell(cell: Cell) -> str:
+    if cell.value is None:
+        return ""
+    return f"{cell.value:.1f}" + (
+        f" [{cell.low:.1f}, {cell.high:.1f}]" if cell.low is not None and cell.high is not None else ""
+    )
+
+
+def _escape(text: str) -> str:
+    """Text of unknown origin inside a Markdown table: no markup, no second column, one line."""
+    for character in "\\`*_[]<>|":
+        text = text.replace(
+            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
+        )
+    return " ".join(text.split())
+
+
+def build(folder: Path, *, page: Path | None = None, n_resamples: int = 10_000, seed: int = 0) -> tuple[Path, Path]:
+    """Write the Markdown file and the HTML page of a leaderboard folder.
+
+    Returns:
+        (Markdown file, page).
+    """
+
+    boards, reported = read_boards(folder, n_resamples=n_resamples, seed=seed), read_reported(folder)
+    markdown, html = folder / MARKDOWN, page or folder / PAGE
+    write_atomically(markdown, as_markdown(boards, reported))
+    html.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(html, as_html(boards, reported))
+    return markdown, html

@@ -1,0 +1,1 @@
+"""Step scores for a user's own solutions."""

@@ -1,0 +1,1 @@
+"""The studies: the paper's tables and claims, run in the miniature."""

@@ -1,0 +1,1 @@
+"""Training data: chats and pairs of rollouts."""

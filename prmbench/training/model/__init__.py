@@ -1,0 +1,1 @@
+"""What every training does with a model: forward passes, log-probabilities, saving."""

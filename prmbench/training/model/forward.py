@@ -1,0 +1,110 @@
+"""What a model in training returns: values of response tokens, instead of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prmbench.engines.hf.engine import HFEngine
+from prmbench.reward_models.card import ReadState
+from prmbench.reward_models.q_rm import VALUE_HEAD, state_offset
+from prmbench.training.model.logprobs import Find, find_logprobs, select_logprobs, token_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from prmbench.training.data.pairs import Response
+
+
+def pack(responses: Sequence[Response]) -> dict[str, Tensor]:
+    """One batch.
+
+    Returns:
+        ``input_ids`` int64 [b, l], padded on the right with 0; ``rows`` and ``columns`` int64 [n]: where the response tokens are,
+        row by row; ``mask`` bool [b, t]: a response's tokens, first in their row.
+    """
+    counts = torch.tensor([len(r) - r.n_prompt for r in responses])
+    input_ids = torch.zeros((len(responses), max(len(r) for r in responses)), dtype=torch.long)
+    for i, response in enumerate(responses):
+        input_ids[i, : len(response)] = torch.from_numpy(response.ids)
+    return {
+        "input_ids": input_ids,
+        "rows": torch.repeat_interleave(torch.arange(len(responses)), counts),
+        "columns": torch.cat([torch.arange(r.n_prompt, len(r)) for r in responses]),
+        "mask": torch.arange(int(counts.max()))[None, :] < counts[:, None],
+    }
+
+
+def give_logprobs(model: PreTrainedModel, source: str) -> None:
+    """Make ``model(input_ids=, rows=, columns=)`` return ``{"values": log-probs of input_ids[rows, columns]}``, float32 [n].
+
+    The forward itself is replaced, so that whatever wraps the model (DDP, FSDP, PEFT) still sees one call, with the
+    output layer's weights gathered while it runs; a call without ``rows`` goes to the model's own. Sequences are padded on the
+    right and need no attention mask. Two more ways to call it, for policy optimisation:
+
+        ``where=, tokens=``  also ``picked``: log-probs of these tokens in the places of these of the n (`select_logprobs`)
+        ``find=``            no gradient; also ``where``, ``tokens``, ``picked``, ``entropy`` of what it chooses (`find_logprobs`)
+
+    Raises:
+        UserError: the architecture changes its logits in an unknown way (see `HFEngine`).
+    """
+    engine = HFEngine(model, source)
+    trunk, head, finish = engine.trunk, engine.head, engine.finish
+    own = model.forward
+
+    def forward(
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        columns: Tensor | None = None,
+        where: Tensor | None = None,
+        tokens: Tensor | None = None,
+        find: Find | None = None,
+        **others: Any,
+    ) -> Any:
+        if rows is None or columns is None:
+            return own(input_ids=input_ids, **others)
+        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns - 1]
+        targets = input_ids[rows, columns]
+        layer = (head.weight, head.bias)
+        if find is not None:
+            found = find_logprobs(states, *layer, targets, find, finish)
+            return {
+                "values": found.logprobs,
+                **{n: getattr(found, n) for n in ("where", "tokens", "picked", "entropy")},
+            }
+        if where is None or tokens is None:
+            return {"values": token_logprobs(states, *layer, targets, finish)}
+        every = torch.cat([torch.arange(len(targets), device=targets.device), where])
+        logprobs = select_logprobs(states, *layer, every, torch.cat([targets, tokens]), finish)
+        return {"values": logprobs[: len(targets)], "picked": logprobs[len(targets) :]}
+
+    model.forward = forward
+
+
+def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> None:
+    """Add a bias-free linear head and make ``model(input_ids=, rows=, columns=)`` return its outputs Z (Q-RM).
+
+    The head starts from small random weights, as heads of transformers do. The output layer has no part in it and is frozen
+    unless it is the input embedding.
+    """
+    width = model.get_output_embeddings().weight.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    std = getattr(model.config.get_text_config(), "initializer_range", 0.02)
+    head = torch.nn.Linear(width, 1, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(1, width, generator=generator) * std)
+    weight = model.get_output_embeddings().weight
+    model.add_module(VALUE_HEAD, head.to(device=weight.device, dtype=weight.dtype))
+    if weight is not model.get_input_embeddings().weight:
+        weight.requires_grad_(False)
+    trunk, offset = model.get_decoder(), state_offset(read_state)
+
+    def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
+        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+        # By name: an adapter may have put a wrapper in the head's place.
+        return {"values": getattr(model, VALUE_HEAD)(states[rows, columns + offset])[:, 0].float()}
+
+    model.forward = forward

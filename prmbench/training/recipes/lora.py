@@ -1,0 +1,48 @@
+"""Low-rank adapters in a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prmbench.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+class LoraOptions(BaseModel):
+    """A low-rank adapter instead of all weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(128, ge=1, description="rank")
+    alpha: int = Field(128, ge=1, description="scaling factor")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout")
+    targets: str | list[str] = Field("all-linear", description="modules")
+    merge: bool = Field(True, description="save the merged weights, so that the result is an ordinary checkpoint")
+
+    def config(self, save_whole: list[str] | None = None) -> LoraConfig:
+        """PEFT's configuration. save_whole: modules that are trained in full beside the adapter."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.targets,
+            exclude_modules=save_whole,
+            modules_to_save=save_whole,
+            task_type="CAUSAL_LM",
+        )
+
+
+def add_adapter(model: Any, lora: LoraOptions, save_whole: list[str] | None = None) -> Any:
+    """The model with an adapter in place. Raises UserError where its targets are not there."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, lora.config(save_whole))
+    except ValueError as error:
+        raise UserError(f"lora.targets {lora.targets}: {first_line(error)}") from None

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from prmbench.cli.app import app
+from prmbench.miniature.build import Build
+from prmbench.reports.leaderboard import read_reported
+from prmbench.resources import resource_folder
+from prmbench.results.schema import digest
+from prmbench.studies.replicate.claims import CLAIMS, Claim, tables_of
+from prmbench.studies.replicate.figures import FORMS, constant
+from prmbench.studies.replicate.judge import cell_text, judge, our_ordering, paper_orderings
+from prmbench.studies.replicate.layout import ABSENT, NUMBERS, TABLES, Cell, Layout
+from prmbench.studies.replicate.runs import POLICIES, REWARD_MODELS, Lab, Run
+from prmbench.studies.replicate.work import _perform, replicate_runs
+from prmbench.studies.reward_models import BEST_OF
+
+EVERYTHING = list(dict.fromkeys(run for layout in TABLES for run in layout.runs))
+SIGNALS = ("td", "value", "abs_value", "mean_value", "probability", "policy")
+OF_SIGNAL = (
+    "auc",
+    "pearson",
+    "spearman",
+    "pearson_mean",
+    "corrected",
+    "within",
+    "within_mean",
+    "within_corrected",
+    "agreement",
+)
+
+
+def row(run, seed):
+    """Figures of the shape that the run leaves, drawn at random."""
+    rng = np.random.default_rng(int(digest([run.kind, run.name, seed])[:8], 16))
+
+    def value():
+        return float(rng.random())
+
+    if run.kind == "reward model":
+        f1 = {form: {p: value() for p in ("process", "prefix")} for form in FORMS}
+        return {"f1": {"crossfit": f1}, "auc_final": value(), "format_share": {"absolute": value()}} | {
+            "truth": {"spearman": value()}
+        }
+    if run.kind == "best-of-n":
+        sizes = {str(n): {"expected": {"value": value()}} for n in BEST_OF}
+        baselines = {
+            name: {str(n): {"expected": {"value": value()}} for n in BEST_OF} for name in ("pass", "majority", "mean")
+        }
+        return {"figures": {"scores": {"prefix_mean": sizes}, "baselines": baselines}}
+    if run.kind == "policy":
+        names = ("rollouts/accuracy", "reward_model/accuracy", "reward_model/pair_accuracy", "reward_model/score")
+        history = [{name: value() for name in (*names, "seconds/step_before", "peak_memory_gib")} for _ in range(9)]
+        return {"right": rng.integers(0, 9, 20).tolist(), "n": 8, "history": history}
+    if run.kind == "candidates":
+        return {
+            "metrics": {
+                "p_min": {
+                    p: {k: {"value": value()} for k in ("size", "mass", "several")} for p in ("0.05", "0.1", "0.2")
+                }
+            }
+        }
+    signals = {s: {f: {"value": value()} for f in OF_SIGNAL} for s in SIGNALS}
+    return {"metrics": {"branches": {"signals": signals}}}
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Rows of every run on two seeds, where runs leave them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for seed in (0, 1):
+        for run in EVERYTHING:
+            place = Lab(seed).place(run)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(row(run, seed)))
+    return tmp_path
+
+
+def test_every_table_of_the_paper_is_there_or_said_to_be_absent():
+    assert {*NUMBERS, *ABSENT} == {*(str(n) for n in range(1, 15)), "fig6", "4.3.3"}
+
+
+def test_every_claim_is_tested_by_the_runs_of_the_tables():
+    runs = set(EVERYTHING)
+    for claim in CLAIMS:
+        assert {claim.larger[0], claim.smaller[0]} <= runs, claim.text
+        assert claim.tables, claim.where
+    assert len({(c.where, c.text) for c in CLAIMS}) == len(CLAIMS)
+    assert tables_of("Tables 1, 12") == {"1", "12"}
+    assert tables_of("Fig. 6, left") == {"fig6"}
+    assert tables_of("Section 4.3.3") == {"4.3.3"}
+
+
+def test_runs_have_names_that_exist():
+    for run in EVERYTHING:
+        assert run.name in (POLICIES if run.kind in ("policy", "candidates") else REWARD_MODELS)
+
+
+def test_places_are_those_that_the_measurements_use(tmp_path, monkeypatch):
+    """Different settings, different files; another seed, another folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    places = [Lab(seed).place(run) for seed in (0, 1) for run in EVERYTHING]
+    assert len(set(places)) == len(places)
+    assert all(Build(seed=0).folder() in place.parents for place in places[: len(EVERYTHING)])
+
+
+def claim_of(first, second):
+    run = Run("td", "ipvrm")
+    values = iter([*first, *second])
+    found = Claim("Table 1", "x", (run, lambda _: next(values)), (run, lambda _: next(values)))
+    return judge(found, {run: [{}] * len(first)})
+
+
+def test_verdicts():
+    assert claim_of([3.0, 3.1, 2.9], [1.0, 1.2, 1.1]).verdict == "appears"
+    assert claim_of([1.0, 1.2, 1.1], [3.0, 3.1, 2.9]).verdict == "does not appear"
+    assert claim_of([1.0, 3.0, 2.0], [2.0, 1.0, 2.5]).verdict == "undecided"
+    assert claim_of([9.0], [1.0]).verdict == "undecided"  # one seed decides nothing
+    lost = claim_of([1.0, float("nan")], [0.0, 0.0])
+    assert (lost.verdict, lost.shown) == ("undecided", "n/a: a figure is not defined on some seed")
+    assert claim_of([3.0, 3.2], [1.0, 1.0]).shown == "+2.1 [+0.8, +3.4]"
+
+
+def test_cells():
+    run = Run("td", "ipvrm")
+    values = iter([1.0, 2.0, float("nan"), 1.0])
+    cell = Cell(run, lambda _: next(values), 2)
+    assert cell_text(cell, {run: [{}, {}]}) == "1.50 [-4.85, 7.85]"
+    assert cell_text(cell, {run: [{}, {}]}) == "n/a"
+    assert cell_text(None, {}) == ""
+    assert cell_text(Cell(run, constant(0.5), 1), {run: [{}]}) == "0.5"
+
+
+def test_the_page_from_what_is_kept(kept):
+    output = kept / "out"
+    done = CliRunner().invoke(app, ["replicate", "--seeds", "2", "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    text, page = (output / "replicate.md").read_text(), (output / "replicate.html").read_text()
+    for layout in TABLES:
+        assert f"## {layout.heading}" in text
+        assert layout.heading.replace("'", "&#39;") in page
+    assert page.count("<svg") == 2
+    assert "Table 12: Best-of-N on AMC-23" in text
+    assert "Qwen3-0.6B-Base: IPVRM 39.1 &gt; Q-RM 38.2" in page
+    # A figure by hand: Table 9's second row.
+    averages = [100 * np.mean(row(Run("policy", "distrl ipvrm"), s)["right"]) / 8 for s in (0, 1)]
+    assert re.search(rf"\| DistRL w/ IPVRM \| {np.mean(averages):.1f} \[", text)
+    table = next(layout for layout in TABLES if layout.number == "9")
+    results = replicate_runs(table.runs, (0, 1))
+    assert f"Here: {our_ordering(table, results)}." in text
+    facts = json.loads((output / "replicate.json").read_text())
+    assert len(facts["runs"]) == len(EVERYTHING)
+    assert len(facts["claims"]) == len(CLAIMS)
+    counts = [sum(c["verdict"] == v for c in facts["claims"]) for v in ("appears", "does not appear", "undecided")]
+    assert f"claims: {counts[0]} appears, {counts[1]} does not appear, {counts[2]} undecided" in done.stdout
+
+
+def test_one_table_is_that_table(kept):
+    done = CliRunner().invoke(app, ["replicate", "--table", "9", "--seeds", "2", "--output", str(kept / "one")])
+    assert done.exit_code == 0, done.output
+    text = (kept / "one" / "replicate.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.M) == ["Claims", "Table 9: Policies by reference (DistRL w/ IPVRM)"]
+    assert len(json.loads((kept / "one" / "replicate.json").read_text())["runs"]) == 2
+
+
+def test_every_claim_of_a_table_is_judged_with_that_table(kept):
+    """Also those whose runs are of other tables."""
+    for number in ("1", "3"):
+        output = kept / number
+        done = CliRunner().invoke(app, ["replicate", "--table", number, "--seeds", "2", "--output", str(output)])
+        assert done.exit_code == 0, done.output
+        found = {(c["where"], c["claim"]) for c in json.loads((output / "replicate.json").read_text())["claims"]}
+        assert {(c.where, c.text) for c in CLAIMS if number in c.tables} <= found
+
+
+def test_equal_figures_are_not_ordered():
+    run = Run("policy", "sft")
+    values = iter([70.31, 70.34, 71.0])
+    rows = [(name, [Cell(run, lambda _: next(values))]) for name in ("a", "b", "c")]
+    assert our_ordering(Layout("5", "", "", [""], rows), {run: [{}]}) == "c 71.0 > b 70.3 = a 70.3"
+    (table,) = (one for one in read_reported(resource_folder("leaderboards")) if one.table == "6")
+    layout = next(one for one in TABLES if one.number == "6")
+    assert "DistRL w/ DPO-RM 4.7 = DistRL w/ Implicit PRM 4.7" in paper_orderings(layout, [table])[1]
+
+
+def test_what_it_refuses(kept):
+    def said(*arguments):
+        return str(CliRunner().invoke(app, ["replicate", *arguments]).exception)
+
+    assert "--table 15: not known" in said("--table", "15")
+    (kept / "file").touch()
+    assert "file: cannot be written" in said("--table", "9", "--seeds", "1", "--output", str(kept / "file"))
+    assert "--figure 5: only Fig. 6" in said("--figure", "5")
+    assert "Table 1 on another problem set" in said("--table", "12")
+
+
+@pytest.mark.slow
+def test_jobs_run_in_processes_of_their_own(kept):
+    done = []
+    jobs = [(run, seed) for run in EVERYTHING[:4] for seed in (0, 1)]
+    _perform(jobs, 2, done.append)
+    assert sum(done) == sum(run.seconds for run, _ in jobs)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from prmbench.errors import UserError
+from prmbench.training.recipes.optimisation import trainer_arguments
+from prmbench.training.rm.run import RMRecipe
+from prmbench.training.run_folder import last_state
+from prmbench.training.sft.run import SFTRecipe
+
+BASE = {"model": "m", "output": "o", "data": "d", "batch_size": 8, "micro_batch_size": 2}
+
+
+def test_a_state_cut_short_by_a_kill_is_passed_over(tmp_path):
+    assert last_state(tmp_path / "none") is None
+    for step, whole in ((8, True), (100, True), (120, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+        if whole:
+            (folder / "trainer_state.json").touch()
+    assert last_state(tmp_path) == str(tmp_path / "checkpoint-100")
+
+
+def test_batches_divide_among_processes(tmp_path, monkeypatch):
+    recipe = SFTRecipe(**BASE)
+    assert trainer_arguments(recipe, tmp_path, 10)["gradient_accumulation_steps"] == 4
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert trainer_arguments(recipe, tmp_path, 10)["gradient_accumulation_steps"] == 2
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="batch_size 8 is no multiple of micro_batch_size 2 x 3 processes"):
+        trainer_arguments(recipe, tmp_path, 10)
+
+
+def test_updates():
+    assert SFTRecipe(**BASE).updates(20) == 3  # the last one smaller
+    assert RMRecipe(**BASE, objective="dpo").updates(20) == 2  # full ones only
+    assert RMRecipe(**BASE, objective="dpo", epochs=1.5).updates(20) == 3
+    assert SFTRecipe(**BASE, max_steps=7).updates(20) == 7
