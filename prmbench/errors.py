@@ -1,17 +1,79 @@
-"""The one exception a user's mistake raises, and small helpers to word it."""
+"""What a user's mistake raises, and small helpers to word it.
+
+A message names an argument as Python has it, in the form that `argument` gives: `` `limit=0` `` or `` `output=` ``. The command
+line turns that form into its own flags (`as_flags`), so that the library never speaks of flags.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one sentence that says what was found, what was expected, and how to mend it.
+    """A mistake that the user can mend.
 
-    The command line prints it without a traceback and exits with code 2.
+    The message is one sentence that says what was found, what was expected, and how to mend it. The command line prints it
+    without a traceback and exits with code 2.
     """
+
+
+class ArgumentError(UserError):
+    """A mistake in one argument. Its message begins with the argument, in the form that `argument` gives.
+
+    Attributes:
+        name: The argument's name, as the Python function has it.
+    """
+
+    name: str
+
+    def __init__(self, name: str, value: object, problem: str) -> None:
+        """Word the mistake.
+
+        Args:
+            name: The argument's name, as the Python function has it.
+            value: What was passed; None where the mistake is that it is there, or is not there.
+            problem: What is wrong with it, what was expected, and how to mend it.
+        """
+        super().__init__(f"{argument(name, value)}: {problem}")
+        self.name = name
+
+
+def argument(name: str, value: object = None) -> str:
+    """Name an argument inside a message.
+
+    Args:
+        name: The argument's name, as the Python function has it.
+        value: The value to show after it; None shows none.
+
+    Returns:
+        `` `name=value` `` in backticks, which `as_flags` recognises. A backtick inside the value becomes an apostrophe.
+    """
+    return f"`{name}={'' if value is None else str(value).replace('`', chr(39))}`"
+
+
+_ARGUMENT = re.compile(r"`([a-z_]+)=([^`]*)`")
+
+
+def as_flags(message: str, renamed: Mapping[str, str] | None = None) -> str:
+    """Turn the arguments that a message names into flags of the command line.
+
+    Args:
+        message: The text of a `UserError`.
+        renamed: Flags, without their dashes, of arguments that have another name on the command line.
+
+    Returns:
+        The message, with `` `limit=0` `` as ``--limit 0`` and `` `output=` `` as ``--output``.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        name = (renamed or {}).get(name, name.replace("_", "-"))
+        return f"--{name} {value}" if value else f"--{name}"
+
+    return _ARGUMENT.sub(flag, message)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -11,7 +11,18 @@ from typing import Any, TypeVar, cast
 
 import typer
 
+from prmbench.errors import UserError, as_flags
+
 Command = TypeVar("Command", bound=Callable[..., None])
+
+FLAGS = {
+    "as_json": "json",
+    "n_resamples": "resamples",
+    "sizes": "n",
+    "subsets": "subset",
+    "template_args": "template-arg",
+}
+"""Flags of arguments whose name on the command line is another than in Python."""
 
 
 def interruptible(command: Command) -> Command:
@@ -21,6 +32,8 @@ def interruptible(command: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except UserError as error:
+            raise UserError(as_flags(str(error), FLAGS)) from None
         except KeyboardInterrupt as stop:
             kept = str(stop) or "stopped; what was written before is kept, and the same command goes on from there"
             print(kept, file=sys.stderr)
