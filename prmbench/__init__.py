@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prmbench.api import evaluate, measure_policy, rerank
-    from prmbench.benchmarks.processbench.run import RunOptions, recompute, score_traces
+    from prmbench.benchmarks.base import Benchmark
+    from prmbench.benchmarks.processbench.run import score_traces
+    from prmbench.benchmarks.registry import recompute
     from prmbench.data.solutions import Solution, load_solutions
     from prmbench.data.traces import Trace, load_traces
     from prmbench.engines.loading import LoadOptions, read_weights
@@ -28,11 +30,11 @@ if TYPE_CHECKING:
     from prmbench.scoring.run import score_solutions
 
 __all__ = [
+    "Benchmark",
     "LoadOptions",
     "MarkLayout",
     "MarkedRewardModel",
     "RewardModel",
-    "RunOptions",
     "Solution",
     "StepScores",
     "Trace",
@@ -51,10 +53,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Benchmark": "prmbench.benchmarks.base",
     "LoadOptions": "prmbench.engines.loading",
     "MarkLayout": "prmbench.reward_models.marks",
     "MarkedRewardModel": "prmbench.reward_models.marked",
-    "RunOptions": "prmbench.benchmarks.processbench.run",
     "Solution": "prmbench.data.solutions",
     "RewardModel": "prmbench.reward_models.base",
     "StepScores": "prmbench.reward_models.base",
@@ -66,7 +68,7 @@ _HOMES = {
     "load_traces": "prmbench.data.traces",
     "measure_policy": "prmbench.api",
     "read_weights": "prmbench.engines.loading",
-    "recompute": "prmbench.benchmarks.processbench.run",
+    "recompute": "prmbench.benchmarks.registry",
     "register": "prmbench.reward_models.base",
     "rerank": "prmbench.api",
     "score_solutions": "prmbench.scoring.run",

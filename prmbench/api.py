@@ -1,190 +1,166 @@
-"""From a checkpoint's name to an entry, the same from the command line and from a notebook."""
+"""From a checkpoint's name to an entry, the same from a notebook and from the command line."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.best_of_n.run import BestOfNEntry, evaluate_best_of_n
-from prmbench.benchmarks.policy.run import PolicyEntry, evaluate_policy
-from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, evaluate_traces
-from prmbench.data.completions import Candidate, load_candidates, prompt_of
-from prmbench.data.problem_sets import POLICY_SETS, find_problems
-from prmbench.data.prompts import PromptTemplate, find_prompt
-from prmbench.data.traces import load_traces
+from prmbench.benchmarks.base import Benchmark, Job, Request, RunKeywords
+from prmbench.benchmarks.registry import find_benchmark
+from prmbench.benchmarks.runner import Finished, evaluate_job
+from prmbench.data.prompts import find_prompt
 from prmbench.engines.loading import LoadOptions, local_folder
+from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import UserError
-from prmbench.policies.policy import load_policy
+from prmbench.errors import ArgumentError, nearest
+from prmbench.policies.policy import Policy, load_policy
 from prmbench.results.store import public_name
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
 
+DATA = tuple(one.name for one in dataclasses.fields(Request))
+RUN = tuple(RunKeywords.__annotations__)
+
 
 def evaluate(
-    rm: str | Path | RewardModel,
+    rm: str | Path | RewardModel | None = None,
     *,
-    data: str | Path | None = None,
-    subsets: Sequence[str] | None = None,
-    limit: int | None = None,
-    output: str | Path | None = None,
+    policy: str | Path | Policy | None = None,
+    benchmark: str | Benchmark | None = None,
     name: str | None = None,
-    options: RunOptions | None = None,
-    **loading: Any,
-) -> tuple[ProcessBenchEntry, Path] | None:
-    """Evaluate a reward model on ProcessBench or data of the same fields.
+    params: SamplingParams | None = None,
+    loading: dict[str, Any] | None = None,
+    policy_loading: dict[str, Any] | None = None,
+    share: Share | None = None,
+    **more: Any,
+) -> Finished | None:
+    """Evaluate a reward model or a policy on a benchmark.
 
     Args:
-        rm: a checkpoint folder, a Hub id, or a model already loaded.
-        data, subsets, limit: as in `prmbench.data.traces.load_traces`.
-        output: the run's folder; None: one under ``prmbench-results/``. The same call goes on where it was stopped.
-        name: the subject's name; None: the last part of the checkpoint's path.
-        loading: arguments of `load_reward_model` (reference, kind, beta, ...); only with a name, not a loaded model.
+        rm: A reward model: a checkpoint folder, a Hub id, or a model that is loaded already.
+        policy: A policy, likewise.
+        benchmark: A benchmark, or its name; None: ``policy`` where only a policy is given, ``best-of-n`` where rollouts are given,
+            else ``processbench``.
+        name: The subject's name on tables; None: the last part of the checkpoint's path.
+        params: How the policy samples; None: the benchmark's default.
+        loading: Arguments of `load_reward_model`; may also be given as further keywords.
+        policy_loading: Arguments of `load_policy`: ``load_options``, ``chat_template`` (a file), ``engine``, ``tokens``.
+        share: This process among those that share the work; None: it is the only one.
+        **more: Fields of `Request` (``data``, ``subsets``, ``limit``, ``rollouts``, ``prompt``), keys of `RunKeywords` (``output``,
+            ``seed``, ``n_resamples``, ...), the benchmark's own options, and arguments of `load_reward_model`.
 
     Returns:
-        (entry, path of the entry file); None in processes other than the first.
+        The entry and the path of its file; None in processes other than the first. The same call goes on where an interrupted one
+        stopped.
 
     Raises:
-        TypeError: loading arguments with a model already loaded.
-        UserError: a mistake in what was asked for; see `load_traces`, `load_reward_model` and `evaluate_traces`.
+        TypeError: A keyword that nobody knows (the nearest is named), or loading arguments with a model that is loaded already.
+        UserError: A mistake in what was asked for.
     """
-    if isinstance(rm, RewardModel) and loading:
-        raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
-    _check_names(rm, loading.get("reference"))
-    traces = load_traces(data, subsets, limit)  # a mistake in the data shows before the model loads
-    model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
-    source = model.source if isinstance(rm, RewardModel) else str(rm)
-    sampled = _where_cut(limit, Counter(trace.subset for trace in traces))
-    options = dataclasses.replace(options or RunOptions(), limit=sampled)
-    return evaluate_traces(
-        model, traces, name=name or Path(source).resolve().name, source=source, output=output, options=options
-    )
+    found = _benchmark(benchmark, rm, policy, more)
+    request = Request(**{key: more.pop(key) for key in DATA if key in more})
+    run: RunKeywords = {key: more.pop(key) for key in RUN if key in more}  # type: ignore[assignment]
+    options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})
+    loading = {**(loading or {}), **more}
+    _check_loading(rm, loading)
 
-
-def rerank(
-    rm: str | Path | RewardModel,
-    rollouts: Sequence[str | Path],
-    *,
-    prompt: str | None = None,
-    limit: int | None = None,
-    output: str | Path | None = None,
-    name: str | None = None,
-    sizes: Sequence[int] | None = None,
-    seed: int = 0,
-    n_resamples: int = 10_000,
-    batch_tokens: int | None = None,
-    **loading: Any,
-) -> tuple[BestOfNEntry, Path]:
-    """Best-of-N of a reward model on candidates that were sampled before.
-
-    Args:
-        rm, name, output, loading: as in `evaluate`.
-        rollouts, limit: as in `prmbench.data.completions.load_candidates`.
-        prompt: name of the prompt template; None: the one the rollouts were sampled with, else ``boxed``.
-        sizes, seed, n_resamples, batch_tokens: as in `prmbench.benchmarks.best_of_n.run.evaluate_best_of_n`.
-
-    Raises:
-        UserError: a mistake in what was asked for.
-    """
-    if isinstance(rm, RewardModel) and loading:
-        raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
-    _check_names(rm, loading.get("reference"))
-    candidates, template = find_candidates(rollouts, prompt, limit)
-    model = rm if isinstance(rm, RewardModel) else load_reward_model(rm, **loading)
-    source = model.source if isinstance(rm, RewardModel) else str(rm)
-    return evaluate_best_of_n(
-        model,
-        candidates,
-        template,
+    # A mistake in a name or in the data shows before a model loads.
+    for source, argument in ((rm, "rm"), (policy, "policy"), (loading.get("reference"), "reference")):
+        if isinstance(source, str | Path):
+            local_folder(str(source), argument)
+    data = found.load(request)
+    model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)
+    sampler = policy if isinstance(policy, Policy) or policy is None else _policy(policy, data, policy_loading or {})
+    source = _source(rm if rm is not None else policy)
+    job = Job(
+        data=data,
+        model=model,
+        policy=sampler,
         name=name or Path(source).resolve().name,
-        source=source,
-        output=Path(output) if output is not None else None,
-        sizes=sizes,
-        n_resamples=n_resamples,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        limit=_where_cut(limit, Counter(subset for subset, _ in {(one.subset, one.id) for one in candidates})),
+        source=source if rm is not None else public_name(source) or source,
+        options=options,
+        params=params,
+        share=share,
+        **{"limit": _where_cut(found, data, request.limit), **run},  # type: ignore[arg-type]
     )
+    return evaluate_job(found, job)
 
 
-def _check_names(rm: str | Path | RewardModel, reference: str | Path | None) -> None:
-    """A typo in a folder's name shows at once, not after the data came from the Hub."""
-    for name, flag in ((rm, "--rm"), (reference, "--reference")):
-        if isinstance(name, str | Path):
-            local_folder(str(name), flag)
-
-
-def find_candidates(
-    rollouts: Sequence[str | Path], prompt: str | None, limit: int | None
-) -> tuple[list[Candidate], PromptTemplate]:
-    """Candidates of files and run folders, and the prompt template they were sampled with.
-
-    Raises:
-        UserError: as `load_candidates` does, or the prompt given is not theirs.
-    """
-    candidates = load_candidates(rollouts, limit)
-    used = {found for path in rollouts if (found := prompt_of(path)) is not None}
-    if len(used | ({prompt} if prompt else set())) > 1:
-        raise UserError(
-            f"--prompt: the rollouts were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart"
-        )
-    return candidates, find_prompt(prompt or next(iter(used), "boxed"))
-
-
-def measure_policy(
-    policy: str,
-    *,
-    subsets: Sequence[str] | None = None,
-    limit: int | None = None,
-    output: str | Path | None = None,
-    name: str | None = None,
-    n: int = 8,
-    params: SamplingParams | None = None,
-    prompt: str = "boxed",
-    seed: int = 0,
-    n_resamples: int = 10_000,
-    batch_tokens: int | None = None,
-    load_options: LoadOptions | None = None,
-    chat_template: str | Path | None = None,
-    engine: str = "hf",
-) -> tuple[PolicyEntry, Path]:
-    """avg@n of a policy: sample, verify, measure (DESIGN 4.5).
+def rerank(rm: str | Path | RewardModel, rollouts: Sequence[str | Path], **more: Any) -> Finished | None:
+    """Best-of-N of a reward model on completions that were sampled before.
 
     Args:
-        policy: a checkpoint folder or a Hub id.
-        subsets: problem sets by name, or files of ``{id, problem, answer}`` records; None: the five of the paper's Table 5.
-        limit: only the first this many problems of each.
-        output: the run's folder; None: ``prmbench-results/policy-NAME-HASH``. The same call goes on where it was stopped.
-        engine: hf or vllm.
-        params: sampling; None: temperature 0.6, top-p 0.95.
-
-    Raises:
-        UserError: a mistake in what was asked for.
+        rm: A checkpoint folder, a Hub id, or a model that is loaded already.
+        rollouts: Files or run folders of completions.
+        **more: As in `evaluate`; ``sizes`` are the N.
     """
-    local_folder(policy, "--policy")
-    template = find_prompt(prompt)
-    sets = find_problems(subsets or POLICY_SETS, limit)
-    text = read_template(Path(chat_template)) if chat_template else None
-    loaded = load_policy(policy, template, load_options, text, engine)
-    return evaluate_policy(
-        loaded,
-        sets,
-        name=name or Path(policy).resolve().name,
-        source=public_name(policy) or policy,
-        output=None if output is None else Path(output),
-        n=n,
-        params=params,
-        prompt=prompt,
-        seed=seed,
-        n_resamples=n_resamples,
-        batch_tokens=batch_tokens or (1_000_000 if engine == "vllm" else 16_384),  # vLLM makes its own batches
-        limit=_where_cut(limit, {name: len(problems) for name, problems in sets.items()}),
+    return evaluate(rm, benchmark="best-of-n", rollouts=rollouts, **more)
+
+
+def measure_policy(policy: str | Path | Policy, **more: Any) -> Finished | None:
+    """avg@n of a policy: sample, verify, measure.
+
+    Args:
+        policy: A checkpoint folder, a Hub id, or a policy that is loaded already.
+        **more: As in `evaluate`; ``n`` is the number of completions of each problem.
+    """
+    return evaluate(policy=policy, benchmark="policy", **more)
+
+
+def _benchmark(benchmark: str | Benchmark | None, rm: object, policy: object, more: dict[str, Any]) -> Benchmark:
+    """The benchmark that is asked for. Raises ArgumentError when the subject does not fit it."""
+    if benchmark is None:
+        benchmark = (
+            "processbench"
+            if rm is not None and not more.get("rollouts")
+            else "best-of-n"
+            if rm is not None
+            else "policy"
+        )
+    found = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    for name, given in (("rm", rm), ("policy", policy)):
+        if name in found.measures and given is None:
+            what = "a reward model" if name == "rm" else "a policy"
+            raise ArgumentError(name, None, f"{found.name} needs {what}: a checkpoint folder or a Hub id")
+        if name not in found.measures and given is not None:
+            raise ArgumentError(name, None, f"means nothing for {found.name}; leave it out")
+    return found
+
+
+def _check_loading(rm: object, loading: dict[str, Any]) -> None:
+    """Refuse keywords that `load_reward_model` does not know, and any with a model that is loaded."""
+    import inspect
+
+    from prmbench.reward_models.card import Card
+
+    known = {*inspect.signature(load_reward_model).parameters, *Card.model_fields}
+    for name in loading:
+        if name not in known:
+            raise TypeError(f"unexpected keyword '{name}'{nearest(name, {*known, *DATA, *RUN})}")
+    if loading and not isinstance(rm, str | Path):
+        raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
+
+
+def _policy(source: str | Path, data: Any, loading: dict[str, Any]) -> Policy:
+    """Load a policy, with the prompt template that the data are put to it with."""
+    template = find_prompt(getattr(data, "prompt", "boxed"))
+    text = loading.get("chat_template")
+    return load_policy(
+        str(source),
+        template,
+        loading.get("load_options") or LoadOptions(),
+        read_template(Path(text)) if text else None,
+        loading.get("engine", "hf"),
+        loading.get("tokens"),
     )
 
 
-def _where_cut(limit: int | None, sizes: Mapping[str, int]) -> int | None:
+def _source(subject: object) -> str:
+    return str(subject.source) if isinstance(subject, RewardModel | Policy) else str(subject)
+
+
+def _where_cut(benchmark: Benchmark, data: Any, limit: int | None) -> int | None:
     """The limit where a set is of that size; None: nothing was cut."""
-    return limit if limit in sizes.values() else None
+    return limit if limit in benchmark.sizes(data).values() else None

@@ -1,38 +1,78 @@
-"""The entry's fields as Markdown, from the schema itself, so that the page cannot fall behind."""
+"""The fields of entries and items as Markdown, from the schema itself, so that the page cannot fall behind."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from prmbench.benchmarks.best_of_n.metrics import BestOfNMetrics
-from prmbench.benchmarks.policy.run import PolicyMetrics
-from prmbench.benchmarks.processbench.run import ProcessBenchEntry
+from prmbench.benchmarks.base import Benchmark
+from prmbench.benchmarks.registry import BUILT_IN, find_benchmark
+from prmbench.results.schema import Entry
+
+ITEM_TYPES = {
+    "Count": "int",
+    "Counts": "list[int]",
+    "Number": "float",
+    "Numbers": "list[float]",
+    "Real": "float",
+    "RolloutEnd": "str",
+    "Sum": "float",
+    "Verdict": "str",
+}
+"""What the types of items are in JSON."""
 
 
-def entry_fields() -> str:
-    """One table for the entry and one for each record inside it."""
+def entry_fields(benchmarks: list[Benchmark] | None = None) -> str:
+    """Describe entries and items: one table for the entry, one for each record inside it, and one for each sort of item.
+
+    Args:
+        benchmarks: The benchmarks to describe; None: prmbench's own.
+    """
+    benchmarks = benchmarks or [find_benchmark(name) for name in BUILT_IN]
     lines: list[str] = []
     seen: set[type[BaseModel]] = set()
-    queue: list[type[BaseModel]] = [ProcessBenchEntry, PolicyMetrics, BestOfNMetrics]
+    queue: list[type[BaseModel]] = [Entry[BaseModel], *(one.metrics_type for one in benchmarks)]
     while queue:
         model = queue.pop(0)
-        if model in seen:
+        if model in seen or model is BaseModel:
             continue
         seen.add(model)
-        title = model.__name__.partition("[")[0]
         described = model.__pydantic_generic_metadata__["origin"] or model
         first = (described.__doc__ or "").strip().split("\n")[0]
-        lines += [f"### {title}", "", first, "", "| field | type | meaning |", "|---|---|---|"]
+        lines += [
+            f"### {model.__name__.partition('[')[0]}",
+            "",
+            first,
+            "",
+            "| field | type | meaning |",
+            "|---|---|---|",
+        ]
         for name, field in model.model_fields.items():
             inner = _models(field.annotation)
             queue += inner
             meaning = field.description or " / ".join((m.__doc__ or "").strip().split("\n")[0] for m in inner)
             lines.append(f"| `{name}` | {_type(field.annotation)} | {meaning} |")
         lines.append("")
+    for benchmark in benchmarks:
+        lines += _item_fields(benchmark)
     return "\n".join(lines)
+
+
+def _item_fields(benchmark: Benchmark) -> list[str]:
+    """The table of a benchmark's items, from the docstring of their class."""
+    item = benchmark.item_type
+    text = inspect.getdoc(item) or ""
+    meanings = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text.partition("Attributes:")[2], flags=re.MULTILINE))
+    rows = [
+        f"| `{one.name}` | {_type(one.type)} | {' '.join(meanings.get(one.name, '').split())} |"
+        for one in dataclasses.fields(item)
+    ]
+    head = [f"### Items of {benchmark.name}: {item.__name__}", "", text.split("\n")[0], ""]
+    return [*head, "| field | type | meaning |", "|---|---|---|", *rows, ""]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -42,6 +82,10 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    text = re.sub(r"\bprmbench\.[a-z_.]+\.|typing\.", "", text).replace("NoneType", "None")
+    plain = isinstance(annotation, type) and not get_args(annotation)
+    text = annotation.__name__ if plain else str(annotation)
+    text = re.sub(r"Annotated\[(.*), (?:Field|Strict)\(.*\)\]", r"\1", text)
+    text = re.sub(r"\bprmbench\.[a-z_.]+\.|typing\.|pydantic\.main\.", "", text).replace("NoneType", "None")
+    for name, plain_name in ITEM_TYPES.items():
+        text = re.sub(rf"\\b{name}\\b", plain_name, text)
     return "`" + text.partition("[prmbench")[0].replace("|", "or") + "`"

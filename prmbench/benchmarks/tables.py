@@ -1,128 +1,133 @@
-"""Policy and best-of-n entries on the screen."""
+"""What the benchmarks' tables on the screen share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from prmbench.benchmarks.best_of_n.metrics import BestOfNSubset
-from prmbench.benchmarks.best_of_n.run import BestOfNEntry
-from prmbench.benchmarks.policy.run import PolicyEntry
-from prmbench.results.schema import Estimate, what_it_is
+from prmbench.benchmarks.parts import MINIATURE, Cell
+from prmbench.errors import printable
+from prmbench.results.schema import Entry, Estimate, what_it_is
 
-MINIATURE = "Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are."
-TABLE_SIZES = (4, 16, 64)
-"""N of the paper's tables; the largest N is shown too."""
+if TYPE_CHECKING:
+    from prmbench.benchmarks.base import Benchmark
 
 
-def render_policy(entry: PolicyEntry) -> RenderableType:
-    """A policy entry: a row a problem set, in percent, 95% intervals (over problems) in brackets."""
-    metrics, settings = entry.metrics, entry.benchmark.settings
-    sampling = settings["sampling"]
-    table = _table(f"in %, {metrics.n} completions a problem")
-    columns = ["problems", f"avg@{metrics.n}", f"maj@{metrics.n}", f"pass@{metrics.n}", "truncated", "tokens"]
-    for title in columns:
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, result in metrics.subsets.items():
-        table.add_row(
-            escape(name),
-            f"{entry.benchmark.subsets[name].n_items:,}",
-            with_interval(result.average),
-            percent(result.majority),
-            percent(result.pass_at[str(metrics.n)]),
-            percent(result.truncated),
-            f"{result.mean_tokens.value:,.0f}",
-        )
-    if len(metrics.subsets) > 1:
-        table.add_section()
-        mean = metrics.mean
-        table.add_row(
-            "mean",
-            "",
-            with_interval(mean["average"]),
-            percent(mean["majority"]),
-            percent(mean[f"pass@{metrics.n}"]),
-            percent(mean["truncated"]),
-            "",
-        )
-    lines = [f"Policy: {entry.subject.name}", *([MINIATURE] if entry.miniature else [])]
-    if entry.benchmark.limit is not None:
-        lines.append(f"Only the first {entry.benchmark.limit:,} problems of each set: a try, not a result to quote.")
-    lines.append(
-        f"Temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, top-k {sampling['top_k'] or 'off'}, up to "
-        f"{sampling['max_new_tokens']:,} tokens; prompt template '{settings['prompt']}'."
-    )
-    after = []
-    for name, result in metrics.subsets.items():
-        counts = ", ".join(f"{count:,} {verdict}" for verdict, count in result.verdicts.items())
-        room = f"; {result.overlong_prompts:,} prompts leave no room" if result.overlong_prompts else ""
-        after.append(f"{name}: {counts}{room}.")
-    return Group(*map(escape, lines), table, *map(escape, after))
+def safe(text: str) -> str:
+    """Text of unknown origin for a terminal: no markup, no control characters, one line.
+
+    Args:
+        text: The text.
+    """
+    return escape(printable(text))
 
 
-def sizes_shown(sizes: Sequence[int]) -> list[int]:
-    """N that the table has a column for."""
-    return sorted({*TABLE_SIZES} & {*sizes} | {sizes[-1]})
+def new_table(title: str, first: str = "", titles: tuple[str, ...] | list[str] = ()) -> Table:
+    """A table in the style of all tables; texts are escaped.
 
-
-def render_best_of_n(entry: BestOfNEntry) -> RenderableType:
-    """A best-of-n entry: a row a score, a column an N; what needs no reward model below."""
-    metrics = entry.metrics
-    shown = sizes_shown(metrics.sizes)
-    lines = [
-        f"Best-of-N: {entry.subject.name} ({what_it_is(entry.subject)}), "
-        f"{sum(d.n_items for d in entry.benchmark.subsets.values()):,} problems, {metrics.n} candidates each",
-        *([MINIATURE] if entry.miniature else []),
-    ]
-    if entry.benchmark.limit is not None:
-        lines.append(f"Only the first {entry.benchmark.limit:,} problems of each set: a try, not a result to quote.")
-    parts: list[RenderableType] = [escape(line) for line in lines]
-    several = len(metrics.subsets) > 1
-    for title, result in [*metrics.subsets.items(), *([("mean over the sets", metrics.mean)] if several else [])]:
-        parts.append(_best_of_n_table(title, result, shown))
-    parts.append(
-        escape(
-            "Accuracy in %, expected over all subsets of N candidates [95% interval over problems]; the model's own score is "
-            f"{metrics.own}. The other estimator (the first N) and every N are in the entry."
-        )
-    )
-    return Group(*parts)
-
-
-def _best_of_n_table(title: str, result: BestOfNSubset, sizes: list[int]) -> Table:
-    table = _table(escape(title))
-    for size in sizes:
-        table.add_column(f"@{size}", justify="right", no_wrap=True)
-    rows = [(name, by_size) for name, by_size in result.scores.items()]
-    for i, (name, by_size) in enumerate(rows):
-        own = " (own)" if i == 0 else ""
-        table.add_row(
-            name + own,
-            *(with_interval(by_size[str(size)]["expected"]) for size in sizes),
-            end_section=i == len(rows) - 1,
-        )
-    for name, by_size in result.baselines.items():
-        table.add_row(name.replace("_", " "), *(with_interval(by_size[str(size)]["expected"]) for size in sizes))
+    Args:
+        title: What it shows.
+        first: The heading of its first column.
+        titles: The headings of the others, whose cells are numbers.
+    """
+    table = Table(title=safe(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column(safe(first), no_wrap=True)
+    for one in titles:
+        table.add_column(safe(one), justify="right", no_wrap=True)
     return table
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    table.add_column("", no_wrap=True)
-    return table
+def percent(estimate: Estimate | None) -> str:
+    """A fraction in percent, or ``n/a``.
+
+    Args:
+        estimate: The figure, from 0 to 1; None: there is none.
+    """
+    return "n/a" if estimate is None or estimate.value is None else f"{100 * estimate.value:.1f}"
 
 
-def percent(estimate: Estimate) -> str:
-    """The figure in percent."""
-    return "n/a" if estimate.value is None else f"{100 * estimate.value:.1f}"
+def percent_with_interval(estimate: Estimate | None) -> str:
+    """A fraction in percent with its interval, in rich's markup.
 
-
-def with_interval(estimate: Estimate) -> str:
-    """The figure in percent, with its interval."""
-    if estimate.low is None or estimate.high is None:
+    Args:
+        estimate: The figure, from 0 to 1; None: there is none.
+    """
+    if estimate is None or estimate.low is None or estimate.high is None:
         return percent(estimate)
     return f"{percent(estimate)} [dim]\\[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}][/dim]"
+
+
+def number(estimate: Estimate, digits: int = 3) -> str:
+    """A plain number with its interval, in rich's markup.
+
+    Args:
+        estimate: The figure.
+        digits: Digits after the point.
+    """
+    if estimate.value is None:
+        return "n/a"
+    text = f"{estimate.value:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [dim]\\[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}][/dim]"
+
+
+def heading(entry: Entry[Any], title: str, size: str, only: str) -> list[str]:
+    """The sentences above a table: what was measured, and how seriously to take it.
+
+    Args:
+        entry: The entry.
+        title: The benchmark's title.
+        size: What it was measured on, in words.
+        only: What a limit kept, in words: ``the first 10 problems of each set``.
+    """
+    lines = [f"{title}: {entry.subject.name} ({what_it_is(entry.subject)}), {size}"]
+    if entry.miniature:
+        lines.append(MINIATURE)
+    if entry.benchmark.limit is not None:
+        lines.append(f"Only {only}: a try, not a result to quote.")
+    return lines
+
+
+def render_columns(benchmark: Benchmark, entry: Entry[Any]) -> RenderableType:
+    """The leaderboard's columns as a table, for benchmarks that have nothing more to show.
+
+    Args:
+        benchmark: The benchmark.
+        entry: An entry of it.
+    """
+    columns = benchmark.columns([entry])
+    n_items = sum(data.n_items for data in entry.benchmark.subsets.values())
+    limit = entry.benchmark.limit
+    lines = heading(entry, benchmark.title, f"{n_items:,} {benchmark.unit}", f"{limit} {benchmark.unit} of each subset")
+    table = new_table("[95% interval]", "", [f"{c.title}, {c.unit}" if c.unit else c.title for c in columns])
+    cells = [Cell.of(c.estimate(entry), c.unit) for c in columns]
+    table.add_row(safe(entry.subject.name), *(escape(shown(cell)) for cell in cells))
+    return Group(*map(safe, lines), table)
+
+
+def shown(cell: Cell) -> str:
+    """A cell as plain text: the figure and its interval.
+
+    Args:
+        cell: The cell.
+    """
+    if cell.value is None:
+        return ""
+    interval = "" if cell.low is None or cell.high is None else f" [{cell.low:.1f}, {cell.high:.1f}]"
+    return f"{cell.value:.1f}{interval}"
+
+
+def probe_heading(entry: Entry[Any], title: str) -> list[str]:
+    """The sentences above a probe's table.
+
+    Args:
+        entry: The entry.
+        title: What the probe is called.
+    """
+    sets = ", ".join(f"{name} ({data.n_items:,} problems)" for name, data in entry.benchmark.subsets.items())
+    return heading(entry, title, sets, f"the first {entry.benchmark.limit} problems of each set")

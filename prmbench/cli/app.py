@@ -16,8 +16,7 @@ import typer
 from prmbench.cli.cache import cache
 from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.entries import compare_command, export_command, leaderboard, report_command
-from prmbench.cli.evaluate import eval_command
-from prmbench.cli.probe import probe
+from prmbench.cli.evaluate import eval_command, probe
 from prmbench.cli.replicate import replicate_command
 from prmbench.cli.score import score_command
 from prmbench.errors import UserError, printable
@@ -25,9 +24,8 @@ from prmbench.errors import UserError, printable
 app = typer.Typer(
     help="Evaluate process reward models for math reasoning, and train the models it evaluates.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 
 
@@ -270,8 +268,9 @@ def doctor(
 def schema() -> None:
     """Print the fields of an entry, as Markdown."""
     from prmbench.benchmarks.document import entry_fields
+    from prmbench.benchmarks.registry import benchmarks
 
-    typer.echo(entry_fields(), nl=False)
+    typer.echo(entry_fields(benchmarks()), nl=False)
 
 
 @app.command()
@@ -304,7 +303,7 @@ def plot(
     """Draw accuracy against N for several reward models."""
     from prmbench.benchmarks.best_of_n.metrics import ESTIMATORS
     from prmbench.benchmarks.best_of_n.plot import plot_best_of_n
-    from prmbench.benchmarks.best_of_n.run import BestOfNEntry
+    from prmbench.benchmarks.registry import find_benchmark
     from prmbench.results.schema import ENTRY_NAME, read_entry
 
     if estimator not in ESTIMATORS:
@@ -312,7 +311,8 @@ def plot(
     if output.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--output {output}: expected a name that ends in .svg, .png or .pdf")
     files = [path / ENTRY_NAME if path.is_dir() else path for path in entries]
-    typer.echo(f"picture: {plot_best_of_n([read_entry(file, BestOfNEntry) for file in files], output, estimator)}")
+    entry_type = find_benchmark("best-of-n").entry_type
+    typer.echo(f"picture: {plot_best_of_n([read_entry(file, entry_type) for file in files], output, estimator)}")
 
 
 def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import typer
@@ -40,14 +38,6 @@ def interruptible(command: Command) -> Command:
             raise typer.Exit(130) from None
 
     return cast(Command, run)
-
-
-def benchmark_name(entry: Path) -> str:
-    """The benchmark that an entry file names; empty where there is none to read."""
-    try:
-        return str(json.loads(entry.read_text(encoding="utf-8"))["benchmark"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def quiet_libraries() -> None:

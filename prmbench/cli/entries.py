@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from prmbench.cli.common import benchmark_name, interruptible
-from prmbench.errors import UserError, printable
+from prmbench.cli.common import interruptible
+from prmbench.errors import UserError
 
 
 @interruptible
@@ -18,7 +18,9 @@ def compare_command(
     protocol: Annotated[
         str | None, typer.Option(help="ProcessBench: step score of all; default: each entry's first, process or step")
     ] = None,
-    thresholds: Annotated[str, typer.Option(help="ProcessBench: crossfit, gsm8k, oracle or fixed")] = "crossfit",
+    thresholds: Annotated[
+        str | None, typer.Option(help="ProcessBench: crossfit (default), gsm8k, oracle or fixed")
+    ] = None,
     n: Annotated[int | None, typer.Option(min=1, help="Best-of-N: N; default: the largest")] = None,
     groups: Annotated[bool, typer.Option("--groups", help="also by position of the error and by generator")] = False,
     seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
@@ -28,46 +30,14 @@ def compare_command(
     """Compare entries on the same items: paired bootstrap, McNemar, the items that flip."""
     from rich.console import Console
 
-    from prmbench.reports.compare import ENTRY_TYPES, PROBE_TYPES, compare, find_entry, load_measured
-    from prmbench.reports.compare_table import as_json as to_json
-    from prmbench.reports.compare_table import render
+    from prmbench.reports.compare import compare
 
-    files = [find_entry(path) for path in entries]
-    kinds = {benchmark_name(file) for file in files}
-    if "td-probe" not in kinds and (others := kinds & PROBE_TYPES.keys()):
-        raise UserError(f"{min(others)} entries are not compared, only {', '.join(ENTRY_TYPES)} and td-probe")
-    if "td-probe" in kinds and len(kinds) > 1:
-        raise UserError(
-            f"{' and '.join(sorted(map(printable, kinds)))}: entries of different benchmarks cannot be compared"
-        )
-    if kinds == {"td-probe"}:
-        if protocol is not None or n is not None or groups or thresholds != "crossfit":
-            raise UserError(
-                f"--protocol, --thresholds, --n, --groups: mean nothing for {files[0]}, a td-probe; leave them out"
-            )
-        _compare_probes(files, resamples, seed, as_json=as_json)
-        return
-    measured = [load_measured(path, protocol=protocol, policy=thresholds, size=n, seed=seed) for path in files]
-    pairs = compare(measured, n_resamples=resamples, seed=seed)
+    choice = {"protocol": protocol, "thresholds": thresholds, "n": n}
+    found = compare(entries, n_resamples=resamples, seed=seed, **choice)
     if as_json:
-        typer.echo(json.dumps(to_json(measured, pairs), indent=2))
+        typer.echo(json.dumps(found.as_json(), indent=2))
         return
-    Console().print(render(measured, pairs, groups=groups))
-
-
-def _compare_probes(files: list[Path], resamples: int, seed: int, *, as_json: bool) -> None:
-    from rich.console import Console
-
-    from prmbench.reports.compare_probes import compare_probes, load_probe
-    from prmbench.reports.compare_probes_table import as_json as to_json
-    from prmbench.reports.compare_probes_table import render_probes
-
-    probes = [load_probe(file) for file in files]
-    pairs = compare_probes(probes, n_resamples=resamples, seed=seed)
-    if as_json:
-        typer.echo(json.dumps(to_json(probes, pairs), indent=2))
-    else:
-        Console().print(render_probes(probes, pairs, resamples))
+    Console().print(found.render(groups=groups))
 
 
 @interruptible
@@ -76,14 +46,13 @@ def export_command(
     form: Annotated[str, typer.Option("--format", help="csv: every figure; latex: a tabular row an entry")] = "csv",
 ) -> None:
     """Print entries' figures for other programs."""
-    from prmbench.reports.compare import ALL_TYPES, ENTRY_TYPES, find_entry, read_any_entry
+    from prmbench.benchmarks.registry import load_measured
     from prmbench.reports.export import to_csv, to_latex
 
-    forms = {"csv": (to_csv, ALL_TYPES), "latex": (to_latex, ENTRY_TYPES)}  # rows are a leaderboard's
+    forms = {"csv": to_csv, "latex": to_latex}
     if form not in forms:
         raise UserError(f"--format {form}: expected csv or latex")
-    write, types = forms[form]
-    typer.echo(write([read_any_entry(find_entry(path), types) for path in entries]), nl=False)
+    typer.echo(forms[form]([load_measured(path, items=False) for path in entries]), nl=False)
 
 
 @interruptible
@@ -123,12 +92,13 @@ def leaderboard_build(
     """Write leaderboard.md and one self-contained HTML page."""
     from prmbench.reports import leaderboard as boards
     from prmbench.reports import pages
+    from prmbench.reports.reported import read_reported
     from prmbench.resources import resource_folder
 
     where = folder or resource_folder("leaderboards")
     if as_json:
         found = boards.read_boards(where, n_resamples=resamples, seed=seed)
-        typer.echo(boards.as_json(found, boards.read_reported(where)))
+        typer.echo(boards.as_json(found, read_reported(where)))
         return
     markdown, html = pages.build(where, page=page, n_resamples=resamples, seed=seed)
     typer.echo(f"tables: {markdown}\npage: {html}")

@@ -19,6 +19,7 @@ from prmbench.data.rollouts import FILE_STEM, Rollout, parse_rollout
 from prmbench.data.tokens import ids_hash
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.batching import BatchRunner, plan_batches
+from prmbench.engines.processes import Share
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
@@ -85,27 +86,37 @@ def sample(
     seed: int,
     batch_tokens: int,
     have: frozenset[tuple[str, str]] = frozenset(),
+    share: Share | None = None,
 ) -> Iterator[list[Rollout]]:
     """Sample and verify n completions of each problem, a batch at a time.
 
     Batches are planned from the problems alone, and one with anything missing is sampled whole: an interrupted run goes
-    on with the very same completions.
+    on with the very same completions. Processes that share the work take batches in turn.
 
     Args:
-        prompts: of `prompt_ids`. style: where an answer is to be found.
-        batch_tokens: padded tokens of a batch, counting every completion at its full length.
-        have: keys of rollouts that exist; their batches are left out where complete.
+        policy: The policy.
+        problems: The problems.
+        prompts: Their prompts; see `prompt_ids`.
+        verifier: Verifies the answers.
+        style: Where an answer is to be found.
+        n: Completions of each problem.
+        params: How to sample.
+        seed: Seed of all completions.
+        batch_tokens: Padded tokens of a batch, every completion counted at its full length.
+        have: Keys of rollouts that exist; their batches are left out where complete.
+        share: This process among those that share the work; None: it is the only one.
 
     Yields:
         The new rollouts of each batch.
     """
+    share = share or Share()
     limit = policy.engine.max_length
     roomy = [limit is None or len(ids) < limit for ids in prompts]
     without_room = [
         Rollout(p.id, k, p.problem, p.answer, "", np.zeros(0, dtype=np.int64), "prompt", Verdict.WRONG)
         for p, fits in zip(problems, roomy, strict=True)
         for k in range(n)
-        if not fits and (p.id, str(k)) not in have
+        if not fits and (p.id, str(k)) not in have and share.main
     ]
     if without_room:
         yield without_room
@@ -117,7 +128,7 @@ def sample(
     ]
     lengths = [len(request.prompt) + params.max_new_tokens for _, request in jobs]
     runner = BatchRunner(batch_tokens)
-    for batch in plan_batches(lengths, batch_tokens):
+    for batch in plan_batches(lengths, batch_tokens)[share.rank :: share.count]:
         missing = {j for j in batch if (jobs[j][1].key, str(jobs[j][1].sample)) not in have}
         if not missing:
             continue
@@ -174,11 +185,13 @@ def rollout(
     seed: int = 0,
     batch_tokens: int = 16_384,
     limit: int | None = None,
+    share: Share | None = None,
 ) -> list[Rollout]:
     """Sample n completions of each problem into ``output/rollouts.jsonl``; goes on where an interrupted call stopped.
 
     Args:
         limit: recorded when only the first problems are there.
+        share: this process among those that share the work; None: it is the only one. All of them get all rollouts.
 
     Returns:
         All rollouts, by problem in the given order, then by sample.
@@ -187,7 +200,7 @@ def rollout(
         UserError: trouble with the folder (see `RunFolder`).
         KeyboardInterrupt: with a message that says what is kept.
     """
-    params = params or SamplingParams()
+    params, share = params or SamplingParams(), share or Share()
     template = find_prompt(prompt)
     prompts = prompt_ids(policy, problems, template)
     settings = {
@@ -200,10 +213,13 @@ def rollout(
         **({} if limit is None else {"limit": limit}),
     }
     wanted = [(problem.id, str(k)) for problem in problems for k in range(n)]
-    with RunFolder(output, settings, parse_rollout, stem=FILE_STEM) as folder, Verifier() as verifier:
+    with RunFolder(output, settings, parse_rollout, stem=FILE_STEM, rank=share.rank) as folder, Verifier() as verifier:
+        share.wait()
         have = frozenset(folder.completed())
+        share.wait()  # nobody writes before all have looked
         try:
-            with progress("sampling", len(wanted), "rollouts", done=len(have)) as advance:
+            total, done = -(-len(wanted) // share.count), -(-len(have) // share.count)
+            with progress("sampling", total, "rollouts", done=done, quiet=not share.main) as advance:
                 for batch in sample(
                     policy,
                     problems,
@@ -215,6 +231,7 @@ def rollout(
                     seed=seed,
                     batch_tokens=batch_tokens,
                     have=have,
+                    share=share,
                 ):
                     folder.append(batch)
                     advance(len(batch))
@@ -223,7 +240,11 @@ def rollout(
             raise KeyboardInterrupt(
                 f"stopped; {kept:,} of {len(wanted):,} rollouts are kept in {output}: the same command goes on from there"
             ) from None
+        share.wait()
         found = folder.completed()
         rollouts = [found[key] for key in wanted]
-        folder.finish(rollouts)
+        share.wait()  # the files are merged when all have read them
+        if share.main:
+            folder.finish(rollouts)
+        share.wait()
     return rollouts

@@ -7,37 +7,57 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from prmbench.reports.compare import AnyEntry
-from prmbench.reports.leaderboard import Cell, board_cells, board_columns
+from prmbench.benchmarks.base import Measured
+from prmbench.benchmarks.parts import Cell
+from prmbench.errors import UserError
+from prmbench.reports.leaderboard import columns_and_cells
 
 CSV_FIELDS = ("subject", "benchmark", "fingerprint", "figure", "value", "low", "high")
 
 
-def to_csv(entries: Sequence[AnyEntry]) -> str:
-    """Every estimate of the entries, one a line: its path in the entry, value and 95% interval, from 0 to 1 (tokens as they are).
+def to_csv(measured: Sequence[Measured]) -> str:
+    """Write every estimate of entries as CSV, one a line, with its path in the entry, its value and its 95% interval.
 
-    Columns are `CSV_FIELDS`. A name that a spreadsheet would take for a formula gets an apostrophe before it.
+    Columns are `CSV_FIELDS`; fractions are from 0 to 1. A text that a spreadsheet would take for a formula gets an apostrophe
+    before it.
+
+    Args:
+        measured: The entries.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
-    for entry in entries:
+    for entry in (one.entry for one in measured):
         fixed = [_plain(entry.subject.name), entry.benchmark.name, entry.benchmark.fingerprint]
         for path, estimate in _estimates("", entry.metrics.model_dump(mode="json")):
             numbers = ["" if estimate.get(k) is None else estimate[k] for k in ("value", "low", "high")]
-            writer.writerow([*fixed, path, *numbers])
+            writer.writerow([*fixed, _plain(path), *numbers])
     return out.getvalue()
 
 
-def to_latex(entries: Sequence[AnyEntry]) -> str:
-    """A tabular row an entry, in %, the columns named in a comment before it: those of its leaderboard table."""
+def to_latex(measured: Sequence[Measured]) -> str:
+    """Write entries as rows of a LaTeX tabular, in %, each after a comment that names its columns.
+
+    Args:
+        measured: The entries.
+
+    Raises:
+        UserError: An entry of a benchmark that has no table.
+    """
     lines = []
-    for entry in entries:
-        columns = board_columns([entry])
-        cells = [_latex_cell(cell) for cell in board_cells(entry, columns)]
-        lines.append(f"% {entry.benchmark.name} {entry.benchmark.fingerprint[:12]}: {', '.join(columns)}")
-        lines.append(" & ".join([_latex(entry.subject.name), *cells]) + r" \\")
+    for one in measured:
+        columns, cells = columns_and_cells(one)
+        if not columns:
+            raise UserError(f"{one.path}: entries of {one.benchmark.name} have no table, and so no row of it")
+        about = f"{one.benchmark.name} {one.entry.benchmark.fingerprint[:12]}"
+        lines.append(f"% {about}: {', '.join(_comment(column.title) for column in columns)}")
+        lines.append(" & ".join([_latex(one.name), *map(_latex_cell, cells)]) + r" \\")
     return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> str:
+    """Text inside a LaTeX comment: one line, which a line break would end."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _estimates(path: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:

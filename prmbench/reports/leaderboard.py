@@ -1,4 +1,4 @@
-"""Leaderboards: entries with one fingerprint share a table, ranked by paired tests; numbers that papers report stand apart."""
+"""Leaderboards: entries with one fingerprint share a table, ranked by paired tests."""
 
 from __future__ import annotations
 
@@ -6,74 +6,35 @@ import itertools
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import Field, ValidationError
-
-from prmbench.benchmarks.processbench.metrics import BASELINES
-from prmbench.benchmarks.processbench.schema import quoted
+from prmbench.benchmarks.base import Column, Measured
+from prmbench.benchmarks.paired import compare_outcomes
+from prmbench.benchmarks.parts import Cell
+from prmbench.benchmarks.registry import benchmark_names, load_measured
 from prmbench.data.traces import Trace
-from prmbench.errors import UserError, first_line
-from prmbench.reports.compare import FIGURES, AnyEntry, Measured, compare, load_measured
+from prmbench.errors import UserError
+from prmbench.reports.reported import ReportedTable
 from prmbench.reports.verification import require_valid
-from prmbench.results.schema import ENTRY_NAME, Estimate, Record, what_it_is
+from prmbench.results.schema import ENTRY_NAME, what_it_is
 from prmbench.results.store import slug
 from prmbench.stats.paired import ranks_with_ties
-from prmbench.stats.protocols import DIRECT
 
-ENTRIES, REPORTED = "entries", "reported"
+ENTRIES = "entries"
 LEVEL = 0.05
-TITLES = {"processbench": "ProcessBench", "best-of-n": "Best-of-N", "policy": "Policies"}
-WHY_REPORTED = (
-    "Figures as a paper prints them. They cannot be compared with the tables above item by item: there are no items, so no paired "
-    "test; the data may differ in version and size, thresholds were chosen another way (a coarse grid, on the test items), answers "
-    "were checked by another verifier, and there are no intervals."
-)
-
-
-class ReportedRow(Record):
-    """A line of a reported table."""
-
-    backbone: str
-    method: str
-    values: list[float] = Field(description="one a column")
-
-
-class ReportedTable(Record):
-    """A table of a paper, as printed."""
-
-    status: Literal["reported"]
-    source: str = Field(description="the paper")
-    table: str = Field(description="its number there")
-    title: str
-    benchmark: str = Field(description="processbench, best-of-n or policy")
-    figure: str = Field(description="what the values are, with the unit")
-    columns: list[str]
-    rows: list[ReportedRow]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A figure in %, with its interval where there is one; value None: not defined."""
+class BoardRow:
+    """A row of a table.
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def of(cls, estimate: Estimate | None) -> Cell:
-        """Of an estimate from 0 to 1."""
-        if estimate is None or estimate.value is None:
-            return cls(None)
-        low, high = (None if x is None else 100 * x for x in (estimate.low, estimate.high))
-        return cls(100 * estimate.value, low, high)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a table. rank: None for what is no subject (baselines). kind: how it is scored. cells: one a column."""
+    Attributes:
+        rank: Its rank; None for what is no subject (baselines).
+        name: The subject's name.
+        kind: How it is scored.
+        cells: A figure for each column.
+    """
 
     rank: int | None
     name: str
@@ -83,36 +44,60 @@ class Line:
 
 @dataclass(frozen=True)
 class Board:
-    """One table. figure: the column that ranks. notes: sentences below it."""
+    """One table.
+
+    Attributes:
+        title: The benchmark's title.
+        benchmark: The benchmark's name.
+        miniature: Whether it is of the synthetic world.
+        about: On what data, with what settings.
+        columns: Headings of the figures; the first one ranks.
+        lines: Its rows.
+        notes: Sentences below it.
+    """
 
     title: str
     benchmark: str
     miniature: bool
     about: str
     columns: list[str]
-    lines: list[Line]
+    lines: list[BoardRow]
     notes: list[str]
 
 
 def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0) -> list[Board]:
-    """Every table of a leaderboard folder's ``entries/``; subjects ranked by the first column, those that do not differ
-    significantly (paired bootstrap, Holm over all pairs of the table, 5%) sharing a rank.
+    """Make every table of a leaderboard's entries.
+
+    Subjects are ranked by the first column. Those that do not differ significantly (paired bootstrap, Holm over all pairs of the
+    table, 5%) share a rank.
+
+    Args:
+        folder: The leaderboard's folder, which holds ``entries/``.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resamples, and of crossfit's folds.
 
     Raises:
-        UserError: no entries, or an entry whose items are not its own.
+        UserError: No entries, or an entry whose items are not its own.
     """
-    measured = [load_measured(path) for path in entry_folders(folder)]
     groups: dict[tuple[str, str], list[Measured]] = {}
-    for one in measured:
-        key = (one.entry.benchmark.name, one.entry.benchmark.fingerprint)
-        groups.setdefault(key, []).append(one)
-    order = list(TITLES)
+    for path in entry_folders(folder):
+        one = load_measured(path)
+        groups.setdefault((one.benchmark.name, one.entry.benchmark.fingerprint), []).append(one)
+    order = benchmark_names()
     ranked = sorted(groups.items(), key=lambda g: (g[1][0].entry.miniature, order.index(g[0][0]), -len(g[1]), g[0][1]))
-    return [_board(group, n_resamples, seed) for _, group in ranked]
+    boards = [_board(group, n_resamples, seed) for _, group in ranked]
+    return [board for board in boards if board is not None]
 
 
 def entry_folders(folder: Path) -> list[Path]:
-    """Folders of a leaderboard's entries, by name. Raises UserError when there are none."""
+    """The folders of a leaderboard's entries, by name.
+
+    Args:
+        folder: The leaderboard's folder.
+
+    Raises:
+        UserError: There are none.
+    """
     found = sorted(path.parent for path in (folder / ENTRIES).glob(f"*/{ENTRY_NAME}"))
     if not found:
         raise UserError(
@@ -121,41 +106,30 @@ def entry_folders(folder: Path) -> list[Path]:
     return found
 
 
-def read_reported(folder: Path) -> list[ReportedTable]:
-    """Reported tables, in the order of their numbers. Raises UserError, naming the file and the key, for a broken one."""
-    found = []
-    for path in (folder / REPORTED).glob("*.json"):
-        try:
-            table = ReportedTable.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise UserError(f"{path}: {where}: {first_line(ValueError(first['msg']))}") from None
-        for i, row in enumerate(table.rows):
-            if len(row.values) != len(table.columns):
-                raise UserError(
-                    f"{path}: rows.{i} has {len(row.values)} values, expected {len(table.columns)}, one a column"
-                )
-        found.append(table)
-    return sorted(found, key=lambda t: (t.source, int(t.table) if t.table.isdigit() else 0, t.table))
-
-
 def add(
     run: Path, folder: Path, *, name: str | None = None, replace: bool = False, traces: Sequence[Trace] | None = None
 ) -> Path:
-    """Verify a run's entry and copy it, with its items, into a leaderboard folder.
+    """Verify a run's entry and copy it, with its items, into a leaderboard.
 
     Args:
-        name: of the folder there; None: the subject's. replace: go over one of that name. traces: the data, where at hand.
+        run: The run's folder, or its entry file.
+        folder: The leaderboard's folder.
+        name: The name of the entry's folder there; None: the subject's name.
+        replace: Whether an entry of that name is replaced.
+        traces: The data, where they are at hand, to check labels against.
 
     Returns:
         The folder that was made.
 
     Raises:
-        UserError: the entry is not what its items say, or the name is taken by another.
+        UserError: The entry is not what its items say, its benchmark has no table, or the name is taken by another entry.
     """
     require_valid(run, traces)
     one = load_measured(run)
+    if not one.benchmark.columns([one.entry]):
+        raise UserError(
+            f"{one.path}: entries of {one.benchmark.name} are compared, not ranked: there is no table of them"
+        )
     target = folder / ENTRIES / slug(name or one.name)
     source = one.path.parent
     assert one.entry.items is not None
@@ -170,147 +144,91 @@ def add(
     return target
 
 
-def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
-    first = group[0].entry
-    name = first.benchmark.name
+def _board(group: list[Measured], n_resamples: int, seed: int) -> Board | None:
+    """The table of entries of one fingerprint; None where their benchmark has no table."""
+    first, benchmark = group[0].entry, group[0].benchmark
+    columns = benchmark.columns([one.entry for one in group])
+    if not columns:
+        return None
+    _check_alike(group, seed)
+
+    # Which subjects differ, and the ranks that follow.
+    pairs = compare_outcomes(group, n_resamples=n_resamples, seed=seed).pairs if len(group) > 1 else []
+    differs = [[False] * len(group) for _ in group]
+    for (i, j), pair in zip(itertools.combinations(range(len(group)), 2), pairs, strict=True):
+        differs[i][j] = differs[j][i] = pair.p_holm < LEVEL
+    cells = [[Cell.of(column.estimate(one.entry), column.unit) for column in columns] for one in group]
+    sign = 1 if columns[0].higher_is_better else -1
+    ranks = ranks_with_ties([sign * (row[0].value or 0.0) for row in cells], differs)
+
+    # Subjects by rank, then what is no subject.
+    lines = [
+        BoardRow(rank, one.name, what_it_is(one.entry.subject), row)
+        for rank, one, row in zip(ranks, group, cells, strict=True)
+    ]
+    lines.sort(key=lambda line: (line.rank or 0, -sign * (line.cells[0].value or 0.0), line.name))
+    for name, estimates in benchmark.baselines(first, columns):
+        row = [Cell.of(one, column.unit) for one, column in zip(estimates, columns, strict=True)]
+        lines.append(BoardRow(None, name, "baseline", row))
+    return Board(
+        title=benchmark.title,
+        benchmark=benchmark.name,
+        miniature=first.miniature,
+        about=_about(group[0]),
+        columns=[column.title for column in columns],
+        lines=lines,
+        notes=[_ranked_by(benchmark.figure), *benchmark.notes(group)],
+    )
+
+
+def _check_alike(group: Sequence[Measured], seed: int) -> None:
+    """Refuse entries whose figures are of other folds, or of which only some are marked as miniature."""
     for one in group:
         used = one.entry.provenance.seed if one.entry.provenance else seed
-        if name == "processbench" and used != seed:
+        if "thresholds" in one.benchmark.choices and used != seed:
             raise UserError(
                 f"{one.path}: its folds are of seed {used}, this table's of {seed}: with another seed F1 is another; compute it "
                 f"again with `prmbench eval --from-items {one.path.parent} --seed {seed}`"
             )
-        if one.entry.miniature != first.miniature:
+        if one.entry.miniature != group[0].entry.miniature:
             raise UserError(
                 f"{one.path} and {group[0].path}: are of the same data, but only one is marked as miniature"
             )
-    columns = board_columns([one.entry for one in group])
-    pairs = compare(group, n_resamples=n_resamples, seed=seed) if len(group) > 1 else []
-    differs = [[False] * len(group) for _ in group]
-    for (i, j), pair in zip(itertools.combinations(range(len(group)), 2), pairs, strict=True):
-        differs[i][j] = differs[j][i] = pair.p_holm < LEVEL
-    cells = [board_cells(one.entry, columns) for one in group]
-    ranks = ranks_with_ties([row[0].value or 0.0 for row in cells], differs)
-    lines = [
-        Line(rank, one.name, what_it_is(one.entry.subject), row)
-        for rank, one, row in zip(ranks, group, cells, strict=True)
-    ]
-    lines.sort(key=lambda line: (line.rank or 0, -(line.cells[0].value or 0.0), line.name))
-    if name == "processbench":
-        lines += [
-            Line(
-                None,
-                f"{kind} only" if kind != "random" else "random score",
-                "baseline",
-                _baseline(first, kind, columns),
-            )
-            for kind in BASELINES
-        ]
-    return Board(TITLES[name], name, first.miniature, _about(first), columns, lines, _notes(group))
 
 
-def board_columns(entries: Sequence[AnyEntry]) -> list[str]:
-    """Columns of a table of entries of one fingerprint; the first ranks."""
-    entry = entries[0]
-    name, metrics, subsets = entry.benchmark.name, entry.metrics, list(entry.benchmark.subsets)
-    if name == "processbench":
-        others = list(dict.fromkeys(p for one in entries for p in list(one.metrics.protocols)[1:]))
-        return ["F1", *(subsets if len(subsets) > 1 else []), *(f"F1 {p}" for p in others), "F1 oracle"]
-    if name == "policy":
-        return [
-            f"avg@{metrics.n}",
-            *(subsets if len(subsets) > 1 else []),
-            f"maj@{metrics.n}",
-            f"pass@{metrics.n}",
-            "truncated",
-        ]
-    sizes = sorted({n for one in entries for n in one.metrics.sizes}, reverse=True)
-    return [*(f"@{n}" for n in sizes), f"majority @{sizes[0]}", f"pass @{sizes[0]}", "mean"]
+def _ranked_by(figure: str) -> str:
+    return (
+        f"Ranked by {figure}; subjects share a rank unless the paired difference is significant (bootstrap over the same items, "
+        "Holm over all pairs of the table, 5%)."
+    )
 
 
-def board_cells(entry: AnyEntry, columns: Sequence[str]) -> list[Cell]:
-    """An entry's figures in these columns."""
-    metrics, name = entry.metrics, entry.benchmark.name
-    if name == "processbench":
-        return [Cell.of(_processbench(next(iter(metrics.protocols.values())), metrics.protocols, c)) for c in columns]
-    if name == "policy":
-        mean = {f"avg@{metrics.n}": "average", f"maj@{metrics.n}": "majority", "truncated": "truncated"}
-        return [
-            Cell.of(metrics.subsets[c].average if c in metrics.subsets else metrics.mean.get(mean.get(c, c)))
-            for c in columns
-        ]
-    own = metrics.mean.scores[metrics.own]
-    found = []
-    for column in columns:
-        kind, _, size = column.rpartition("@")
-        where = own if kind == "" else metrics.mean.baselines[kind.strip() or column]
-        sizes = where if size in where else {size: {}}
-        if column == "mean":
-            sizes, size = metrics.mean.baselines["mean"], str(max(metrics.sizes))
-        found.append(Cell.of(sizes[size].get("expected")))
-    return found
-
-
-def _processbench(main: Any, protocols: dict[str, Any], column: str) -> Estimate | None:
-    if column == "F1":
-        found: Estimate | None = quoted(main.mean)
-        return found
-    if column == "F1 oracle":
-        best: Estimate | None = main.mean.get("oracle")
-        return best
-    if column.startswith("F1 "):
-        other = protocols.get(column.removeprefix("F1 "))
-        return None if other is None else quoted(other.mean)
-    here = quoted(main.subsets[column].policies)
-    return here.f1 if here else None
-
-
-def _baseline(entry: AnyEntry, kind: str, columns: list[str]) -> list[Cell]:
-    result = entry.metrics.baselines[kind]
-    return [
-        Cell(None) if c.startswith("F1 ") and c != "F1 oracle" else Cell.of(_processbench(result, {}, c))
-        for c in columns
-    ]
-
-
-def _about(entry: AnyEntry) -> str:
-    benchmark = entry.benchmark
-    parts = [f"{name}: {data.n_items:,}" for name, data in benchmark.subsets.items()]
-    unit = "traces" if benchmark.name == "processbench" else "problems"
-    text = f"{', '.join(parts)} {unit}"
+def _about(measured: Measured) -> str:
+    benchmark = measured.entry.benchmark
+    sizes = ", ".join(f"{name}: {data.n_items:,}" for name, data in benchmark.subsets.items())
+    parts = [f"{sizes} {measured.benchmark.unit}"]
     if benchmark.limit is not None:
-        text += f"; only {benchmark.limit:,} of each, a try, not a result to quote"
-    if benchmark.name == "policy":
-        s = benchmark.settings["sampling"]
-        text += (
-            f"; temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
-            f"{s['max_new_tokens']:,} tokens, prompt template '{benchmark.settings['prompt']}'"
-        )
-    return f"{text}; fingerprint {benchmark.fingerprint[:12]}"
+        parts.append(f"only {benchmark.limit:,} of each, a try, not a result to quote")
+    if more := measured.benchmark.about(measured.entry):
+        parts.append(more)
+    return "; ".join([*parts, f"fingerprint {benchmark.fingerprint[:12]}"])
 
 
-def _notes(group: list[Measured]) -> list[str]:
-    name = group[0].entry.benchmark.name
-    notes = [
-        f"Ranked by {FIGURES[name]}; subjects share a rank unless the paired difference is significant (bootstrap over the same "
-        "items, Holm over all pairs of the table, 5%)."
-    ]
-    if name == "processbench":
-        protocols = sorted({one.protocol for one in group})
-        notes.append(
-            f"F1 in %, step score: {', '.join(protocols)}; thresholds by crossfit. F1 oracle chooses on the test items."
-        )
-        if DIRECT in protocols:
-            notes.append(f"{DIRECT}: a critic names the first wrong step itself; there is no threshold.")
-        if any(one.entry.subject.unverified for one in group):
-            notes.append("unverified: how it is scored was not checked against numbers that its authors produced.")
-    else:
-        notes.append("In %, 95% intervals over problems.")
-    return notes
+def columns_and_cells(measured: Measured) -> tuple[list[Column], list[Cell]]:
+    """An entry's figures in the columns of a table of its own.
+
+    Args:
+        measured: The entry.
+    """
+    columns = measured.benchmark.columns([measured.entry])
+    return columns, [Cell.of(column.estimate(measured.entry), column.unit) for column in columns]
 
 
 def as_json(boards: list[Board], reported: list[ReportedTable]) -> str:
-    """Everything, for scripts."""
-    from dataclasses import asdict
+    """All tables, for scripts.
 
+    Args:
+        boards: The measured tables.
+        reported: The reported tables.
+    """
     return json.dumps({"boards": [asdict(b) for b in boards], "reported": [r.model_dump() for r in reported]}, indent=2)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from prmbench.reports.leaderboard import WHY_REPORTED, Board, Cell, ReportedTable, read_boards, read_reported
+from prmbench.benchmarks.parts import Cell
+from prmbench.reports.leaderboard import Board, read_boards
+from prmbench.reports.reported import WHY_REPORTED, ReportedTable, read_reported
 from prmbench.results.store import write_atomically
 
 MARKDOWN, PAGE = "leaderboard.md", "leaderboard.html"
@@ -15,7 +17,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def environment() -> Environment:
-    """jinja2 with everything escaped: names and texts come from files that anybody may have written."""
+    """The jinja2 environment of all pages. Everything is escaped: names and texts come from files that anybody may have written."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -26,12 +28,22 @@ def environment() -> Environment:
 
 
 def as_html(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> str:
-    """One page: tables that sort by a click and filter by a text, readable on a phone, no network."""
+    """Write a leaderboard as one page: tables that sort by a click and filter by a text, readable on a phone, without network.
+
+    Args:
+        boards: The measured tables.
+        reported: The reported tables.
+    """
     return environment().get_template("leaderboard.html").render(boards=boards, reported=reported, why=WHY_REPORTED)
 
 
 def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> str:
-    """The same tables."""
+    """Write a leaderboard as Markdown.
+
+    Args:
+        boards: The measured tables.
+        reported: The reported tables.
+    """
     parts = [
         "# Leaderboard\n\nMade by `prmbench leaderboard build` from the entries in `entries/`; `prmbench leaderboard verify` "
         "computes every figure again."
@@ -56,7 +68,12 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the heading's names are escaped, cells are as they are."""
+    """Write a Markdown table.
+
+    Args:
+        header: Its headings; they are escaped.
+        rows: Its cells, as they are to stand in the file.
+    """
     names = [_escape(name) for name in header]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
@@ -80,12 +97,17 @@ def _escape(text: str) -> str:
 
 
 def build(folder: Path, *, page: Path | None = None, n_resamples: int = 10_000, seed: int = 0) -> tuple[Path, Path]:
-    """Write the Markdown file and the HTML page of a leaderboard folder.
+    """Write the Markdown file and the HTML page of a leaderboard.
+
+    Args:
+        folder: The leaderboard's folder.
+        page: The HTML page to write; None: ``leaderboard.html`` in the folder.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resamples, and of crossfit's folds.
 
     Returns:
-        (Markdown file, page).
+        The Markdown file and the page.
     """
-
     boards, reported = read_boards(folder, n_resamples=n_resamples, seed=seed), read_reported(folder)
     markdown, html = folder / MARKDOWN, page or folder / PAGE
     write_atomically(markdown, as_markdown(boards, reported))

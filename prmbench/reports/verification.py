@@ -1,27 +1,18 @@
-"""Is an entry what its items say? Every hash, count and figure computed again, and whatever differs named."""
+"""Is an entry what its items say? Every hash, count and figure is computed again, and whatever differs is named."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.best_of_n.metrics import Convention, compute_best_of_n, read_candidates
-from prmbench.benchmarks.best_of_n.run import best_of_n_benchmark
-from prmbench.benchmarks.calibration import run as calibration_probe
-from prmbench.benchmarks.candidate_sets import run as candidates_probe
-from prmbench.benchmarks.policy.run import build_policy_entry, read_completions
-from prmbench.benchmarks.processbench.metrics import Plan
-from prmbench.benchmarks.processbench.run import build_entry
-from prmbench.benchmarks.td_probe import metrics as td_probe_metrics
-from prmbench.benchmarks.td_probe import run as td_probe
+from prmbench.benchmarks.registry import find_benchmark, find_entry, read_any_entry, statistics_of
+from prmbench.benchmarks.runner import describe_items
 from prmbench.data.traces import Trace
-from prmbench.errors import UserError, shortened
-from prmbench.reports.compare import ALL_TYPES, AnyEntry, find_entry, read_any_entry
-from prmbench.results.items import TraceItem, read_items, statistics_of
-from prmbench.results.schema import Benchmark, Items
+from prmbench.errors import UserError, printable, shortened
+from prmbench.results.schema import Items
 
 TOLERANCE = 1e-9
 """Of figures, relative: sums in another order on another machine."""
@@ -30,17 +21,20 @@ MOST_NAMED = 5
 
 
 def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> list[str]:
-    """What is wrong with a measured entry; nothing when it is as its items say.
+    """Say what is wrong with a measured entry.
 
     Args:
-        path: an entry file or its folder.
-        traces: the data, where they are at hand: then labels and traces that were changed are named too.
+        path: An entry file, or its folder.
+        traces: The data, where they are at hand: then labels and traces that were changed are named too.
+
+    Returns:
+        A sentence for each thing that is wrong; nothing when the entry is as its items say.
 
     Raises:
-        UserError: no entry, or a broken one; a broken items file.
+        UserError: No entry, a broken one, or a broken items file.
     """
     file = find_entry(path)
-    entry = read_any_entry(file, ALL_TYPES)
+    entry = read_any_entry(file)
     if entry.status != "measured":
         return [f"{file}: field 'status' is '{entry.status}': an entry with items is 'measured'"]
     if entry.items is None:
@@ -57,14 +51,24 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
         said, real = getattr(entry.items, name), getattr(described, name)
         if said != real:
             found.append(f"{items_file}: field 'items.{name}' of the entry is {said}, of the file {real}")
-    again, items = _recompute(entry, items_file)
+    benchmark = find_benchmark(entry.benchmark.name)
+    items = benchmark.read_items(items_file)
+    options, statistics = benchmark.options_of(entry), statistics_of(benchmark, entry)
+    again = entry.model_copy(
+        update={
+            "benchmark": describe_items(benchmark, items, entry.benchmark.settings, entry.benchmark.limit),
+            "metrics": benchmark.compute(items, entry.subject, options, **statistics),
+        }
+    )
     if traces is not None:
-        found += _against_data(items_file, [i for i in items if isinstance(i, TraceItem)], traces)
+        wrong = benchmark.check_against(items_file, items, traces)
+        more = [f"{items_file}: and {len(wrong) - MOST_NAMED:,} more items"] if len(wrong) > MOST_NAMED else []
+        found += [*wrong[:MOST_NAMED], *more]
     ignored = {"provenance", "items", "subject", "status", "miniature", "schema_version"}
     mine, theirs = (one.model_dump(mode="json", exclude=ignored) for one in (entry, again))
     differences = list(_differences("", mine, theirs))
     found += [
-        f"{file}: field '{where}' is {shortened(repr(said))}; its items give {shortened(repr(real))}"
+        f"{file}: field '{printable(where)}' is {shortened(repr(said))}; its items give {shortened(repr(real))}"
         for where, said, real in differences[:MOST_NAMED]
     ]
     if len(differences) > MOST_NAMED:
@@ -73,80 +77,15 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
 
 
 def unchecked_subsets(path: str | Path, traces: Sequence[Trace]) -> list[str]:
-    """Subsets of an entry that these data do not hold, so that its labels there cannot be checked against them."""
+    """Subsets of an entry that some data do not hold, so that its labels there cannot be checked.
+
+    Args:
+        path: An entry file, or its folder.
+        traces: The data.
+    """
     there = {trace.subset for trace in traces}
-    entry = read_any_entry(find_entry(path), ALL_TYPES)
+    entry = read_any_entry(find_entry(path))
     return [name for name in entry.benchmark.subsets if name not in there]
-
-
-_PROBES: dict[str, tuple[Callable[..., list[Any]], Callable[..., Benchmark], Callable[..., Any]]] = {
-    td_probe.NAME: (
-        td_probe_metrics.read_branches,
-        td_probe.td_probe_benchmark,
-        lambda items, entry, kept: td_probe_metrics.compute_td_probe(items, entry.subject, **kept),
-    ),
-    calibration_probe.NAME: (
-        calibration_probe.read_calibration_items,
-        calibration_probe.calibration_benchmark,
-        lambda items, entry, kept: calibration_probe.compute_calibration(items, entry.subject, **kept),
-    ),
-    candidates_probe.NAME: (
-        candidates_probe.read_candidates_items,
-        candidates_probe.candidates_benchmark,
-        lambda items, _, kept: candidates_probe.compute_candidates(items, **kept),
-    ),
-}
-"""Of each probe: how its items are read, what they are of, and its figures."""
-
-
-def _recompute(entry: AnyEntry, items_file: Path) -> tuple[AnyEntry, list[Any]]:
-    name, statistics = entry.benchmark.name, statistics_of(entry.provenance, None, None)
-    if name == "processbench":
-        traces = read_items(items_file)
-        plan = Plan(statistics["n_resamples"], statistics["seed"])
-        assert entry.items is not None
-        again: AnyEntry = build_entry(traces, entry.subject, plan, entry.items, None, entry.benchmark.limit)
-        return again, list(traces)
-    if name == "policy":
-        completions = read_completions(items_file)
-        settings, limit = entry.benchmark.settings, entry.benchmark.limit
-        return build_policy_entry(
-            completions, entry.subject, settings, None, statistics["n_resamples"], statistics["seed"], limit
-        ), list(completions)
-    if name in _PROBES:
-        read, describe, compute = _PROBES[name]
-        items = read(items_file)
-        changes = {"benchmark": describe(items, entry.benchmark.settings), "metrics": compute(items, entry, statistics)}
-        return entry.model_copy(update=changes), items
-    candidates = read_candidates(items_file)
-    again = entry.model_copy(
-        update={
-            "benchmark": best_of_n_benchmark(candidates, entry.benchmark.settings, entry.benchmark.limit),
-            "metrics": compute_best_of_n(
-                candidates, Convention.of(entry.subject), sizes=entry.metrics.sizes, **statistics
-            ),
-        }
-    )
-    return again, list(candidates)
-
-
-def _against_data(items_file: Path, items: Sequence[TraceItem], traces: Sequence[Trace]) -> list[str]:
-    real = {(trace.subset, trace.id): trace for trace in traces}
-    found = []
-    for item in items:
-        trace = real.get(item.key)
-        name = f"{items_file}: item '{item.id}' of {item.subset}"
-        if trace is None:
-            if any(subset == item.subset for subset, _ in real):
-                found.append(f"{name} is not in the data")
-        elif item.label != trace.label:
-            found.append(f"{name} has label {item.label}, the data {trace.label}")
-        elif item.digest != trace.digest():
-            found.append(f"{name} is of another trace than the data have (digest)")
-    return [
-        *found[:MOST_NAMED],
-        *([f"{items_file}: and {len(found) - MOST_NAMED:,} more items"] if len(found) > MOST_NAMED else []),
-    ]
 
 
 def _differences(where: str, said: Any, real: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -164,7 +103,15 @@ def _differences(where: str, said: Any, real: Any) -> Iterator[tuple[str, Any, A
 
 
 def require_valid(path: str | Path, traces: Sequence[Trace] | None = None) -> None:
-    """Raise UserError with the first thing that is wrong with an entry (`verify_entry`), and how many more there are."""
+    """Refuse an entry that is not as its items say.
+
+    Args:
+        path: An entry file, or its folder.
+        traces: The data, where they are at hand.
+
+    Raises:
+        UserError: The first thing that is wrong, and how many more there are.
+    """
     found = verify_entry(path, traces)
     if found:
         more = f" (and {len(found) - 1} more; `prmbench leaderboard verify` lists them)" if len(found) > 1 else ""

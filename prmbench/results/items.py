@@ -1,124 +1,163 @@
-"""Items: the per-trace scores behind an entry, one JSON line each; ids, labels and scores, never problem text."""
+"""Items: what an entry is computed from, one JSON line each. They hold ids, labels and scores, and never a problem's text."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import math
-from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
-from prmbench.data.records import check_fields, read_records
-from prmbench.errors import UserError
-from prmbench.results.schema import ENTRY_NAME, EntryType, Items, Provenance, read_entry
+from prmbench.data.records import LARGE, shown
+from prmbench.errors import UserError, printable, shortened
+from prmbench.results.schema import Items
+
+ITEM_CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True)
+"""For ``pydantic.dataclasses.dataclass(frozen=True, config=ITEM_CONFIG)``: an item's fields are checked whenever one is made."""
 
 
-@dataclass(frozen=True)
-class TraceItem:
-    """Scores of one trace.
+def _numbers(whole: bool) -> Callable[[Any], Any]:
+    def check(values: Any) -> Any:
+        if isinstance(values, np.ndarray):
+            return values
+        if not isinstance(values, list):
+            raise ValueError(f"{shown(values)} is no list of numbers")
+        # JSON has whole numbers where a float has no fraction; numbers beyond these lose digits or overflow.
+        kinds = (int,) if whole else (int, float)
+        for value in values:
+            finite = type(value) in kinds and (-LARGE < value < LARGE or value in (np.inf, -np.inf) or value != value)
+            if not finite or (whole and value < 0):
+                raise ValueError(
+                    f"{shown(value)} is not a {'whole ' if whole else ''}number {'from 0 to' if whole else 'below'} {LARGE:g}"
+                )
+        return np.array(values, dtype=np.int64 if whole else np.float64)
+
+    return check
+
+
+Counts = Annotated[NDArray[np.int64], BeforeValidator(_numbers(whole=True))]
+"""Whole numbers, 0 or more, as an int64 array; a JSON list in the file."""
+Numbers = Annotated[NDArray[np.float64], BeforeValidator(_numbers(whole=False))]
+"""Numbers, infinities and NaN among them, as a float64 array; a JSON list in the file."""
+
+
+def _real(value: Any) -> Any:
+    if type(value) not in (int, float) or not (-LARGE < value < LARGE or value in (np.inf, -np.inf)):
+        raise ValueError(f"{shown(value)} is not a number below {LARGE:g}")
+    return float(value)
+
+
+Real = Annotated[float, BeforeValidator(_real)]
+"""A number, or an infinity."""
+Count = Annotated[int, Field(ge=0, lt=LARGE)]
+"""A whole number, 0 or more."""
+Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v), Field(gt=-LARGE, lt=LARGE)]
+"""A finite number; a JSON number without a fraction is taken as well."""
+
+
+class Item:
+    """Base of all items, which are frozen pydantic dataclasses with at least the fields below.
 
     Attributes:
-        subset, id, generator, label: as in the trace. digest: sha256 of the trace (`prmbench.data.traces.Trace.digest`).
-        n_tokens: int64, shape [n_steps]. sums, scores, votes: as in `prmbench.reward_models.base.StepScores`; one is not None.
+        subset: The part of the data set that the item belongs to.
+        id: The id of the item's source (a trace, a problem) within the subset.
+        digest: sha256 (hex) of the source.
     """
 
     subset: str
     id: str
-    generator: str
-    label: int
     digest: str
-    n_tokens: NDArray[np.int64]
-    sums: NDArray[np.float64] | None = None
-    scores: NDArray[np.float64] | None = None
-    votes: tuple[int | None, ...] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
-        """What names an item within an entry."""
+        """What names the item within a run."""
         return self.subset, self.id
 
     def line(self) -> str:
-        """One JSON line, numbers exact (a float64 survives the round trip)."""
-        fields: dict[str, Any] = {
-            "subset": self.subset,
-            "id": self.id,
-            "generator": self.generator,
-            "label": self.label,
-            "digest": self.digest,
-            "n_tokens": self.n_tokens.tolist(),
-        }
-        if self.votes is not None:
-            fields["votes"] = list(self.votes)
-        else:
-            values = self.sums if self.sums is not None else self.scores
-            assert values is not None
-            fields["sums" if self.sums is not None else "scores"] = values.tolist()
+        """The item as one JSON line, newline included.
+
+        Numbers are exact: a float64 survives the round trip. A field that is None and None by default is left out.
+        """
+        fields = {}
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if value is not None or one.default is not None:
+                fields[one.name] = value.tolist() if isinstance(value, np.ndarray) else value
         return json.dumps(fields, ensure_ascii=True) + "\n"
 
 
-ITEM_SORTS = ("sums", "scores", "votes")
+class SampleItem(Item):
+    """Base of items of which a problem has several, one a sampled completion.
+
+    Attributes:
+        sample: The number of the completion among its problem's, from 0.
+    """
+
+    sample: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names the item within a run."""
+        return self.subset, f"{self.id}/{self.sample}"
 
 
-def parse_item(place: str, fields: Any) -> TraceItem:
-    """Check one item's fields. Raises UserError that names the place and the field."""
-    kinds = {"subset": str, "id": str, "generator": str, "label": int, "digest": str, "n_tokens": list}
-    check_fields(place, fields, kinds, "an item")
-    present = [name for name in ITEM_SORTS if name in fields]
-    if len(present) != 1:
-        raise UserError(f"{place}: expected one of 'sums', 'scores' and 'votes', found {present or 'none'}")
-    name = present[0]
-    n_tokens, values = fields["n_tokens"], fields[name]
-    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**53 for n in n_tokens):
-        raise UserError(f"{place}: field 'n_tokens' must hold whole numbers, 0 or more")
-    if name == "votes":
-        return _voted(place, fields)
-    if not isinstance(values, list) or not values or len(values) != len(n_tokens):
-        raise UserError(f"{place}: fields 'n_tokens' and '{name}' must be lists of one length, one number a step")
-    if not all(
-        isinstance(v, float) or (isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**53) for v in values
-    ):
-        raise UserError(f"{place}: field '{name}' must hold numbers")
-    for step, value in enumerate(values):
-        if math.isnan(value):
-            raise UserError(
-                f"{place}: item '{fields['id']}' has a NaN score at step {step}; the model or its items are broken"
-            )
-    return _item(place, fields, **{name: np.array(values, dtype=np.float64)})
+ItemType = TypeVar("ItemType")
 
 
-def _voted(place: str, fields: dict[str, Any]) -> TraceItem:
-    votes = fields["votes"]
-    if not isinstance(votes, list) or not votes or not fields["n_tokens"]:
-        raise UserError(
-            f"{place}: field 'votes' must be a list of at least one vote, 'n_tokens' one of at least one step"
-        )
-    if not all(v is None or (isinstance(v, int) and not isinstance(v, bool)) for v in votes):
-        raise UserError(f"{place}: field 'votes' must hold whole numbers, or null for a text without a verdict")
-    return _item(place, fields, votes=tuple(votes))
+def make_item(item_type: type[ItemType], place: str, fields: Any) -> ItemType:
+    """Make an item of a JSON value.
 
+    Args:
+        item_type: The pydantic dataclass of the items.
+        place: Where the value stands, for errors: a file and a line.
+        fields: The JSON value. Keys that the item does not know are passed over.
 
-def _item(place: str, fields: dict[str, Any], **values: Any) -> TraceItem:
-    n_steps = len(fields["n_tokens"])
-    if not -1 <= fields["label"] < n_steps:
-        raise UserError(f"{place}: field 'label' is {fields['label']}; expected -1 to {n_steps - 1}")
-    named = {name: fields[name] for name in ("subset", "id", "generator", "label", "digest")}
-    return TraceItem(**named, n_tokens=np.array(fields["n_tokens"], dtype=np.int64), **values)
-
-
-Item = TypeVar("Item")
-
-
-def read_described(folder: Path, described: Items | None, read: Callable[[Path], list[Item]]) -> list[Item]:
-    """Read the items that an entry in this folder describes.
+    Returns:
+        The item.
 
     Raises:
-        UserError: it describes none, they are not there, or the file is another than the entry says.
+        UserError: A missing or wrong field; the place, the field, and what was found are named.
+    """
+    if not isinstance(fields, dict):
+        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected an item (an object)")
+    known = {one.name for one in dataclasses.fields(item_type)}  # type: ignore[arg-type]
+    try:
+        return item_type(**{name: value for name, value in fields.items() if name in known})
+    except ValidationError as error:
+        raise UserError(f"{place}: {_describe(error)}") from None
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = printable(first["msg"])
+    if first["type"] == "missing":
+        return f"field '{where}' is missing"
+    if first["type"] == "value_error":
+        message = message.removeprefix("Value error, ")
+        return f"field '{where}': {message}" if where else message
+    expected = message.removeprefix("Input should be ")
+    return f"field '{where}' is {shortened(shown(first['input']))}; expected {expected}"
+
+
+def read_described(folder: Path, described: Items | None, read: Callable[[Path], list[ItemType]]) -> list[ItemType]:
+    """Read the items that an entry in a folder describes.
+
+    Args:
+        folder: The entry's folder.
+        described: What the entry says of its items.
+        read: Reads an items file.
+
+    Returns:
+        The items.
+
+    Raises:
+        UserError: It describes none, they are not there, or the file is another than the entry says.
     """
     if described is None:
         raise UserError(f"{folder}: the entry has no items to compute from")
@@ -132,74 +171,3 @@ def read_described(folder: Path, described: Items | None, read: Callable[[Path],
             f"{described.sha256[:12]}...); restore it"
         )
     return read(path)
-
-
-def check_answers(path: Path, items: Collection[Any]) -> None:
-    """Raise UserError where an answer's class is not one that its problem's completions can have: there are no more than these.
-
-    Args:
-        items: each with subset, id, sample and answer.
-    """
-    counts = Counter((item.subset, item.id) for item in items)
-    for item in items:
-        if item.answer >= (n := counts[item.subset, item.id]):
-            raise UserError(
-                f"{path}: sample {item.sample} of '{item.id}': field 'answer' is {item.answer:,}; expected one below the problem's "
-                f"{n:,} completions, or -1"
-            )
-
-
-def statistics_of(provenance: Provenance | None, n_resamples: int | None, seed: int | None) -> dict[str, int]:
-    """``n_resamples`` and ``seed`` of figures that are computed again: as given, else as in the entry, else the defaults."""
-    before = {"n_resamples": 10_000, "seed": 0}
-    if provenance is not None:
-        before = {"n_resamples": provenance.n_resamples, "seed": provenance.seed}
-    given = {"n_resamples": n_resamples, "seed": seed}
-    return before | {name: value for name, value in given.items() if value is not None}
-
-
-def read_items(path: Path) -> list[TraceItem]:
-    """Read an items file.
-
-    Raises:
-        UserError: broken line, wrong field, the same item twice, or items of several sorts (sums, scores, votes).
-    """
-    items: dict[tuple[str, str], TraceItem] = {}
-    sorts: set[str] = set()
-    for place, fields in read_records(path):
-        item = parse_item(place, fields)
-        if item.key in items:
-            raise UserError(f"{place}: item '{item.id}' of {item.subset} is there twice; delete one of the lines")
-        items[item.key] = item
-        sorts |= {name for name in ITEM_SORTS if getattr(item, name) is not None}
-        if len(sorts) > 1:
-            raise UserError(
-                f"{place}: items before it have another of 'sums', 'scores' and 'votes'; items of two runs?"
-            )
-    return list(items.values())
-
-
-def recompute_entry(
-    path: Path,
-    entry_type: type[EntryType],
-    read: Callable[[Path], list[Item]],
-    compute: Callable[..., Any],
-    *,
-    n_resamples: int | None,
-    seed: int | None,
-) -> EntryType:
-    """An entry with every metric computed again from its items.
-
-    Args:
-        path: the run's folder, or a file in it. compute: metrics of items and the old entry, with ``n_resamples`` and ``seed``.
-
-    Raises:
-        UserError: no entry, or items other than those it describes.
-    """
-    folder = path if path.is_dir() else path.parent
-    old: Any = read_entry(folder / ENTRY_NAME, entry_type)
-    items = read_described(folder, old.items, read)
-    statistics = statistics_of(old.provenance, n_resamples, seed)
-    provenance = old.provenance and old.provenance.model_copy(update=statistics)
-    again: EntryType = old.model_copy(update={"metrics": compute(items, old, **statistics), "provenance": provenance})
-    return again

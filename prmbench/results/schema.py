@@ -80,7 +80,7 @@ class SubsetData(Record):
     fingerprint: str = Field(description="hash of benchmark, version, settings and data_hash: equal means comparable")
 
 
-class Benchmark(Record):
+class BenchmarkData(Record):
     """What it was evaluated on."""
 
     name: str = Field(description="processbench, policy, best-of-n; of a probe td-probe, candidates, calibration")
@@ -145,7 +145,7 @@ class Entry(Record, Generic[Metrics]):
     status: Literal["measured", "reported"] = Field("measured", description="measured here, or reported by a paper")
     miniature: bool = Field(False, description="the synthetic world, not real data")
     subject: Subject
-    benchmark: Benchmark
+    benchmark: BenchmarkData
     metrics: Metrics = Field(description="the figures; their shape depends on the benchmark")
     items: Items | None = Field(None, description="null: not kept (reported entries)")
     provenance: Provenance | None = Field(None, description="null: not known (reported entries)")
@@ -172,7 +172,7 @@ def make_benchmark(
     subsets: dict[str, tuple[int, dict[str, int], str]],
     settings: dict[str, Any] | None = None,
     limit: int | None = None,
-) -> Benchmark:
+) -> BenchmarkData:
     """What an entry was evaluated on. subsets: number of items, counts and data hash of each."""
     found = {
         subset: SubsetData(
@@ -180,7 +180,7 @@ def make_benchmark(
         )
         for subset, (n, counts, hashed) in subsets.items()
     }
-    return Benchmark(
+    return BenchmarkData(
         name=name,
         version=version,
         subsets=found,

@@ -1,23 +1,19 @@
-"""Best-of-N figures from items alone: no model, no text (DESIGN 4.4)."""
+"""Best-of-N figures from items alone: no model, no text (docs/protocols.md, "Best-of-N")."""
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from prmbench.data.records import LARGE, check_fields, check_number, read_records
-from prmbench.errors import UserError
-from prmbench.results.items import check_answers
-from prmbench.results.schema import Estimate, Record, Subject
+from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, BestOfNSubset, CompletionScores
+from prmbench.errors import ArgumentError, UserError
+from prmbench.results.schema import Estimate, Subject, digest
 from prmbench.stats.bootstrap import share_interval
 from prmbench.stats.calibration import margin_logit, sigmoid
 from prmbench.stats.repeats import mean_resamples, pass_at_k
@@ -28,104 +24,6 @@ Floats = NDArray[np.float64]
 ESTIMATORS = ("expected", "first")
 N_SUBSETS = 200
 """Subsets drawn for votes, which have no closed form, where there are more."""
-
-
-class BestOfNSubset(Record):
-    """One set of candidates."""
-
-    scores: dict[str, dict[str, dict[str, Estimate]]] = Field(
-        description="accuracy of the highest score: by score (own first), N, estimator (expected: over all subsets of N "
-        "candidates; first: of the first N)"
-    )
-    baselines: dict[str, dict[str, dict[str, Estimate]]] = Field(
-        description="the same for pass (any right), majority, weighted_majority (votes weigh the probability that the own score "
-        "stands for), mean (what a random choice gets), shortest, longest"
-    )
-
-
-class BestOfNMetrics(Record):
-    """Figures of a best-of-n entry."""
-
-    own: str = Field(description="which score is the model's own convention")
-    n: int = Field(description="candidates of each problem")
-    sizes: list[int] = Field(description="N")
-    subsets: dict[str, BestOfNSubset] = Field(description="by set of candidates")
-    mean: BestOfNSubset = Field(description="plain mean over the sets")
-
-
-@dataclass(frozen=True)
-class CandidateItem:
-    """What is kept of one candidate: no text.
-
-    Attributes:
-        subset, id, sample, digest: of the candidate. correct: verified. answer: class of its answer among its problem's, -1: none.
-        length: response tokens, end of turn included. n_tokens: int64, shape [n_steps].
-        sums: token values summed over each step, before beta; total: over the whole response, end of turn included.
-        scores: of step-valued models, shape [n_steps], instead.
-    """
-
-    subset: str
-    id: str
-    sample: int
-    digest: str
-    correct: bool
-    answer: int
-    length: int
-    n_tokens: NDArray[np.int64]
-    sums: Floats | None
-    total: float | None
-    scores: Floats | None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What names an item within a run."""
-        return self.subset, f"{self.id}/{self.sample}"
-
-    def line(self) -> str:
-        """One JSON line, numbers exact."""
-        fields = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in self.__dict__.items()
-        }
-        return json.dumps({name: value for name, value in fields.items() if value is not None}) + "\n"
-
-
-def parse_candidate(place: str, fields: Any) -> CandidateItem:
-    """Check one item's fields. Raises UserError that names the place and the field."""
-    kinds: dict[str, type] = {"subset": str, "id": str, "sample": int, "digest": str, "correct": bool, "answer": int}
-    kinds |= {"length": int, "n_tokens": list}
-    kept = check_fields(place, fields, kinds, "an item")
-    values = fields.get("scores") if "scores" in fields else fields.get("sums")
-    if ("scores" in fields) == ("sums" in fields and "total" in fields) or not isinstance(values, list):
-        raise UserError(f"{place}: expected either 'sums' and 'total', or 'scores'")
-    if len(values) != len(fields["n_tokens"]):
-        raise UserError(f"{place}: 'n_tokens' and the scores must be lists of one length, one number a step")
-    for name, low in (("sample", 0), ("answer", -1), ("length", 0)):
-        check_number(place, name, fields[name], low=low, whole=True)
-    for count in fields["n_tokens"]:
-        check_number(place, "n_tokens", count, low=0, whole=True)
-    numbers = [*values, *([fields["total"]] if "total" in fields else [])]
-    if not all(type(v) in (int, float) and (abs(v) < LARGE or v in (math.inf, -math.inf)) for v in numbers):
-        raise UserError(f"{place}: scores must be numbers below {LARGE:g}, and none NaN")
-    stepwise = "scores" in fields
-    return CandidateItem(
-        **{name: value for name, value in kept.items() if name != "n_tokens"},
-        n_tokens=np.array(fields["n_tokens"], dtype=np.int64),
-        sums=None if stepwise else np.array(values, dtype=np.float64),
-        total=None if stepwise else float(fields["total"]),
-        scores=np.array(values, dtype=np.float64) if stepwise else None,
-    )
-
-
-def read_candidates(path: Path) -> list[CandidateItem]:
-    """Read an items file. Raises UserError for a broken line, a wrong field, or the same item twice."""
-    seen: dict[tuple[str, str], CandidateItem] = {}
-    for place, fields in read_records(path):
-        item = parse_candidate(place, fields)
-        if item.key in seen:
-            raise UserError(f"{place}: candidate '{item.key[1]}' is there twice; delete one of the lines")
-        seen[item.key] = item
-    check_answers(path, seen.values())
-    return list(seen.values())
 
 
 @dataclass(frozen=True)
@@ -154,7 +52,7 @@ class Convention:
         return cls(own, subject.beta, (subject.margin or 0.0) if objective.startswith("ipvrm") else 0.0)
 
 
-def candidate_scores(item: CandidateItem, convention: Convention) -> dict[str, float]:
+def completion_scores(item: CompletionScores, convention: Convention) -> dict[str, float]:
     """Every score of one candidate, the model's own first.
 
     ``sum`` and ``token_mean`` are over all response tokens; ``min``, ``last``, ``product`` and ``mean`` over steps' process
@@ -185,16 +83,16 @@ def checked_sizes(counts: Iterable[int], sizes: Sequence[int] | None) -> list[in
     """
     numbers = set(counts)
     if len(numbers) != 1:
-        raise UserError(f"problems have {min(numbers)} to {max(numbers)} candidates; expected equally many of each")
+        raise UserError(f"problems have {min(numbers)} to {max(numbers)} completions; expected equally many of each")
     (n,) = numbers
     wanted = sorted(set(sizes or [*(2**k for k in range(n.bit_length()) if 2**k <= n), n]))
     if not 1 <= wanted[0] <= wanted[-1] <= n:
-        raise UserError(f"--n {' '.join(map(str, wanted))}: there are {n} candidates of each problem")
+        raise ArgumentError("sizes", " ".join(map(str, wanted)), f"there are {n} completions of each problem")
     return wanted
 
 
 def compute_best_of_n(
-    items: Sequence[CandidateItem],
+    items: Sequence[CompletionScores],
     convention: Convention,
     *,
     sizes: Sequence[int] | None = None,
@@ -206,7 +104,7 @@ def compute_best_of_n(
     Raises:
         UserError: problems with different numbers of candidates, or N above that number.
     """
-    groups: dict[tuple[str, str], list[CandidateItem]] = {}
+    groups: dict[tuple[str, str], list[CompletionScores]] = {}
     for item in items:
         groups.setdefault((item.subset, item.id), []).append(item)
     wanted = checked_sizes([len(group) for group in groups.values()], sizes)
@@ -237,11 +135,11 @@ def compute_best_of_n(
 
 
 def _figures(
-    group: Sequence[CandidateItem], convention: Convention, sizes: Sequence[int], rng: np.random.Generator
+    group: Sequence[CompletionScores], convention: Convention, sizes: Sequence[int], rng: np.random.Generator
 ) -> dict[tuple[str, str, int, str], float]:
     """Figures of one problem, by (scores or baselines, name, N, estimator)."""
     correct = np.array([item.correct for item in group])
-    each = [candidate_scores(item, convention) for item in group]
+    each = [completion_scores(item, convention) for item in group]
     scores = {name: np.array([one[name] for one in each]) for name in each[0]}
     lengths = np.array([float(item.length) for item in group])
     answers = [item.answer for item in group]
@@ -279,3 +177,28 @@ def _shaped(names: Sequence[tuple[str, str, int, str]], sets: Sequence[Floats], 
         estimate = Estimate(value=float(np.mean([column.mean() for column in columns])), low=low, high=high)
         parts[part].setdefault(name, {}).setdefault(str(size), {})[estimator] = estimate
     return BestOfNSubset(**parts)
+
+
+def chosen_shares(
+    items: Sequence[CompletionScores], subject: Subject, n: int
+) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], str]]:
+    """How often the choice among n completions is right, over all subsets of n of a problem's completions.
+
+    Args:
+        items: The items of an entry.
+        subject: The entry's subject; says how it scores a whole response.
+        n: The size of the subsets.
+
+    Returns:
+        Shares from 0 to 1, and hashes of the completions, by subset and problem.
+    """
+    convention = Convention.of(subject)
+    groups: dict[tuple[str, str], list[CompletionScores]] = {}
+    for item in items:
+        groups.setdefault((item.subset, item.id), []).append(item)
+    values, digests = {}, {}
+    for key, group in groups.items():
+        digests[key] = digest([item.digest for item in group])
+        scores = np.array([completion_scores(item, convention)[convention.own] for item in group])
+        values[key] = expected_best(scores, np.array([item.correct for item in group]), n)
+    return values, digests

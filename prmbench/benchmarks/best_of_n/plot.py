@@ -1,4 +1,4 @@
-"""Pictures of entries."""
+"""The picture of Best-of-N entries: accuracy against N."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prmbench.benchmarks.best_of_n.run import BestOfNEntry
+from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics
 from prmbench.errors import UserError
+from prmbench.results.schema import Entry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,19 +16,32 @@ if TYPE_CHECKING:
 BASELINES = {"pass": "any right", "majority": "majority", "mean": "mean"}
 
 
-def plot_best_of_n(entries: Sequence[BestOfNEntry], path: Path, estimator: str = "expected") -> Path:
-    """Write `draw_best_of_n` to a .svg, .png or .pdf file."""
+def plot_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], path: Path, estimator: str = "expected") -> Path:
+    """Draw entries into a file; see `draw_best_of_n`.
+
+    Args:
+        entries: Entries on the same completions.
+        path: The picture, whose name ends in .svg, .png or .pdf.
+        estimator: ``expected`` (over all subsets of N) or ``first`` (the first N).
+
+    Returns:
+        The path.
+    """
     figure = draw_best_of_n(entries, estimator)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path
 
 
-def draw_best_of_n(entries: Sequence[BestOfNEntry], estimator: str = "expected") -> Figure:
-    """Accuracy against N of several reward models on the same candidates, each by its own score, with intervals.
+def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "expected") -> Figure:
+    """Draw accuracy against N of several reward models, each by its own score, with intervals.
+
+    Args:
+        entries: Entries on the same completions.
+        estimator: ``expected`` (over all subsets of N) or ``first`` (the first N).
 
     Raises:
-        UserError: no entry, or entries of different candidates.
+        UserError: No entry, or entries of different completions.
     """
     if not entries:
         raise UserError("no entry to plot")
@@ -35,7 +49,7 @@ def draw_best_of_n(entries: Sequence[BestOfNEntry], estimator: str = "expected")
     for entry in entries:
         if entry.benchmark.fingerprint != first.benchmark.fingerprint:
             raise UserError(
-                f"'{entry.subject.name}' and '{first.subject.name}' were evaluated on different candidates; plot them apart"
+                f"'{entry.subject.name}' and '{first.subject.name}' were evaluated on different completions; plot them apart"
             )
     from matplotlib.figure import Figure
 
@@ -69,7 +83,7 @@ def draw_best_of_n(entries: Sequence[BestOfNEntry], estimator: str = "expected")
             axis.fill_between(entry.metrics.sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [str(n) for n in ticks])
-    axis.set(xlabel="N", ylabel="accuracy of the selected candidate, %")
+    axis.set(xlabel="N", ylabel="accuracy of the selected completion, %")
     for text in axis.legend(fontsize=8).get_texts():
         text.set_parse_math(False)  # a name with dollar signs is no formula
     return figure

@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 from prmbench.benchmarks.processbench.schema import (
     N_RANDOM,
-    POLICIES,
-    Group,
-    Plan,
-    PolicyResult,
+    RULES,
+    GroupResult,
     ProcessBenchMetrics,
     ProtocolResult,
+    RuleResult,
     SubsetResult,
+    TraceItem,
     VoteCounts,
 )
-from prmbench.results.items import TraceItem
 from prmbench.results.schema import Estimate
 from prmbench.stats import auc, bootstrap, thresholds
 from prmbench.stats.protocols import DIRECT, STEP_PROTOCOL, TOKEN_PROTOCOLS, token_protocol_scores
@@ -29,8 +28,20 @@ from prmbench.stats.votes import vote
 Floats = NDArray[np.float64]
 
 TRANSFER_SUBSET = "gsm8k"
-BASELINES = ("random", "position", "length")
 POSITION_EDGES = (0, 1, 2, 3, 4, 5, 10)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Settings of the statistics.
+
+    Attributes:
+        n_resamples: Bootstrap resamples.
+        seed: Seed of folds, resamples and random scores.
+    """
+
+    n_resamples: int = 10_000
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,15 @@ class _Subset:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The outcome of a threshold policy on one subset. hits: bool [n]; resampled: F1 resamples, float64 [b]."""
+    """The outcome of a threshold rule on one subset. hits: bool [n]; resampled: F1 resamples, float64 [b]."""
 
-    result: PolicyResult
+    result: RuleResult
     hits: NDArray[np.bool_]
     resampled: Floats
 
 
 def compute_metrics(
-    items: Sequence[TraceItem], beta: float, fixed_thresholds: dict[str, float], plan: Plan
+    items: Sequence[TraceItem], beta: float, fixed_thresholds: dict[str, float], statistics: Statistics
 ) -> ProcessBenchMetrics:
     """All figures of an entry.
 
@@ -80,7 +91,7 @@ def compute_metrics(
         for name in dict.fromkeys(item.subset for item in items)
     ]
     if items[0].votes is not None:
-        protocols = {DIRECT: _direct(subsets, plan)}
+        protocols = {DIRECT: _direct(subsets, statistics)}
     else:
         names = (STEP_PROTOCOL,) if items[0].scores is not None else TOKEN_PROTOCOLS
         scored: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
@@ -88,20 +99,20 @@ def compute_metrics(
             for item in subset.items:
                 for name, scores in item_scores(item, beta).items():
                     scored[name].setdefault(subset.name, []).append(scores)
-        protocols = {name: _protocol(subsets, scored[name], fixed_thresholds.get(name), plan) for name in names}
+        protocols = {name: _protocol(subsets, scored[name], fixed_thresholds.get(name), statistics) for name in names}
     return ProcessBenchMetrics(
         protocols=protocols,
         baselines={
-            "random": _random_baseline(subsets, plan),
-            "position": _baseline(subsets, lambda item: -np.arange(len(item.n_tokens), dtype=np.float64), plan),
-            "length": _baseline(subsets, lambda item: -item.n_tokens.astype(np.float64), plan),
+            "random": _random_baseline(subsets, statistics),
+            "position": _baseline(subsets, lambda item: -np.arange(len(item.n_tokens), dtype=np.float64), statistics),
+            "length": _baseline(subsets, lambda item: -item.n_tokens.astype(np.float64), statistics),
         },
     )
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a threshold policy makes of one subset.
+    """What a threshold rule makes of one subset.
 
     Attributes:
         items: sorted by id. predicted: int64, shape [n]: index of the first flagged step, -1: none.
@@ -129,15 +140,15 @@ def predict(
     fixed_thresholds: dict[str, float],
     *,
     protocol: str,
-    policy: str = "crossfit",
+    rule: str = "crossfit",
     seed: int = 0,
 ) -> dict[str, Predictions]:
-    """Predict every item, as the entry's F1 under this protocol and threshold policy does; by subset.
+    """Predict every item, as the entry's F1 under this protocol and threshold rule does; by subset.
 
-    Items with votes are predicted by these, under any policy: there is no threshold to choose.
+    Items with votes are predicted by these, under any rule: there is no threshold to choose.
 
     Raises:
-        ValueError: a protocol or policy that these items do not have, or a subset without both classes where the policy needs them.
+        ValueError: a protocol or rule that these items do not have, or a subset without both classes where the rule needs them.
     """
     if items[0].votes is not None:
         return _predict_directly(items, protocol)
@@ -151,7 +162,7 @@ def predict(
     found = {name: thresholds.matches(rows, [i.label for i in mine]) for name, (mine, rows) in scored.items()}
     out: dict[str, Predictions] = {}
     for name, (mine, rows) in scored.items():
-        chosen = _thresholds(found, name, [item.id for item in mine], policy, fixed_thresholds.get(protocol), seed)
+        chosen = _thresholds(found, name, [item.id for item in mine], rule, fixed_thresholds.get(protocol), seed)
         predicted = np.array(
             [thresholds.first_below(row, t) for row, t in zip(rows, chosen, strict=True)], dtype=np.int64
         )
@@ -181,17 +192,17 @@ def _predict_directly(items: Sequence[TraceItem], protocol: str) -> dict[str, Pr
 
 
 def _thresholds(
-    found: dict[str, thresholds.Matches], name: str, ids: list[str], policy: str, fixed: float | None, seed: int
+    found: dict[str, thresholds.Matches], name: str, ids: list[str], rule: str, fixed: float | None, seed: int
 ) -> Floats:
-    if policy == "crossfit":
+    if rule == "crossfit":
         return thresholds.crossfit_thresholds(found[name], ids, seed=seed)[0]
-    if policy == "oracle":
+    if rule == "oracle":
         return np.full(len(ids), thresholds.best_threshold(found[name]))
-    if policy == TRANSFER_SUBSET and TRANSFER_SUBSET in found:
+    if rule == TRANSFER_SUBSET and TRANSFER_SUBSET in found:
         return np.full(len(ids), thresholds.best_threshold(found[TRANSFER_SUBSET]))
-    if policy == "fixed" and fixed is not None:
+    if rule == "fixed" and fixed is not None:
         return np.full(len(ids), fixed)
-    raise ValueError(f"threshold policy '{policy}' is not defined here; policies: {', '.join(POLICIES)}")
+    raise ValueError(f"threshold rule '{rule}' is not defined here; rules: {', '.join(RULES)}")
 
 
 def item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
@@ -210,43 +221,43 @@ def item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
 
 
 def _protocol(
-    subsets: list[_Subset], scores: dict[str, list[Floats]], fixed: float | None, plan: Plan
+    subsets: list[_Subset], scores: dict[str, list[Floats]], fixed: float | None, statistics: Statistics
 ) -> ProtocolResult:
     found = {s.name: thresholds.matches(scores[s.name], s.labels) for s in subsets}
     transfer = found.get(TRANSFER_SUBSET)
     results: dict[str, SubsetResult] = {}
-    resampled: dict[str, list[Floats]] = {policy: [] for policy in POLICIES}
+    resampled: dict[str, list[Floats]] = {rule: [] for rule in RULES}
     for subset in subsets:
         here = found[subset.name]
-        chosen, undefined = _apply_policies(subset, here, transfer, fixed, plan)
-        for policy, outcome in chosen.items():
-            resampled[policy].append(outcome.resampled)
+        chosen, undefined = _apply_rules(subset, here, transfer, fixed, statistics)
+        for rule, outcome in chosen.items():
+            resampled[rule].append(outcome.resampled)
         best = chosen.get("crossfit") or chosen.get("oracle")
         oracle, crossfit = (chosen[p].result.f1.value if p in chosen else None for p in ("oracle", "crossfit"))
         results[subset.name] = SubsetResult(
-            policies={policy: outcome.result for policy, outcome in chosen.items()},
+            rules={rule: outcome.result for rule, outcome in chosen.items()},
             undefined=undefined,
             optimism=oracle - crossfit if oracle is not None and crossfit is not None else None,
-            step_auc=_step_auc(subset, scores[subset.name], plan),
+            step_auc=_step_auc(subset, scores[subset.name], statistics),
             by_position=_by_position(subset, best.hits) if best else [],
             by_generator=_by_generator(subset, best.hits) if best else [],
         )
     return ProtocolResult(subsets=results, mean=_means(results, resampled))
 
 
-def _direct(subsets: list[_Subset], plan: Plan) -> ProtocolResult:
+def _direct(subsets: list[_Subset], statistics: Statistics) -> ProtocolResult:
     """Figures of votes: F1 and accuracies of their verdicts, without thresholds, and without an AUC."""
     results: dict[str, SubsetResult] = {}
     resampled: dict[str, list[Floats]] = {DIRECT: []}
     for subset in subsets:
         labels, predicted = np.array(subset.labels), voted(subset.items)
-        chosen = _outcome(subset, predicted == labels, labels >= 0, [], plan)
+        chosen = _outcome(subset, predicted == labels, labels >= 0, [], statistics)
         resampled[DIRECT].append(chosen.resampled)
         votes = [one for item in subset.items for one in item.votes or ()]
         steps = np.array([len(item.n_tokens) for item in subset.items])
         undecided = np.array([vote(item.votes or ()) is None for item in subset.items])
         results[subset.name] = SubsetResult(
-            policies={DIRECT: chosen.result},
+            rules={DIRECT: chosen.result},
             step_auc=Estimate(value=None),
             by_position=_by_position(subset, chosen.hits),
             by_generator=_by_generator(subset, chosen.hits),
@@ -260,25 +271,29 @@ def _direct(subsets: list[_Subset], plan: Plan) -> ProtocolResult:
     return ProtocolResult(subsets=results, mean=_means(results, resampled))
 
 
-def _apply_policies(
-    subset: _Subset, here: thresholds.Matches, transfer: thresholds.Matches | None, fixed: float | None, plan: Plan
+def _apply_rules(
+    subset: _Subset,
+    here: thresholds.Matches,
+    transfer: thresholds.Matches | None,
+    fixed: float | None,
+    statistics: Statistics,
 ) -> tuple[dict[str, _Chosen], dict[str, str]]:
     chosen: dict[str, _Chosen] = {}
     undefined: dict[str, str] = {}
 
-    def attempt(policy: str, choose: Callable[[], tuple[Floats, list[float]]]) -> None:
+    def attempt(rule: str, choose: Callable[[], tuple[Floats, list[float]]]) -> None:
         try:
             per_item, shown = choose()
         except ValueError as error:
-            undefined[policy] = str(error)
+            undefined[rule] = str(error)
             return
-        chosen[policy] = _outcome(subset, here.hit(per_item), here.has_error, shown, plan)
+        chosen[rule] = _outcome(subset, here.hit(per_item), here.has_error, shown, statistics)
 
     def one(value: float) -> tuple[Floats, list[float]]:
         return np.full(len(here), value), [value]
 
     def crossfit() -> tuple[Floats, list[float]]:
-        per_item, folds = thresholds.crossfit_thresholds(here, subset.ids, seed=plan.seed)
+        per_item, folds = thresholds.crossfit_thresholds(here, subset.ids, seed=statistics.seed)
         return per_item, [float(per_item[folds == fold][0]) for fold in np.unique(folds)]
 
     attempt("crossfit", crossfit)
@@ -291,12 +306,14 @@ def _apply_policies(
 
 
 def _outcome(
-    subset: _Subset, hits: NDArray[np.bool_], has_error: NDArray[np.bool_], shown: list[float], plan: Plan
+    subset: _Subset, hits: NDArray[np.bool_], has_error: NDArray[np.bool_], shown: list[float], statistics: Statistics
 ) -> _Chosen:
-    samples = bootstrap.f1_resamples(hits, has_error, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
+    samples = bootstrap.f1_resamples(
+        hits, has_error, n_resamples=statistics.n_resamples, rng=subset.stream(statistics.seed)
+    )
     values = _accuracies(hits, has_error)
     estimates = {name: _estimate(values[name], samples[name]) for name in ("f1", "acc_error", "acc_correct")}
-    return _Chosen(PolicyResult(**estimates, thresholds=shown), hits, samples["f1"])
+    return _Chosen(RuleResult(**estimates, thresholds=shown), hits, samples["f1"])
 
 
 def _accuracies(hits: NDArray[np.bool_], has_error: NDArray[np.bool_]) -> dict[str, float | None]:
@@ -319,9 +336,9 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _step_auc(subset: _Subset, scores: list[Floats], plan: Plan) -> Estimate:
+def _step_auc(subset: _Subset, scores: list[Floats], statistics: Statistics) -> Estimate:
     steps = auc.step_wins(scores, subset.labels)
-    samples = auc.auc_resamples(steps, n_resamples=plan.n_resamples, rng=subset.stream(plan.seed))
+    samples = auc.auc_resamples(steps, n_resamples=statistics.n_resamples, rng=subset.stream(statistics.seed))
     return _estimate(_number(float(auc.auc(steps)[0])), samples)
 
 
@@ -343,44 +360,44 @@ def position_bins(labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_
     return bins
 
 
-def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
+def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[GroupResult]:
     labels = np.array(subset.labels)
     return [_group(name, here | (labels < 0), hits, labels) for name, here in position_bins(labels)]
 
 
-def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[Group]:
+def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[GroupResult]:
     labels = np.array(subset.labels)
     generators = np.array([item.generator for item in subset.items])
     return [_group(str(name), generators == name, hits, labels) for name in np.unique(generators)]
 
 
-def _group(name: str, members: NDArray[np.bool_], hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> Group:
+def _group(name: str, members: NDArray[np.bool_], hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> GroupResult:
     has_error = labels[members] >= 0
     values = _accuracies(hits[members], has_error)
-    return Group(name=name, n_error=int(has_error.sum()), n_correct=int((~has_error).sum()), **values)
+    return GroupResult(name=name, n_error=int(has_error.sum()), n_correct=int((~has_error).sum()), **values)
 
 
 def _means(results: dict[str, SubsetResult], resampled: dict[str, list[Floats]]) -> dict[str, Estimate]:
     """Plain means over the subsets, each subset resampled on its own; only where every subset has a value."""
     means = {}
-    for policy in POLICIES:
-        values = [r.policies[policy].f1.value for r in results.values() if policy in r.policies]
+    for rule in RULES:
+        values = [r.rules[rule].f1.value for r in results.values() if rule in r.rules]
         known = [value for value in values if value is not None]
         if len(known) == len(results):
-            means[policy] = _estimate(float(np.mean(known)), np.mean(resampled[policy], axis=0))
+            means[rule] = _estimate(float(np.mean(known)), np.mean(resampled[rule], axis=0))
     return means
 
 
-def _baseline(subsets: list[_Subset], score: Callable[[TraceItem], Floats], plan: Plan) -> ProtocolResult:
-    return _protocol(subsets, {s.name: [score(item) for item in s.items] for s in subsets}, None, plan)
+def _baseline(subsets: list[_Subset], score: Callable[[TraceItem], Floats], statistics: Statistics) -> ProtocolResult:
+    return _protocol(subsets, {s.name: [score(item) for item in s.items] for s in subsets}, None, statistics)
 
 
-def _random_baseline(subsets: list[_Subset], plan: Plan) -> ProtocolResult:
+def _random_baseline(subsets: list[_Subset], statistics: Statistics) -> ProtocolResult:
     """The mean of `N_RANDOM` draws of uniform scores; without intervals."""
-    alone = Plan(n_resamples=0, seed=plan.seed)
+    alone = Statistics(0, statistics.seed)
     draws = []
     for draw in range(N_RANDOM):
-        streams = {s.name: s.stream(plan.seed, draw) for s in subsets}
+        streams = {s.name: s.stream(statistics.seed, draw) for s in subsets}
         scores = {s.name: [streams[s.name].random(len(item.n_tokens)) for item in s.items] for s in subsets}
         draws.append(_protocol(subsets, scores, None, alone))
     return _mean_of(draws)
@@ -397,22 +414,20 @@ def _mean_of(draws: list[ProtocolResult]) -> ProtocolResult:
     subsets = {}
     for name, found in first.subsets.items():
         same = [draw.subsets[name] for draw in draws]
-        policies = {
-            policy: PolicyResult(
-                f1=average([s.policies[policy].f1 for s in same]),
-                acc_error=average([s.policies[policy].acc_error for s in same]),
-                acc_correct=average([s.policies[policy].acc_correct for s in same]),
+        rules = {
+            rule: RuleResult(
+                f1=average([s.rules[rule].f1 for s in same]),
+                acc_error=average([s.rules[rule].acc_error for s in same]),
+                acc_correct=average([s.rules[rule].acc_correct for s in same]),
                 thresholds=[],
             )
-            for policy in found.policies
+            for rule in found.rules
         }
         optimism = [s.optimism for s in same if s.optimism is not None]
         subsets[name] = SubsetResult(
-            policies=policies,
+            rules=rules,
             undefined=found.undefined,
             optimism=float(np.mean(optimism)) if optimism else None,
             step_auc=average([s.step_auc for s in same]),
         )
-    return ProtocolResult(
-        subsets=subsets, mean={policy: average([d.mean[policy] for d in draws]) for policy in first.mean}
-    )
+    return ProtocolResult(subsets=subsets, mean={rule: average([d.mean[rule] for d in draws]) for rule in first.mean})

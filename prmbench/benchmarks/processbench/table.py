@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
+from prmbench.benchmarks.processbench.board import BASELINE_TITLES, ProcessBenchEntry, main_protocol
 from prmbench.benchmarks.processbench.metrics import TRANSFER_SUBSET
-from prmbench.benchmarks.processbench.run import ProcessBenchEntry
 from prmbench.benchmarks.processbench.schema import ProtocolResult, quoted
-from prmbench.results.schema import Estimate, what_it_is
+from prmbench.benchmarks.tables import heading, new_table, percent, percent_with_interval, safe
+from prmbench.results.schema import Estimate
 from prmbench.stats.protocols import DIRECT
-
-BASELINE_TITLES = {"random": "random score", "position": "position only", "length": "length only"}
 
 
 def render(entry: ProcessBenchEntry) -> RenderableType:
     """The entry as a table (F1 in percent, 95% intervals in brackets) and sentences."""
     subsets = list(entry.benchmark.subsets)
     table = _one_subset(entry, subsets[0]) if len(subsets) == 1 else _many_subsets(entry, subsets)
-    return Group(*(escape(line) for line in _heading(entry)), table, *(escape(line) for line in _sentences(entry)))
-
-
-def main_protocol(entry: ProcessBenchEntry) -> str:
-    """The protocol to read first: process where there is one (the paper's), else the only one."""
-    return next(iter(entry.metrics.protocols))
+    return Group(*(safe(line) for line in _heading(entry)), table, *(safe(line) for line in _sentences(entry)))
 
 
 def _heading(entry: ProcessBenchEntry) -> list[str]:
-    subject, data = entry.subject, entry.benchmark.subsets.values()
+    data = entry.benchmark.subsets.values()
     n_items, n_error = sum(d.n_items for d in data), sum(d.counts["error"] for d in data)
-    lines = [
-        f"ProcessBench: {subject.name} ({what_it_is(subject)}), {n_items:,} traces, {n_error:,} of them with an error"
-    ]
-    if entry.miniature:
-        lines.append("Miniature: a synthetic world and a tiny model; it shows how things work, not how good they are.")
-    if entry.benchmark.limit is not None:
-        lines.append(f"Only {entry.benchmark.limit:,} traces of each subset: a try, not a result to quote.")
-    return lines
+    size = f"{n_items:,} traces, {n_error:,} of them with an error"
+    return heading(entry, "ProcessBench", size, f"{entry.benchmark.limit} traces of each subset")
 
 
 def _rows(entry: ProcessBenchEntry) -> list[tuple[str, ProtocolResult, bool]]:
@@ -48,53 +34,45 @@ def _rows(entry: ProcessBenchEntry) -> list[tuple[str, ProtocolResult, bool]]:
     return [*rows, *((BASELINE_TITLES[name], result, False) for name, result in entry.metrics.baselines.items())]
 
 
-def _new_table(title: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    table.add_column("step score", no_wrap=True)
-    return table
-
-
 def _one_subset(entry: ProcessBenchEntry, subset: str) -> Table:
-    has_fixed = any("fixed" in p.subsets[subset].policies for p in entry.metrics.protocols.values())
-    table = _new_table(f"{subset}: F1 in %, threshold by crossfit [95% interval]")
+    has_fixed = any("fixed" in p.subsets[subset].rules for p in entry.metrics.protocols.values())
+    table = new_table(f"{subset}: F1 in %, threshold by crossfit [95% interval]", "step score")
     for title in ("F1", "acc error", "acc correct", *(["F1 at p=0.5"] if has_fixed else []), "F1 oracle", "step AUC"):
-        table.add_column(title, justify="right", no_wrap=title in ("F1", "mean"))
+        table.add_column(safe(title), justify="right", no_wrap=title in ("F1", "mean"))
     for title, result, end in _rows(entry):
         found = result.subsets[subset]
-        crossfit, oracle, fixed = quoted(found.policies), found.policies.get("oracle"), found.policies.get("fixed")
+        crossfit, oracle, fixed = quoted(found.rules), found.rules.get("oracle"), found.rules.get("fixed")
         table.add_row(
             title,
-            _with_interval(crossfit.f1 if crossfit else None),
-            _percent(crossfit.acc_error if crossfit else None),
-            _percent(crossfit.acc_correct if crossfit else None),
-            *([_percent(fixed.f1 if fixed else None)] if has_fixed else []),
-            _percent(oracle.f1 if oracle else None),
-            _percent(found.step_auc),
+            percent_with_interval(crossfit.f1 if crossfit else None),
+            percent(crossfit.acc_error if crossfit else None),
+            percent(crossfit.acc_correct if crossfit else None),
+            *([percent(fixed.f1 if fixed else None)] if has_fixed else []),
+            percent(oracle.f1 if oracle else None),
+            percent(found.step_auc),
             end_section=end,
         )
     return table
 
 
 def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
-    has = {
-        policy: any(policy in p.mean for p in entry.metrics.protocols.values()) for policy in ("fixed", TRANSFER_SUBSET)
-    }
-    table = _new_table("F1 in %, threshold by crossfit [95% interval]")
+    has = {rule: any(rule in p.mean for p in entry.metrics.protocols.values()) for rule in ("fixed", TRANSFER_SUBSET)}
+    table = new_table("F1 in %, threshold by crossfit [95% interval]", "step score")
     extra = [
         ("fixed", "mean at p=0.5"),
         (TRANSFER_SUBSET, f"mean, {TRANSFER_SUBSET} threshold"),
         ("oracle", "mean oracle"),
     ]
-    shown = [(policy, title) for policy, title in extra if has.get(policy, True)]
+    shown = [(rule, title) for rule, title in extra if has.get(rule, True)]
     for title in (*subsets, "mean", *(title for _, title in shown)):
-        table.add_column(title, justify="right", no_wrap=title in ("F1", "mean"))
+        table.add_column(safe(title), justify="right", no_wrap=title in ("F1", "mean"))
     for title, result, end in _rows(entry):
-        by_subset = [quoted(result.subsets[s].policies) for s in subsets]
+        by_subset = [quoted(result.subsets[s].rules) for s in subsets]
         table.add_row(
             title,
-            *(_percent(found.f1 if found else None) for found in by_subset),
-            _with_interval(quoted(result.mean)),
-            *(_percent(result.mean.get(policy)) for policy, _ in shown),
+            *(percent(found.f1 if found else None) for found in by_subset),
+            percent_with_interval(quoted(result.mean)),
+            *(percent(result.mean.get(rule)) for rule, _ in shown),
             end_section=end,
         )
     return table
@@ -123,15 +101,13 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
             f"({BASELINE_TITLES[best]}: {100 * knowing_nothing[best]:.1f})."
         )
     reasons = {
-        (subset, policy): reason
-        for subset, result in found.subsets.items()
-        for policy, reason in result.undefined.items()
+        (subset, rule): reason for subset, result in found.subsets.items() for rule, reason in result.undefined.items()
     }
     if entry.subject.unverified:
         lines.append(
             f"unverified: the preset {entry.subject.preset} was not checked against numbers that its authors produced."
         )
-    lines += [f"n/a: {subset}, {policy} threshold: {reason}." for (subset, policy), reason in reasons.items()]
+    lines += [f"n/a: {subset}, {rule} threshold: {reason}." for (subset, rule), reason in reasons.items()]
     if empty := sum(data.counts["empty_steps"] for data in entry.benchmark.subsets.values()):
         lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
     lines += [f"At risk: {warning}." for warning in (entry.provenance.warnings if entry.provenance else [])]
@@ -155,14 +131,3 @@ def _about_votes(found: ProtocolResult) -> list[str]:
 
 def _value(estimate: Estimate | None) -> float | None:
     return estimate.value if estimate else None
-
-
-def _percent(estimate: Estimate | None) -> str:
-    value = _value(estimate)
-    return "n/a" if value is None else f"{100 * value:.1f}"
-
-
-def _with_interval(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return _percent(estimate)
-    return f"{_percent(estimate)} [dim]\\[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}][/dim]"

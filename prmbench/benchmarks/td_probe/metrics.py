@@ -1,160 +1,32 @@
-"""Figures of the TD probe, computed from its items alone (DESIGN 4.6)."""
+"""Figures of the TD probe from items alone (docs/protocols.md, "TD probe")."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
-from prmbench.data.records import LARGE, check_fields, check_number, read_records
+from prmbench.benchmarks.td_probe.schema import (
+    P_MIN,
+    BranchGroup,
+    BranchItem,
+    PositionResult,
+    SignalResult,
+    TDProbeMetrics,
+)
 from prmbench.errors import UserError
-from prmbench.results.schema import Estimate, Record, Subject
+from prmbench.results.schema import Estimate, Subject
 from prmbench.stats.branches import Branches, reliability_figures, signal_figures
 from prmbench.stats.calibration import margin_logit, sigmoid
 
 Floats = NDArray[np.float64]
 
-P_MIN = 0.1
-"""Branches at least this likely are those that DistRL would use (Eq. 25)."""
 N_POSITIONS = 5
 MIN_RELIABILITY = 0.05
 """Below it a correlation is not corrected: the correction would multiply it by more than four, and by anything near 0."""
-
-
-@dataclass(frozen=True)
-class BranchItem:
-    """One branch: a state, a next token, and what became of its rollouts. No text.
-
-    Attributes:
-        subset, id, digest: the problem's set, id and sha256. sample: of the trajectory. rank: 0 for the likeliest next token.
-        t: response tokens before the branch. length: response tokens of the trajectory. token: the branch's id.
-        logprob: log pi(token given the state). sum: of the reward model's token values over the t tokens, before beta.
-        ratio: token value of the branch, before beta. right, rolled: rollouts that ended right, of how many. cut: truncated ones.
-    """
-
-    subset: str
-    id: str
-    sample: int
-    digest: str
-    rank: int
-    t: int
-    length: int
-    token: int
-    logprob: float
-    sum: float
-    ratio: float
-    right: int
-    rolled: int
-    cut: int
-
-    @property
-    def state(self) -> tuple[str, str, int]:
-        """What the branches of a state share."""
-        return self.subset, self.id, self.sample
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What names it within a run."""
-        return self.subset, f"{self.id}/{self.sample}/{self.rank}"
-
-    def line(self) -> str:
-        """One JSON line."""
-        return json.dumps(self.__dict__) + "\n"
-
-
-def parse_branch(place: str, record: Any) -> BranchItem:
-    """Check one item's fields. Raises UserError that names the place and the field."""
-    numbers = ("logprob", "sum", "ratio")
-    kinds = {f.name: {"str": str, "int": int}[str(f.type)] for f in fields(BranchItem) if f.name not in numbers}
-    kept = check_fields(place, record, kinds, "a branch")
-    for name in numbers:
-        value = record.get(name)
-        check_number(place, name, value)
-        kept[name] = float(value)
-    whole = kept["right"], kept["cut"]
-    if not 1 <= kept["rolled"] < LARGE or not all(0 <= n <= kept["rolled"] for n in whole):
-        raise UserError(f"{place}: expected 'rolled' at least 1, 'right' and 'cut' from 0 to 'rolled'")
-    if not 1 <= kept["t"] < kept["length"] < LARGE or not 0 <= kept["rank"] < LARGE:
-        raise UserError(f"{place}: expected 't' at least 1 and below 'length', 'rank' at least 0")
-    return BranchItem(**kept)
-
-
-def read_branches(path: Path) -> list[BranchItem]:
-    """Read an items file. Raises UserError for a broken line, a wrong field, or the same branch twice."""
-    found: dict[tuple[str, str], BranchItem] = {}
-    for place, record in read_records(path):
-        item = parse_branch(place, record)
-        if item.key in found:
-            raise UserError(f"{place}: branch {item.rank} of '{item.id}' is there twice; delete one of the lines")
-        found[item.key] = item
-    return list(found.values())
-
-
-class SignalResult(Record):
-    """How one signal of a branch goes with the outcome of its rollouts; null: not defined on these branches."""
-
-    auc: Estimate = Field(description="AUC against single rollouts' outcomes")
-    pearson: Estimate = Field(description="correlation with single rollouts' outcomes, as the paper reports it")
-    spearman: Estimate = Field(description="rank correlation with single rollouts' outcomes")
-    pearson_mean: Estimate = Field(description="correlation with the share of a branch's rollouts that are right")
-    corrected: Estimate = Field(
-        description="correlation with the branch's true value: pearson_mean over the root of the share's reliability; null: "
-        "refused, one rollout a branch or reliability about 0"
-    )
-    within: Estimate = Field(
-        description="pearson of deviations from the state's mean: differences between states left out"
-    )
-    within_mean: Estimate = Field(description="pearson_mean of deviations from the state's mean")
-    within_corrected: Estimate = Field(description="corrected, of deviations from the state's mean")
-    agreement: Estimate = Field(
-        description="mean over states of Kendall's tau-b between signal and share, where both vary"
-    )
-
-
-class PositionResult(Record):
-    """Branches of one part of the response."""
-
-    low: float = Field(description="from this share of the trajectory's tokens")
-    high: float = Field(description="to below this share")
-    n_branches: int
-    pass_rate: float = Field(description="mean share of right rollouts")
-    value_auc: Estimate = Field(description="AUC of the prefix value")
-    td_pearson: Estimate = Field(description="correlation of TD with single rollouts' outcomes")
-
-
-class BranchGroup(Record):
-    """Figures of a group of branches."""
-
-    n_states: int
-    n_branches: int
-    pass_rate: Estimate = Field(description="share of right rollouts")
-    reliability: Estimate = Field(description="part of the variance of branches' shares that is not rollout noise")
-    within_reliability: Estimate = Field(description="the same of deviations from the state's mean")
-    signals: dict[str, SignalResult] = Field(
-        description="td: V(s') - V(s) (Eqs. 6, 10); value: V(s') (Eq. 5); abs_value: |V(s')|; mean_value: v_bar; probability: "
-        "change of the objective's corrected probability, where it has one; policy: log-prob of the token, without a reward model"
-    )
-    notes: list[str] = Field(default_factory=list, description="what was refused, and why")
-
-
-class TDProbeMetrics(Record):
-    """Figures of a TD probe."""
-
-    rollouts_per_branch: int
-    mass: float = Field(description="mean probability under the policy of a state's branches together")
-    truncated: float = Field(description="share of rollouts cut at the token limit, which count as wrong")
-    branches: BranchGroup = Field(description="all branches")
-    candidates: BranchGroup | None = Field(
-        description=f"branches with pi >= {P_MIN} in states that have several, the choices DistRL acts on; null: there are none"
-    )
-    positions: list[PositionResult] = Field(description="fifths of the response, those that have branches")
 
 
 @dataclass(frozen=True)

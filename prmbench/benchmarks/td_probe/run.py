@@ -1,92 +1,45 @@
-"""The TD probe: one-step TD of candidate tokens against what the policy makes of them (DESIGN 4.6; Section 4.3.3).
+"""Branch states of a policy's trajectories, value the branches, and roll them out.
 
-Of every trajectory one state is drawn, at a random token; its likeliest next tokens are its branches; the reward model gives each
-branch's value and TD; the policy rolls each out K times and the verifier judges. A state is run once for all of its branches.
+Of every trajectory one state is drawn, at a random token. The state's likeliest next tokens are its branches. The reward model
+gives each branch's value and TD; the policy rolls each branch out K times, and the verifier judges. A state is run once for all of
+its branches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.benchmarks.td_probe.metrics import (
-    BranchItem,
-    TDProbeMetrics,
-    compute_td_probe,
-    parse_branch,
-    read_branches,
-)
+from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
+from prmbench.benchmarks.problems import Problems
+from prmbench.benchmarks.runner import Finished, evaluate_alone
+from prmbench.benchmarks.td_probe.benchmark import TDProbe, TDProbeOptions
+from prmbench.benchmarks.td_probe.schema import BranchItem
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.data.tokens import ids_hash
 from prmbench.data.traces import data_hash
-from prmbench.data.verdicts import Verdict
-from prmbench.engines.batching import BatchRunner, plan_batches
+from prmbench.engines.processes import Share
 from prmbench.engines.sampling import Request, SamplingParams, uniforms
-from prmbench.errors import UserError
+from prmbench.errors import ArgumentError, UserError, argument
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import rollout
-from prmbench.progress import progress
-from prmbench.results.items import recompute_entry
-from prmbench.results.provenance import run_provenance
-from prmbench.results.schema import Benchmark, Entry, make_benchmark
-from prmbench.results.store import RunFolder, default_folder
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.subject import describe
-from prmbench.verify import Verifier, verifier_version
+from prmbench.verify import Verdict, Verifier, verifier_version
 
 if TYPE_CHECKING:
     from prmbench.reward_models.implicit import ImplicitRewardModel
 
-NAME = "td-probe"
-VERSION = 1
-N_RESAMPLES = 2_000
-
-TDProbeEntry = Entry[TDProbeMetrics]
-
-
-@dataclass(frozen=True)
-class ProbeOptions:
-    """What is probed.
-
-    Attributes:
-        branches: in all, `top` a state, so ``branches / top`` states (rounded up), one a trajectory.
-        top: next tokens of each state. rollouts: K of each branch. params: how trajectories and rollouts are sampled.
-        prompt: name of the prompt template. batch_tokens: padded tokens of a batch, completions at full length.
-    """
-
-    branches: int = 2_500
-    top: int = 5
-    rollouts: int = 1
-    params: SamplingParams = field(default_factory=SamplingParams)
-    prompt: str = "boxed"
-    seed: int = 0
-    n_resamples: int = N_RESAMPLES
-    batch_tokens: int = 65_536
-
-
-@dataclass(frozen=True)
-class State:
-    """A prefix of a trajectory. t: response tokens in it, 1 to all but one. prompt: the policy's, token ids."""
-
-    subset: str
-    problem: Problem
-    rollout: Rollout
-    t: int
-    prompt: NDArray[np.int64]
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """Token ids of the response so far."""
-        return self.rollout.ids[: self.t]
+BATCH_TOKENS = 65_536
+"""Padded tokens of a batch, completions at full length."""
 
 
 def evaluate_td_probe(
@@ -96,116 +49,139 @@ def evaluate_td_probe(
     *,
     name: str,
     source: str,
-    output: Path | None = None,
-    options: ProbeOptions | None = None,
-    miniature: bool = False,
-) -> tuple[TDProbeEntry, Path]:
-    """Sample trajectories, branch, roll out, measure; the same call goes on where an interrupted one stopped.
+    options: TDProbeOptions | None = None,
+    params: SamplingParams | None = None,
+    prompt: str = "boxed",
+    **run: Unpack[RunKeywords],
+) -> Finished:
+    """Sample trajectories, branch, roll out, and leave a TD probe's entry; see `evaluate_alone`.
 
     Args:
-        sets: problems by their set's name; one of each set in turn until there are enough states, several trajectories of each
-            where there are fewer problems than states.
-        output: the run's folder; None: ``prmbench-results/td-probe-NAME-HASH``.
+        model: The reward model.
+        policy: The policy.
+        sets: Problems by the set's name. One of each set is taken in turn until there are enough states; where there are fewer
+            problems than states, several trajectories of each are sampled.
+        name: The subject's name on tables.
+        source: The reward model's checkpoint as the user named it.
+        options: What is probed; None: the defaults.
+        params: How trajectories and rollouts are sampled; None: at temperature 1.
+        prompt: The name of the prompt template.
+        **run: How it is run; see `RunKeywords`.
+    """
+    data = Problems(sets, prompt)
+    job = Job(data=data, model=model, policy=policy, name=name, source=source, options=options, params=params, **run)
+    return evaluate_alone(TDProbe(), job)
 
-    Returns:
-        (entry, path of the entry file).
+
+@dataclass(frozen=True)
+class State:
+    """A prefix of a trajectory.
+
+    Attributes:
+        subset: The problem set.
+        problem: The problem.
+        rollout: The trajectory.
+        t: Response tokens in the prefix, from 1 to all but one.
+        prompt: Token ids of the policy's prompt. Shape [p].
+    """
+
+    subset: str
+    problem: Problem
+    rollout: Rollout
+    t: int
+    prompt: NDArray[np.int64]
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Token ids of the response so far. Shape [t]."""
+        return self.rollout.ids[: self.t]
+
+    def branch_key(self, rank: int) -> tuple[str, str]:
+        """The key of a branch's item.
+
+        Args:
+            rank: The branch's place among the state's, from 0.
+        """
+        return self.subset, f"{self.problem.id}/{self.rollout.sample}/{rank}"
+
+
+def plan_td_probe(job: Job) -> Plan:
+    """Plan the probe.
+
+    Args:
+        job: The evaluation; ``data`` are `Problems`.
 
     Raises:
-        UserError: a reward model that cannot value tokens not sampled, or has too few positions, another vocabulary than the
-            policy's, more branches than it has tokens, or trouble with the folder. KeyboardInterrupt: with a message that says
-            what is kept.
+        UserError: A reward model that cannot value tokens that were not sampled, or has another vocabulary than the policy; more
+            branches than there are tokens; too few positions (found when the states are known).
     """
-    # Here, since entries are read and computed again without torch.
+    # Imported here, since entries are read and computed again without torch.
     from prmbench.reward_models.branches import branching_model
 
-    options = options or ProbeOptions()
+    model, policy, data = job.model, job.policy, job.data
+    assert model is not None
+    assert policy is not None
+    options: TDProbeOptions = job.options or TDProbeOptions()
+    params = job.params or SamplingParams()
     values = branching_model(model)
     _check_vocabulary(values, policy)
-    template = find_prompt(options.prompt)
+    template = find_prompt(data.prompt)
     if options.top > policy.engine.vocabulary:
-        raise UserError(f"--top {options.top}: the policy knows {policy.engine.vocabulary:,} tokens")
+        raise ArgumentError("top", options.top, f"the policy knows {policy.engine.vocabulary:,} tokens")
+
+    # Problems, one of each set in turn, until there are enough states.
     n_states = -(-options.branches // options.top)
-    ranks = zip_longest(*([(subset, problem) for problem in problems] for subset, problems in sets.items()))
+    ranks = zip_longest(*([(subset, problem) for problem in problems] for subset, problems in data.sets.items()))
     chosen = [one for rank in ranks for one in rank if one is not None][:n_states]
-    samples = -(-n_states // len(chosen))
-    subject = describe(model, name, source)
-    device, dtype = policy.engine.device_and_dtype()
-    rules = {
-        "policy": policy.hashed,
-        "prompt": options.prompt,
-        "sampling": options.params.model_dump(),
-        "states": n_states,
-        "top": options.top,
-        "rollouts": options.rollouts,
-        "seed": options.seed,
-        "verifier": verifier_version(),
-    }
-    settings = {
-        "benchmark": {"name": NAME, "version": VERSION},
-        "subject": subject.model_dump(mode="json", exclude={"name", "source", "reference"}),
-        "rules": rules,
-        "template": [policy.encoder.template_hash(), model.encoder.template_hash()],
-        "numerics": {"engine": policy.engine.name, "device": device, "dtype": dtype, "batch": options.batch_tokens},
-        "data": data_hash(problem.digest() for _, problem in chosen),
-        "tokens": ids_hash(policy.encoder.prompt_ids(template.render(p.problem)) for _, p in chosen),
-    }
-    folder = output or default_folder(NAME, name, settings)
-    with RunFolder(folder, settings, parse_branch) as run_folder:
-        started = datetime.now(UTC)
-        states = _draw_states(policy, chosen, samples, n_states, template, folder / "trajectories", options)
+    batch_tokens = job.batch_tokens or BATCH_TOKENS
+    probe = _Probe(values, policy, template, options, params, job.seed)
+
+    def units(folder: Path, share: Share) -> Units:
+        states = _draw_states(
+            policy, chosen, n_states, folder / "trajectories", data.prompt, params, job.seed, batch_tokens, share
+        )
         _check_positions(values, states, template)
-        done = run_folder.completed()
-        try:
-            tokens = _branch_missing(values, policy, states, set(done), run_folder, template, options)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"stopped; {len(run_folder.completed()):,} of {len(states) * options.top:,} branches are kept in {folder}: "
-                "the same command goes on from there"
-            ) from None
-        found = run_folder.completed()
-        items = sorted(found.values(), key=lambda item: (item.state, item.rank))
-        written = run_folder.finish(items)
-        provenance = run_provenance(
-            model.encoder,
-            engine=policy.engine.name,
-            device=device,
-            dtype=dtype,
-            batch_tokens=options.batch_tokens,
-            seed=options.seed,
-            n_resamples=options.n_resamples,
-            started=started,
-            tokens=tokens,
-            resumed=len(done),
+        keys = [[state.branch_key(rank) for rank in range(options.top)] for state in states]
+        digests = {key: state.problem.digest() for state, of in zip(states, keys, strict=True) for key in of}
+        ordered = sorted(
+            range(len(states)), key=lambda i: (states[i].subset, states[i].problem.id, states[i].rollout.sample)
         )
-        entry = TDProbeEntry(
-            subject=subject,
-            benchmark=td_probe_benchmark(items, rules),
-            metrics=compute_td_probe(items, subject, n_resamples=options.n_resamples, seed=options.seed),
-            items=written,
-            provenance=provenance,
-            miniature=miniature,
+        rows = options.top * options.rollouts_per_branch
+        return Units(
+            wanted={key: digests[key] for i in ordered for key in keys[i]},
+            keys=keys,
+            # The limit on new tokens is of a whole response.
+            lengths=[rows * (len(s.prompt) + params.max_new_tokens) for s in states],
+            work=lambda indices: probe.branch([states[i] for i in indices]),
+            title="branching",
+            progress_unit="states",
+            count=lambda: probe.sampled,
+            close=probe.verifier.close,
         )
-        return entry, run_folder.write_entry(entry)
 
-
-def td_probe_benchmark(items: Sequence[BranchItem], rules: dict[str, Any]) -> Benchmark:
-    """What an entry on these items was evaluated on. rules: the policy, its sampling, and how many of what."""
-    subsets = {}
-    for subset in dict.fromkeys(item.subset for item in items):
-        mine = [item for item in items if item.subset == subset]
-        problems = {item.id: item.digest for item in mine}
-        counts = {"states": len({item.state for item in mine}), "branches": len(mine)}
-        subsets[subset] = (len(problems), counts, data_hash(problems.values()))
-    return make_benchmark(NAME, VERSION, subsets, rules)
-
-
-def recompute_td_probe(path: Path, *, n_resamples: int | None = None, seed: int | None = None) -> TDProbeEntry:
-    """Every metric again from the items of a run's folder. See `prmbench.results.items.recompute_entry`."""
-
-    def compute(items: Sequence[BranchItem], old: TDProbeEntry, **statistics: int) -> TDProbeMetrics:
-        return compute_td_probe(items, old.subject, **statistics)
-
-    return recompute_entry(path, TDProbeEntry, read_branches, compute, n_resamples=n_resamples, seed=seed)
+    return Plan(
+        subject=describe(model, job.name, job.source),
+        encoder=model.encoder,
+        settings={
+            "policy_template": policy.encoder.template_hash(),
+            "data": data_hash(problem.digest() for _, problem in chosen),
+            "tokens": ids_hash(policy.encoder.prompt_ids(template.render(p.problem)) for _, p in chosen),
+        },
+        rules={
+            "policy": policy.hashed,
+            "prompt": data.prompt,
+            "sampling": params.model_dump(),
+            "states": n_states,
+            "top": options.top,
+            "rollouts": options.rollouts_per_branch,
+            "seed": job.seed,
+            "verifier": verifier_version(),
+        },
+        engine=policy.engine.name,
+        numerics=policy.engine.device_and_dtype(),
+        batch_tokens=batch_tokens,
+        units=units,
+    )
 
 
 def _check_vocabulary(model: ImplicitRewardModel, policy: Policy) -> None:
@@ -221,20 +197,25 @@ def _check_positions(model: ImplicitRewardModel, states: Sequence[State], templa
     if model.max_length is not None and longest > model.max_length:
         raise UserError(
             f"{model.source}: a state and its branch have {longest:,} tokens, the model {model.max_length:,} positions; use "
-            "another model, or a smaller --max-new-tokens"
+            f"another model, or a smaller {argument('max_new_tokens')}"
         )
 
 
 def _draw_states(
     policy: Policy,
     chosen: Sequence[tuple[str, Problem]],
-    samples: int,
     n_states: int,
-    template: PromptTemplate,
     folder: Path,
-    options: ProbeOptions,
+    prompt: str,
+    params: SamplingParams,
+    seed: int,
+    batch_tokens: int,
+    share: Share,
 ) -> list[State]:
-    """Trajectories, and in each a state after 1 to T - 1 of its T response tokens, all equally likely."""
+    """Trajectories, and in each a state after 1 to T - 1 of its T response tokens, all equally likely.
+
+    The parameters are those of `rollout`, which is called for each problem set.
+    """
     by_set: dict[str, list[Problem]] = {}
     for subset, problem in chosen:
         by_set.setdefault(subset, []).append(problem)
@@ -245,122 +226,100 @@ def _draw_states(
             policy,
             problems,
             folder / subset,
-            prompt=options.prompt,
-            n=samples,
-            params=options.params,
-            seed=options.seed,
-            batch_tokens=options.batch_tokens,
+            prompt=prompt,
+            n=-(-n_states // len(chosen)),
+            params=params,
+            seed=seed,
+            batch_tokens=batch_tokens,
+            share=share,
         )
         for one in trajectories:
             if len(one.ids) >= 2:
-                place = uniforms(options.seed, f"cut:{one.id}", one.sample, 1)[0]
+                place = uniforms(seed, f"cut:{one.id}", one.sample, 1)[0]
                 t = 1 + int(place * (len(one.ids) - 1))
-                prompt = policy.encoder.prompt_ids(template.render(one.problem))
-                states.append(State(subset, of[one.id], one, t, prompt))
+                ids = policy.encoder.prompt_ids(find_prompt(prompt).render(one.problem))
+                states.append(State(subset, of[one.id], one, t, ids))
     if not states:
         raise UserError(f"{policy.source}: no trajectory has two tokens; nothing to branch")
     return sorted(states, key=lambda s: s.rollout.sample)[:n_states]  # every problem before any problem's second
 
 
-def _branch_missing(
-    model: ImplicitRewardModel,
-    policy: Policy,
-    states: Sequence[State],
-    done: set[tuple[str, str]],
-    folder: RunFolder[BranchItem],
-    template: PromptTemplate,
-    options: ProbeOptions,
-) -> int:
-    """Work through batches of states; one with anything missing is done whole, so that the numbers stay the same.
+class _Probe:
+    """Branches states. `sampled` counts the tokens of the rollouts."""
 
-    Returns:
-        Tokens sampled.
-    """
-    rows = options.top * options.rollouts
-    lengths = [
-        rows * (len(s.prompt) + options.params.max_new_tokens) for s in states
-    ]  # the limit is of a whole response
-    runner = BatchRunner(options.batch_tokens)
-    sampled = 0
+    def __init__(
+        self,
+        model: ImplicitRewardModel,
+        policy: Policy,
+        template: PromptTemplate,
+        options: TDProbeOptions,
+        params: SamplingParams,
+        seed: int,
+    ) -> None:
+        self.model, self.policy, self.template = model, policy, template
+        self.options, self.params, self.seed = options, params, seed
+        self.verifier = Verifier()
+        self.sampled = 0
 
-    def complete(state: State) -> bool:
-        stem = f"{state.problem.id}/{state.rollout.sample}"
-        return all((state.subset, f"{stem}/{rank}") in done for rank in range(options.top))
+    def branch(self, states: Sequence[State]) -> list[BranchItem]:
+        """The items of some states."""
+        from prmbench.reward_models.branches import branch_values
 
-    batches = plan_batches(lengths, options.batch_tokens)
-    todo = [batch for batch in batches if not all(complete(states[i]) for i in batch)]
-    left = sum(len(batch) for batch in todo)
-    with Verifier() as verifier, progress("branching", len(states), "states", done=len(states) - left) as advance:
+        # The likeliest next tokens of each state, and the reward model's values of them.
+        whole = [np.concatenate([s.prompt, s.ids]) for s in states]
+        asked = [np.append(ids, 0) for ids in whole]  # what comes after the state is asked at a token that follows it
+        top = self.policy.engine.score(asked, [len(ids) for ids in whole], frozenset({"topk"}), top=self.options.top)
+        tokens = [one.topk_ids[0] for one in top if one.topk_ids is not None]
+        logprobs = [one.topk_logprobs[0] for one in top if one.topk_logprobs is not None]
+        own = [self.model.encoder.prompt_ids(self.template.render(s.problem.problem)) for s in states]
+        seen = [np.concatenate([prompt, s.ids]) for prompt, s in zip(own, states, strict=True)]
+        values = branch_values(self.model, seen, [len(prompt) for prompt in own], tokens)
 
-        def work(indices: Sequence[int]) -> None:
-            nonlocal sampled
-            batch = [states[i] for i in indices]
-            items, n_tokens = _branch(model, policy, batch, verifier, template, options)
-            folder.append(item for item in items if item.key not in done)
-            sampled += n_tokens
-            advance(len(batch))
+        # What the policy makes of each branch.
+        right, cut = self._roll_out(states, whole, tokens)
+        return [
+            BranchItem(
+                subset=s.subset,
+                id=s.problem.id,
+                sample=s.rollout.sample,
+                digest=s.problem.digest(),
+                rank=rank,
+                t=s.t,
+                length=len(s.rollout.ids),
+                token=int(tokens[i][rank]),
+                logprob=float(logprobs[i][rank]),
+                sum=float(values[i][0].sum()),
+                ratio=float(values[i][1][rank]),
+                right=int(right[i, rank]),
+                rolled=self.options.rollouts_per_branch,
+                cut=int(cut[i, rank]),
+            )
+            for i, s in enumerate(states)
+            for rank in range(self.options.top)
+        ]
 
-        for batch in todo:
-            runner.run(batch, lengths, work)
-    return sampled
-
-
-def _branch(
-    model: ImplicitRewardModel,
-    policy: Policy,
-    states: Sequence[State],
-    verifier: Verifier,
-    template: PromptTemplate,
-    options: ProbeOptions,
-) -> tuple[list[BranchItem], int]:
-    """Items of a batch of states, and how many tokens were sampled."""
-    from prmbench.reward_models.branches import branch_values
-
-    whole = [np.concatenate([s.prompt, s.ids]) for s in states]
-    asked = [np.append(ids, 0) for ids in whole]  # what comes after the state is asked at a token that follows it
-    top = policy.engine.score(asked, [len(ids) for ids in whole], frozenset({"topk"}), top=options.top)
-    tokens = [one.topk_ids[0] for one in top if one.topk_ids is not None]
-    logprobs = [one.topk_logprobs[0] for one in top if one.topk_logprobs is not None]
-    own = [model.encoder.prompt_ids(template.render(s.problem.problem)) for s in states]
-    seen = [np.concatenate([prompt, s.ids]) for prompt, s in zip(own, states, strict=True)]
-    values = branch_values(model, seen, [len(prompt) for prompt in own], tokens)
-    requests, which = [], []
-    for i, s in enumerate(states):
-        for rank, token in enumerate(tokens[i]):
-            for k in range(options.rollouts):
-                key = f"{s.problem.id}:{s.rollout.sample}:{rank}"
-                requests.append(Request(whole[i], key, k, options.params.max_new_tokens - s.t, int(token)))
-                which.append((i, rank))
-    completions = policy.engine.generate(requests, policy.stop, options.params, options.seed)
-    right = np.zeros((len(states), options.top), dtype=np.int64)
-    cut = np.zeros_like(right)
-    texts = [
-        policy.encoder.tokenizer.decode(np.concatenate([states[i].ids, one.ids]), skip_special_tokens=True)
-        for (i, _), one in zip(which, completions, strict=True)
-    ]
-    answers = [states[i].problem.answer for i, _ in which]
-    verdicts = verifier.verify(texts, answers, style=template.style)
-    for (i, rank), one, verdict in zip(which, completions, verdicts, strict=True):
-        cut[i, rank] += one.finish_reason == "length"
-        right[i, rank] += verdict == Verdict.CORRECT and one.finish_reason == "stop"
-    items = [
-        BranchItem(
-            subset=s.subset,
-            id=s.problem.id,
-            sample=s.rollout.sample,
-            digest=s.problem.digest(),
-            rank=rank,
-            t=s.t,
-            length=len(s.rollout.ids),
-            token=int(tokens[i][rank]),
-            logprob=float(logprobs[i][rank]),
-            sum=float(values[i][0].sum()),
-            ratio=float(values[i][1][rank]),
-            right=int(right[i, rank]),
-            rolled=options.rollouts,
-            cut=int(cut[i, rank]),
-        )
-        for i, s in enumerate(states)
-        for rank in range(options.top)
-    ]
-    return items, sum(len(one.ids) for one in completions)
+    def _roll_out(
+        self, states: Sequence[State], prefixes: Sequence[NDArray[np.int64]], tokens: Sequence[NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rollouts that end right, and that are cut, of each branch. Shape [states, top] each."""
+        requests, which = [], []
+        for i, s in enumerate(states):
+            for rank, token in enumerate(tokens[i]):
+                for k in range(self.options.rollouts_per_branch):
+                    key = f"{s.problem.id}:{s.rollout.sample}:{rank}"
+                    requests.append(Request(prefixes[i], key, k, self.params.max_new_tokens - s.t, int(token)))
+                    which.append((i, rank))
+        completions = self.policy.engine.generate(requests, self.policy.stop, self.params, self.seed)
+        self.sampled += sum(len(one.ids) for one in completions)
+        texts = [
+            self.policy.encoder.tokenizer.decode(np.concatenate([states[i].ids, one.ids]), skip_special_tokens=True)
+            for (i, _), one in zip(which, completions, strict=True)
+        ]
+        answers = [states[i].problem.answer for i, _ in which]
+        verdicts = self.verifier.verify(texts, answers, style=self.template.style)
+        right = np.zeros((len(states), self.options.top), dtype=np.int64)
+        cut = np.zeros_like(right)
+        for (i, rank), one, verdict in zip(which, completions, verdicts, strict=True):
+            cut[i, rank] += one.finish_reason == "length"
+            right[i, rank] += verdict == Verdict.CORRECT and one.finish_reason == "stop"
+        return right, cut

@@ -1,4 +1,4 @@
-"""Pictures of probe entries."""
+"""The picture of a TD probe."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prmbench.benchmarks.calibration.run import CalibrationEntry
-from prmbench.benchmarks.probe_tables import SIGNALS
-from prmbench.benchmarks.td_probe.metrics import BranchItem, columns_of
-from prmbench.benchmarks.td_probe.run import TDProbeEntry
-from prmbench.results.schema import Estimate
+from prmbench.benchmarks.td_probe.metrics import columns_of
+from prmbench.benchmarks.td_probe.schema import BranchItem, TDProbeMetrics
+from prmbench.benchmarks.td_probe.words import SIGNALS
+from prmbench.results.schema import Entry, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,9 +19,13 @@ if TYPE_CHECKING:
 N_BINS = 8
 
 
-def draw_td_probe(entry: TDProbeEntry, items: Sequence[BranchItem]) -> Figure:
-    """How often branches end right against their TD and their value, in bins of equally many branches; how well both go with
-    outcomes along the response."""
+def draw_td_probe(entry: Entry[TDProbeMetrics], items: Sequence[BranchItem]) -> Figure:
+    """Draw how often branches end right against their TD and their value, and how well both go with outcomes along the response.
+
+    Args:
+        entry: The entry.
+        items: Its items.
+    """
     from matplotlib.figure import Figure
 
     found = columns_of(items, entry.subject)
@@ -40,31 +43,6 @@ def draw_td_probe(entry: TDProbeEntry, items: Sequence[BranchItem]) -> Figure:
     if along.has_data():
         along.legend(fontsize=8)
     for axis in (of_td, of_value, along):
-        axis.grid(alpha=0.25)
-    return figure
-
-
-def draw_calibration(entry: CalibrationEntry) -> Figure:
-    """Reliability of the whole response's value under both links; and the Brier score along the response."""
-    from matplotlib.figure import Figure
-
-    metrics = entry.metrics
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    diagram, along = figure.subplots(1, 2)
-    diagram.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for name, link in metrics.parts[-1].links.items():
-        x, y, size = np.array(link.diagram).T
-        diagram.scatter(x, y, s=12 + 300 * size, alpha=0.7, label=name)
-    diagram.set(
-        xlabel="predicted probability", ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal"
-    )
-    upto = [100 * part.upto for part in metrics.parts]
-    for name in metrics.parts[0].links:
-        along.plot(upto, [part.links[name].brier.value or 0 for part in metrics.parts], marker="o", label=name)
-    along.axhline(metrics.brier_constant, color="0.6", linestyle="--", linewidth=1, label="pass rate for everyone")
-    along.set(xlabel="share of the response, %", ylabel="Brier score", ylim=(0, None))
-    for axis in (diagram, along):
-        axis.legend(fontsize=8)
         axis.grid(alpha=0.25)
     return figure
 

@@ -1,16 +1,14 @@
-"""Pictures of a report, as SVG to put into a page."""
+"""Pictures of a ProcessBench entry."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from prmbench.results.items import TraceItem
+from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.stats.calibration import reliability, sigmoid
 from prmbench.stats.thresholds import f1_curve, matches
 
@@ -19,22 +17,13 @@ Floats = NDArray[np.float64]
 COLOURS = {"crossfit": "C0", "gsm8k": "C1", "oracle": "C2", "fixed": "C3"}
 
 
-def to_svg(figure: Figure, title: str) -> str:
-    """A figure as an SVG element, text as text; the same bytes for the same figure."""
-    out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prmbench"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Title": title})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
 def f1_against_threshold(
     scores: dict[str, list[Floats]], labels: dict[str, list[int]], chosen: dict[str, dict[str, list[float]]]
 ) -> Figure:
-    """F1 of each subset at every threshold, exact, with the thresholds that the policies chose.
+    """F1 of each subset at every threshold, exact, with the thresholds that the threshold rules chose.
 
     Args:
-        scores: by subset, of each trace's steps. labels: by subset. chosen: by subset and policy, the thresholds.
+        scores: by subset, of each trace's steps. labels: by subset. chosen: by subset and threshold rule.
     """
     figure = Figure(figsize=(4.2 * len(scores), 3.4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(scores), sharey=True))
@@ -43,15 +32,15 @@ def f1_against_threshold(
         finite = np.concatenate(rows)
         finite = finite[np.isfinite(finite)]
         low, high = np.quantile(finite, [0.005, 0.995]) if len(finite) else (-1.0, 1.0)
-        marks = [t for policies in chosen[name].values() for t in policies if np.isfinite(t)]
+        marks = [t for values in chosen[name].values() for t in values if np.isfinite(t)]
         low, high = min([low, *marks]), max([high, *marks])
         room = 0.03 * (high - low) or 1.0
         edge = np.concatenate([[low - room], np.clip(ends, low - room, high + room)])
         axis.stairs(100 * f1, edge, color="0.35", linewidth=1.2, baseline=None)
-        for policy, values in chosen[name].items():
+        for rule, values in chosen[name].items():
             for i, value in enumerate(values):
                 at = 100 * f1[np.searchsorted(ends, value)]
-                axis.plot([value], [at], "o", color=COLOURS[policy], ms=5, label=policy if i == 0 else None)
+                axis.plot([value], [at], "o", color=COLOURS[rule], ms=5, label=rule if i == 0 else None)
         axis.set_title(name, parse_math=False)
         axis.set(xlabel="threshold (logit)", xlim=(low - room, high + room))
         axis.legend(fontsize=8)

@@ -1,0 +1,59 @@
+"""A Best-of-N entry on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, BestOfNSubset
+from prmbench.benchmarks.tables import heading, new_table, percent_with_interval, safe
+from prmbench.results.schema import Entry
+
+TABLE_SIZES = (4, 16, 64)
+"""N of the paper's tables; the largest N is shown too."""
+
+
+def sizes_shown(sizes: Sequence[int]) -> list[int]:
+    """The N that the table has a column for.
+
+    Args:
+        sizes: All N of the entry, in ascending order.
+    """
+    return sorted({*TABLE_SIZES} & {*sizes} | {sizes[-1]})
+
+
+def render(entry: Entry[BestOfNMetrics]) -> RenderableType:
+    """A row a score, a column an N; what needs no reward model stands below.
+
+    Args:
+        entry: The entry.
+    """
+    metrics = entry.metrics
+    n_problems = sum(d.n_items for d in entry.benchmark.subsets.values())
+    size = f"{n_problems:,} problems, {metrics.n} completions each"
+    lines = heading(entry, "Best-of-N", size, f"the first {entry.benchmark.limit} problems of each set")
+    parts: list[RenderableType] = [safe(line) for line in lines]
+    several = len(metrics.subsets) > 1
+    for title, result in [*metrics.subsets.items(), *([("mean over the sets", metrics.mean)] if several else [])]:
+        parts.append(_table(title, result, sizes_shown(metrics.sizes)))
+    parts.append(
+        safe(
+            "Accuracy in %, expected over all subsets of N completions [95% interval over problems]; the model's own score is "
+            f"{metrics.own}. The other estimator (the first N) and every N are in the entry."
+        )
+    )
+    return Group(*parts)
+
+
+def _table(title: str, result: BestOfNSubset, sizes: list[int]) -> Table:
+    table = new_table(title, "", [f"@{size}" for size in sizes])
+    for i, (name, by_size) in enumerate(result.scores.items()):
+        cells = [percent_with_interval(by_size[str(size)]["expected"]) for size in sizes]
+        table.add_row(name + (" (own)" if i == 0 else ""), *cells, end_section=i == len(result.scores) - 1)
+    for name, by_size in result.baselines.items():
+        table.add_row(
+            name.replace("_", " "), *(percent_with_interval(by_size[str(size)]["expected"]) for size in sizes)
+        )
+    return table

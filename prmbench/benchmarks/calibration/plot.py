@@ -1,0 +1,42 @@
+"""The picture of a calibration probe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prmbench.benchmarks.calibration.schema import CalibrationMetrics
+from prmbench.results.schema import Entry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_calibration(entry: Entry[CalibrationMetrics]) -> Figure:
+    """Draw the reliability of the whole response's value under both links, and the Brier score along the response.
+
+    Args:
+        entry: The entry.
+    """
+    from matplotlib.figure import Figure
+
+    metrics = entry.metrics
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    diagram, along = figure.subplots(1, 2)
+    diagram.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, link in metrics.parts[-1].links.items():
+        x, y, size = np.array(link.diagram).T
+        diagram.scatter(x, y, s=12 + 300 * size, alpha=0.7, label=name)
+    diagram.set(
+        xlabel="predicted probability", ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal"
+    )
+    upto = [100 * part.upto for part in metrics.parts]
+    for name in metrics.parts[0].links:
+        along.plot(upto, [part.links[name].brier.value or 0 for part in metrics.parts], marker="o", label=name)
+    along.axhline(metrics.brier_constant, color="0.6", linestyle="--", linewidth=1, label="pass rate for everyone")
+    along.set(xlabel="share of the response, %", ylabel="Brier score", ylim=(0, None))
+    for axis in (diagram, along):
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.25)
+    return figure

@@ -1,0 +1,173 @@
+"""Candidate sets as a `Benchmark` (docs/protocols.md, "Candidate sets"; Table 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from prmbench.benchmarks.base import (
+    POLICY,
+    PROBLEMS,
+    SAMPLING,
+    TOKENS,
+    Benchmark,
+    Column,
+    Job,
+    Measured,
+    Plan,
+    Request,
+    option,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from prmbench.benchmarks.candidate_sets.schema import CandidateSetsMetrics, RolloutCandidates
+    from prmbench.benchmarks.parts import Section
+    from prmbench.benchmarks.problems import Problems
+    from prmbench.data.traces import Trace
+    from prmbench.results.schema import Entry, Subject
+
+P_MINS = (0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class CandidateSetsOptions:
+    """Options of candidate sets alone.
+
+    Attributes:
+        p_mins: The thresholds P_min; None: 0.05, 0.1 and 0.2.
+        n: Rollouts of each problem.
+        sampling_tokens: Padded tokens of a batch while rollouts are sampled, completions at full length.
+    """
+
+    p_mins: tuple[float, ...] | None = option(None, "threshold; may be repeated (0.05, 0.1, 0.2)", flag="p-min")
+    n: int = option(1, "rollouts of each problem", low=1)
+    sampling_tokens: int = option(65_536, "padded tokens of a batch while rollouts are sampled", low=1)
+
+
+class CandidateSets(Benchmark):
+    """How many tokens does a policy find likely, and what share of its probability do they hold, against P_min?"""
+
+    name = "candidates"
+    title = "Candidate sets"
+    measures = frozenset({"policy"})
+    options = CandidateSetsOptions
+    uses = POLICY | TOKENS | SAMPLING | PROBLEMS
+    defaults = MappingProxyType({"limit": 1_000})
+    resamples = 2_000
+
+    @property
+    def item_type(self) -> type[RolloutCandidates]:
+        """The item: sums over the states of one rollout."""
+        from prmbench.benchmarks.candidate_sets.schema import RolloutCandidates
+
+        return RolloutCandidates
+
+    @property
+    def metrics_type(self) -> type[CandidateSetsMetrics]:
+        """The figures."""
+        from prmbench.benchmarks.candidate_sets.schema import CandidateSetsMetrics
+
+        return CandidateSetsMetrics
+
+    def check_items(self, path: Path, items: Sequence[RolloutCandidates]) -> None:
+        """Refuse items of different P_min.
+
+        Args:
+            path: The file, for errors.
+            items: Its items.
+        """
+        from prmbench.errors import UserError
+
+        first = items[0].sets.keys()
+        for number, item in enumerate(items, start=1):
+            if item.sets.keys() != first:
+                raise UserError(
+                    f"{path}, item {number}: field 'sets' is of P_min {', '.join(item.sets)}, in the first item of "
+                    f"{', '.join(first)}"
+                )
+
+    def compute(
+        self, items: Sequence[RolloutCandidates], subject: Subject, options: Any, *, n_resamples: int, seed: int
+    ) -> CandidateSetsMetrics:
+        """Compute all figures from items alone; see `Benchmark.compute`.
+
+        Args:
+            items: The items of one run.
+            subject: Not used.
+            options: Not used.
+            n_resamples: Bootstrap resamples.
+            seed: Seed of the resamples.
+        """
+        from prmbench.benchmarks.candidate_sets.metrics import compute_candidate_sets
+
+        return compute_candidate_sets(items, n_resamples=n_resamples, seed=seed)
+
+    def counts(self, items: Sequence[RolloutCandidates]) -> dict[str, int]:
+        """Rollouts and their tokens.
+
+        Args:
+            items: The items of one problem set.
+        """
+        return {"rollouts": len(items), "tokens": sum(item.n_tokens for item in items)}
+
+    def load(self, request: Request) -> Problems:
+        """Find the problems.
+
+        Args:
+            request: Its ``subsets``, ``limit`` and ``prompt`` are read.
+        """
+        from prmbench.benchmarks.problems import find_problem_sets
+
+        return find_problem_sets(request, default=None)
+
+    def sizes(self, data: Problems) -> Mapping[str, int]:
+        """Problems by set.
+
+        Args:
+            data: The problem sets.
+        """
+        return {name: len(problems) for name, problems in data.sets.items()}
+
+    def plan(self, job: Job) -> Plan:
+        """Say what is sampled and measured.
+
+        Args:
+            job: The evaluation; ``data`` are `Problems`.
+        """
+        from prmbench.benchmarks.candidate_sets.run import plan_candidate_sets
+
+        return plan_candidate_sets(job)
+
+    def render(self, entry: Entry[CandidateSetsMetrics]) -> RenderableType:
+        """The entry on the screen: size and mass by P_min.
+
+        Args:
+            entry: The entry.
+        """
+        from prmbench.benchmarks.candidate_sets.table import render
+
+        return render(entry)
+
+    def columns(self, entries: Sequence[Entry[CandidateSetsMetrics]]) -> list[Column]:
+        """None: probes are not ranked.
+
+        Args:
+            entries: Entries of one fingerprint.
+        """
+        return []
+
+    def section(self, measured: Measured, traces: Sequence[Trace] | None) -> Section:
+        """The report's part: size and mass by P_min.
+
+        Args:
+            measured: The entry and its items.
+            traces: Not used.
+        """
+        from prmbench.benchmarks.candidate_sets.table import section
+
+        return section(measured)

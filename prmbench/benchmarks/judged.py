@@ -1,0 +1,192 @@
+"""Completions with their verdicts, as a reward model sees them: what Best-of-N and the calibration probe share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.completions import Candidate, load_candidates, prompt_of
+from prmbench.data.prompts import PromptTemplate, find_prompt
+from prmbench.data.tokens import EncodedTrace, TraceEncoder, ids_hash, split_response
+from prmbench.data.traces import data_hash
+from prmbench.engines.batching import default_batch_tokens
+from prmbench.errors import ArgumentError, UserError
+from prmbench.progress import progress
+from prmbench.reward_models.base import RewardModel
+from prmbench.verify import Verdict, Verifier, verifier_version
+from prmbench.verify.classes import answer_classes
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Completions of problems, and how the problems were put to the policy.
+
+    Attributes:
+        completions: The completions.
+        prompt: The prompt template they were sampled with; it also says where answers are.
+    """
+
+    completions: list[Candidate]
+    prompt: PromptTemplate
+
+
+def find_completions(rollouts: Sequence[Any], prompt: str | None, limit: int | None) -> Completions:
+    """Read completions from files and run folders.
+
+    Args:
+        rollouts: The files and folders; see `prmbench.data.completions.load_candidates`.
+        prompt: The name of the prompt template; None: the one that the rollouts were sampled with, else ``boxed``.
+        limit: Only the first this many problems of each file; None: all.
+
+    Raises:
+        UserError: As `load_candidates` does, or a prompt that is not theirs.
+    """
+    if not rollouts:
+        raise ArgumentError("rollouts", None, "expected a file or a run folder of completions")
+    completions = load_candidates(rollouts, limit)
+    used = {found for path in rollouts if (found := prompt_of(path)) is not None}
+    if len(used | ({prompt} if prompt else set())) > 1:
+        raise ArgumentError(
+            "prompt",
+            None,
+            f"the rollouts were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart",
+        )
+    return Completions(completions, find_prompt(prompt or next(iter(used), "boxed")))
+
+
+def problems_by_set(data: Completions) -> dict[str, int]:
+    """How many problems each set of completions has.
+
+    Args:
+        data: The completions.
+    """
+    return Counter(subset for subset, _ in {(one.subset, one.id) for one in data.completions})
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Completions with their verdicts and answer classes, in one order.
+
+    Attributes:
+        correct: Whether each completion's answer is right.
+        answers: The class of each completion's answer among its problem's; -1: it has none.
+    """
+
+    correct: list[bool]
+    answers: list[int]
+
+
+def judge(completions: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
+    """Verify every completion's answer, and find which answers of a problem are the same.
+
+    A truncated completion is wrong and has no answer.
+
+    Args:
+        completions: The completions.
+        prompt: Says where answers are.
+    """
+    with Verifier() as verifier, progress("verifying", len(completions), "completions") as advance:
+        verdicts = verifier.verify(
+            [c.text for c in completions], [c.answer for c in completions], style=prompt.style, on_done=advance
+        )
+    correct = [v == Verdict.CORRECT and not c.truncated for v, c in zip(verdicts, completions, strict=True)]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, one in enumerate(completions):
+        groups.setdefault((one.subset, one.id), []).append(i)
+    answers = [-1] * len(completions)
+    for group in groups.values():
+        found = answer_classes([completions[i].text for i in group], [correct[i] for i in group], prompt.style)
+        for i, answer in zip(group, found, strict=True):
+            answers[i] = -1 if completions[i].truncated else answer
+    return Judged(correct, answers)
+
+
+def encode_completions(
+    model: RewardModel, completions: Sequence[Candidate], prompt: PromptTemplate
+) -> list[EncodedTrace]:
+    """Token ids of each completion: as sampled where the model's tokenizer reads the sampled ids the same, else its own.
+
+    A model that scores marked steps sees the bare problem and the response's steps, laid out as its authors do.
+
+    Args:
+        model: The reward model.
+        completions: The completions.
+        prompt: How the problems were put to the policy.
+
+    Raises:
+        UserError: A model that gives no scores, or a completion longer than its positions.
+    """
+    if model.predicts:
+        raise UserError(
+            f"a {model.kind} names the first wrong step and scores nothing; use a reward model of another kind"
+        )
+    encoder = model.encoder
+    if model.own_layout or not isinstance(encoder, TraceEncoder):
+        separator = encoder.options.separator
+        encoded = [model.encode(one.problem, split_response(one.text, separator)) for one in completions]
+    else:
+        prompts: dict[str, NDArray[np.int64]] = {}
+        encoded = [_encode_one(encoder, one, prompt, prompts) for one in completions]
+    full = [i for i, (one, ids) in enumerate(zip(completions, encoded, strict=True)) if not has_no_token(one, ids)]
+    longest = max(full, key=lambda i: len(encoded[i]), default=None)
+    if longest is not None and model.max_length is not None and len(encoded[longest]) > model.max_length:
+        raise UserError(
+            f"completion {completions[longest].key[1]} of {completions[longest].subset} has {len(encoded[longest]):,} tokens, "
+            f"the model {model.max_length:,} positions; use another model, or sample shorter completions"
+        )
+    return encoded
+
+
+def _encode_one(
+    encoder: TraceEncoder, one: Candidate, prompt: PromptTemplate, prompts: dict[str, NDArray[np.int64]]
+) -> EncodedTrace:
+    if one.problem not in prompts:
+        prompts[one.problem] = encoder.prompt_ids(prompt.render(one.problem))
+    ids = one.ids
+    if ids is not None and (
+        int(ids.max(initial=0)) >= len(encoder.tokenizer)
+        or encoder.tokenizer.decode(ids, skip_special_tokens=True) != one.text
+    ):
+        ids = None
+    return encoder.encode_response(prompts[one.problem], one.text, ids, finished=not one.truncated)
+
+
+def has_no_token(one: Candidate, ids: EncodedTrace) -> bool:
+    """Whether nothing was sampled, because the prompt left no room: there is nothing to score.
+
+    Args:
+        one: The completion.
+        ids: Its token ids.
+    """
+    return len(ids) == ids.n_prompt or (not one.text and one.ids is not None and not len(one.ids))
+
+
+def plan_fields(
+    model: RewardModel, data: Completions, encoded: Sequence[EncodedTrace], batch_tokens: int | None
+) -> dict[str, Any]:
+    """Fields of a `Plan` that scores completions with a reward model.
+
+    Args:
+        model: The reward model.
+        data: The completions.
+        encoded: Their token ids.
+        batch_tokens: Padded tokens of a batch; None: what suits the device.
+    """
+    device, dtype = model.device_and_dtype()
+    return {
+        "encoder": model.encoder,
+        "settings": {
+            "data": data_hash(one.digest() for one in data.completions),
+            "tokens": ids_hash(one.ids for one in encoded),
+        },
+        "rules": {"prompt": data.prompt.name, "verifier": verifier_version()},
+        "engine": model.engine,
+        "numerics": (device, dtype),
+        "batch_tokens": batch_tokens or default_batch_tokens(device),
+        "cached_tokens": lambda: model.cached_tokens,
+    }

@@ -1,0 +1,375 @@
+"""Entries on the same items: what differs, by how much, whether it could be chance, and on which items."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.benchmarks.base import Measured
+from prmbench.errors import UserError, printable, shortened
+from prmbench.results.schema import BenchmarkData
+from prmbench.stats.bootstrap import interval
+from prmbench.stats.paired import (
+    McNemar,
+    f1_difference,
+    f1_difference_resamples,
+    holm,
+    mcnemar,
+    two_sided_p,
+)
+from prmbench.stats.repeats import mean_resamples
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Floats = NDArray[np.float64]
+Members = NDArray[np.bool_]
+
+
+class Comparison(Protocol):
+    """What a benchmark's `compare` returns."""
+
+    def render(self, *, groups: bool) -> RenderableType:
+        """The comparison on the screen.
+
+        Args:
+            groups: Whether parts of the subsets are shown too.
+        """
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison for programs; figures from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What each item of one subset came to, in the order of the items' ids.
+
+    Attributes:
+        ids: Ids of traces or problems. Shape [n].
+        values: From 0 to 1: whether a trace is predicted right, or the share of a problem's choices that are right. Shape [n].
+        digests: Hash of each item's source. Shape [n].
+        labels: Index of the first wrong step, -1: none; None where the figure is the mean of the values and not F1. Shape [n].
+        predicted: What was predicted of a trace; None: as for labels. Shape [n].
+        groups: Parts of the subset that are compared apart: by the name of the division, names and members (shape [n]).
+    """
+
+    ids: list[str]
+    values: Floats
+    digests: list[str]
+    labels: NDArray[np.int64] | None = None
+    predicted: NDArray[np.int64] | None = None
+    groups: Mapping[str, Sequence[tuple[str, Members]]] = field(default_factory=dict)
+
+    @property
+    def has_error(self) -> Members:
+        """Which traces have an error. Shape [n]."""
+        assert self.labels is not None
+        return self.labels >= 0
+
+    @property
+    def figure(self) -> float:
+        """F1 of traces, the mean value of problems."""
+        if self.labels is None:
+            return float(self.values.mean())
+        return f1_difference(self.values > 0, np.zeros(len(self.ids), dtype=bool), self.has_error)
+
+
+def outcomes_by_subset(
+    values: Mapping[tuple[str, str], float], digests: Mapping[tuple[str, str], str]
+) -> dict[str, Outcomes]:
+    """Outcomes of problems.
+
+    Args:
+        values: From 0 to 1, by subset and id.
+        digests: Hash of each problem's source, by subset and id.
+    """
+    found: dict[str, Outcomes] = {}
+    for subset in dict.fromkeys(name for name, _ in values):
+        ids = sorted(one for name, one in values if name == subset)
+        found[subset] = Outcomes(
+            ids, np.array([values[subset, one] for one in ids]), [digests[subset, one] for one in ids]
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Side:
+    """One subject of a comparison.
+
+    Attributes:
+        measured: Its entry.
+        subsets: What each item came to, by subset.
+        protocol: The step score that was compared; empty where there is one only.
+    """
+
+    measured: Measured
+    subsets: dict[str, Outcomes]
+    protocol: str = ""
+
+    @property
+    def name(self) -> str:
+        """The subject's name."""
+        return self.measured.name
+
+
+@dataclass(frozen=True)
+class PairedGroup:
+    """Part of a subset.
+
+    Attributes:
+        name: What its items share.
+        n: How many there are.
+        first: The share that the first subject got right.
+        second: The share that the second subject got right.
+        mcnemar: The paired test.
+    """
+
+    name: str
+    n: int
+    first: float
+    second: float
+    mcnemar: McNemar
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first subject's figure minus the second's, from -1 to 1.
+
+    Attributes:
+        first: The first subject's figure.
+        second: The second subject's figure.
+        value: The difference.
+        low: The lower end of its 95% paired-bootstrap interval.
+        high: The upper end.
+        p: The two-sided p (`two_sided_p`).
+        mcnemar: The paired test of traces, on all of them; None where items have shares.
+        groups: Parts of the subset, by the name of the division.
+        flips: Ids that only the first subject got right, and that only the second did.
+    """
+
+    first: float
+    second: float
+    value: float
+    low: float
+    high: float
+    p: float
+    mcnemar: McNemar | None = None
+    groups: Mapping[str, tuple[PairedGroup, ...]] = field(default_factory=dict)
+    flips: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two subjects.
+
+    Attributes:
+        first: The first subject's name.
+        second: The second subject's name.
+        subsets: Differences by subset.
+        mean: The difference of the means over subsets.
+        p_holm: The mean's p, corrected for all pairs compared at once.
+    """
+
+    first: str
+    second: str
+    subsets: dict[str, Difference]
+    mean: Difference
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Every two of several subjects.
+
+    Attributes:
+        sides: The subjects.
+        pairs: Every two of them, in order.
+    """
+
+    sides: list[Side]
+    pairs: list[Pair]
+
+    def render(self, *, groups: bool) -> RenderableType:
+        """The comparison on the screen.
+
+        Args:
+            groups: Whether parts of the subsets are shown too.
+        """
+        from prmbench.benchmarks.paired_table import render
+
+        return render(self, groups=groups)
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison for programs; figures from 0 to 1."""
+        entries = [
+            {"name": one.name, "entry": str(one.measured.path), "protocol": one.protocol or None} for one in self.sides
+        ]
+        return {
+            "benchmark": self.sides[0].measured.benchmark.name,
+            "entries": entries,
+            "pairs": [asdict(pair) for pair in self.pairs],
+        }
+
+
+def side_of(measured: Measured, **choice: Any) -> Side:
+    """What each item of an entry came to.
+
+    Args:
+        measured: The entry and its items.
+        choice: Options of the comparison that mean something to the benchmark.
+
+    Raises:
+        UserError: The choice does not fit the entry.
+    """
+    protocols = getattr(measured.entry.metrics, "protocols", None)
+    protocol = choice.get("protocol") or (next(iter(protocols)) if protocols else "")
+    return Side(measured, measured.benchmark.outcomes(measured, **choice), protocol)
+
+
+def compare_outcomes(measured: Sequence[Measured], *, n_resamples: int, seed: int, **choice: Any) -> PairedComparison:
+    """Compare every two entries item by item.
+
+    Args:
+        measured: Two entries or more.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resamples, and of crossfit's folds.
+        choice: Options that mean something to the benchmark.
+
+    Raises:
+        UserError: Entries that are not of the same items; what differs is named.
+    """
+    if "thresholds" in measured[0].benchmark.choices:
+        choice = {"seed": seed, **choice}
+    sides = [side_of(one, **choice) for one in measured]
+    return PairedComparison(sides, compare_sides(sides, n_resamples=n_resamples, seed=seed))
+
+
+def compare_sides(sides: Sequence[Side], *, n_resamples: int = 10_000, seed: int = 0) -> list[Pair]:
+    """Compare every two subjects, in the given order.
+
+    Args:
+        sides: Two subjects or more.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Raises:
+        UserError: Fewer than two subjects, or entries that are not of the same items; what differs is named.
+    """
+    if len(sides) < 2:
+        raise UserError("compare: expected two entries or more")
+    for other in sides[1:]:
+        check_comparable(sides[0], other)
+    found = []
+    for a, b in itertools.combinations(sides, 2):
+        subsets, means = {}, []
+        for name in a.subsets:
+            rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
+            subsets[name], samples = _difference(a.subsets[name], b.subsets[name], n_resamples, rng)
+            means.append(samples)
+        whole = np.mean(means, axis=0)
+        first, second = (float(np.mean([getattr(d, side) for d in subsets.values()])) for side in ("first", "second"))
+        low, high = interval(whole)
+        mean = Difference(first, second, first - second, low, high, two_sided_p(whole))
+        found.append((a.name, b.name, subsets, mean))
+    corrected = holm([mean.p for _, _, _, mean in found])
+    return [Pair(*one, p) for one, p in zip(found, corrected, strict=True)]
+
+
+def check_benchmarks(a: Path, one: BenchmarkData, b: Path, other: BenchmarkData) -> None:
+    """Refuse two entries that are not of the same benchmark on the same data.
+
+    Args:
+        a: The file of the first entry.
+        one: What the first entry was evaluated on.
+        b: The file of the second entry.
+        other: What the second entry was evaluated on.
+
+    Raises:
+        UserError: They differ; the first field that does is named.
+    """
+    fields: list[tuple[str, Any, Any]] = [
+        ("benchmark.name", one.name, other.name),
+        ("benchmark.version", one.version, other.version),
+        ("benchmark.subsets", sorted(one.subsets), sorted(other.subsets)),
+    ]
+    fields += [
+        (f"benchmark.settings.{key}", one.settings.get(key), other.settings.get(key))
+        for key in sorted(one.settings.keys() | other.settings.keys())
+    ]
+    fields += [
+        (f"benchmark.subsets.{name}.data_hash", data.data_hash, other.subsets[name].data_hash)
+        for name, data in one.subsets.items()
+        if name in other.subsets
+    ]
+    for name, mine, theirs in fields:
+        if mine != theirs:
+            first, second = (shortened(json.dumps(value)) for value in (mine, theirs))
+            raise UserError(
+                f"{a} and {b} cannot be compared: field '{printable(name)}' is {first} and {second}; evaluate both on the same "
+                "items"
+            )
+
+
+def check_comparable(a: Side, b: Side) -> None:
+    """Refuse two subjects that were not evaluated on the same items.
+
+    Args:
+        a: The first subject.
+        b: The second subject.
+
+    Raises:
+        UserError: They differ; what does is named.
+    """
+    files = f"{a.measured.path} and {b.measured.path}"
+    check_benchmarks(a.measured.path, a.measured.entry.benchmark, b.measured.path, b.measured.entry.benchmark)
+    for name, outcomes in a.subsets.items():
+        theirs = b.subsets[name]
+        if outcomes.ids != theirs.ids:
+            raise UserError(f"{files} cannot be compared: their items of {printable(name)} have other ids")
+        for i, item in enumerate(outcomes.ids):
+            same_label = outcomes.labels is None or theirs.labels is None or outcomes.labels[i] == theirs.labels[i]
+            if outcomes.digests[i] != theirs.digests[i] or not same_label:
+                what = "digest" if same_label else "label"
+                raise UserError(
+                    f"{files} cannot be compared: item '{printable(item)}' of {printable(name)} has another {what} in each; "
+                    "`prmbench leaderboard verify --data` says which is wrong"
+                )
+
+
+def _difference(a: Outcomes, b: Outcomes, n_resamples: int, rng: np.random.Generator) -> tuple[Difference, Floats]:
+    if a.labels is None:
+        samples = mean_resamples((a.values - b.values)[:, None], n_resamples=n_resamples, rng=rng)[:, 0]
+        low, high = interval(samples)
+        return Difference(a.figure, b.figure, a.figure - b.figure, low, high, two_sided_p(samples)), samples
+    first, second = a.values > 0, b.values > 0
+    samples = f1_difference_resamples(first, second, a.has_error, n_resamples=n_resamples, rng=rng)
+    low, high = interval(samples)
+    ids = np.array(a.ids)
+    found = Difference(
+        first=a.figure,
+        second=b.figure,
+        value=a.figure - b.figure,
+        low=low,
+        high=high,
+        p=two_sided_p(samples),
+        mcnemar=mcnemar(first, second),
+        groups={
+            division: tuple(_group(name, members, first, second) for name, members in parts)
+            for division, parts in a.groups.items()
+        },
+        flips=(tuple(ids[first & ~second].tolist()), tuple(ids[~first & second].tolist())),
+    )
+    return found, samples
+
+
+def _group(name: str, members: Members, first: Members, second: Members) -> PairedGroup:
+    a, b = first[members], second[members]
+    return PairedGroup(name, int(members.sum()), float(a.mean()), float(b.mean()), mcnemar(a, b))

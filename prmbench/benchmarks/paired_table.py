@@ -1,0 +1,113 @@
+"""A paired comparison on the screen."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from prmbench.benchmarks.paired import Difference, Pair, PairedComparison
+from prmbench.benchmarks.parts import MINIATURE
+from prmbench.benchmarks.tables import new_table, safe
+from prmbench.stats.paired import McNemar
+
+SHOWN_FLIPS = 5
+SIGNIFICANT = 0.05
+
+
+def render(comparison: PairedComparison, *, groups: bool) -> RenderableType:
+    """Every pair as a table of differences in points with 95% intervals, and what they mean in words.
+
+    Args:
+        comparison: The comparison.
+        groups: Whether parts of the subsets are shown too.
+    """
+    parts: list[RenderableType] = []
+    for pair in comparison.pairs:
+        parts.append(_pair(pair, comparison.sides[0].measured.benchmark.figure))
+        if groups and any(d.groups for d in pair.subsets.values()):
+            parts.append(_groups(pair))
+        parts += [safe(line) for line in _sentences(pair, many=len(comparison.pairs) > 1)]
+    return Group(*(safe(line) for line in _heading(comparison)), *parts)
+
+
+def _heading(comparison: PairedComparison) -> list[str]:
+    entries = [side.measured.entry for side in comparison.sides]
+    data = entries[0].benchmark
+    n = sum(one.n_items for one in data.subsets.values())
+    protocols = {side.protocol for side in comparison.sides if side.protocol}
+    what = f", step scores: {' and '.join(sorted(protocols))}" if protocols else ""
+    lines = [f"{data.name}: {len(entries)} subjects on the same {n:,} items{what}"]
+    if any(entry.miniature for entry in entries):
+        lines.append(MINIATURE)
+    if data.limit is not None:
+        lines.append(f"Only {data.limit:,} items of each subset: a try, not a result to quote.")
+    return lines
+
+
+def _pair(pair: Pair, figure: str) -> Table:
+    has_tests = any(d.mcnemar for d in pair.subsets.values())
+    tests = ["only first", "only second", "McNemar p"] if has_tests else []
+    table = new_table(
+        f"{pair.first} minus {pair.second}: {figure} in points [95% interval, items paired]",
+        "",
+        [pair.first, pair.second, "difference", "p", *tests],
+    )
+    for name, difference in pair.subsets.items():
+        table.add_row(safe(name), *_cells(difference), *(_test(difference.mcnemar) if has_tests else []))
+    if len(pair.subsets) > 1:
+        table.add_section()
+        table.add_row("mean", *_cells(pair.mean), *([""] * 3 if has_tests else []))
+    return table
+
+
+def _cells(d: Difference) -> list[str]:
+    return [
+        f"{100 * d.first:.1f}",
+        f"{100 * d.second:.1f}",
+        f"{100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]",
+        shown_p(d.p),
+    ]
+
+
+def _test(found: McNemar | None) -> list[str]:
+    return ["", "", ""] if found is None else [f"{found.only_first:,}", f"{found.only_second:,}", shown_p(found.p)]
+
+
+def shown_p(p: float) -> str:
+    """A p as it is printed.
+
+    Args:
+        p: The probability, from 0 to 1.
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _groups(pair: Pair) -> Table:
+    divisions = dict.fromkeys(name for difference in pair.subsets.values() for name in difference.groups)
+    table = new_table(
+        f"Share predicted right, in %, by {' and by '.join(divisions)}",
+        "",
+        ["traces", pair.first, pair.second, "only first", "only second", "McNemar p"],
+    )
+    for name, difference in pair.subsets.items():
+        for group in (group for groups in difference.groups.values() for group in groups):
+            row = [f"{name}: {group.name}", f"{group.n:,}", f"{100 * group.first:.1f}", f"{100 * group.second:.1f}"]
+            table.add_row(*map(safe, row), *_test(group.mcnemar))
+        table.add_section()
+    return table
+
+
+def _sentences(pair: Pair, *, many: bool) -> list[str]:
+    mean = pair.mean
+    corrected = f" ({shown_p(pair.p_holm)} corrected for all pairs, Holm)" if many else ""
+    higher, lower = (pair.first, pair.second) if mean.value > 0 else (pair.second, pair.first)
+    p = pair.p_holm if many else mean.p
+    by = f"{100 * abs(mean.value):.1f} points, p = {shown_p(mean.p)}{corrected}"
+    said = f"{higher} is above {lower} by {by}." if p < SIGNIFICANT else f"No significant difference: {by}."
+    lines = [said]
+    for name, difference in pair.subsets.items():
+        for subject, ids in zip((pair.first, pair.second), difference.flips, strict=True):
+            if ids:
+                more = f" and {len(ids) - SHOWN_FLIPS:,} more" if len(ids) > SHOWN_FLIPS else ""
+                lines.append(f"{name}: right only by {subject}: {', '.join(ids[:SHOWN_FLIPS])}{more}")
+    return lines

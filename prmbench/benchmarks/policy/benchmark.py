@@ -1,0 +1,216 @@
+"""Policies on problem sets as a `Benchmark` (docs/protocols.md, "Policy evaluation")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prmbench.benchmarks.base import (
+    POLICY,
+    PROBLEMS,
+    SAMPLING,
+    TOKENS,
+    Benchmark,
+    Column,
+    Job,
+    Measured,
+    Plan,
+    Request,
+    option,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from prmbench.benchmarks.paired import Outcomes
+    from prmbench.benchmarks.parts import Section
+    from prmbench.benchmarks.policy.schema import CompletionOutcome, PolicyMetrics
+    from prmbench.benchmarks.problems import Problems
+    from prmbench.data.traces import Trace
+    from prmbench.results.schema import Entry, Estimate, Subject
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """Options of a policy's evaluation alone.
+
+    Attributes:
+        n: Completions of each problem.
+    """
+
+    n: int = option(8, "completions of each problem", low=1)
+
+
+class PolicyBenchmark(Benchmark):
+    """How often are a policy's completions right? avg@n, pass@k and maj@n from one sampling run."""
+
+    name = "policy"
+    title = "Policies"
+    figure = "avg@n"
+    measures = frozenset({"policy"})
+    options = PolicyOptions
+    uses = POLICY | TOKENS | SAMPLING | PROBLEMS | {"data", "preset"}
+
+    @property
+    def item_type(self) -> type[CompletionOutcome]:
+        """The item: what became of one completion."""
+        from prmbench.benchmarks.policy.schema import CompletionOutcome
+
+        return CompletionOutcome
+
+    @property
+    def metrics_type(self) -> type[PolicyMetrics]:
+        """The figures."""
+        from prmbench.benchmarks.policy.schema import PolicyMetrics
+
+        return PolicyMetrics
+
+    def check_items(self, path: Path, items: Sequence[CompletionOutcome]) -> None:
+        """Refuse answer classes that a problem cannot have.
+
+        Args:
+            path: The file, for errors.
+            items: Its items.
+        """
+        from prmbench.benchmarks.answers import check_answers
+
+        check_answers(path, items)
+
+    def compute(
+        self, items: Sequence[CompletionOutcome], subject: Subject, options: Any, *, n_resamples: int, seed: int
+    ) -> PolicyMetrics:
+        """Compute all figures from items alone; see `Benchmark.compute`.
+
+        Args:
+            items: The items of one run.
+            subject: Not used.
+            options: Not used: the items say how many completions there are.
+            n_resamples: Bootstrap resamples.
+            seed: Seed of the resamples.
+        """
+        from prmbench.benchmarks.policy.metrics import compute_policy_metrics
+
+        return compute_policy_metrics(items, n_resamples, seed)
+
+    def counts(self, items: Sequence[CompletionOutcome]) -> dict[str, int]:
+        """Completions and their tokens.
+
+        Args:
+            items: The items of one problem set.
+        """
+        return {"completions": len(items), "tokens": sum(item.n_tokens for item in items)}
+
+    def data_hash(self, items: Sequence[CompletionOutcome]) -> str:
+        """Hash of the problems.
+
+        Args:
+            items: The items of one problem set.
+        """
+        from prmbench.results.schema import digest
+
+        return digest(sorted({item.digest for item in items}))
+
+    def load(self, request: Request) -> Problems:
+        """Find the problems; those of the paper's Table 5 where none are named.
+
+        Args:
+            request: Its ``subsets``, ``data``, ``limit`` and ``prompt`` are read.
+        """
+        from prmbench.benchmarks.problems import find_problem_sets
+
+        return find_problem_sets(request)
+
+    def sizes(self, data: Problems) -> Mapping[str, int]:
+        """Problems by set.
+
+        Args:
+            data: The problem sets.
+        """
+        return {name: len(problems) for name, problems in data.sets.items()}
+
+    def plan(self, job: Job) -> Plan:
+        """Say what is sampled.
+
+        Args:
+            job: The evaluation; ``data`` are `Problems`.
+        """
+        from prmbench.benchmarks.policy.run import plan_policy
+
+        return plan_policy(job)
+
+    def render(self, entry: Entry[PolicyMetrics]) -> RenderableType:
+        """The entry on the screen: a row a problem set.
+
+        Args:
+            entry: The entry.
+        """
+        from prmbench.benchmarks.policy.table import render
+
+        return render(entry)
+
+    def columns(self, entries: Sequence[Entry[PolicyMetrics]]) -> list[Column]:
+        """avg@n of all sets and of each, maj@n, pass@n, and the share of truncated completions.
+
+        Args:
+            entries: Entries of one fingerprint.
+        """
+        n, subsets = entries[0].metrics.n, list(entries[0].benchmark.subsets)
+
+        def mean(key: str, title: str, *, higher_is_better: bool = True) -> Column:
+            return Column(key, title, lambda entry: entry.metrics.mean.get(key), higher_is_better=higher_is_better)
+
+        def average(subset: str) -> Column:
+            def estimate(entry: Entry[PolicyMetrics]) -> Estimate:
+                return entry.metrics.subsets[subset].average
+
+            return Column(f"average.{subset}", subset, estimate)
+
+        return [
+            mean("average", f"avg@{n}"),
+            *(map(average, subsets) if len(subsets) > 1 else ()),
+            mean("majority", f"maj@{n}"),
+            mean(f"pass@{n}", f"pass@{n}"),
+            mean("truncated", "truncated", higher_is_better=False),
+        ]
+
+    def about(self, entry: Entry[PolicyMetrics]) -> str:
+        """How the completions were sampled.
+
+        Args:
+            entry: One entry of the table.
+        """
+        settings = entry.benchmark.settings
+        s = settings["sampling"]
+        return (
+            f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
+            f"{s['max_new_tokens']:,} tokens, prompt template '{settings['prompt']}'"
+        )
+
+    def section(self, measured: Measured, traces: Sequence[Trace] | None) -> Section:
+        """The report's part: figures and verdicts by problem set.
+
+        Args:
+            measured: The entry and its items.
+            traces: Not used.
+        """
+        from prmbench.benchmarks.policy.table import section
+
+        return section(self, measured)
+
+    def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:
+        """The share of each problem's completions that are right.
+
+        Args:
+            measured: The entry and its items.
+            choice: Nothing.
+        """
+        from prmbench.benchmarks.paired import outcomes_by_subset
+
+        groups: dict[tuple[str, str], list[bool]] = {}
+        digests: dict[tuple[str, str], str] = {}
+        for item in measured.items:
+            groups.setdefault((item.subset, item.id), []).append(item.verdict == "correct")
+            digests[item.subset, item.id] = item.digest
+        return outcomes_by_subset({key: sum(right) / len(right) for key, right in groups.items()}, digests)

@@ -1,0 +1,48 @@
+"""Problems as data of a benchmark: what the benchmarks that sample from a policy share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prmbench.benchmarks.base import Request
+from prmbench.data.problem_sets import POLICY_SETS, find_problems
+from prmbench.data.problems import Problem
+from prmbench.data.prompts import find_prompt
+from prmbench.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Problem sets, and how their problems are put to the policy.
+
+    Attributes:
+        sets: The problems by the set's name.
+        prompt: The name of the prompt template.
+    """
+
+    sets: dict[str, list[Problem]]
+    prompt: str = "boxed"
+
+
+def find_problem_sets(request: Request, default: Sequence[str] | None = POLICY_SETS) -> Problems:
+    """Read the problem sets that a user asks for.
+
+    Args:
+        request: Its ``subsets`` (names or files), ``data`` (one more file), ``limit`` and ``prompt`` are read.
+        default: Names of the sets where none is asked for; None: asking for none is a mistake.
+
+    Raises:
+        UserError: No such set or prompt template, a broken file, or no problem in it.
+    """
+    prompt = request.prompt or "boxed"
+    find_prompt(prompt)  # a typo shows before files are read
+    named = [*(request.subsets or ()), *([str(request.data)] if request.data else [])] or default
+    if not named:
+        raise ArgumentError(
+            "subsets", None, "expected the name of a problem set, or a file of {id, problem, answer} records"
+        )
+    sets = find_problems(named, request.limit)
+    if not any(sets.values()):
+        raise ArgumentError("subsets", " ".join(named), "no problems")
+    return Problems(sets, prompt)
