@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from prmbench.data.traces import Trace, load_traces
     from prmbench.engines.loading import LoadOptions, read_weights
     from prmbench.errors import UserError
-    from prmbench.reward_models.base import RewardModel, StepScores, register
+    from prmbench.reward_models.base import RewardModel, StepScores
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.reward_models.marked import MarkedRewardModel
     from prmbench.reward_models.marks import MarkLayout
+    from prmbench.reward_models.registry import register
     from prmbench.scoring.run import score_solutions
 
 __all__ = [
@@ -67,7 +68,7 @@ _HOMES = {
     "measure_policy": "prmbench.api",
     "read_weights": "prmbench.engines.loading",
     "recompute": "prmbench.benchmarks.processbench.run",
-    "register": "prmbench.reward_models.base",
+    "register": "prmbench.reward_models.registry",
     "rerank": "prmbench.api",
     "score_solutions": "prmbench.scoring.run",
     "score_traces": "prmbench.benchmarks.processbench.run",
