@@ -24,7 +24,7 @@ def score_command(
     threshold: Annotated[
         str | None,
         typer.Option(
-            help="predict first errors: a number (logit), or an entry of this model as ENTRY[:POLICY[:PROTOCOL]]"
+            help="predict first errors: a number (logit), or an entry of this model as ENTRY[:RULE[:PROTOCOL]]"
         ),
     ] = None,
     protocol: Annotated[
