@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from prmbench.data.traces import Trace, load_traces
     from prmbench.engines.loading import LoadOptions, read_weights
     from prmbench.errors import UserError
-    from prmbench.reward_models.base import RewardModel, StepScores, register
+    from prmbench.reward_models.base import RewardModel, StepScores
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.reward_models.marked import MarkedRewardModel
     from prmbench.reward_models.marks import MarkLayout
+    from prmbench.reward_models.registry import register
     from prmbench.scoring.run import score_solutions
 
 __all__ = [
@@ -68,19 +69,3 @@ _HOMES = {
     "load_traces": "prmbench.data.traces",
     "measure_policy": "prmbench.api",
     "read_weights": "prmbench.engines.loading",
-    "recompute": "prmbench.benchmarks.registry",
-    "register": "prmbench.reward_models.base",
-    "rerank": "prmbench.api",
-    "score_solutions": "prmbench.scoring.run",
-    "score_traces": "prmbench.benchmarks.processbench.run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'prmbench' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -24,7 +24,7 @@ def score_command(
     threshold: Annotated[
         str | None,
         typer.Option(
-            help="predict first errors: a number (logit), or an entry of this model as ENTRY[:POLICY[:PROTOCOL]]"
+            help="predict first errors: a number (logit), or an entry of this model as ENTRY[:RULE[:PROTOCOL]]"
         ),
     ] = None,
     protocol: Annotated[
@@ -63,7 +63,8 @@ def score_command(
     from prmbench.engines.loading import LoadOptions
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.reward_models.presets import find_preset
-    from prmbench.scoring.run import check_protocol, find_threshold, protocols_of, score_solutions
+    from prmbench.scoring.run import score_solutions
+    from prmbench.scoring.threshold import check_protocol, find_threshold, protocols_of
 
     solutions = load_solutions(file, limit)
     quiet_libraries()

@@ -1,33 +1,37 @@
-"""What every reward model can do, and the registry of kinds."""
+"""What every reward model can do."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.loading import LoadOptions
-from prmbench.errors import UserError, nearest
+from prmbench.engines.choose import load_engine
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer
+from prmbench.engines.types import Engine
+from prmbench.errors import ArgumentError, UserError
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkEncoder
+from prmbench.reward_models.objectives import meaning_of
 
 
 @dataclass(frozen=True)
 class StepScores:
-    """The scores of one trace's steps; either sums (token-valued kinds) or scores (step-valued kinds) is given.
+    """The scores of the steps of one trace. One of `sums`, `scores` and `votes` is given.
 
     Attributes:
-        n_tokens: int64, shape [n_steps]: tokens that belong to each step.
-        sums: float64, shape [n_steps]: token values summed over each step, before beta. All four protocols follow.
-        scores: float64, shape [n_steps]: one score a step, in logit space (higher: more likely right).
-        votes: of a critic, instead of either: each the index of the first wrong step, -1 for none, or None where the text held
-            no verdict.
+        n_tokens: Number of tokens that belong to each step. int64, shape [n_steps].
+        sums: Token values summed over each step, before beta, from kinds that give token values. The four protocols follow
+            from them. float64, shape [n_steps].
+        scores: One score a step from step-valued kinds, in logit space: the higher, the likelier right. float64,
+            shape [n_steps].
+        votes: Votes of a critic, each the index of the first wrong step, -1 for none, or None where its text holds no verdict.
     """
 
     n_tokens: NDArray[np.int64]
@@ -41,10 +45,14 @@ class LoadRequest:
     """What a kind needs to load a checkpoint.
 
     Attributes:
-        folder: the checkpoint. source: its name as the user gave it. card: its card with the user's flags over it.
-        reference: pi_ref, a local folder or Hub id, or None. chat_template: Jinja text to use instead of the tokenizer's.
-        engine: hf or vllm; a kind refuses one that does not give what it needs.
-        reference_cache: whether log-probs of the reference are kept between runs (`prmbench.engines.reference_cache`).
+        folder: Folder of the checkpoint.
+        source: The checkpoint as the user named it.
+        card: Its card, with the user's settings over it.
+        reference: pi_ref as a local folder or a Hub id; None where neither the card nor the user names one.
+        chat_template: Jinja text to use in place of the chat template of the tokenizer; None keeps that one.
+        options: Device, dtype and whether code that the checkpoint carries may run.
+        engine: What computes tokens: ``hf`` or ``vllm``.
+        reference_cache: Whether log-probs of the reference are kept between runs (`prmbench.engines.reference_cache`).
     """
 
     folder: Path
@@ -56,36 +64,74 @@ class LoadRequest:
     engine: str = "hf"
     reference_cache: bool = True
 
+    def encoder(self, folder: Path | None = None) -> TraceEncoder:
+        """Make the encoder that shows a trace as a policy sees it.
+
+        Args:
+            folder: Folder of the tokenizer; None for that of the checkpoint.
+
+        Raises:
+            UserError: There is no tokenizer, or no chat template.
+        """
+        return TraceEncoder(load_tokenizer(folder or self.folder, self.options), self.card.tokens, self.chat_template)
+
+    def language_model(self) -> Engine:
+        """Load the checkpoint as a language model into the engine that was asked for.
+
+        Raises:
+            UserError: It is none, or the engine cannot load it.
+        """
+        return load_engine(self.engine, self.folder, self.options, self.source)
+
     def refuse_engine(self, needs: str) -> None:
-        """Raise UserError unless the engine is hf: for kinds that need what only it gives."""
-        if self.engine != "hf":
-            raise UserError(
-                f"--engine {self.engine}: gives log-probs only, {self.card.kind} needs {needs}; use --engine hf"
+        """Refuse any engine but hf, for kinds that need what only that one gives.
+
+        Args:
+            needs: What the kind needs, in words; the empty string refuses nothing.
+
+        Raises:
+            ArgumentError: The engine is another one.
+        """
+        if needs and self.engine != "hf":
+            raise ArgumentError(
+                "engine", self.engine, f"gives log-probs only, {self.card.kind} needs {needs}; use the engine hf"
             )
 
     def refuse_reference(self) -> None:
-        """Raise UserError when there is a reference: for kinds that score with one model alone."""
+        """Refuse a reference, for kinds that score with one model alone.
+
+        Raises:
+            ArgumentError: There is one.
+        """
         if self.reference is not None:
-            raise UserError(
-                f"--reference: {self.card.kind} scores with one model alone; leave it out, or use --kind implicit"
+            raise ArgumentError(
+                "reference",
+                self.reference,
+                f"{self.card.kind} scores with one model alone; leave it out, or use kind implicit",
             )
 
 
 class RewardModel(ABC):
     """A model that scores the steps of a trace.
 
-    A kind sets `encoder`, `vocabulary` and `max_length` in its `load`, and implements `token_values` (a value for every
-    response token, whose sums over steps are the scores) or, when it is step-valued, `score`.
+    A kind sets the attributes below in its `load`. It implements `token_values`, a value for every response token whose sums
+    over steps are the scores; or, when it is step-valued, `score`.
 
     Attributes:
-        kind: the name it is registered under. card: its settings.
-        step_valued: whether `score` gives one score a step instead of sums of token values. predicts: whether it gives votes for
-            the first wrong step instead of scores. reads: which of the card's marks, pair and generation the kind uses.
-        own_layout: whether it shows a trace in a way of its own (the bare problem, step by step), not as a policy sees it.
-        batch_tokens: padded tokens of a batch where nothing else is said; None: what suits scoring on the device.
-        hashes: weights hash (sha256) by role: "model", "reference", ...
-        facts: architecture, size and the like, for provenance.
-        source: the checkpoint as the user named it. engine: what computes its tokens.
+        kind: Name of the kind.
+        step_valued: Whether `score` gives one score a step instead of sums of token values.
+        predicts: Whether it gives votes for the first wrong step instead of scores.
+        reads: Which of the fields marks, pair and generation of a card the kind uses.
+        own_layout: Whether it shows a trace in a way of its own, not as a policy sees it.
+        batch_tokens: Padded tokens of a batch where the user says nothing; None for what suits scoring on the device.
+        card: Its card, with the user's settings over it.
+        encoder: What turns a trace into token ids.
+        vocabulary: Number of token ids that the model knows.
+        max_length: Longest sequence in tokens that it can take; None where that is not known.
+        hashes: sha256 of the weights by role, such as ``model`` and ``reference``.
+        facts: Architecture, size and the like, for provenance.
+        source: The checkpoint as the user named it.
+        engine: What computes its tokens: ``hf`` or ``vllm``.
     """
 
     kind: ClassVar[str]
@@ -108,78 +154,137 @@ class RewardModel(ABC):
         """Tokens, since loading, whose reference log-probs were in the cache; 0 for kinds without a reference."""
         return 0
 
-    @abstractmethod
-    def device_and_dtype(self) -> tuple[str, str]:
-        """Where the model computes and in what type, e.g. ``("cpu", "float32")``."""
-
     @classmethod
     @abstractmethod
     def load(cls, request: LoadRequest) -> RewardModel:
-        """Load from a checkpoint folder. Raises UserError when something is missing or wrong, before any scoring."""
+        """Load from a checkpoint folder.
+
+        Args:
+            request: The checkpoint and how to load it.
+
+        Raises:
+            UserError: Something is missing or wrong; nothing has been scored then.
+        """
+
+    @abstractmethod
+    def device_and_dtype(self) -> tuple[str, str]:
+        """Return where the model computes and in what type, such as ``("cpu", "float32")``."""
 
     def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
-        """A value, before beta, for every response token of each trace. Each float64, shape [t]."""
+        """Give a value, before beta, for every response token of each trace.
+
+        Args:
+            batch: The traces, from `encode`.
+
+        Returns:
+            One array a trace. float64, shape [t].
+        """
         raise NotImplementedError(f"{type(self).__name__} gives no token values")
 
     def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
-        """Score one batch of encoded traces, in order: here, token values summed over each step."""
+        """Score the steps of a batch of traces: here, token values summed over each step.
+
+        Args:
+            batch: The traces, from `encode`.
+
+        Returns:
+            The scores of each trace, in order.
+        """
         found = self.token_values(batch)
         return [
             StepScores(trace.step_counts(), trace.step_sums(values)) for trace, values in zip(batch, found, strict=True)
         ]
 
     def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
-        """Token ids of a trace as this model wants them.
+        """Turn a trace into token ids as this model wants them.
+
+        Args:
+            problem: Text of the problem.
+            steps: Texts of the steps.
 
         Raises:
-            UserError: the tokenizer gives an id that the model's vocabulary lacks.
+            UserError: The tokenizer gives an id that the vocabulary of the model lacks.
         """
         encoded = self.encode_trace(problem, steps)
-        if int(encoded.ids.max()) >= self.vocabulary:
+        highest = int(encoded.ids.max())
+        if highest >= self.vocabulary:
             raise UserError(
-                f"the tokenizer gives id {int(encoded.ids.max())}, the model's vocabulary ends at {self.vocabulary - 1}; "
+                f"the tokenizer gives id {highest}, the model's vocabulary ends at {self.vocabulary - 1}; "
                 "tokenizer and weights are not from one checkpoint"
             )
         return encoded
 
-    def scoring(self) -> dict[str, Any] | None:
-        """What else decides the scores and belongs into an entry; None: nothing."""
-        return None
-
     def encode_trace(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
-        """What `encode` checks and returns: here, the encoder's own."""
+        """Turn a trace into token ids, unchecked: here, as the encoder does.
+
+        Args:
+            problem: Text of the problem.
+            steps: Texts of the steps.
+        """
         return self.encoder.encode(problem, steps)
 
+    def scoring(self) -> dict[str, Any] | None:
+        """Return what else decides the scores and belongs into an entry; None for nothing."""
+        return None
+
     def fixed_thresholds(self) -> dict[str, float]:
-        """Protocols whose logit is that of a probability of correctness, with the logit of probability 0.5.
+        """Return the protocols whose score is the logit of a probability, with the logit of probability 0.5.
 
-        Implicit PRM's sum is such a logit (Eq. 4), and so is IPVRM's v_bar: with a margin m the optimum is at
-        p = s(v + m) / (s(v + m) + s(m - v)), s the sigmoid, which is 0.5 at v = 0 for every m (DESIGN 4.7). DPO's sum and
-        EndoRM's rewards are defined up to a constant only.
+        The sum of Implicit PRM is such a logit (Eq. 4), and so is v_bar of IPVRM: with a margin m the optimum is at
+        p = s(v + m) / (s(v + m) + s(m - v)), s the sigmoid, which is 0.5 at v = 0 for every m. The sum of DPO and the rewards
+        of EndoRM are defined up to a constant only.
         """
-        objective = self.card.objective or ""
-        if objective.startswith("ipvrm"):
-            return {"prefix_mean": 0.0}
-        return {"prefix": 0.0} if objective == "implicit_prm" else {}
+        meaning = meaning_of(self.card.objective, self.kind)
+        return {"prefix_mean" if meaning.final == "token_mean" else "prefix": 0.0} if meaning.is_logit else {}
 
 
-Kind = TypeVar("Kind", bound=type[RewardModel])
-_KINDS: dict[str, type[RewardModel]] = {}
+class EngineRewardModel(RewardModel):
+    """A kind that scores with one language model in an engine.
 
+    Attributes:
+        needs: What the kind needs that only the hf engine gives, in words; empty where any engine will do.
+        model: The engine that holds the language model.
+    """
 
-def register(name: str) -> Callable[[Kind], Kind]:
-    """Class decorator: make a kind known under `name` (in cards and for ``--kind``)."""
+    needs: ClassVar[str] = ""
+    model: Engine
 
-    def add(cls: Kind) -> Kind:
-        cls.kind = name
-        _KINDS[name] = cls
-        return cls
+    def __init__(self, model: Engine, encoder: TraceEncoder | MarkEncoder, card: Card) -> None:
+        """Take what was loaded.
 
-    return add
+        Args:
+            model: The engine that holds the language model.
+            encoder: What turns a trace into token ids.
+            card: The card, with the user's settings over it.
+        """
+        self.model, self.encoder, self.card = model, encoder, card
+        self.vocabulary, self.max_length = model.vocabulary, model.max_length
+        self.hashes, self.facts = {}, model.facts()
 
+    @classmethod
+    def load(cls, request: LoadRequest) -> EngineRewardModel:
+        """Load the language model. See `RewardModel.load`.
 
-def find_kind(name: str) -> type[RewardModel]:
-    """The class registered under `name`. Raises UserError, with the nearest name, when there is none."""
-    if name not in _KINDS:
-        raise UserError(f"kind '{name}' is not known{nearest(name, _KINDS)}; known: {', '.join(sorted(_KINDS))}")
-    return _KINDS[name]
+        Args:
+            request: The checkpoint and how to load it.
+        """
+        request.refuse_reference()
+        request.refuse_engine(cls.needs)
+        digest = checkpoint_hash(request.folder)
+        encoder = cls.make_encoder(request)
+        loaded = cls(request.language_model(), encoder, request.card)
+        loaded.hashes, loaded.engine = {"model": digest}, request.engine
+        return loaded
+
+    @classmethod
+    def make_encoder(cls, request: LoadRequest) -> TraceEncoder | MarkEncoder:
+        """Make the encoder, before the weights are loaded.
+
+        Args:
+            request: The checkpoint and how to load it.
+        """
+        return request.encoder()
+
+    def device_and_dtype(self) -> tuple[str, str]:
+        """Return where the model computes and in what type."""
+        return self.model.device_and_dtype()

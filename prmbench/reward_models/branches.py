@@ -1,4 +1,4 @@
-"""Token values of tokens that could follow a state, the state run through the models once."""
+"""Token values of tokens that could follow a state, with the state run through the models once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.engine import HFEngine
-from prmbench.errors import UserError
+from prmbench.errors import UserError, argument
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.implicit import ImplicitRewardModel
 
@@ -17,15 +17,18 @@ Integers = NDArray[np.int64]
 
 
 def branching_model(model: RewardModel) -> ImplicitRewardModel:
-    """The model as one that gives values of tokens not sampled.
+    """Take a reward model as one that gives values of tokens that were not sampled.
+
+    Args:
+        model: The reward model.
 
     Raises:
-        UserError: a kind whose token values are no log-ratios, or an engine that gives no hidden states.
+        UserError: Its token values are no log-ratios, or its engine gives no hidden states.
     """
     if not isinstance(model, ImplicitRewardModel):
         raise UserError(
             f"{model.source}: a {model.kind} model; the probe needs values of tokens that were not sampled, which implicit models "
-            "(a log-ratio to a reference) give: pass one with --reference"
+            f"(a log-ratio to a reference) give: pass one with {argument('reference')}"
         )
     if not isinstance(model.model, HFEngine):  # then the reference's is too: both engines are of one kind
         raise UserError(
@@ -37,14 +40,16 @@ def branching_model(model: RewardModel) -> ImplicitRewardModel:
 def branch_values(
     model: ImplicitRewardModel, states: Sequence[Integers], n_prompt: Sequence[int], tokens: Sequence[Integers]
 ) -> list[tuple[Floats, Floats]]:
-    """Log-ratios of a state's own response tokens, and of tokens that could come next.
+    """Give log-ratios of the response tokens of each state, and of tokens that could come next.
 
     Args:
-        states: token ids of prompt and response so far, each int64, shape [length]. n_prompt: length of the prompt in each.
-        tokens: for each state, ids of next tokens, int64, shape [k].
+        model: The reward model, from `branching_model`.
+        states: Token ids of prompt and response so far, each int64, shape [length].
+        n_prompt: Number of tokens of the prompt in each state.
+        tokens: Ids of next tokens for each state, int64, shape [k].
 
     Returns:
-        For each state (values of its response tokens, values of the next tokens), before beta: float64, shapes
+        For each state the values of its response tokens and those of the next tokens, before beta. float64, shapes
         [length - n_prompt] and [k].
     """
     engines = model.model, model.reference.engine()

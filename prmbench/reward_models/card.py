@@ -1,4 +1,4 @@
-"""The checkpoint card ``prmbench.json``: what a folder of weights is, so that its path alone is enough to score with it."""
+"""The card ``prmbench.json`` of a checkpoint, which says what its weights are, so that its path is enough to score with it."""
 
 from __future__ import annotations
 
@@ -11,88 +11,93 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError, nearest
 from prmbench.reward_models.marks import MarkLayout
+from prmbench.reward_models.objectives import OBJECTIVES, meaning_of
 
 CARD_NAME = "prmbench.json"
 
 ReadState = Literal["after", "before"]
 
-OBJECTIVE_BETA = {
-    "ipvrm": 10.0,
-    "ipvrm_late": 10.0,
-    "ipvrm_early": 10.0,
-    "implicit_prm": 0.05,
-    "dpo": 0.05,
-    "q_rm": 0.2,
-}
-"""Training objectives and the beta the paper uses with each (Appendix C)."""
-
 
 class Generation(BaseModel):
-    """How a critic's verdicts or a judge's critiques are sampled."""
+    """How the verdicts of a critic or the critiques of a judge are sampled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     n: int = Field(
-        1, ge=0, description="critic: votes of a trace; judge: critiques of a step, 0: the verdict straight away"
+        1,
+        ge=0,
+        description="critic: number of votes a trace; judge: number of critiques a step, 0 for the verdict straight away",
     )
-    temperature: float = Field(0.0, ge=0, description="0: greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus")
-    top_k: int = Field(0, ge=0, description="0: all tokens")
-    max_new_tokens: int = Field(8192, ge=1, description="of a verdict or critique; cut where the model's positions end")
-    seed: int = Field(0, ge=0, description="of all random numbers")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature; 0 for greedy decoding")
+    top_p: float = Field(1.0, gt=0, le=1, description="probability mass of nucleus sampling")
+    top_k: int = Field(0, ge=0, description="number of likeliest tokens to sample from; 0 for all")
+    max_new_tokens: int = Field(
+        8192, ge=1, description="longest verdict or critique; it is also cut where the model's positions end"
+    )
+    seed: int = Field(0, ge=0, description="seed of all random numbers")
 
     @model_validator(mode="after")
     def _different_texts(self) -> Generation:
         if self.n > 1 and self.temperature == 0:
-            raise ValueError(
-                f"{self.n} greedy texts are all the same; give a temperature above 0 (--temperature), or n 1"
-            )
+            raise ValueError(f"{self.n} greedy texts are all the same; give a temperature above 0, or n 1")
         return self
 
 
 class Card(BaseModel):
-    """A reward model's card."""
+    """The card of a reward model."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[1] = Field(1, description="version of this card's fields")
-    kind: str = Field(description="how scores are computed: a registered kind, e.g. implicit or classifier")
+    schema_version: Literal[1] = Field(1, description="version of the fields of this card")
+    kind: str = Field(description="how scores are computed: a known kind, such as implicit or classifier")
     preset: str | None = Field(None, description="the preset that the other fields are filled in from; null: none")
     objective: str | None = Field(
-        None, description=f"what it was trained with: {', '.join(OBJECTIVE_BETA)}; null: unknown"
+        None, description="what it was trained with, such as ipvrm, implicit_prm, dpo or q_rm; null: unknown"
     )
     beta: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="scale of token values; null: the paper's for the objective, else 1",
+        description="scale of token values; null: what the paper has for the objective, else 1",
     )
     margin: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="margin m of the objective (Eq. 9); null: none or unknown"
     )
-    discount: float | None = Field(None, ge=0, le=1, description="EndoRM's discount of V(s'); null: 0.95")
+    discount: float | None = Field(None, ge=0, le=1, description="endo: the discount of V(s'); null: 0.95")
     read_state: ReadState = Field(
-        "after", description="Q-RM: the state a token's value is read from, after or before it"
+        "after", description="q_rm: the state that the value of a token is read from, after or before the token"
     )
     reference: str | None = Field(
-        None, description="pi_ref: a folder (relative to the card's) or a Hub id; null where the kind needs none"
+        None, description="pi_ref: a folder relative to the card, or a Hub id; null where the kind needs none"
     )
     tokens: TokenOptions = Field(default_factory=lambda: TokenOptions(), description="how a trace becomes text")
     marks: MarkLayout | None = Field(
-        None, description="classifier, token_pair, value_head: where the marks are; null: the kind's default"
+        None, description="classifier, token_pair, value_head: where the marks are; null: what the kind has by default"
     )
     pair: tuple[str, str] | None = Field(
-        None, description="token_pair, judge: the tokens that say right and wrong; null: the kind's default"
+        None, description="token_pair, judge: the tokens that say right and wrong; null: what the kind has by default"
     )
-    generation: Generation | None = Field(None, description="critic, judge: sampling; null: the kind's default")
+    generation: Generation | None = Field(
+        None, description="critic, judge: how texts are sampled; null: what the kind has by default"
+    )
 
     def scale(self) -> float:
-        """Beta, or its default for the objective."""
-        return self.beta if self.beta is not None else OBJECTIVE_BETA.get(self.objective or "", 1.0)
+        """Return beta, or its default for the objective."""
+        return self.beta if self.beta is not None else meaning_of(self.objective).beta
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """The fields of a folder's card, or None where there is no card. Raises UserError, naming the file, when broken."""
+    """Read the fields of a card.
+
+    Args:
+        folder: Folder of the checkpoint.
+
+    Returns:
+        The fields; None where there is no card.
+
+    Raises:
+        UserError: The file is broken.
+    """
     path = folder / CARD_NAME
     if not path.exists():
         return None
@@ -106,31 +111,47 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def make_card(fields: dict[str, Any], where: str) -> Card:
-    """Validate a card's fields.
+    """Validate the fields of a card.
+
+    Args:
+        fields: The fields.
+        where: Where they are from, for errors.
+
+    Returns:
+        The card.
 
     Raises:
-        UserError: an unknown field or objective (the nearest known one is named), a wrong type or range.
+        UserError: A field or an objective is not known (the nearest one is named), or has a wrong type or range.
     """
     try:
         card = Card.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        known = [f for part in (Card, TokenOptions, MarkLayout, Generation) for f in part.model_fields]
-        hint = nearest(name.split(".")[-1], known) if first["type"] == "extra_forbidden" else ""
+        inner = [f for part in (Card, TokenOptions, MarkLayout, Generation) for f in part.model_fields]
+        hint = nearest(name.split(".")[-1], inner) if first["type"] == "extra_forbidden" else ""
         raise UserError(
             f"{where}: field '{name}': {first['msg'].removeprefix('Value error, ').lower()}{hint}"
         ) from None
-    if card.objective is not None and card.objective not in OBJECTIVE_BETA:
+    known = OBJECTIVES.names()
+    if card.objective is not None and card.objective not in known:
         raise UserError(
-            f"{where}: objective '{card.objective}'{nearest(card.objective, OBJECTIVE_BETA)} is not known; "
-            f"expected one of {', '.join(OBJECTIVE_BETA)}, or none"
+            f"{where}: objective '{card.objective}'{nearest(card.objective, known)} is not known; "
+            f"expected one of {', '.join(known)}, or none"
         )
     return card
 
 
 def write_card(folder: Path, card: Card) -> Path:
-    """Write a card into a checkpoint folder and return its path."""
+    """Write a card into the folder of a checkpoint.
+
+    Args:
+        folder: The folder.
+        card: The card.
+
+    Returns:
+        Path of the file.
+    """
     path = folder / CARD_NAME
     path.write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
     return path

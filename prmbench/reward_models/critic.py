@@ -1,4 +1,4 @@
-"""A language model as critic: it says which paragraph is the first wrong one, by one vote or the majority of several."""
+"""A language model as critic: it says which paragraph is the first wrong one, by one vote or by the majority of several."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from prmbench.data.critic_prompt import critic_prompt
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.choose import load_engine
-from prmbench.engines.loading import checkpoint_hash, load_tokenizer
 from prmbench.engines.types import Engine
 from prmbench.errors import UserError
-from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
+from prmbench.reward_models.base import EngineRewardModel, StepScores
 from prmbench.reward_models.card import Card, Generation
 from prmbench.reward_models.generation import room_for, write
 from prmbench.verify.extract import parse_verdict
@@ -26,26 +24,29 @@ class CriticTrace(EncodedTrace):
     """The prompt that shows a trace to a critic.
 
     Attributes:
-        counts: int64, shape [n_steps]: tokens of each step's own text. room: tokens that a verdict may have.
+        counts: Number of tokens of each step's own text. int64, shape [n_steps].
+        room: Number of tokens that a verdict may have.
     """
 
     counts: NDArray[np.int64]
     room: int
 
     def __len__(self) -> int:
-        """Tokens of the prompt and the longest verdict."""
+        """Return the number of tokens of the prompt and the longest verdict."""
         return len(self.ids) + self.room
 
     def step_counts(self) -> NDArray[np.int64]:
-        """Number of tokens of each step's own text. int64, shape [n_steps]."""
+        """Return the number of tokens of each step's own text. int64, shape [n_steps]."""
         return self.counts
 
 
-@register("critic")
-class CriticRewardModel(RewardModel):
-    """ProcessBench's generative protocol: paragraphs indexed from 0, the last boxed number is the verdict.
+class CriticRewardModel(EngineRewardModel):
+    """The generative protocol of ProcessBench: paragraphs indexed from 0, the last boxed number is the verdict.
 
-    Its votes are predictions, not scores: no threshold is chosen. They are counted by `prmbench.stats.votes.vote`.
+    Its votes are predictions, not scores: no threshold is chosen. `prmbench.stats.votes.vote` counts them.
+
+    Attributes:
+        encoder: What turns a message into token ids.
     """
 
     predicts = True
@@ -54,37 +55,30 @@ class CriticRewardModel(RewardModel):
     encoder: TraceEncoder
 
     def __init__(self, model: Engine, encoder: TraceEncoder, card: Card) -> None:
-        self.model = model
-        self.encoder = encoder
+        """Take what was loaded.
+
+        Args:
+            model: The engine that holds the language model.
+            encoder: What turns a message into token ids.
+            card: The card, with the user's settings over it.
+
+        Raises:
+            UserError: The card asks for no vote.
+        """
+        super().__init__(model, encoder, card)
         self.generation = card.generation or Generation()
-        self.card = card
         if self.generation.n < 1:
-            raise UserError("generation.n: 0; a critic needs at least one vote (--n 1)")
-        self.vocabulary = model.vocabulary
-        self.max_length = model.max_length
+            raise UserError("generation.n: 0; a critic needs at least one vote (n 1)")
         self.batch_tokens = 1_000_000 if model.name == "vllm" else 16_384  # vLLM makes its own batches
         self.stop = frozenset({encoder.end_of_turn, *model.eos_ids()})
-        self.hashes = {}
-        self.facts = model.facts()
-
-    @classmethod
-    def load(cls, request: LoadRequest) -> CriticRewardModel:
-        """Load the language model. See `RewardModel.load`."""
-        request.refuse_reference()
-        hashed = checkpoint_hash(request.folder)
-        encoder = TraceEncoder(
-            load_tokenizer(request.folder, request.options), request.card.tokens, request.chat_template
-        )
-        model = cls(load_engine(request.engine, request.folder, request.options, request.source), encoder, request.card)
-        model.hashes, model.engine = {"model": hashed}, request.engine
-        return model
-
-    def device_and_dtype(self) -> tuple[str, str]:
-        """See `RewardModel.device_and_dtype`."""
-        return self.model.device_and_dtype()
 
     def encode_trace(self, problem: str, steps: Sequence[str]) -> CriticTrace:
-        """The critic's prompt for a trace. See `RewardModel.encode_trace`."""
+        """Make the prompt that shows a trace. See `RewardModel.encode_trace`.
+
+        Args:
+            problem: Text of the problem.
+            steps: Texts of the steps.
+        """
         ids = self.encoder.prompt_ids(critic_prompt(problem, steps))
         counts = np.array([len(self.encoder.text_ids(step)) for step in steps], dtype=np.int64)
         none = np.zeros(0, dtype=np.int64)
@@ -92,7 +86,11 @@ class CriticRewardModel(RewardModel):
         return CriticTrace(ids, len(ids), none, len(steps), counts=counts, room=room)
 
     def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
-        """Votes instead of scores. See `RewardModel.score`."""
+        """Give votes instead of scores. See `RewardModel.score`.
+
+        Args:
+            batch: The traces, from `encode`.
+        """
         traces = [trace for trace in batch if isinstance(trace, CriticTrace)]
         votes: list[list[int | None]] = [[] for _ in traces]
         prompts, rooms = [trace.ids for trace in traces], [trace.room for trace in traces]
@@ -103,5 +101,5 @@ class CriticRewardModel(RewardModel):
         return [StepScores(trace.counts, votes=tuple(mine)) for trace, mine in zip(traces, votes, strict=True)]
 
     def scoring(self) -> dict[str, Any]:
-        """See `RewardModel.scoring`."""
+        """Return how verdicts are sampled."""
         return {"generation": self.generation.model_dump()}

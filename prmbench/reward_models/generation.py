@@ -16,10 +16,16 @@ Ids = NDArray[np.int64]
 
 
 def room_for(prompt: int, limit: int | None, generation: Generation, *, after: int = 0) -> int:
-    """Tokens that a text may have: as asked, or up to the model's positions; at least 1 (a prompt that leaves none is too long).
+    """Say how many tokens a text may have: as many as asked for, but none past the positions of the model.
 
     Args:
-        prompt: its tokens. limit: the model's positions. after: tokens that follow the text.
+        prompt: Number of tokens of the prompt.
+        limit: Number of positions of the model; None where it is not known.
+        generation: How texts are sampled.
+        after: Number of tokens that follow the text.
+
+    Returns:
+        The number of tokens, at least 1. A prompt that leaves no room is thereby longer than the model allows.
     """
     if limit is None:
         return generation.max_new_tokens
@@ -34,13 +40,18 @@ def write(
     generation: Generation,
     sample: int,
 ) -> list[Ids]:
-    """One text for each prompt; random numbers depend on the prompt, the seed and the sample's number, nothing else.
+    """Write one text after each prompt. Random numbers depend on the prompt, the seed and the sample, and on nothing else.
 
     Args:
-        rooms: tokens each may have (`room_for`). stop: token ids that end one.
+        engine: The engine that writes.
+        prompts: Token ids of the prompts, each int64, shape [length].
+        rooms: Number of tokens that each text may have, from `room_for`.
+        stop: Token ids that end a text.
+        generation: How texts are sampled.
+        sample: Number of this sample among those of one prompt, from 0.
 
     Returns:
-        Token ids of each, without the token that ended it.
+        Token ids of each text, without the token that ended it.
     """
     params = SamplingParams(
         temperature=generation.temperature,

@@ -23,126 +23,141 @@ from prmbench.engines.loading import (
 )
 from prmbench.engines.reference_cache import open_cache
 from prmbench.engines.types import Engine
-from prmbench.errors import UserError, first_line
-from prmbench.reward_models.base import LoadRequest, RewardModel, register
+from prmbench.errors import UserError, argument, first_line
+from prmbench.reward_models.base import EngineRewardModel, LoadRequest
 from prmbench.reward_models.card import Card
-from prmbench.reward_models.reference import Reference, reference_identity
+from prmbench.reward_models.reference_model import ReferenceModel, logprobs_of, reference_identity
+
+ADAPTER_CONFIG = "adapter_config.json"
+MEMORY_SHARE = 0.42
+"""Share of the memory of each device that model and reference may reserve each (vLLM)."""
 
 
-@register("implicit")
-class ImplicitRewardModel(RewardModel):
+class ImplicitRewardModel(EngineRewardModel):
     """Token value r_t = log pi_phi(y_t given s_t) - log pi_ref(y_t given s_t), before beta.
 
-    Two folders of weights, or a PEFT adapter whose base is the reference: then one copy of the weights serves both, with
+    Model and reference are two folders of weights, or a PEFT adapter and its base. Then one copy of the weights serves both, with
     the adapter switched off for the reference.
+
+    Attributes:
+        encoder: What turns a trace into token ids.
     """
 
     encoder: TraceEncoder
 
-    def __init__(self, model: Engine, reference: Reference, encoder: TraceEncoder, card: Card) -> None:
+    def __init__(self, model: Engine, reference: ReferenceModel, encoder: TraceEncoder, card: Card) -> None:
+        """Check that model and reference share one vocabulary.
+
+        Args:
+            model: The engine that holds pi_phi.
+            reference: pi_ref.
+            encoder: What turns a trace into token ids.
+            card: The card, with the user's settings over it.
+
+        Raises:
+            UserError: They give different numbers of logits.
+        """
+        super().__init__(model, encoder, card)
         if model.vocabulary != reference.shape.vocabulary:
             raise UserError(
                 f"{model.source} has {model.vocabulary:,} logits a position, its reference {reference.source} has "
                 f"{reference.shape.vocabulary:,}; a log-ratio needs one vocabulary: pass the reference it was trained against"
             )
-        self.model = model
         self.reference = reference
-        self.encoder = encoder
-        self.card = card
-        self.vocabulary = model.vocabulary
         limits = [limit for limit in (model.max_length, reference.shape.max_length) if limit]
         self.max_length = min(limits) if limits else None
-        self.hashes = {}
-        self.facts = {}
 
     @classmethod
     def load(cls, request: LoadRequest) -> ImplicitRewardModel:
-        """Load model and reference. See `RewardModel.load`."""
-        if (request.folder / "adapter_config.json").exists():
-            return cls._load_adapter(request)
-        if request.reference is None:
+        """Load model and reference. See `RewardModel.load`.
+
+        Args:
+            request: The checkpoint and how to load it.
+        """
+        is_adapter = (request.folder / ADAPTER_CONFIG).exists()
+        if is_adapter:
+            request.refuse_engine("an adapter switched on and off")
+            if not (request.folder / "adapter_model.safetensors").exists():
+                raise UserError(
+                    f"{request.folder}: a PEFT adapter without adapter_model.safetensors; save it again as safetensors"
+                )
+        name = request.reference or (_base_of_adapter(request) if is_adapter else None)
+        if name is None:
             raise UserError(
-                f"{request.source}: an implicit reward model is a ratio; pass --reference with the model it was trained "
-                "from (usually the SFT checkpoint)"
+                f"{request.source}: an implicit reward model is a ratio; pass {argument('reference')} with the model it was "
+                "trained from (usually the SFT checkpoint)"
             )
-        reference_folder = locate(request.reference, "--reference")
-        hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(reference_folder)}
-        tokenizer = load_tokenizer(_tokenizer_folder(request.folder, reference_folder), request.options)
-        check_same_vocabulary(request.folder, reference_folder, request.options)
-        encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
-        # Two engines share a device; and both are of one kind, because log-probs of two engines do not cancel.
-        load = functools.partial(load_engine, request.engine, options=request.options, memory_share=0.42)
-        model = load(folder=request.folder, source=request.source)
-        reference = Reference(
-            request.reference,
-            functools.partial(load, folder=reference_folder, source=request.reference),
-            reference_identity(hashes["reference"], request.engine, request.options),
-            open_cache(request.reference_cache),
-        )
+        folder = locate(name, "reference")
+        hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(folder)}
+        encoder = request.encoder(_tokenizer_folder(request.folder, folder))
+        pair = _load_adapter if is_adapter else _load_both
+        model, reference = pair(request, name, folder, hashes["reference"])
         loaded = cls(model, reference, encoder, request.card)
-        loaded.hashes = hashes
-        loaded.facts = {**model.facts(), "reference": request.reference}
-        loaded.engine = request.engine
+        loaded.hashes, loaded.engine = hashes, request.engine
+        loaded.facts |= {"reference": name} | ({"adapter": True} if is_adapter else {})
         return loaded
-
-    @classmethod
-    def _load_adapter(cls, request: LoadRequest) -> ImplicitRewardModel:
-        import torch
-        from peft import PeftModel
-
-        request.refuse_engine("an adapter switched on and off")
-        if not (request.folder / "adapter_model.safetensors").exists():
-            raise UserError(
-                f"{request.folder}: a PEFT adapter without adapter_model.safetensors; save it again as safetensors"
-            )
-        named = read_json(request.folder / "adapter_config.json").get("base_model_name_or_path")
-        base = request.reference or named
-        if not base:
-            raise UserError(f"{request.folder}/adapter_config.json: names no base model; pass --reference BASE")
-        base_folder = locate(base, "--reference" if request.reference else f"{request.source}: its base model")
-        hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(base_folder)}
-        tokenizer = load_tokenizer(_tokenizer_folder(request.folder, base_folder), request.options)
-        encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
-        model = load_causal_lm(base_folder, request.options)
-        try:
-            adapter = PeftModel.from_pretrained(model, str(request.folder)).eval()
-        except Exception as error:
-            raise UserError(f"{request.folder}: the adapter does not fit {base} ({first_line(error)})") from None
-        check_finite(adapter, request.folder)
-        engine = HFEngine(adapter.get_base_model(), request.source)
-        reference = Reference(
-            str(base),
-            lambda: engine,
-            reference_identity(
-                hashes["reference"], "hf", request.options, plain_head=type(engine.head) is torch.nn.Linear
-            ),
-            open_cache(request.reference_cache),
-            switched=adapter.disable_adapter,
-        )
-        loaded = cls(engine, reference, encoder, request.card)
-        loaded.hashes = hashes
-        loaded.facts = {**engine.facts(), "reference": str(base), "adapter": True}
-        return loaded
-
-    def device_and_dtype(self) -> tuple[str, str]:
-        """See `RewardModel.device_and_dtype`."""
-        return self.model.device_and_dtype()
 
     def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
-        """The log-ratio. See `RewardModel.token_values`."""
+        """Give the log-ratio. See `RewardModel.token_values`.
+
+        Args:
+            batch: The traces, from `encode`.
+        """
         ids = [trace.ids for trace in batch]
         first = [trace.n_prompt for trace in batch]
-        with_reference = self.reference.logprobs(ids, first)
-        out = []
-        for mine, theirs in zip(self.model.score(ids, first, frozenset({"logprob"})), with_reference, strict=True):
-            assert mine.logprob is not None
-            out.append(mine.logprob - theirs)
-        return out
+        theirs = self.reference.logprobs(ids, first)
+        return [a - b for a, b in zip(logprobs_of(self.model, ids, first), theirs, strict=True)]
 
     @property
     def cached_tokens(self) -> int:
-        """See `RewardModel.cached_tokens`."""
+        """Tokens, since loading, whose reference log-probs were in the cache."""
         return self.reference.cached_tokens
+
+
+def _load_both(request: LoadRequest, name: str, folder: Path, digest: str) -> tuple[Engine, ReferenceModel]:
+    """Load two folders of weights into two engines of one kind: log-probs of two kinds of engines do not cancel."""
+    check_same_vocabulary(request.folder, folder, request.options)
+    load = functools.partial(load_engine, request.engine, options=request.options, memory_share=MEMORY_SHARE)
+    model = load(folder=request.folder, source=request.source)
+    reference = ReferenceModel(
+        name,
+        functools.partial(load, folder=folder, source=name),
+        reference_identity(digest, request.engine, request.options),
+        open_cache(request.reference_cache),
+    )
+    return model, reference
+
+
+def _load_adapter(request: LoadRequest, name: str, folder: Path, digest: str) -> tuple[Engine, ReferenceModel]:
+    """Load an adapter and its base into one engine."""
+    import torch
+    from peft import PeftModel
+
+    base = load_causal_lm(folder, request.options)
+    try:
+        adapter = PeftModel.from_pretrained(base, str(request.folder)).eval()
+    except Exception as error:
+        raise UserError(f"{request.folder}: the adapter does not fit {name} ({first_line(error)})") from None
+    check_finite(adapter, request.folder)
+    engine = HFEngine(adapter.get_base_model(), request.source)
+    plain_head = type(engine.head) is torch.nn.Linear
+    reference = ReferenceModel(
+        name,
+        lambda: engine,
+        reference_identity(digest, "hf", request.options, plain_head=plain_head),
+        open_cache(request.reference_cache),
+        switched=adapter.disable_adapter,
+    )
+    return engine, reference
+
+
+def _base_of_adapter(request: LoadRequest) -> str:
+    name = read_json(request.folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not name:
+        raise UserError(
+            f"{request.folder}/{ADAPTER_CONFIG}: names no base model; pass {argument('reference')} with the base"
+        )
+    return str(name)
 
 
 def _tokenizer_folder(folder: Path, fallback: Path) -> Path:
@@ -150,7 +165,16 @@ def _tokenizer_folder(folder: Path, fallback: Path) -> Path:
 
 
 def check_same_vocabulary(folder: Path, reference: Path, options: LoadOptions) -> None:
-    """Raise UserError unless two checkpoints mean the same tokens by the same ids; tokenizers of one size may still differ."""
+    """Check that two checkpoints mean the same tokens by the same ids. Tokenizers of one size may still differ.
+
+    Args:
+        folder: Folder of a model.
+        reference: Folder of its reference.
+        options: Whether code that a checkpoint carries may run.
+
+    Raises:
+        UserError: A token has another id in one of the two.
+    """
     if _tokenizer_folder(folder, reference) == reference or _tokenizer_folder(reference, folder) == folder:
         return
     mine, theirs = load_tokenizer(folder, options).get_vocab(), load_tokenizer(reference, options).get_vocab()
@@ -164,7 +188,15 @@ def check_same_vocabulary(folder: Path, reference: Path, options: LoadOptions) -
 
 
 def check_same_logits(folder: Path, reference: Path) -> None:
-    """Raise UserError unless two checkpoints' configs say equally many logits a position, so that a log-ratio is defined."""
+    """Check that two checkpoints give equally many logits a position, by their configs, so that a log-ratio is defined.
+
+    Args:
+        folder: Folder of a model.
+        reference: Folder of its reference.
+
+    Raises:
+        UserError: They do not.
+    """
     sizes = [read_json(one / "config.json").get("vocab_size") for one in (folder, reference)]
     if sizes[0] != sizes[1]:
         raise UserError(

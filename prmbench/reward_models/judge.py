@@ -1,4 +1,4 @@
-"""A language model as judge of every step: is it right, yes or no, straight away or after written critiques (GenPRM's manner)."""
+"""A language model as judge of every step: is it right, yes or no, straight away or after written critiques, as GenPRM does."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches
 from prmbench.engines.hf.engine import HFEngine, states_at
-from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer
-from prmbench.errors import UserError
-from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores, register
+from prmbench.reward_models.base import EngineRewardModel, StepScores
 from prmbench.reward_models.card import Card, Generation
 from prmbench.reward_models.generation import Ids, room_for, write
+from prmbench.reward_models.marks import single_id
 from prmbench.stats.protocols import STEP_PROTOCOL
 
 PROMPT = """Here is a math problem and the beginning of a solution to it, step by step.
@@ -32,11 +31,19 @@ Check step {number}, the last one: does it follow from the problem and the steps
 Explain your check, then give the judgement, Yes if the step is right or No if it is wrong, in \\boxed{}."""
 
 VERDICT = "Judgement: \\boxed{"
-"""Written for the model, which then says yes or no: so that every step has a verdict."""
+"""Written for the model, which then says yes or no, so that every step has a verdict."""
 
 
 def judge_prompt(problem: str, steps: Sequence[str]) -> str:
-    """The user's message about the last of these steps. Only the three marks are replaced: braces in the texts are safe."""
+    """Write the message that asks about the last of these steps.
+
+    Args:
+        problem: Text of the problem. Braces in it are safe: only the three marks of `PROMPT` are replaced.
+        steps: Texts of the steps up to the one in question.
+
+    Returns:
+        The message.
+    """
     shown = "\n\n".join(f"<step_{i}>\n{step}\n</step_{i}>" for i, step in enumerate(steps, start=1))
     before, _, rest = PROMPT.partition("{problem}")
     middle, _, rest = rest.partition("{steps}")
@@ -45,7 +52,14 @@ def judge_prompt(problem: str, steps: Sequence[str]) -> str:
 
 
 def mean_log_odds(log_odds: NDArray[np.float64]) -> float:
-    """Log-odds of the mean of probabilities that are given as log-odds (float64, shape [n]); never saturates."""
+    """Give the log-odds of the mean of probabilities, without ever saturating.
+
+    Args:
+        log_odds: The probabilities as log-odds. float64, shape [n].
+
+    Returns:
+        The log-odds of their mean.
+    """
     right = -np.logaddexp(0, -log_odds)
     wrong = -np.logaddexp(0, log_odds)
     return float(np.logaddexp.reduce(right) - np.logaddexp.reduce(wrong))
@@ -53,11 +67,13 @@ def mean_log_odds(log_odds: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class JudgeTrace(EncodedTrace):
-    """The prompts that show a trace to a judge, one a step.
+    """The prompts that show a trace to a judge, one a step. Its `ids` are all of them, one after the other.
 
     Attributes:
-        ids: all prompts, one after the other. prompts: each. rooms: tokens that a critique of each may have.
-        counts: int64, shape [n_steps]: tokens of each step's own text. longest: tokens of the longest sequence, all included.
+        prompts: Token ids of each prompt.
+        rooms: Number of tokens that a critique after each may have.
+        counts: Number of tokens of each step's own text. int64, shape [n_steps].
+        longest: Number of tokens of the longest sequence that is run for it, critique and verdict included.
     """
 
     prompts: tuple[Ids, ...]
@@ -66,62 +82,54 @@ class JudgeTrace(EncodedTrace):
     longest: int
 
     def __len__(self) -> int:
-        """Tokens of the longest sequence that is run for it."""
+        """Return the number of tokens of the longest sequence that is run for it."""
         return self.longest
 
     def step_counts(self) -> NDArray[np.int64]:
-        """Number of tokens of each step's own text. int64, shape [n_steps]."""
+        """Return the number of tokens of each step's own text. int64, shape [n_steps]."""
         return self.counts
 
 
-@register("judge")
-class JudgeRewardModel(RewardModel):
-    """log P(yes) - log P(no) of the next token after `VERDICT`; with critiques, the log-odds of the mean probability over them."""
+class JudgeRewardModel(EngineRewardModel):
+    """log P(yes) - log P(no) of the next token after `VERDICT`; with critiques, the log-odds of the mean probability.
+
+    Attributes:
+        encoder: What turns a message into token ids.
+        model: The engine that holds the language model.
+    """
 
     step_valued = True
     reads = frozenset({"generation", "pair"})
     own_layout = True
-    encoder: TraceEncoder
+    needs = "the logits of two tokens"
     default_pair = ("Yes", "No")
+    encoder: TraceEncoder
+    model: HFEngine
 
     def __init__(self, model: HFEngine, encoder: TraceEncoder, card: Card) -> None:
-        self.model = model
-        self.encoder = encoder
-        self.card = card
+        """Take what was loaded.
+
+        Args:
+            model: The engine that holds the language model.
+            encoder: What turns a message into token ids.
+            card: The card, with the user's settings over it.
+
+        Raises:
+            UserError: A word of the pair is not one token.
+        """
+        super().__init__(model, encoder, card)
         self.generation = card.generation or Generation(n=0)
-        self.pair = [self._single_id(text) for text in card.pair or self.default_pair]
-        self.vocabulary = model.vocabulary
-        self.max_length = model.max_length
+        self.pair = [single_id(encoder, word) for word in card.pair or self.default_pair]
         self.stop = frozenset({encoder.end_of_turn, *model.eos_ids()})
         self.verdict = encoder.text_ids(VERDICT if self.generation.n == 0 else f"\n\n{VERDICT}")
-        self.hashes = {}
-        self.facts = model.facts()
-
-    @classmethod
-    def load(cls, request: LoadRequest) -> JudgeRewardModel:
-        """Load the language model. See `RewardModel.load`."""
-        request.refuse_reference()
-        request.refuse_engine("the logits of two tokens")
-        hashed = checkpoint_hash(request.folder)
-        tokenizer = load_tokenizer(request.folder, request.options)
-        encoder = TraceEncoder(tokenizer, request.card.tokens, request.chat_template)
-        engine = HFEngine(load_causal_lm(request.folder, request.options), request.source)
-        model = cls(engine, encoder, request.card)
-        model.hashes = {"model": hashed}
-        return model
-
-    def _single_id(self, text: str) -> int:
-        ids = self.encoder.text_ids(text)
-        if len(ids) != 1:
-            raise UserError(f"pair: '{text}' is {len(ids)} tokens of this tokenizer, expected one; name other words")
-        return int(ids[0])
-
-    def device_and_dtype(self) -> tuple[str, str]:
-        """See `RewardModel.device_and_dtype`."""
-        return self.model.device_and_dtype()
 
     def encode_trace(self, problem: str, steps: Sequence[str]) -> JudgeTrace:
-        """The judge's prompts for a trace. See `RewardModel.encode_trace`."""
+        """Make the prompts that show a trace. See `RewardModel.encode_trace`.
+
+        Args:
+            problem: Text of the problem.
+            steps: Texts of the steps.
+        """
         prompts = tuple(self.encoder.prompt_ids(judge_prompt(problem, steps[:i])) for i in range(1, len(steps) + 1))
         counts = np.array([len(self.encoder.text_ids(step)) for step in steps], dtype=np.int64)
         after = len(self.verdict)
@@ -135,7 +143,11 @@ class JudgeRewardModel(RewardModel):
         return JudgeTrace(ids, len(ids), none, len(steps), prompts=prompts, rooms=rooms, counts=counts, longest=longest)
 
     def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
-        """One score a step. See `RewardModel.score`."""
+        """Give one score a step. See `RewardModel.score`.
+
+        Args:
+            batch: The traces, from `encode`.
+        """
         out = []
         for trace in batch:
             assert isinstance(trace, JudgeTrace)
@@ -148,7 +160,7 @@ class JudgeRewardModel(RewardModel):
         return out
 
     def _critiques(self, trace: JudgeTrace, sample: int) -> list[Ids]:
-        """Each prompt with one critique after it."""
+        """Return each prompt with one critique after it."""
         out: list[Ids] = [np.zeros(0, dtype=np.int64)] * len(trace.prompts)
         lengths = [len(prompt) + room for prompt, room in zip(trace.prompts, trace.rooms, strict=True)]
 
@@ -163,7 +175,7 @@ class JudgeRewardModel(RewardModel):
 
     @torch.inference_mode()
     def _verdicts(self, sequences: Sequence[Ids]) -> NDArray[np.float64]:
-        """log P(yes) - log P(no) after each sequence and `VERDICT`. float64, shape [n]."""
+        """Return log P(yes) - log P(no) after each sequence and `VERDICT`. float64, shape [n]."""
         whole = [np.concatenate([ids, self.verdict]) for ids in sequences]
         out = np.zeros(len(whole))
 
@@ -177,16 +189,16 @@ class JudgeRewardModel(RewardModel):
         return out
 
     def _run(self, lengths: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
-        """A trace is many sequences: batches of its own, halved where memory runs out."""
+        """Do the work in batches of its own, halved where memory runs out: a trace is many sequences."""
         budget = default_batch_tokens(str(self.model.device))
         runner = BatchRunner(budget)
         for rows in plan_batches(lengths, budget):
             runner.run(rows, lengths, work)
 
     def fixed_thresholds(self) -> dict[str, float]:
-        """Scores are logits of probabilities."""
+        """Return probability 0.5: scores are logits of probabilities."""
         return {STEP_PROTOCOL: 0.0}
 
     def scoring(self) -> dict[str, Any]:
-        """See `RewardModel.scoring`."""
+        """Return how critiques are sampled and which two tokens are compared."""
         return {"generation": self.generation.model_dump(), "pair": list(self.card.pair or self.default_pair)}

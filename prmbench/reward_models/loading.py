@@ -1,4 +1,4 @@
-"""`load_reward_model`: from a folder or Hub id, a card and a user's flags to a ready model."""
+"""`load_reward_model`: from a folder or Hub id, a card and a user's settings to a ready model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from prmbench.engines.choose import check_engine
 from prmbench.engines.loading import LoadOptions, locate
-from prmbench.errors import UserError, first_line
-from prmbench.reward_models import critic, endo, implicit, judge, marked, q_rm  # noqa: F401  (registers the kinds)
-from prmbench.reward_models.base import LoadRequest, RewardModel, find_kind
+from prmbench.errors import ArgumentError, UserError, argument, first_line
+from prmbench.reward_models.base import LoadRequest, RewardModel
 from prmbench.reward_models.card import CARD_NAME, Card, make_card, read_card
 from prmbench.reward_models.presets import fill_in, find_preset
+from prmbench.reward_models.registry import find_kind
 
 
 def load_reward_model(
@@ -25,47 +25,50 @@ def load_reward_model(
     load_options: LoadOptions | None = None,
     chat_template: str | Path | None = None,
     plugin: str | Path | None = None,
-    tokens: dict[str, Any] | None = None,
     engine: str = "hf",
     reference_cache: bool = True,
     **settings: Any,
 ) -> RewardModel:
     """Load a reward model.
 
+    The parameters are many because each says one thing that a checkpoint without a card leaves open.
+
     Args:
-        rm: a checkpoint folder or a Hub id. A card (``prmbench.json``) in it says what it is.
-        reference: pi_ref of an implicit model, over the card's.
-        kind: a registered kind, over the card's; without either, a checkpoint with a reference is implicit.
-        preset: a name of `prmbench.reward_models.presets`, over the card's; it fills in what the card and the settings leave open.
-        chat_template: a file with a Jinja chat template, instead of the tokenizer's.
-        plugin: a Python file of the user's that registers a kind of his own; it is run.
-        load_options: device, dtype, remote code. engine: hf or vllm (implicit models; model and reference both).
-        tokens: fields of `TokenOptions`, over the card's.
-        reference_cache: keep log-probs of an implicit model's reference between runs, and use those that are there.
-        settings: other fields of `Card` (objective, beta, margin, discount; fields of marks and generation), over the card's;
-            None leaves them.
+        rm: A checkpoint folder or a Hub id. A card (``prmbench.json``) in it says what it is.
+        reference: pi_ref of an implicit model; None for the one that the card names.
+        kind: Name of the kind; None for the one that the card names. Without either, a checkpoint with a reference is implicit.
+        preset: Name of a preset, which fills in what the card and the settings leave open; None for the one that the card names.
+        load_options: Device, dtype and whether code that a checkpoint carries may run; None for the defaults.
+        chat_template: File with a Jinja chat template to use in place of that of the tokenizer; None keeps that one.
+        plugin: Python file that registers a kind of your own; it is run. None runs nothing.
+        engine: What computes tokens: ``hf``, or ``vllm`` for implicit models (model and reference both) and critics.
+        reference_cache: Whether to keep log-probs of the reference of an implicit model between runs, and to use those kept.
+        **settings: Other fields of `Card`, such as objective, beta, margin, tokens, marks or generation, over those of the card.
+            None leaves a field as it is.
+
+    Returns:
+        The model, ready to score.
 
     Raises:
-        UserError: anything missing or wrong; nothing has been scored then.
+        UserError: Something is missing or wrong; nothing has been scored then.
     """
     if plugin is not None:
         _run_plugin(Path(plugin))
     check_engine(engine)
     source = str(rm)
-    folder = locate(source, "--rm")
+    folder = locate(source, "rm")
+    # What the checkpoint is: its card, then preset and kind, then the settings over them.
     found = read_card(folder)
     fields = _asked_for(dict(found or {}), kind, preset)
     if "kind" not in fields:
         if reference is None and not (folder / "adapter_config.json").exists():
             raise UserError(
-                f"{source}: has no {CARD_NAME} that says what it is; pass --reference SFT (a log-ratio against that model), "
-                "--preset NAME (a public PRM) or --kind endo (the model's own logits)"
+                f"{source}: has no {CARD_NAME} that says what it is; pass {argument('reference', 'SFT')} (a log-ratio against "
+                f"that model), {argument('preset', 'NAME')} (a public PRM) or {argument('kind', 'endo')} (the model's own logits)"
             )
         fields["kind"] = "implicit"
     fields = fill_in(fields, {name: value for name, value in settings.items() if value not in (None, {})})
-    if tokens:
-        fields["tokens"] = {**fields.get("tokens", {}), **tokens}
-    card = make_card(fields, str(folder / CARD_NAME) if found else "the options")
+    card = make_card(fields, str(folder / CARD_NAME) if found else "the settings")
     _refuse_unread(card)
     request = LoadRequest(
         folder=folder,
@@ -85,13 +88,13 @@ def load_reward_model(
 
 
 def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> dict[str, Any]:
-    """A card's fields with the user's kind and preset; what describes another kind, or another preset, is left out."""
+    """Put kind and preset over the fields of a card. What describes another kind, or another preset, is left out."""
     if "preset" in card:
         card = fill_in(find_preset(str(card["preset"])).card, card)
     if preset is not None:
         wanted = find_preset(preset).card
         if kind is not None and kind != wanted["kind"]:
-            raise UserError(f"--kind {kind}: the preset {preset} is of kind {wanted['kind']}; pass one of the two")
+            raise ArgumentError("kind", kind, f"the preset {preset} is of kind {wanted['kind']}; pass one of the two")
         mine = card if card.get("kind") == wanted["kind"] and card.get("preset") in (None, preset) else {}
         return fill_in(wanted, {**mine, "preset": preset})
     if kind is not None and kind != card.get("kind"):
@@ -110,28 +113,38 @@ def _refuse_unread(card: Card) -> None:
 
 
 def _beside(folder: Path, reference: str | None) -> str | None:
-    """A card's reference is relative to the card where such a folder exists."""
+    """Resolve the reference of a card, which is relative to the card where such a folder exists."""
     if reference is not None and (folder / reference).is_dir():
         return str((folder / reference).resolve())
     return reference
 
 
 def read_template(path: Path) -> str:
-    """The text of a chat template file. Raises UserError when it cannot be read."""
+    """Read a file with a chat template.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its text.
+
+    Raises:
+        ArgumentError: It cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--chat-template {path}: cannot be read ({error.strerror})") from None
+        raise ArgumentError("chat_template", path, f"cannot be read ({error.strerror})") from None
 
 
 def _run_plugin(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"--plugin {path}: no such file; expected a Python file that registers a kind")
+        raise ArgumentError("plugin", path, "no such file; expected a Python file that registers a kind")
     spec = importlib.util.spec_from_file_location(f"prmbench_plugin_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--plugin {path}: not a Python file; expected a name that ends in .py")
+        raise ArgumentError("plugin", path, "not a Python file; expected a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"--plugin {path}: failed ({type(error).__name__}: {first_line(error)})") from error
+        raise ArgumentError("plugin", path, f"failed ({type(error).__name__}: {first_line(error)})") from error

@@ -1,8 +1,7 @@
 """How problem and steps become token ids with a mark after every step, where a PRM's scores are read.
 
-Where a score is read is known from how the ids are put together, never found by searching for the mark. So a mark inside a text,
-an empty step (its mark alone) and a step that ends in the mark are all steps like any other: one score a step, at the mark that
-was put after it.
+Where a score is read is known from how the ids are put together, and never found by a search for the mark. So a mark inside a
+text, an empty step and a step that ends in the mark are steps like any other: each has one score, at the mark put after it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.data.tokens import EncodedTrace, TokenOptions, TraceEncoder, plain_tokenizer
-from prmbench.errors import UserError
+from prmbench.errors import UserError, argument
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,28 +26,28 @@ Ids = NDArray[np.int64]
 
 
 class MarkLayout(BaseModel):
-    """What is around the steps and their marks. Every text is put in as it is."""
+    """The texts around the steps and their marks. Every text is put in as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: Literal["chat", "text", "turns"] = Field(
         "chat",
-        description="chat: the chat template's prompt, then steps and marks as the answer; text: the bare problem, then steps and "
-        "marks; turns: a user turn a step, the mark as the assistant's turn after it",
+        description="chat: the prompt of the chat template, then steps and marks as the answer; text: the bare problem, then "
+        "steps and marks; turns: a user turn for each step, with the mark as the assistant's turn after it",
     )
-    bos: bool = Field(False, description="text: the tokenizer's beginning-of-sequence token comes first")
-    before_steps: str = Field("", description="text, turns: between the problem and the first step")
-    mark: str = Field("<extra_0>", min_length=1, description="text of the mark")
-    one_token: bool = Field(True, description="a tokenizer in which the mark is several tokens is refused")
-    before_mark: str = Field("", description="chat, text: between a step and its mark")
-    after_mark: str = Field("", description="chat, text: between a mark and the next step")
+    bos: bool = Field(False, description="text: whether the tokenizer's beginning-of-sequence token comes first")
+    before_steps: str = Field("", description="text, turns: what stands between the problem and the first step")
+    mark: str = Field("<extra_0>", min_length=1, description="the text of the mark")
+    one_token: bool = Field(True, description="whether a tokenizer in which the mark is several tokens is refused")
+    before_mark: str = Field("", description="chat, text: what stands between a step and its mark")
+    after_mark: str = Field("", description="chat, text: what stands between a mark and the next step")
     tokenize: Literal["pieces", "whole"] = Field(
         "pieces",
-        description="pieces: prompt and steps each alone, marks put in as ids; whole: the joined text once, marks by their "
-        "characters",
+        description="pieces: prompt and steps are tokenized each alone and marks are put in as ids; whole: the joined text is "
+        "tokenized once and marks are found by their characters",
     )
     read: Literal["at", "before"] = Field(
-        "at", description="the state that a score is read from: at the mark (its last token), or before its first"
+        "at", description="which state a score is read from: at the last token of the mark, or before its first token"
     )
 
     @model_validator(mode="after")
@@ -62,35 +61,45 @@ class MarkLayout(BaseModel):
 
 @dataclass(frozen=True)
 class MarkedTrace(EncodedTrace):
-    """Token ids of one trace with marks.
+    """Token ids of one trace with marks. Its `step_of` is all -1: what stands between marks is not split further.
 
     Attributes:
-        marks: int64, shape [n_steps]: positions in `ids` whose states the scores are read from.
-        counts: int64, shape [n_steps]: tokens of each step's own text, tokenized alone.
-        step_of: all -1: what stands between marks is not split further.
+        marks: Positions in `ids` whose states the scores are read from. int64, shape [n_steps].
+        counts: Number of tokens of each step's own text, tokenized alone. int64, shape [n_steps].
     """
 
     marks: Ids
     counts: Ids
 
     def step_counts(self) -> Ids:
-        """Number of tokens of each step's own text. int64, shape [n_steps]."""
+        """Return the number of tokens of each step's own text. int64, shape [n_steps]."""
         return self.counts
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A text, and whether it is a mark."""
+    """A piece of the text that is shown.
+
+    Attributes:
+        text: The text.
+        mark: Whether it is a mark.
+    """
 
     text: str
     mark: bool = False
 
 
 def lay_out(prompt: str, steps: Sequence[str], layout: MarkLayout, step_prefix: str) -> list[Segment]:
-    """Prompt, steps and marks in order, for the layouts chat and text.
+    """Put prompt, steps and marks in order, for the layouts chat and text.
 
     Args:
-        prompt: all that comes before the first step. step_prefix: before each step, ``{i}`` its number from 1.
+        prompt: All that comes before the first step.
+        steps: Texts of the steps.
+        layout: Where the marks are.
+        step_prefix: Text before each step, in which ``{i}`` is its number from 1.
+
+    Returns:
+        The pieces, one after the other.
     """
     segments = [Segment(prompt)]
     for i, step in enumerate(steps):
@@ -103,13 +112,18 @@ def lay_out(prompt: str, steps: Sequence[str], layout: MarkLayout, step_prefix: 
 
 
 def lay_out_turns(turns: Sequence[str], mark: str, render: Callable[[list[dict[str, str]]], str]) -> list[Segment]:
-    """A user turn a step, the mark as the assistant's turn after each.
+    """Make every step a turn of the user, and the mark the assistant's turn after it.
 
     Args:
-        turns: the user's. render: the chat template's text for a conversation, generation prompt included.
+        turns: Texts of the user's turns.
+        mark: Text of the mark.
+        render: Gives the text of the chat template for a conversation, generation prompt included.
+
+    Returns:
+        The pieces, one after the other.
 
     Raises:
-        UserError: the template writes the start of a conversation otherwise once more turns follow.
+        UserError: The template writes the start of a conversation otherwise once more turns follow.
     """
     segments: list[Segment] = []
     conversation: list[dict[str, str]] = []
@@ -120,7 +134,7 @@ def lay_out_turns(turns: Sequence[str], mark: str, render: Callable[[list[dict[s
         if not text.startswith(before):
             raise UserError(
                 "the chat template rewrites earlier turns, so that a step's score would depend on later steps; pass "
-                "--chat-template with the one the model was trained with"
+                f"{argument('chat_template')} with the one the model was trained with"
             )
         segments += [Segment(text[len(before) :]), Segment(mark, mark=True)]
         before = text + mark
@@ -131,10 +145,15 @@ def lay_out_turns(turns: Sequence[str], mark: str, render: Callable[[list[dict[s
 def encode_pieces(
     segments: Sequence[Segment], ids_of: Callable[[str], Ids], read: Literal["at", "before"]
 ) -> tuple[Ids, Ids]:
-    """Tokenize every segment alone and concatenate.
+    """Tokenize every piece alone and concatenate.
+
+    Args:
+        segments: The pieces.
+        ids_of: Gives the token ids of a text.
+        read: Whether a score is read at the mark or before it.
 
     Returns:
-        (ids, marks): int64, shapes [length] and [number of marks].
+        The token ids, int64, shape [length]; and the positions to read, int64, shape [number of marks].
     """
     pieces: list[Ids] = []
     marks = []
@@ -153,16 +172,18 @@ def encode_whole(
     encode: Callable[[str], tuple[Ids, Sequence[tuple[int, int]]]],
     read: Literal["at", "before"],
 ) -> tuple[Ids, Ids]:
-    """Tokenize the joined text once; a mark is the tokens that its characters became.
+    """Tokenize the joined text once. A mark is the tokens that its characters became.
 
     Args:
-        encode: ids of a text and the characters (start, end) of each.
+        segments: The pieces.
+        encode: Gives the token ids of a text, and the characters (start, end) of each token.
+        read: Whether a score is read at the mark or before it.
 
     Returns:
-        as `encode_pieces`.
+        The token ids, int64, shape [length]; and the positions to read, int64, shape [number of marks].
 
     Raises:
-        UserError: a mark's characters share a token with other text than white space before them.
+        UserError: The characters of a mark share a token with other text than white space before them.
     """
     text = "".join(segment.text for segment in segments)
     ids, offsets = encode(text)
@@ -177,26 +198,38 @@ def encode_whole(
             shared = text[starts[own[0]] : position] if len(own) else "x"
             if shared.strip() or ends[own].max() > after:
                 raise UserError(
-                    f"the mark '{segment.text}' after {json.dumps(text[max(0, position - 30) : position])} is no token "
-                    f"of its own in "
-                    "this tokenizer; put white space around it (before_mark, after_mark), or tokenize pieces"
+                    f"the mark '{segment.text}' after {json.dumps(text[max(0, position - 30) : position])} is no token of its own "
+                    "in this tokenizer; put white space around it (before_mark, after_mark), or tokenize pieces"
                 )
             marks.append(own[-1] if read == "at" else own[0] - 1)
         position = after
     return ids, np.array(marks, dtype=np.int64)
 
 
-class MarkEncoder:
-    """Encodes traces with one tokenizer and one layout.
+def single_id(encoder: TraceEncoder | MarkEncoder, word: str) -> int:
+    """Find the id of a word that is one token, for a pair of words.
 
     Args:
-        options: system message, template arguments and step prefix; the separator only says where raw solutions split.
-        chat_template: Jinja text to use instead of the tokenizer's.
+        encoder: What knows the vocabulary.
+        word: The word.
 
-    Raises (on construction):
-        UserError: no chat template where the layout needs one, a system message where there is no chat, no
-            beginning-of-sequence token where the layout has one, a mark of several tokens, a slow tokenizer.
+    Returns:
+        Its id.
+
+    Raises:
+        UserError: It is not one token.
     """
+    ids = encoder.text_ids(word)
+    if len(ids) != 1:
+        raise UserError(
+            f"pair: '{word}' is {len(ids)} tokens of this tokenizer, expected one; is it the model's tokenizer, and its preset? "
+            "Otherwise name other words"
+        )
+    return int(ids[0])
+
+
+class MarkEncoder:
+    """Encodes traces with one tokenizer and one layout."""
 
     def __init__(
         self,
@@ -205,6 +238,18 @@ class MarkEncoder:
         layout: MarkLayout,
         chat_template: str | None = None,
     ) -> None:
+        """Check that tokenizer and layout fit.
+
+        Args:
+            tokenizer: A fast tokenizer.
+            options: System message, template arguments and step prefix. The separator only says where raw solutions split.
+            layout: Where the marks are.
+            chat_template: Jinja text to use in place of the chat template of the tokenizer; None keeps that one.
+
+        Raises:
+            UserError: There is no chat template where the layout needs one, a system message where there is no chat, no
+                beginning-of-sequence token where the layout has one, a mark of several tokens, or a slow tokenizer.
+        """
         self.tokenizer = tokenizer
         self.options = options
         self.layout = layout
@@ -215,9 +260,8 @@ class MarkEncoder:
             self._chat = TraceEncoder(tokenizer, options, chat_template)
         elif options.system is not None or options.template_args or chat_template is not None:
             raise UserError(
-                "a system message, template arguments or a chat template: this layout has the bare problem as its "
-                "prompt (marks.prompt "
-                "is text); leave them out"
+                "a system message, template arguments or a chat template: this layout has the bare problem as its prompt "
+                "(marks.prompt is text); leave them out"
             )
         if layout.bos and tokenizer.bos_token_id is None:
             raise UserError(
@@ -227,26 +271,31 @@ class MarkEncoder:
         n = len(self.text_ids(layout.mark))
         if n == 0 or (layout.one_token and n > 1):
             raise UserError(
-                f"{name}: the mark '{layout.mark}' is {n} tokens of this tokenizer, expected one; is it the model's "
-                f"tokenizer, and its "
-                "preset? (marks.mark names another mark)"
+                f"{name}: the mark '{layout.mark}' is {n} tokens of this tokenizer, expected one; is it the model's tokenizer, "
+                "and its preset? (marks.mark names another mark)"
             )
 
     def text_ids(self, text: str) -> Ids:
-        """Token ids of a text, none added. int64, shape [t]."""
+        """Give the token ids of a text, with no special token added.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The ids. int64, shape [t].
+        """
         return np.array(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
-    def single_id(self, text: str) -> int:
-        """The id of a text that is one token. Raises UserError when it is not."""
-        ids = self.text_ids(text)
-        if len(ids) != 1:
-            raise UserError(
-                f"'{text}' is {len(ids)} tokens of this tokenizer, expected one; is it the model's tokenizer, and its preset?"
-            )
-        return int(ids[0])
-
     def encode(self, problem: str, steps: Sequence[str]) -> MarkedTrace:
-        """Encode one trace. Steps may be empty. Raises UserError as `lay_out_turns` and `encode_whole` do."""
+        """Encode one trace.
+
+        Args:
+            problem: Text of the problem.
+            steps: Texts of the steps, which may be empty.
+
+        Raises:
+            UserError: As `lay_out_turns` and `encode_whole` do.
+        """
         layout = self.layout
         counts = np.array([len(self.text_ids(step)) for step in steps], dtype=np.int64)
         if layout.prompt == "turns":
@@ -270,13 +319,13 @@ class MarkEncoder:
         )
 
     def template_hash(self) -> str:
-        """sha256 (hex) of the chat template, if it is used, and everything that shapes the text."""
+        """Return the sha256 (hex) of the chat template, if it is used, and everything that shapes the text."""
         template = self._chat.chat_template if self._chat else None
         content = [template, self.options.model_dump(), self.layout.model_dump()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def recorded_options(self) -> dict[str, Any]:
-        """The options as an entry's provenance records them."""
+        """Return the options as the provenance of an entry records them."""
         return {**self.options.model_dump(), "marks": self.layout.model_dump()}
 
     def _render_turns(self, conversation: list[dict[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""Scored solutions on the terminal: every step with its score, coloured by it, the first error marked."""
+"""Scored solutions on the terminal: every step with its score in a colour, and the first error marked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.text import Text
 
 from prmbench.data.solutions import Solution
 from prmbench.errors import printable
-from prmbench.scoring.run import Scored, Threshold
+from prmbench.scoring.run import Scored
+from prmbench.scoring.threshold import Threshold
 
 STEP_WIDTH = 400
 """Characters of a step that are shown."""
@@ -25,11 +26,19 @@ def render(
     threshold: Threshold | None,
     show: int | None = None,
 ) -> RenderableType:
-    """The solutions, from red (low) to green (high): below and above the threshold, or without one by rank among all scores.
+    """Show solutions in colours from red (low) to green (high).
+
+    The colour says how far a score is below or above the threshold; without one, what rank it has among all scores.
 
     Args:
-        scored: of these solutions, in one order. protocol: which score; None: a critic's votes. show: the first this many; the
-            others' scores count in the ranks.
+        solutions: The solutions.
+        scored: Their scores, in the same order.
+        protocol: Which score to show; None for the votes of a critic.
+        threshold: Where scores are divided; None for ranks.
+        show: How many solutions to show, from the first on; None for all. The scores of the others count in the ranks.
+
+    Returns:
+        What rich prints.
     """
     parts: list[RenderableType] = []
     every = np.concatenate([one.scores[protocol] for one in scored]) if protocol else np.zeros(0)
@@ -59,7 +68,17 @@ def render(
 
 
 def shade(value: float, every: NDArray[np.float64], threshold: Threshold | None) -> float:
-    """-1 (lowest) to 1 (highest): the share of scores on its side of the threshold that it is beyond; without one, its rank."""
+    """Say how low or high a score is among others.
+
+    Args:
+        value: The score.
+        every: All scores. float64, shape [n].
+        threshold: Where scores are divided; None for the rank among all.
+
+    Returns:
+        A number from -1 (lowest) to 1 (highest). With a threshold, its size is the share of the scores on the same side that this
+        one is beyond.
+    """
     if threshold is None:
         return float(2 * np.mean(every <= value) - 1)
     if value < threshold.value:
@@ -70,13 +89,27 @@ def shade(value: float, every: NDArray[np.float64], threshold: Threshold | None)
 
 
 def colour(shade: float) -> str:
-    """A colour that is told apart on dark and light terminals: red below 0, green above, grey between."""
+    """Choose a colour that is told apart on dark and light terminals: red below 0, green above, grey between.
+
+    Args:
+        shade: A number from -1 to 1, from `shade`.
+
+    Returns:
+        Name of the colour.
+    """
     if abs(shade) < 0.2:
         return "default"
     return ("red" if shade < 0 else "green") if abs(shade) > 0.6 else ("yellow" if shade < 0 else "cyan")
 
 
 def shorten(text: str) -> str:
-    """One printable line of a text, cut to `STEP_WIDTH` characters."""
+    """Make one printable line of a text.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The line, cut to `STEP_WIDTH` characters.
+    """
     line = printable(" ".join(text.split()))
     return line if len(line) <= STEP_WIDTH else f"{line[: STEP_WIDTH - 3]}..."

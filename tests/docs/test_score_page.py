@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, Qwen2Model
 from typer.testing import CliRunner
 
 from prmbench.cli.app import app
-from prmbench.reward_models.base import find_kind
 from prmbench.reward_models.marks import MarkLayout
 from prmbench.reward_models.presets import PRESETS
+from prmbench.reward_models.registry import find_kind
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "score.md").read_text(encoding="utf-8")
 

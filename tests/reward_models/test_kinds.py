@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
-from prmbench.reward_models.base import find_kind
 from prmbench.reward_models.card import Card, make_card, read_card, write_card
 from prmbench.reward_models.endo import endo_rewards
 from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.registry import find_kind
 
 PROBLEM, STEPS = "What is 2 + 3 + 4?", ["2 + 3 = 5.", "5 + 4 = 9, so \\boxed{9}."]
 
@@ -77,7 +77,7 @@ def test_endo_hand_worked():
 
 def test_endo_default_discount_and_no_reference(tiny):
     assert load_reward_model(tiny, kind="endo").card.discount == 0.95
-    with pytest.raises(UserError, match="EndoRM scores with one model alone"):
+    with pytest.raises(UserError, match="`reference=.*`: endo scores with one model alone"):
         load_reward_model(tiny, kind="endo", reference=tiny)
 
 
@@ -159,9 +159,9 @@ def test_tokenizer_beyond_the_models_vocabulary(tiny, tmp_path):
 
 
 def test_no_card_and_no_flag_says_what_to_pass(tiny):
-    with pytest.raises(UserError, match=r"has no prmbench.json .* pass --reference SFT .* or --kind endo"):
+    with pytest.raises(UserError, match=r"has no prmbench.json .* pass `reference=SFT` .* or `kind=endo`"):
         load_reward_model(tiny)
-    with pytest.raises(UserError, match="an implicit reward model is a ratio; pass --reference"):
+    with pytest.raises(UserError, match="an implicit reward model is a ratio; pass `reference=`"):
         load_reward_model(tiny, kind="implicit")
 
 
@@ -272,7 +272,7 @@ def test_plugin(tiny, tmp_path):
 
 
 def test_plugin_mistakes(tiny, tmp_path):
-    with pytest.raises(UserError, match="--plugin .*: no such file"):
+    with pytest.raises(UserError, match="`plugin=.*`: no such file"):
         load_reward_model(tiny, plugin=tmp_path / "no.py")
     (tmp_path / "bad.py").write_text("1 / 0")
     with pytest.raises(UserError, match="failed .ZeroDivisionError"):
@@ -286,7 +286,7 @@ def test_chat_template_file(tmp_path):
     (tmp_path / "t.jinja").write_text(support.TEMPLATE)
     model = load_reward_model(folder, kind="endo", chat_template=tmp_path / "t.jinja")
     assert model.encoder.template_hash() == TraceEncoder(support.wrap(support.byte_level())).template_hash()
-    with pytest.raises(UserError, match="--chat-template .* cannot be read"):
+    with pytest.raises(UserError, match="`chat_template=.*`: cannot be read"):
         load_reward_model(folder, kind="endo", chat_template=tmp_path / "no.jinja")
 
 
@@ -341,7 +341,7 @@ def test_q_rm_mistakes(with_head, tiny):
     folder, _ = with_head
     with pytest.raises(UserError, match=r"holds no 'value_head\.weight'"):
         load_reward_model(tiny, kind="q_rm")
-    with pytest.raises(UserError, match="Q-RM scores with one model alone"):
+    with pytest.raises(UserError, match="`reference=.*`: q_rm scores with one model alone"):
         load_reward_model(folder, kind="q_rm", reference=tiny)
     from safetensors.torch import load_file, save_file
 
@@ -350,3 +350,21 @@ def test_q_rm_mistakes(with_head, tiny):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"has shape \[1, 7\]; expected \[1, 32\]"):
         load_reward_model(folder, kind="q_rm")
+
+
+def test_the_library_names_arguments_and_no_flags(tiny, tmp_path):
+    """A user of Python passes no flags: every mistake names the argument as Python has it."""
+    mistakes = [
+        ("rm", lambda: load_reward_model("ckptt")),
+        ("reference", lambda: load_reward_model(tiny, kind="endo", reference=tiny)),
+        ("reference", lambda: load_reward_model(tiny, kind="implicit")),
+        ("kind", lambda: load_reward_model(tiny)),
+        ("kind", lambda: load_reward_model(tiny, preset="rlhflow-mistral", kind="endo")),
+        ("chat_template", lambda: load_reward_model(tiny, kind="endo", chat_template=tmp_path / "no.jinja")),
+        ("plugin", lambda: load_reward_model(tiny, plugin=tmp_path / "no.py")),
+        ("engine", lambda: load_reward_model(tiny, kind="endo", engine="vllm")),
+    ]
+    for name, mistake in mistakes:
+        with pytest.raises(UserError, match=name) as found:
+            mistake()
+        assert "--" not in str(found.value)

@@ -247,9 +247,9 @@ def test_the_wrong_tokenizer_is_refused(smollm2, tmp_path):
 
 def test_options_that_mean_nothing_here(smol, tmp_path):
     folder = support_prm.save_linear_classifier(tmp_path / "m", smol)
-    with pytest.raises(UserError, match="--reference: classifier scores with one model alone"):
+    with pytest.raises(UserError, match="`reference=.*`: classifier scores with one model alone"):
         load_reward_model(folder, preset="trl-prm", reference=folder)
-    with pytest.raises(UserError, match="--engine vllm: .* classifier needs hidden states"):
+    with pytest.raises(UserError, match="`engine=vllm`: .* classifier needs hidden states"):
         load_reward_model(folder, preset="trl-prm", engine="vllm")
     with pytest.raises(UserError, match="a system message, .*: this layout has the bare problem"):
         load_reward_model(folder, preset="trl-prm", tokens={"system": "Be brief."})

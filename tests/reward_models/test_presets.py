@@ -6,10 +6,10 @@ import pytest
 import support_prm
 
 from prmbench.errors import UserError
-from prmbench.reward_models.base import find_kind
 from prmbench.reward_models.card import make_card
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.presets import PRESETS, fill_in, find_preset
+from prmbench.reward_models.registry import find_kind
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -51,9 +51,9 @@ def test_mistakes(smollm2, tmp_path):
     with pytest.raises(UserError, match=r"preset 'math-sheperd' .*did you mean 'math-shepherd'"):
         find_preset("math-sheperd")
     folder = support_prm.save_causal(tmp_path / "m", support_prm.smol_tokenizer(smollm2), "qwen2")
-    with pytest.raises(UserError, match="--kind endo: the preset rlhflow-mistral is of kind token_pair"):
+    with pytest.raises(UserError, match="`kind=endo`: the preset rlhflow-mistral is of kind token_pair"):
         load_reward_model(folder, preset="rlhflow-mistral", kind="endo")
-    with pytest.raises(UserError, match=r"--preset NAME \(a public PRM\)"):
+    with pytest.raises(UserError, match=r"`preset=NAME` \(a public PRM\)"):
         load_reward_model(folder)
 
 

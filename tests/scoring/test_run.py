@@ -15,7 +15,8 @@ from prmbench.cli.app import app
 from prmbench.data.solutions import Solution
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.scoring.run import Scored, Threshold, find_threshold, score_solutions
+from prmbench.scoring.run import Scored, score_solutions
+from prmbench.scoring.threshold import Threshold, find_threshold
 from prmbench.scoring.view import render
 from prmbench.stats.thresholds import first_below
 
@@ -124,9 +125,9 @@ def test_thresholds(implicit, entry, tiny, tiny_tuned):
         find_threshold(str(path), prefixed)
     with pytest.raises(UserError, match=r"field 'subject.beta' differs"):
         find_threshold(str(path), load_reward_model(tiny_tuned, reference=tiny, beta=1.0))
-    with pytest.raises(UserError, match="names the protocol prefix, --protocol process another"):
+    with pytest.raises(UserError, match="names the protocol prefix, `protocol=process` another"):
         find_threshold(f"{path}:gsm8k:prefix", implicit, "process")
-    with pytest.raises(UserError, match="--protocol proces: .*did you mean 'process'"):
+    with pytest.raises(UserError, match="`protocol=proces`: .*did you mean 'process'"):
         find_threshold("0", implicit, "proces")
 
 

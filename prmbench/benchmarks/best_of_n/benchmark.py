@@ -96,7 +96,8 @@ class BestOfN(Benchmark):
             n_resamples: Bootstrap resamples.
             seed: Seed of the resamples, and of the subsets that votes are drawn for.
         """
-        from prmbench.benchmarks.best_of_n.metrics import Convention, compute_best_of_n
+        from prmbench.benchmarks.best_of_n.metrics import compute_best_of_n
+        from prmbench.reward_models.objectives import Convention
 
         return compute_best_of_n(items, Convention.of(subject), sizes=options.sizes, n_resamples=n_resamples, seed=seed)
 

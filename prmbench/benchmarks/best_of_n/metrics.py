@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, BestOfNSubset, CompletionScores
 from prmbench.errors import ArgumentError, UserError
 from prmbench.results.schema import Estimate, Subject, digest
+from prmbench.reward_models.objectives import Convention
 from prmbench.stats.bootstrap import share_interval
 from prmbench.stats.calibration import margin_logit, sigmoid
 from prmbench.stats.repeats import mean_resamples, pass_at_k
@@ -24,32 +25,6 @@ Floats = NDArray[np.float64]
 ESTIMATORS = ("expected", "first")
 N_SUBSETS = 200
 """Subsets drawn for votes, which have no closed form, where there are more."""
-
-
-@dataclass(frozen=True)
-class Convention:
-    """How a model scores a whole response, its own way.
-
-    Attributes:
-        own: ``token_mean`` (v_bar(T) of IPVRM, Q-RM, EndoRM), ``sum`` (DPO-RM, Implicit PRM, other ratios), ``product``
-            (step-valued).
-        beta: scale of token values. margin: of the objective, for the probability that a vote weighs.
-    """
-
-    own: Literal["token_mean", "sum", "product"]
-    beta: float
-    margin: float
-
-    @classmethod
-    def of(cls, subject: Subject) -> Convention:
-        """The convention of an entry's subject."""
-        objective = subject.objective or ""
-        own: Literal["token_mean", "sum", "product"] = "sum"
-        if subject.step_valued:
-            own = "product"
-        elif objective.startswith("ipvrm") or objective == "q_rm" or subject.kind in ("q_rm", "endo"):
-            own = "token_mean"
-        return cls(own, subject.beta, (subject.margin or 0.0) if objective.startswith("ipvrm") else 0.0)
 
 
 def completion_scores(item: CompletionScores, convention: Convention) -> dict[str, float]:
@@ -145,7 +120,7 @@ def _figures(
     answers = [item.answer for item in group]
     own = scores[convention.own]
     # A logarithm of a product of probabilities is no logit: its votes are the probabilities themselves.
-    weights = np.exp(own) if convention.own == "product" else sigmoid(margin_logit(own, convention.margin))
+    weights = np.exp(own) if convention.own == "product" else sigmoid(margin_logit(own, convention.margin or 0.0))
     out: dict[tuple[str, str, int, str], float] = {}
     for size in sizes:
         for name, values in scores.items():

@@ -17,9 +17,9 @@ from prmbench.benchmarks.calibration.schema import (
     RolloutValues,
 )
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
-from prmbench.benchmarks.td_probe.metrics import link_margin
 from prmbench.errors import UserError
 from prmbench.results.schema import Subject
+from prmbench.reward_models.objectives import Convention
 from prmbench.stats.calibration import ece_rows, margin_logit, reliability, sigmoid
 from prmbench.stats.weighted import weighted_auc
 
@@ -34,19 +34,19 @@ def compute_calibration(
     Raises:
         UserError: the subject's values are not known to be logits.
     """
-    link = link_margin(subject)
-    if link is None:
+    convention = Convention.of(subject)
+    margin = convention.margin
+    if margin is None:
         raise UserError(
             f"'{subject.name}': objective {json.dumps(subject.objective)} with margin {json.dumps(subject.margin)} has no link "
             "from values to probabilities"
         )
-    which, margin = link
     cluster = numbered([(item.subset, item.id) for item in items])
     outcome = np.array([float(item.correct) for item in items])
     parts = []
     for i in range(PARTS):
         value = subject.beta * np.array([item.sums[i] for item in items])
-        if which == "mean":
+        if convention.own == "token_mean":
             value = value / np.array([item.t[i] for item in items])
         read = {name: sigmoid(margin_logit(value, m)) for name, m in (("margin", margin), ("naive", 0.0))}
 

@@ -13,13 +13,13 @@ from prmbench.benchmarks.calibration.benchmark import Calibration
 from prmbench.benchmarks.calibration.schema import PARTS, RolloutValues
 from prmbench.benchmarks.judged import Completions, encode_completions, has_no_token, judge, plan_fields
 from prmbench.benchmarks.runner import Finished, evaluate_alone
-from prmbench.benchmarks.td_probe.metrics import link_margin
 from prmbench.data.completions import Candidate
 from prmbench.data.prompts import PromptTemplate
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError, argument
 from prmbench.results.schema import Subject
 from prmbench.reward_models.base import RewardModel
+from prmbench.reward_models.objectives import Convention, meaning_of
 from prmbench.reward_models.subject import describe
 
 
@@ -104,9 +104,9 @@ def plan_calibration(job: Job) -> Plan:
 
 def _check_link(model: RewardModel, subject: Subject) -> None:
     """Raise UserError unless the objective's values are a probability's logit."""
-    if link_margin(subject) is not None:
+    if Convention.of(subject).margin is not None:
         return
-    if (subject.objective or "").startswith("ipvrm"):
+    if meaning_of(subject.objective, subject.kind).is_logit:
         raise UserError(
             f"{model.source}: nothing says its margin, which the link needs; pass {argument('margin')} (0: none)"
         )

@@ -17,8 +17,9 @@ from torch import Tensor
 from prmbench.data.tokens import EncodedTrace
 from prmbench.engines.loading import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
-from prmbench.reward_models.base import RewardModel, find_kind
+from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
+from prmbench.reward_models.registry import find_kind
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
 from prmbench.training.objectives import ObjectiveSpec, find_objective

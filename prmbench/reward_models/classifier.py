@@ -1,0 +1,64 @@
+"""Classifiers: a two-class head on the state at the mark of every step."""
+
+from __future__ import annotations
+
+import torch
+
+from prmbench.engines.hf.trunk import Trunk
+from prmbench.engines.loading import read_weights
+from prmbench.errors import UserError
+from prmbench.reward_models.base import LoadRequest
+from prmbench.reward_models.marked import MarkedRewardModel
+
+
+class ClassifierRewardModel(MarkedRewardModel):
+    """log p(right) - log p(wrong) of a two-class head, class 1 for right.
+
+    The head is a linear layer ``score``, as transformers' token classification and TRL's PRM trainer have it; or two with a ReLU
+    between them, ``score.0`` and ``score.2``, as Qwen2.5-Math-PRM has it.
+
+    Attributes:
+        trunk: The decoder.
+    """
+
+    trunk: Trunk
+
+    def load_head(self, request: LoadRequest) -> None:
+        """Read the head from the files of the checkpoint by name. See `MarkedRewardModel.load_head`.
+
+        Args:
+            request: The checkpoint and how to load it.
+        """
+        names = [f"score.{part}{kind}" for part in ("", "0.", "2.") for kind in ("weight", "bias")]
+        found = {name: tensor.to(self.trunk.device) for name, tensor in read_weights(request.folder, names).items()}
+        parts = ["score"] if "score.weight" in found else ["score.0", "score.2"]
+        if not all(f"{part}.weight" in found for part in parts):
+            raise UserError(
+                f"{request.folder}: holds no 'score.weight', nor 'score.0.weight' and 'score.2.weight'; expected a two-class head "
+                "on a decoder (Qwen2.5-Math-PRM, transformers' token classification)"
+            )
+        self.layers = [(found[f"{part}.weight"], found.get(f"{part}.bias")) for part in parts]
+        shapes = [tuple(weight.shape) for weight, _ in self.layers]
+        width = self.trunk.width
+        inner = shapes[0][0] if len(shapes) == 2 else width
+        expected = [(inner, width), (2, inner)][-len(shapes) :]
+        if shapes != expected:
+            raise UserError(
+                f"{request.folder}: the head's weights have shapes {shapes}, expected {expected}: two classes, wrong and "
+                f"right, for states of width {width}"
+            )
+        for weight, bias in self.layers:
+            if bias is not None and tuple(bias.shape) != weight.shape[:1]:
+                raise UserError(
+                    f"{request.folder}: a bias of the head has shape {list(bias.shape)}, expected [{len(weight)}]"
+                )
+
+    def read(self, states: torch.Tensor) -> torch.Tensor:
+        """Give the difference of the two logits. See `MarkedRewardModel.read`.
+
+        Args:
+            states: The states at the marks. float32, shape [rows, width].
+        """
+        for i, (weight, bias) in enumerate(self.layers):
+            states = torch.nn.functional.linear(torch.relu(states) if i else states, weight, bias)
+        return states[:, 1] - states[:, 0]
