@@ -1,4 +1,4 @@
-"""Intervals of paired differences over seeds x items, where both were drawn."""
+"""Intervals of paired differences over seeds and items, where both were drawn."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ Floats = NDArray[np.float64]
 def nested_interval(
     differences: Sequence[Floats], n_resamples: int, rng: np.random.Generator, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean over seeds of the mean over a seed's items, with a two-level percentile interval: seeds are drawn again, then each
-    drawn seed's items.
+    """Compute the mean over seeds of the mean over items, with a two-level percentile interval.
 
-    With few seeds it is too narrow, as percentile intervals are; the Student interval over seeds
-    (`prmbench.stats.seeds.seed_mean`) is the one to judge by.
+    Each resample draws the seeds again, and then the items of each drawn seed. With few seeds the interval is too narrow, as
+    percentile intervals are. The Student interval over seeds (`prmbench.stats.seeds.seed_mean`) is the one to judge by.
 
     Args:
-        differences: per seed, the paired difference of each item, float64, shape [items].
+        differences: For each seed, the paired difference of each item. Shape [n_items].
+        n_resamples: Number of resamples.
+        rng: Source of random numbers.
+        level: Coverage of the interval, between 0 and 1.
 
     Returns:
-        (mean, low, high).
+        The mean and the two ends of its interval.
     """
-    means = np.array([one.mean() for one in differences])
     found = np.empty(n_resamples)
     for i in range(n_resamples):
-        seeds = rng.integers(len(differences), size=len(differences))
-        found[i] = np.mean(
-            [differences[s][rng.integers(len(differences[s]), size=len(differences[s]))].mean() for s in seeds]
-        )
+        drawn = [differences[s] for s in rng.integers(len(differences), size=len(differences))]
+        found[i] = np.mean([one[rng.integers(len(one), size=len(one))].mean() for one in drawn])
     low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
-    return float(means.mean()), float(low), float(high)
+    return float(np.mean([one.mean() for one in differences])), float(low), float(high)

@@ -16,7 +16,13 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class McNemar:
-    """Items that only one of two got right, and the exact two-sided p of so uneven a split; 1 when there is none."""
+    """Outcome of McNemar's exact test.
+
+    Attributes:
+        only_first: Items that only the first got right.
+        only_second: Items that only the second got right.
+        p: Two-sided chance of so uneven a split; 1 when no item is right for one alone.
+    """
 
     only_first: int
     only_second: int
@@ -24,33 +30,55 @@ class McNemar:
 
 
 def mcnemar(first: Bools, second: Bools) -> McNemar:
-    """McNemar's exact test. first, second: bool, shape [n], the same items in the same order."""
-    from scipy.stats import binomtest  # here: half a second that other figures need not wait for
+    """Test whether one of two subjects is right more often on the same items.
+
+    Args:
+        first: Whether the first got each item right. Shape [n].
+        second: Whether the second did, in the same order. Shape [n].
+
+    Returns:
+        The counts and the p value.
+    """
+    from scipy.stats import binomtest
 
     a, b = int(np.sum(first & ~second)), int(np.sum(~first & second))
     return McNemar(a, b, float(binomtest(a, a + b, 0.5).pvalue) if a + b else 1.0)
 
 
 def f1_difference(first: Bools, second: Bools, has_error: Bools) -> float:
-    """F1 (harmonic mean of the two classes' accuracies) of the first minus that of the second; NaN without a class."""
-    return _f1(first, has_error) - _f1(second, has_error)
+    """Subtract the ProcessBench F1 of one subject from that of another.
+
+    Args:
+        first: Whether the first predicted each trace right. Shape [n].
+        second: Whether the second did, in the same order. Shape [n].
+        has_error: Whether each trace has a wrong step. Shape [n].
+
+    Returns:
+        F1 of the first minus F1 of the second, between -1 and 1; NaN when a class is empty.
+    """
+    return float(np.subtract(*(_f1(hits, has_error) for hits in (first, second))))
 
 
-def _f1(hits: Bools, has_error: Bools) -> float:
-    correct = ~has_error
-    counts = (hits[has_error].sum(), has_error.sum(), hits[correct].sum(), correct.sum())
-    return float(f1_from_counts(*(int(x) for x in counts)))
+def _f1(hits: Bools, has_error: Bools) -> Floats:
+    return f1_from_counts(hits[has_error].sum(), has_error.sum(), hits[~has_error].sum(), (~has_error).sum())
 
 
 def f1_difference_resamples(
     first: Bools, second: Bools, has_error: Bools, *, n_resamples: int, rng: np.random.Generator
 ) -> Floats:
-    """Paired bootstrap of `f1_difference`: items drawn with replacement, both subjects on the same draw.
+    """Draw bootstrap resamples of `f1_difference`. Both subjects are measured on the same draw of items.
 
-    An item enters by its class and who got it right, so a resample is a multinomial draw of eight counts.
+    An item enters only by its class and by who got it right, so a resample is a multinomial draw of eight counts.
+
+    Args:
+        first: Whether the first predicted each trace right. Shape [n].
+        second: Whether the second did, in the same order. Shape [n].
+        has_error: Whether each trace has a wrong step. Shape [n].
+        n_resamples: Number of resamples; 0 gives an empty array.
+        rng: Source of random numbers.
 
     Returns:
-        float64, shape [n_resamples]; NaN where a class is empty.
+        The difference in each resample; NaN where a class is empty. Shape [n_resamples].
     """
     cell = 4 * has_error + 2 * first + second
     counts = np.bincount(cell.astype(np.int64), minlength=8)
@@ -63,32 +91,53 @@ def f1_difference_resamples(
 
 
 def two_sided_p(samples: Floats) -> float:
-    """Bootstrap p of "no difference": twice the smaller share of resamples on either side of 0, 0 itself counting on both, with
-    one more resample added so that it is never 0. Undefined resamples are left out; 1 when all are."""
+    """Compute the bootstrap p value of "no difference".
+
+    It is twice the smaller share of resamples on either side of 0, where 0 itself counts on both sides. One more resample is
+    added, so that the value is never 0. Undefined (NaN) resamples are left out.
+
+    Args:
+        samples: The difference in each resample. Shape [n_resamples].
+
+    Returns:
+        The p value, above 0 and at most 1; 1 when every resample is undefined.
+    """
     kept = samples[~np.isnan(samples)]
-    if not len(kept):
-        return 1.0
     smaller = min(int(np.sum(kept <= 0)), int(np.sum(kept >= 0)))
     return min(1.0, 2 * (smaller + 1) / (len(kept) + 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p adjusted so that rejecting those below a level keeps the chance of any false rejection below
-    it. In the order given."""
-    order = sorted(range(len(p)), key=lambda i: p[i])
+    """Adjust p values for many comparisons by Holm's step-down correction.
+
+    Rejecting the comparisons whose adjusted value is below a level keeps the chance of any false rejection below that level.
+
+    Args:
+        p: One p value for each comparison.
+
+    Returns:
+        The adjusted values, in the order given.
+    """
     adjusted, running = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
         running = max(running, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = running
     return adjusted
 
 
 def ranks_with_ties(values: Sequence[float], differs: Sequence[Sequence[bool]]) -> list[int]:
-    """Rank of each subject: 1 plus the number of those with a higher value that differ significantly from it; and never better than
-    that of a subject with a higher value (differences are not transitive: a noisier subject may differ from fewer).
+    """Rank subjects so that those that do not differ significantly may share a rank.
+
+    The rank of a subject is 1 plus the number of subjects with a higher value that differ significantly from it. It is never
+    better than the rank of a subject with a higher value: differences are not transitive, because a noisier subject may differ
+    from fewer others.
 
     Args:
-        values: higher is better. differs: whether subject i and j differ.
+        values: One value for each subject; higher is better.
+        differs: Whether subject i and subject j differ significantly, as row i and column j.
+
+    Returns:
+        The rank of each subject, from 1.
     """
     n = len(values)
     raw = [1 + sum(values[j] > values[i] and differs[i][j] for j in range(n)) for i in range(n)]

@@ -1,6 +1,6 @@
-"""Figures of repeated sampling: avg@k, pass@k, maj@k of one problem's completions, and intervals that resample problems.
+"""Figures of repeated sampling: pass@k and maj@k of one problem's completions, and intervals that resample problems.
 
-A problem's completions are not independent of each other, so intervals resample whole problems, never completions.
+The completions of a problem are not independent of each other, so intervals resample whole problems, never completions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,18 @@ _BLOCK = 1 << 22  # numbers held at once
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Probability that k of the n completions, drawn without replacement, hold a correct one: 1 - C(n - c, k) / C(n, k).
+    """Compute the chance that k of n completions, drawn without replacement, hold a right one: 1 - C(n - c, k) / C(n, k).
+
+    Args:
+        n: Completions of the problem.
+        correct: How many of them are right, c.
+        k: How many are drawn.
+
+    Returns:
+        The chance, between 0 and 1.
 
     Raises:
-        ValueError: not 1 <= k <= n, or not 0 <= correct <= n.
+        ValueError: Not 1 <= k <= n, or not 0 <= correct <= n.
     """
     if not (1 <= k <= n and 0 <= correct <= n):
         raise ValueError(f"expected 1 <= k <= n and 0 <= correct <= n, got k={k}, n={n}, correct={correct}")
@@ -28,18 +36,18 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def majority(answers: Sequence[int], correct: Sequence[bool], weights: Sequence[float] | None = None) -> float:
-    """Chance that the most common answer is right.
+    """Compute the chance that the most common answer is right.
 
     Args:
-        answers: class of each completion's answer; -1: none found, which does not vote.
-        correct: whether each is right; equal within a class.
-        weights: what each vote counts; None: 1. Votes must not be negative.
+        answers: Class of each completion's answer; -1 where none was found, which does not vote.
+        correct: Whether each answer is right; equal within a class.
+        weights: What each vote counts, at least 0; None is 1 each.
 
     Returns:
-        1 or 0; between classes with equally many votes the share of right ones among them; 0 when nothing votes.
+        1 or 0, or between classes with equally many votes the share of them that is right; 0 when nothing votes.
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: A weight is negative.
     """
     votes: dict[int, float] = {}
     right: dict[int, bool] = {}
@@ -58,19 +66,20 @@ def majority(answers: Sequence[int], correct: Sequence[bool], weights: Sequence[
 
 
 def mean_resamples(values: Floats, *, n_resamples: int, rng: np.random.Generator) -> Floats:
-    """Means over resampled problems.
+    """Draw bootstrap resamples of a mean over problems.
 
     Args:
-        values: float64, shape [n_problems] or [n_problems, m]: one figure (or m figures) a problem.
+        values: One figure a problem, or m figures. Shape [n_problems] or [n_problems, m].
+        n_resamples: Number of resamples; 0 gives an empty array.
+        rng: Source of random numbers.
 
     Returns:
-        float64, shape [n_resamples] or [n_resamples, m].
+        The mean in each resample. Shape [n_resamples] or [n_resamples, m].
     """
     n = len(values)
     block = max(1, _BLOCK // n)
-    parts = []
+    parts = [np.empty((0, *values.shape[1:]))]
     for start in range(0, n_resamples, block):
-        size = min(block, n_resamples - start)
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=size)
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(block, n_resamples - start))
         parts.append(counts @ values / n)
-    return np.concatenate(parts) if parts else np.empty((0, *values.shape[1:]))
+    return np.concatenate(parts)

@@ -13,7 +13,13 @@ Verdict = Literal["appears", "does not appear", "undecided"]
 
 @dataclass(frozen=True)
 class SeedMean:
-    """A mean over seeds with its Student-t interval. low, high: NaN with fewer than two seeds."""
+    """A mean over seeds with its Student interval.
+
+    Attributes:
+        mean: The mean.
+        low: Lower end of the interval; NaN with fewer than two seeds.
+        high: Upper end of the interval; NaN with fewer than two seeds.
+    """
 
     mean: float
     low: float
@@ -21,29 +27,35 @@ class SeedMean:
 
 
 def seed_mean(values: Sequence[float], level: float = 0.95) -> SeedMean:
-    """Mean over seeds and the interval of the mean, seeds taken as independent draws.
+    """Compute a mean over seeds and its interval. Seeds are taken as independent draws.
 
     Args:
-        values: one figure a seed, at least one.
+        values: One figure a seed, at least one.
+        level: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The mean and its interval.
     """
     x = np.asarray(values, dtype=np.float64)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return SeedMean(mean, float("nan"), float("nan"))
-    from scipy.stats import t as student  # here: half a second that other figures need not wait for
+    half = float("nan")
+    if len(x) > 1:
+        from scipy.stats import t as student
 
-    half = float(student.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+        half = float(student.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    mean = float(x.mean())
     return SeedMean(mean, mean - half, mean + half)
 
 
 def ordering(larger: Sequence[float], smaller: Sequence[float], level: float = 0.95) -> tuple[SeedMean, Verdict]:
-    """Whether one figure is above another, seed by seed.
+    """Say whether one figure is above another, seed by seed.
 
     Args:
-        larger, smaller: figures of the same seeds in the same order; the claim is that the first are larger.
+        larger: One figure a seed, claimed to be the larger.
+        smaller: The other figure of the same seeds, in the same order.
+        level: Coverage of the interval, between 0 and 1.
 
     Returns:
-        (the paired difference, "appears" when its interval is above 0, "does not appear" when it is below, else "undecided").
+        The paired difference, and "appears" when its interval is above 0, "does not appear" when it is below, else "undecided".
     """
     difference = seed_mean(np.subtract(larger, smaller).tolist(), level)
     if difference.low > 0:

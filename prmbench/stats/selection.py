@@ -1,10 +1,11 @@
-"""Selection of one of several candidates by their scores, and votes among them: Best-of-N (DESIGN 4.4).
+"""Selection of one of several completions by their scores, and votes among them (Best-of-N, docs/protocols.md).
 
-Ties are drawn evenly: among candidates of equal score each is as likely to be taken.
+Ties are drawn evenly: of completions with equal scores each is as likely to be taken.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -12,93 +13,122 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+AGGREGATIONS = ("min", "last", "product", "mean")
+"""Ways to make one score of a completion from the scores of its steps."""
 
 
 def selection_weights(scores: Floats, size: int) -> Floats:
-    """Probability that each candidate is the one selected from a random subset of `size`, drawn without replacement.
+    """Compute the chance of each completion to be the one selected from a random subset, drawn without replacement.
 
-    With t candidates of a score and l below it, the highest of the subset has that score with probability
+    With t completions of a score and l below it, the highest of the subset has that score with probability
     (C(l + t, N) - C(l, N)) / C(n, N), and the t share it evenly.
 
     Args:
-        scores: shape [n]; no NaN.
+        scores: One score a completion, without NaN. Shape [n].
+        size: Completions in a subset, N.
 
     Returns:
-        float64, shape [n], summing to 1.
+        The chances, which sum to 1. Shape [n].
 
     Raises:
-        ValueError: not 1 <= size <= n, or a NaN score.
+        ValueError: Not 1 <= size <= n, or a score is NaN.
     """
     n = len(scores)
     if not 1 <= size <= n:
-        raise ValueError(f"expected 1 <= N <= {n} candidates, got N={size}")
+        raise ValueError(f"expected 1 <= N <= {n} completions, got N={size}")
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
     _, index, ties = np.unique(scores, return_inverse=True, return_counts=True)
-    below = np.cumsum(ties) - ties
-    whole = math.comb(n, size)
-    share = [
-        (math.comb(int(low + tied), size) - math.comb(int(low), size)) / whole / tied
-        for low, tied in zip(below, ties, strict=True)
-    ]
+    reached = [math.comb(int(upto), size) for upto in [0, *np.cumsum(ties)]]
+    share = [(b - a) / reached[-1] / tied for (a, b), tied in zip(itertools.pairwise(reached), ties, strict=True)]
     return np.array(share)[index.reshape(-1)]
 
 
-def expected_best(scores: Floats, correct: NDArray[np.bool_], size: int) -> float:
-    """Exact expectation, over all subsets of `size`, of whether the selected candidate is right.
+def expected_best(scores: Floats, correct: Bools, size: int) -> float:
+    """Compute the exact expectation, over all subsets of a size, of whether the selected completion is right.
 
     Args:
-        scores: shape [n]. correct: bool, shape [n].
+        scores: One score a completion, without NaN. Shape [n].
+        correct: Whether each completion is right. Shape [n].
+        size: Completions in a subset.
+
+    Returns:
+        The expectation, between 0 and 1.
+
+    Raises:
+        ValueError: Not 1 <= size <= n, or a score is NaN.
     """
     return float(selection_weights(scores, size) @ correct)
 
 
-def first_best(scores: Floats, correct: NDArray[np.bool_], size: int) -> float:
-    """The same for one subset, the first `size` candidates: what a single run would have seen.
+def first_best(scores: Floats, correct: Bools, size: int) -> float:
+    """Compute the same for one subset, the first completions: what a single run would have seen.
+
+    Args:
+        scores: One score a completion, without NaN. Shape [n].
+        correct: Whether each completion is right. Shape [n].
+        size: How many completions from the first on.
+
+    Returns:
+        1 or 0, or between completions with equal scores the share of them that is right.
 
     Raises:
-        ValueError: fewer candidates than that, or a NaN score.
+        ValueError: Not 1 <= size <= n, or a score is NaN.
     """
     if not 1 <= size <= len(scores):
-        raise ValueError(f"expected 1 <= N <= {len(scores)} candidates, got N={size}")
+        raise ValueError(f"expected 1 <= N <= {len(scores)} completions, got N={size}")
     return expected_best(scores[:size], correct[:size], size)
 
 
 def subsets(n: int, size: int, limit: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """All subsets of `size` of n where there are at most `limit`, else that many random ones (with replacement).
+    """List subsets, for figures without a closed form, such as majority votes.
 
-    For figures without a closed form, such as majority votes.
+    Args:
+        n: Completions to choose from.
+        size: Completions in a subset.
+        limit: How many subsets to list at most.
+        rng: Source of random numbers.
+
+    Returns:
+        All subsets where there are at most `limit`, else `limit` random ones, drawn with replacement.
     """
-    import itertools
-
     if math.comb(n, size) <= limit:
         return list(itertools.combinations(range(n), size))
     return [tuple(sorted(rng.permutation(n)[:size].tolist())) for _ in range(limit)]
 
 
 def expected_vote(
-    answers: Sequence[int], correct: NDArray[np.bool_], weights: Floats | None, drawn: Sequence[tuple[int, ...]]
+    answers: Sequence[int], correct: Bools, weights: Floats | None, drawn: Sequence[tuple[int, ...]]
 ) -> float:
-    """Mean of `prmbench.stats.repeats.majority` over subsets of the candidates, all at once.
+    """Average `prmbench.stats.repeats.majority` over subsets of the completions, all at once.
 
     Args:
-        answers, correct, weights: as there, of all n candidates. drawn: subsets, each of candidate indices.
+        answers: Class of each completion's answer; -1 where none was found, which does not vote. Length n.
+        correct: Whether each answer is right; equal within a class. Shape [n].
+        weights: What each vote counts, at least 0; None is 1 each. Shape [n].
+        drawn: The subsets, each as the positions of its completions.
+
+    Returns:
+        The mean, between 0 and 1.
     """
     classes = np.asarray(answers)
-    n_classes = int(classes.max(initial=-1)) + 1
-    if n_classes == 0:
+    voting = np.flatnonzero(classes >= 0)
+    if not len(voting):
         return 0.0
-    weights = np.ones(len(classes)) if weights is None else weights
-    ballots = np.zeros((len(classes), n_classes))
-    voting = classes >= 0
-    ballots[np.flatnonzero(voting), classes[voting]] = weights[voting]
-    there = np.zeros((len(classes), n_classes))
-    there[np.flatnonzero(voting), classes[voting]] = 1
-    right = np.zeros(n_classes, dtype=np.bool_)
-    right[classes[voting]] = correct[voting]
+    # Which class each completion votes for, which completions are in each subset, and which classes are right.
+    there = np.zeros((len(classes), int(classes.max()) + 1))
+    there[voting, classes[voting]] = 1
     members = np.zeros((len(drawn), len(classes)))
     for row, subset in enumerate(drawn):
         members[row, list(subset)] = 1
+    right = np.zeros(there.shape[1], dtype=np.bool_)
+    right[classes[voting]] = correct[voting]
+    # The votes of each class in each subset; a class without a completion there cannot win.
+    ballots = there.copy()
+    if weights is not None:
+        ballots[voting, classes[voting]] = weights[voting]
     votes = np.where(members @ there > 0, members @ ballots, -np.inf)
     most = votes.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
@@ -107,28 +137,27 @@ def expected_vote(
     return float(np.mean(np.where(counts > 0, (winners & right).sum(axis=1) / np.maximum(counts, 1), 0.0)))
 
 
-AGGREGATIONS = ("min", "last", "product", "mean")
-"""Ways to make one score of a completion from its steps' scores."""
-
-
 def aggregate(step_logits: Sequence[float] | Floats, how: str) -> float:
-    """One score of a completion from its steps', in logit space where the steps' are.
+    """Make one score of a completion from the scores of its steps.
 
-    ``min``: the lowest step. ``last``: the last. ``mean``: their mean. ``product``: the log of the product of their probabilities,
-    the sum of log s(x). No steps: minus infinity, so that it is taken last.
+    Args:
+        step_logits: Scores of the steps, in logit space.
+        how: ``min`` takes the lowest step, ``last`` the last, ``mean`` their mean, and ``product`` the log of the product of
+            their probabilities, which is the sum of log s(x).
+
+    Returns:
+        The score, in logit space but for ``product``; minus infinity without steps, so that the completion is taken last.
 
     Raises:
-        ValueError: none of `AGGREGATIONS`.
+        ValueError: `how` is none of `AGGREGATIONS`.
     """
     x = np.asarray(step_logits, dtype=np.float64)
     if how not in AGGREGATIONS:
         raise ValueError(f"unknown aggregation '{how}': expected one of {', '.join(AGGREGATIONS)}")
     if not len(x):
         return -math.inf
-    if how == "min":
-        return float(x.min())
+    if how == "product":
+        return float(-np.logaddexp(0.0, -x).sum())
     if how == "last":
         return float(x[-1])
-    if how == "mean":
-        return float(x.mean())
-    return float(-np.logaddexp(0.0, -x).sum())
+    return float(x.min() if how == "min" else x.mean())

@@ -1,16 +1,16 @@
-"""First-error prediction from step scores, its F1, and the exact search for the threshold (DESIGN 4.2, 4.3).
+"""First-error prediction from step scores, its F1, and the exact search for the threshold (docs/protocols.md).
 
-A step is flagged when its score is *below* the threshold; the prediction for a trace is the index of its first flagged
-step, or -1 when none is. This is ProcessBench's own task and F1: the harmonic mean of the exact-match accuracy on
-traces with an error and on traces without one, not the usual F1 of precision and recall.
+A step is flagged when its score is *below* the threshold. The prediction for a trace is the index of its first flagged step, or
+-1 when none is flagged. This is ProcessBench's own task and F1: the harmonic mean of the exact-match accuracy on traces with an
+error and on traces without one, not the F1 of precision and recall that scikit-learn has.
 
 What a threshold t does to one trace depends on one or two numbers only:
 
 - a trace without an error is predicted right exactly when ``t <= min(scores)``;
 - a trace whose first wrong step is k is predicted right exactly when ``scores[k] < t <= min(scores[:k])``.
 
-So the number of right predictions is piecewise constant in t, changing only at those end points; sorting them once and
-summing visits every distinct outcome, with no grid. A strictly increasing map of the scores never changes the best F1.
+So the number of right predictions is piecewise constant in t, and changes only at those end points. Sorting them once and summing
+visits every distinct outcome, with no grid. A strictly increasing map of the scores never changes the best F1.
 """
 
 from __future__ import annotations
@@ -23,42 +23,53 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The half-open interval ``(low, high]`` of thresholds at which each trace is predicted right.
+    """The thresholds at which each trace is predicted right: an interval ``(low, high]``, empty where ``high <= low``.
 
     Attributes:
-        low: float64, shape [n]; ``-inf`` with ``closed_low`` semantics for traces without an error (any t <= high).
-        high: float64, shape [n]. The interval is empty where ``high <= low`` (a trace with an error only).
-        has_error: bool, shape [n].
+        low: Lower end, not included; minus infinity, included, for a trace without an error. Shape [n].
+        high: Upper end, included. Shape [n].
+        has_error: Whether each trace has a wrong step. Shape [n].
     """
 
     low: Floats
     high: Floats
-    has_error: NDArray[np.bool_]
+    has_error: Bools
 
     def __len__(self) -> int:
         return len(self.high)
 
-    def __getitem__(self, keep: NDArray[np.bool_] | Ints) -> Matches:
+    def __getitem__(self, keep: Bools | Ints) -> Matches:
         return Matches(self.low[keep], self.high[keep], self.has_error[keep])
 
-    def hit(self, threshold: float | Floats) -> NDArray[np.bool_]:
-        """Return, per trace, whether the threshold (one for all, or one each) predicts it right. bool, shape [n]."""
-        return (threshold <= self.high) & (~self.has_error | (threshold > self.low))
+    def hit(self, threshold: float | Floats) -> Bools:
+        """Say which traces a threshold predicts right.
+
+        Args:
+            threshold: One threshold for all traces, or one for each. Shape [n].
+
+        Returns:
+            Whether each prediction is right. Shape [n].
+        """
+        return np.asarray((threshold <= self.high) & (~self.has_error | (threshold > self.low)))
 
 
 def matches(scores: Sequence[Sequence[float] | Floats], labels: Sequence[int] | Ints) -> Matches:
     """Reduce each trace to the thresholds that predict it right.
 
     Args:
-        scores: per trace, one score a step; at least one step each, infinities allowed.
-        labels: per trace, the index of the first wrong step, or -1.
+        scores: One score a step for each trace, at least one step each. Infinities are allowed.
+        labels: Index of the first wrong step of each trace, or -1 where there is none.
+
+    Returns:
+        The interval of each trace.
 
     Raises:
-        ValueError: a NaN score, an empty trace or a label out of range; the message gives the trace's position.
+        ValueError: A score is NaN, a trace is empty, or a label is out of range. The message gives the trace's position.
     """
     rows = [np.asarray(row, dtype=np.float64) for row in scores]
     counts = np.array([row.size for row in rows], dtype=np.int64)
@@ -83,7 +94,15 @@ def matches(scores: Sequence[Sequence[float] | Floats], labels: Sequence[int] | 
 
 
 def first_below(scores: Floats, threshold: float) -> int:
-    """The prediction: index of the first step whose score (float64, shape [n_steps]) is below the threshold, -1: none."""
+    """Predict the first wrong step of one trace.
+
+    Args:
+        scores: One score a step. Shape [n_steps].
+        threshold: The threshold.
+
+    Returns:
+        Index of the first step whose score is below the threshold, or -1 when there is none.
+    """
     below = np.flatnonzero(scores < threshold)
     return int(below[0]) if len(below) else -1
 
@@ -91,25 +110,36 @@ def first_below(scores: Floats, threshold: float) -> int:
 def f1_from_counts(
     hit_error: Ints | int, n_error: Ints | int, hit_correct: Ints | int, n_correct: Ints | int
 ) -> Floats:
-    """Harmonic mean of ``hit_error / n_error`` and ``hit_correct / n_correct``; 0 when both are 0, NaN without a class.
+    """Compute ProcessBench's F1, the harmonic mean of ``hit_error / n_error`` and ``hit_correct / n_correct``.
 
-    Works on arrays. Written with a single division of exact integers, so that equal rationals are equal floats and
-    ties between thresholds are real ties.
+    A single division of exact integers makes equal rationals equal floats, so that ties between thresholds are real ties. That
+    is why `scipy.stats.hmean` does not serve here.
+
+    Args:
+        hit_error: Traces with an error that were predicted right. All four may be arrays of one shape.
+        n_error: Traces with an error.
+        hit_correct: Traces without an error that were predicted right.
+        n_correct: Traces without an error.
+
+    Returns:
+        F1 between 0 and 1; 0 when nothing was predicted right, NaN when a class is empty.
     """
     a, b, c, d = (np.asarray(x, dtype=np.float64) for x in (hit_error, n_error, hit_correct, n_correct))
-    top = 2.0 * a * c
     bottom = a * d + c * b
     with np.errstate(invalid="ignore", divide="ignore"):
-        out = np.where(bottom > 0, top / bottom, 0.0)
+        out = np.where(bottom > 0, 2.0 * a * c / bottom, 0.0)
     return np.where((b == 0) | (d == 0), np.nan, out)
 
 
 def f1_curve(found: Matches) -> tuple[Floats, Floats]:
-    """F1 at every threshold: it is constant between neighbouring ends of `Matches`.
+    """Compute F1 at every threshold. It is constant between neighbouring ends of `Matches`.
+
+    Args:
+        found: The traces.
 
     Returns:
-        (ends, f1): float64, shape [p] each; f1[i] holds for thresholds in (ends[i - 1], ends[i]], the first for all up to
-        ends[0], the last end is inf. NaN where a class is empty.
+        The ends, of which the last is infinity, and F1 up to each end from the one before, NaN where a class is empty. Shape
+        [p] each.
     """
     real, correct = found.has_error & (found.high > found.low), ~found.has_error
     ends = np.unique(np.concatenate([found.low[real], found.high[real], found.high[correct], [np.inf]]))
@@ -121,13 +151,19 @@ def f1_curve(found: Matches) -> tuple[Floats, Floats]:
 
 
 def best_threshold(found: Matches) -> float:
-    """Return the middle of the best interval of thresholds: the exact maximum of F1, no grid.
+    """Find the threshold with the highest F1. The search is exact, without a grid.
 
-    Neighbouring pieces with the same F1 are one interval; of several best intervals the widest wins, then the lowest.
-    An end at infinity is replaced by the next float beyond the other end; 0 when every threshold is equally good.
+    Neighbouring pieces with the same F1 are one interval. Of several best intervals the widest wins, then the lowest. An end at
+    infinity is replaced by the next float beyond the other end.
+
+    Args:
+        found: The traces.
+
+    Returns:
+        The middle of the best interval; 0 when every threshold is equally good.
 
     Raises:
-        ValueError: there is no trace with an error, or none without one, so that F1 is undefined.
+        ValueError: There is no trace with an error, or none without one, so that F1 is undefined.
     """
     n_error = int(found.has_error.sum())
     n_correct = len(found) - n_error
@@ -150,50 +186,58 @@ def _coverage(first: Ints, last: Ints, size: int) -> Ints:
 
 
 def _middle(low: float, high: float) -> float:
-    """A float in ``(low, high]``, the middle where there is one."""
-    if np.isinf(low) and np.isinf(high):
-        return 0.0
+    """Choose a float in ``(low, high]``, the middle where there is one."""
     if np.isinf(low):
-        return float(high)
+        return 0.0 if np.isinf(high) else float(high)
     if np.isinf(high):
         return float(np.nextafter(low, np.inf))
     middle = low / 2 + high / 2
     return float(middle if low < middle <= high else high)
 
 
-def fold_assignment(ids: Sequence[str], has_error: NDArray[np.bool_], n_folds: int, seed: int) -> Ints:
-    """Assign traces to folds: seeded, independent of file order, with both classes spread evenly.
+def fold_assignment(ids: Sequence[str], has_error: Bools, n_folds: int, seed: int) -> Ints:
+    """Assign traces to folds, with both classes spread evenly, whatever the order of the file.
+
+    The folds are our own: those of `sklearn.model_selection.StratifiedKFold` depend on the order of the file and are others for
+    the same seed, so that no figure of an entry would be what it was; and it refuses a class that is smaller than the folds.
 
     Args:
-        ids: unique ids; the assignment depends on them, the seed and the classes only.
+        ids: Unique names of the traces. The folds depend on them, on the classes and on the seed only.
+        has_error: Whether each trace has a wrong step. Shape [n].
+        n_folds: Number of folds.
+        seed: Seed of the draw.
 
     Returns:
-        int64, shape [n], values 0..n_folds-1.
+        The fold of each trace, from 0. Shape [n].
     """
     rng = np.random.default_rng(seed)
     order = np.array(sorted(range(len(ids)), key=lambda i: ids[i]), dtype=np.int64)
     folds = np.empty(len(ids), dtype=np.int64)
-    start = 0
+    dealt = 0
     for wanted in (True, False):
         members = rng.permutation(order[has_error[order] == wanted])
-        folds[members] = (start + np.arange(len(members))) % n_folds
-        start = (start + len(members)) % n_folds
+        folds[members] = (dealt + np.arange(len(members))) % n_folds
+        dealt += len(members)
     return folds
 
 
 def crossfit_thresholds(found: Matches, ids: Sequence[str], *, n_folds: int = 5, seed: int = 0) -> tuple[Floats, Ints]:
-    """Give each trace the best threshold of the folds it is not in, so that no trace helps to choose its own.
+    """Give each trace the best threshold of the folds that it is not in, so that no trace helps to choose its own.
+
+    Args:
+        found: The traces.
+        ids: Their unique names.
+        n_folds: Number of folds.
+        seed: Seed of the folds.
 
     Returns:
-        (threshold per trace float64 [n], fold per trace int64 [n]).
+        The threshold and the fold of each trace. Shape [n] each.
 
     Raises:
-        ValueError: some training part has no trace with an error, or none without one.
+        ValueError: The other folds of some trace hold no trace with an error, or none without one.
     """
     folds = fold_assignment(ids, found.has_error, n_folds, seed)
     thresholds = np.empty(len(found))
-    for fold in range(n_folds):
-        held_out = folds == fold
-        if held_out.any():
-            thresholds[held_out] = best_threshold(found[~held_out])
+    for fold in np.unique(folds):
+        thresholds[folds == fold] = best_threshold(found[folds != fold])
     return thresholds, folds

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 
 def vote(verdicts: Sequence[int | None]) -> int | None:
-    """The most common verdict, unparsed ones dropped before the vote; of several equally common ones the first given."""
-    counts: dict[int, int] = {}
-    for verdict in verdicts:
-        if verdict is not None:
-            counts[verdict] = counts.get(verdict, 0) + 1
-    return max(counts, key=lambda v: counts[v]) if counts else None
+    """Find the most common verdict.
+
+    Args:
+        verdicts: One verdict for each text; None where a text holds none, which does not vote.
+
+    Returns:
+        The most common verdict, and of several equally common ones the first given; None when nothing votes.
+    """
+    most = Counter(verdict for verdict in verdicts if verdict is not None).most_common(1)
+    return most[0][0] if most else None
