@@ -12,7 +12,7 @@ from typing import Any
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
-from prmbench.miniature.models import save_untrained
+from prmbench.miniature.backbones import save_untrained
 from prmbench.miniature.world import (
     FORMATS,
     INJECTED,
@@ -44,7 +44,7 @@ class Build:
     """What a miniature is made of; its hash names its folder.
 
     Attributes:
-        backbone: one of `prmbench.miniature.models.BACKBONES`. n_chats: records to train on.
+        backbone: one of `prmbench.miniature.backbones.BACKBONES`. n_chats: records to train on.
         plain_share: how many of them show the plain format, under its system message.
         pass_rate: at which supervised fine-tuning stops. seed: of weights, data and order.
     """

@@ -13,7 +13,7 @@ from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, 
 from prmbench.data.rollouts import Rollout, Summary, summarise
 from prmbench.data.traces import load_traces
 from prmbench.miniature.build import Build, rollout_error, rollout_steps, train_policy
-from prmbench.miniature.sampling import sample_split, write_traces
+from prmbench.miniature.split_data import sample_split, write_traces
 from prmbench.progress import duration
 from prmbench.reward_models.loading import load_reward_model
 

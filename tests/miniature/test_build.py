@@ -18,7 +18,7 @@ from prmbench.miniature.build import (
     write_lines,
 )
 from prmbench.miniature.demo import run_demo
-from prmbench.miniature.models import BACKBONES, build_model, build_tokenizer, save_untrained
+from prmbench.miniature.backbones import BACKBONES, build_model, build_tokenizer, save_untrained
 from prmbench.miniature.world import INJECTED, World, error_kind, first_wrong_step, parse_problem
 from prmbench.training.data.chats import Chat, encode_chat
 
