@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,26 @@ def last_third(row: Row, name: str) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
+def at(kind: Kind, text: str, path: str, digits: int = 1, scale: float = 1.0) -> Figure:
+    """A figure that stands somewhere in a row.
+
+    Args:
+        kind: Kind of run that it is of.
+        text: What it is, in words.
+        path: Keys that lead to it, with slashes between them. Null on the way gives NaN.
+        digits: Digits shown after the point.
+        scale: What it is multiplied by; 100 shows a share in %.
+    """
+
+    def find(row: Row) -> float:
+        found: Any = row
+        for key in path.split("/"):
+            found = None if found is None else found[key]
+        return float("nan") if found is None else scale * float(found)
+
+    return Figure(kind, text, find, digits)
+
+
 # Figures of reward models.
 
 
@@ -87,7 +108,7 @@ def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
         protocol: Name of the step-score protocol.
         part: ``f1``, or ``f1_content`` for sums without format tokens.
     """
-    return Figure("reward model", f"F1 ({protocol})", lambda row: 100 * row[part]["crossfit"][form][protocol])
+    return at("reward model", f"F1 ({protocol})", f"{part}/crossfit/{form}/{protocol}", scale=100)
 
 
 def mean_f1(protocol: str = "process") -> Figure:
@@ -103,14 +124,14 @@ def mean_f1(protocol: str = "process") -> Figure:
 DROP = Figure("reward model", "cost of the format shift", lambda row: f1("tagged").find(row) - f1("plain").find(row))
 """Process F1 on tagged traces minus process F1 on plain ones, in points."""
 
-FINAL_AUC = Figure("reward model", "AUC of the final value", lambda row: row["auc_final"], 3)
+FINAL_AUC = at("reward model", "AUC of the final value", "auc_final", 3)
 """AUC of a rollout's final value against its verdict."""
 
-FORMAT_SHARE = Figure(
-    "reward model", "share of abs(r) on format tokens, %", lambda row: 100 * row["format_share"]["absolute"]
-)
+FORMAT_SHARE = at("reward model", "share of abs(r) on format tokens, %", "format_share/absolute", scale=100)
 
-TRUE_RANKS = Figure("reward model", "rank agreement with true prefix values", lambda row: row["truth"]["spearman"], 3)
+TRUE_RANKS = at("reward model", "rank agreement with true prefix values", "truth/spearman", 3)
+
+# Figures of Best-of-N.
 
 
 def best_of(n: int) -> Figure:
@@ -138,9 +159,7 @@ def best_of_baseline(name: str, n: int) -> Figure:
         name: Name of the choice.
         n: Number of candidates, one of `BEST_OF`.
     """
-    return Figure(
-        "best-of-n", name, lambda row: 100 * float(row["figures"]["baselines"][name][str(n)]["expected"]["value"])
-    )
+    return at("best-of-n", name, f"figures/baselines/{name}/{n}/expected/value", scale=100)
 
 
 # Figures of policies.
@@ -185,13 +204,7 @@ def signal(name: str, figure: str, text: str = "") -> Figure:
         figure: Name of the figure.
         text: What it is, in words.
     """
-
-    def find(row: Row) -> float:
-        branches = row["metrics"]["branches"]
-        value = None if branches is None else branches["signals"][name][figure]["value"]
-        return float("nan") if value is None else float(value)
-
-    return Figure("td", text, find, 3)
+    return at("td", text, f"metrics/branches/signals/{name}/{figure}/value", 3)
 
 
 def candidate_set(p_min: float, part: str) -> Figure:
@@ -201,4 +214,4 @@ def candidate_set(p_min: float, part: str) -> Figure:
         p_min: Smallest probability of a candidate.
         part: ``size``, ``mass`` or ``several``.
     """
-    return Figure("candidates", part, lambda row: row["metrics"]["p_min"][str(p_min)][part]["value"], 3)
+    return at("candidates", part, f"metrics/p_min/{p_min}/{part}/value", 3)

@@ -43,6 +43,7 @@ N_CANDIDATES = (64, 64)
 """Problems of Best-of-N, and completions of each."""
 N_TRAIN, N_TEST = 6_000, 400
 """Problems that policies are trained and measured on."""
+SIZES = [N_OUTCOMES, N_ROLLOUTS, N_TRACES, N_CANDIDATES, N_TRAIN, N_TEST]
 
 
 def kept(place: Path, make: Callable[[], Any]) -> Any:

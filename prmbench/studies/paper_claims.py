@@ -3,24 +3,9 @@ here depends on what came out."""
 
 from __future__ import annotations
 
+from prmbench.studies import figures
 from prmbench.studies.claims import Claim
-from prmbench.studies.figures import (
-    AVERAGE,
-    DROP,
-    FINAL_AUC,
-    FORMAT_SHARE,
-    OUTCOME,
-    OVER_SIZES,
-    RM_ACCURACY,
-    RM_PAIRS,
-    RM_SCORE,
-    TRUE_RANKS,
-    Figure,
-    RunFigure,
-    candidate_set,
-    f1,
-    signal,
-)
+from prmbench.studies.figures import Figure, RunFigure
 from prmbench.studies.settings import BEST, LABELS, UPDATES
 
 SHIFTED_FIRST = ("plain", "tagged")
@@ -34,12 +19,12 @@ def _above(where: str, figure: Figure, larger: str, smaller: str, note: str = ""
 
 REWARD_MODEL_CLAIMS = [
     *(
-        _above(f"Table 2, {form}", f1(form), "ipvrm", other)
+        _above(f"Table 2, {form}", figures.f1(form), "ipvrm", other)
         for form in SHIFTED_FIRST
         for other in ("dpo", "implicit_prm", "endo", "q_rm")
     ),
     *(
-        _above(f"Table 14, {form}", f1(form, "prefix"), "ipvrm", other)
+        _above(f"Table 14, {form}", figures.f1(form, "prefix"), "ipvrm", other)
         for form in SHIFTED_FIRST
         for other in ("dpo", "implicit_prm")
     ),
@@ -47,62 +32,62 @@ REWARD_MODEL_CLAIMS = [
         Claim(
             "Table 14",
             f"{LABELS[name]}, plain: process F1 above prefix F1",
-            f1("plain").of(name),
-            f1("plain", "prefix").of(name),
+            figures.f1("plain").of(name),
+            figures.f1("plain", "prefix").of(name),
         )
         for name in ("dpo", "implicit_prm", "ipvrm")
     ),
     *(
-        _above(f"Table 4, {form}", f1(form), larger, smaller)
+        _above(f"Table 4, {form}", figures.f1(form), larger, smaller)
         for form in SHIFTED_FIRST
         for larger, smaller in (("ipvrm_early", "ipvrm"), ("ipvrm", "ipvrm_late"))
     ),
     *(
-        _above(f"Table 10, {form}", f1(form), "ipvrm", f"ipvrm m={margin}", note)
+        _above(f"Table 10, {form}", figures.f1(form), "ipvrm", f"ipvrm m={margin}", note)
         for form in SHIFTED_FIRST
         for margin, note in ((0, ""), (10, "no claim of the paper's: it has 39.1 for both"))
     ),
-    _above("Table 10", FINAL_AUC, "ipvrm", "ipvrm m=0"),
-    _above("Table 3", FINAL_AUC, "ipvrm_late", "ipvrm"),
-    _above("Table 3", FINAL_AUC, "ipvrm", "ipvrm_early"),
-    *(_above("Table 1", FINAL_AUC, "ipvrm", other) for other in ("dpo", "implicit_prm", "endo")),
-    *(_above("Section 4.2", DROP, other, "ipvrm") for other in ("dpo", "implicit_prm")),
-    *(_above("Section 3.1", FORMAT_SHARE, other, "ipvrm") for other in ("dpo", "implicit_prm")),
-    *(_above("Section 3.1", TRUE_RANKS, "ipvrm", other) for other in ("dpo", "implicit_prm")),
+    _above("Table 10", figures.FINAL_AUC, "ipvrm", "ipvrm m=0"),
+    _above("Table 3", figures.FINAL_AUC, "ipvrm_late", "ipvrm"),
+    _above("Table 3", figures.FINAL_AUC, "ipvrm", "ipvrm_early"),
+    *(_above("Table 1", figures.FINAL_AUC, "ipvrm", other) for other in ("dpo", "implicit_prm", "endo")),
+    *(_above("Section 4.2", figures.DROP, other, "ipvrm") for other in ("dpo", "implicit_prm")),
+    *(_above("Section 3.1", figures.FORMAT_SHARE, other, "ipvrm") for other in ("dpo", "implicit_prm")),
+    *(_above("Section 3.1", figures.TRUE_RANKS, "ipvrm", other) for other in ("dpo", "implicit_prm")),
 ]
 
 BEST_OF_N_CLAIMS = [
-    *(_above("Tables 1, 12", OVER_SIZES, "ipvrm", other) for other in ("q_rm", "endo", "dpo", "implicit_prm")),
-    _above("Table 3", OVER_SIZES, "ipvrm_late", "ipvrm"),
-    _above("Table 3", OVER_SIZES, "ipvrm", "ipvrm_early"),
-    *(_above("Table 10", OVER_SIZES, "ipvrm", f"ipvrm m={margin}") for margin in (0, 10)),
+    *(_above("Tables 1, 12", figures.OVER_SIZES, "ipvrm", other) for other in ("q_rm", "endo", "dpo", "implicit_prm")),
+    _above("Table 3", figures.OVER_SIZES, "ipvrm_late", "ipvrm"),
+    _above("Table 3", figures.OVER_SIZES, "ipvrm", "ipvrm_early"),
+    *(_above("Table 10", figures.OVER_SIZES, "ipvrm", f"ipvrm m={margin}") for margin in (0, 10)),
 ]
 
 _PAIRS_NOTE = "added after the first tables: ADB's boundary knows the prompt's accuracy, this figure does not"
 
 POLICY_CLAIMS = [
     *(
-        _above("Table 5", AVERAGE, BEST, other)
+        _above("Table 5", figures.AVERAGE, BEST, other)
         for other in ("sft", "prime", "spro", "reinforce q_rm", "grpo", "grpo dpo", "grpo ipvrm")
     ),
-    _above("Table 5", AVERAGE, "grpo", "sft"),
-    _above("Table 5", AVERAGE, "grpo ipvrm", "grpo"),
-    *(_above("Table 6", AVERAGE, f"distrl {rm}", f"grpo {rm}") for rm in ("dpo", "implicit_prm", "ipvrm")),
+    _above("Table 5", figures.AVERAGE, "grpo", "sft"),
+    _above("Table 5", figures.AVERAGE, "grpo ipvrm", "grpo"),
+    *(_above("Table 6", figures.AVERAGE, f"distrl {rm}", f"grpo {rm}") for rm in ("dpo", "implicit_prm", "ipvrm")),
     *(
-        _above("Table 6", AVERAGE, f"{method} ipvrm", f"{method} {rm}")
+        _above("Table 6", figures.AVERAGE, f"{method} ipvrm", f"{method} {rm}")
         for method in ("grpo", "distrl")
         for rm in ("dpo", "implicit_prm")
     ),
-    _above("Table 7", RM_SCORE, BEST, "grpo ipvrm"),
-    _above("Table 7", OUTCOME, BEST, "grpo ipvrm"),
-    _above("Table 8", AVERAGE, "distrl ipvrm naive", "distrl implicit_prm"),
-    _above("Table 8", AVERAGE, BEST, "distrl ipvrm naive"),
-    _above("Table 9", AVERAGE, BEST, "distrl ipvrm start"),
-    *(_above("Fig. 6, left", OUTCOME, BEST, f"distrl ipvrm {update}") for update in UPDATES),
-    _above("Fig. 6, left", OUTCOME, "distrl ipvrm frozen", "distrl ipvrm naive"),
+    _above("Table 7", figures.RM_SCORE, BEST, "grpo ipvrm"),
+    _above("Table 7", figures.OUTCOME, BEST, "grpo ipvrm"),
+    _above("Table 8", figures.AVERAGE, "distrl ipvrm naive", "distrl implicit_prm"),
+    _above("Table 8", figures.AVERAGE, BEST, "distrl ipvrm naive"),
+    _above("Table 9", figures.AVERAGE, BEST, "distrl ipvrm start"),
+    *(_above("Fig. 6, left", figures.OUTCOME, BEST, f"distrl ipvrm {update}") for update in UPDATES),
+    _above("Fig. 6, left", figures.OUTCOME, "distrl ipvrm frozen", "distrl ipvrm naive"),
     *(
         _above("Fig. 6, right", figure, run, "distrl ipvrm naive", note)
-        for figure, note in ((RM_ACCURACY, ""), (RM_PAIRS, _PAIRS_NOTE))
+        for figure, note in ((figures.RM_ACCURACY, ""), (figures.RM_PAIRS, _PAIRS_NOTE))
         for run in ("distrl ipvrm dlw", "distrl ipvrm adb", "distrl ipvrm frozen", BEST)
     ),
 ]
@@ -113,7 +98,7 @@ def _probed(where: str, text: str, larger: RunFigure | float, smaller: RunFigure
 
 
 def _td(name: str, figure: str) -> RunFigure:
-    return signal(name, figure).of("ipvrm")
+    return figures.signal(name, figure).of("ipvrm")
 
 
 PROBE_CLAIMS = [
@@ -151,7 +136,7 @@ PROBE_CLAIMS = [
         "Table 11",
         "candidate sets stay small: average size at P_min 0.05 below 2 (the paper: 1.54)",
         2.0,
-        candidate_set(0.05, "size").of("sft"),
+        figures.candidate_set(0.05, "size").of("sft"),
     ),
 ]
 

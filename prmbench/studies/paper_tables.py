@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prmbench.miniature.world import FORMATS
-from prmbench.studies.figures import (
-    AVERAGE,
-    OUTCOME,
-    OVER_SIZES,
-    RM_ACCURACY,
-    RM_PAIRS,
-    RM_SCORE,
-    best_of,
-    best_of_baseline,
-    candidate_set,
-    f1,
-    logged,
-    mean_f1,
-    signal,
-)
+from prmbench.studies import figures
 from prmbench.studies.layout import Layout, rows_of
 from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.settings import BEST, LABELS, UPDATES
@@ -30,19 +16,19 @@ SIZES = [f"@{n}" for n in BEST_OF]
 
 
 def _best_of_n(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
-    rows = rows_of(names, [*map(best_of, BEST_OF), OVER_SIZES])
+    rows = rows_of(names, [*map(figures.best_of, BEST_OF), figures.OVER_SIZES])
     for label, name in (("(any right)", "pass"), ("(majority)", "majority"), ("(random choice)", "mean")):
-        rows.append((label, [*(best_of_baseline(name, n).of(names[-1]) for n in BEST_OF), None]))
+        rows.append((label, [*(figures.best_of_baseline(name, n).of(names[-1]) for n in BEST_OF), None]))
     return Layout(number, title, "accuracy, %", [*SIZES, "mean"], rows, note)
 
 
 def _f1(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
-    rows = rows_of(names, [*map(f1, FORMATS), mean_f1()])
+    rows = rows_of(names, [*map(figures.f1, FORMATS), figures.mean_f1()])
     return Layout(number, title, "F1 (process), %, crossfit", [*FORMATS, "mean"], rows, note)
 
 
 def _policies(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
-    return Layout(number, title, "avg@8, %", ["test problems"], rows_of(names, [AVERAGE]), note)
+    return Layout(number, title, "avg@8, %", ["test problems"], rows_of(names, [figures.AVERAGE]), note)
 
 
 _TIMES = (
@@ -87,7 +73,7 @@ TABLES = [
         "Training-time analysis of TD",
         "means over the last third of the steps",
         ["RM score", "verifier accuracy, %"],
-        rows_of((BEST, "grpo ipvrm"), [RM_SCORE, OUTCOME]),
+        rows_of((BEST, "grpo ipvrm"), [figures.RM_SCORE, figures.OUTCOME]),
         paper="DistRL above GRPO in both, on all four backbones.",
     ),
     _policies(
@@ -103,7 +89,7 @@ TABLES = [
         "%",
         ["Best-of-N, mean over N", "F1 (process), mean of formats"],
         [
-            (label, [OVER_SIZES.of(name), mean_f1().of(name)])
+            (label, [figures.OVER_SIZES.of(name), figures.mean_f1().of(name)])
             for label, name in (("m = 0", "ipvrm m=0"), ("m = 5", "ipvrm"), ("m = 10", "ipvrm m=10"))
         ],
         paper="Qwen3-0.6B: Best-of-N 26.1, 28.1, 27.5 and F1 37.0, 39.1, 39.1 at m = 0, 5, 10.",
@@ -114,7 +100,7 @@ TABLES = [
         "",
         ["average size", "mass", "states with several"],
         [
-            (f"P_min {p_min}", [candidate_set(p_min, part).of("sft") for part in ("size", "mass", "several")])
+            (f"P_min {p_min}", [figures.candidate_set(p_min, part).of("sft") for part in ("size", "mass", "several")])
             for p_min in (0.05, 0.1, 0.2)
         ],
         paper="Qwen3-0.6B: sizes 1.54, 1.33, 1.16 and masses 97.57%, 96.11%, 93.58% at P_min 0.05, 0.1, 0.2.",
@@ -126,7 +112,10 @@ TABLES = [
         ["seconds a step", "peak resident memory, GiB"],
         rows_of(
             ("grpo ipvrm", BEST),
-            [logged("seconds/step_before", "seconds a step", 2), logged("peak_memory_gib", "peak resident memory", 2)],
+            [
+                figures.logged("seconds/step_before", "seconds a step", 2),
+                figures.logged("peak_memory_gib", "peak resident memory", 2),
+            ],
         ),
         _TIMES,
         "Qwen3-0.6B: GRPO 487.5 s and 30.20 GB, DistRL 458.7 s and 30.88 GB.",
@@ -139,7 +128,7 @@ TABLES = [
         [
             (
                 f"{LABELS[name]}, {protocol}",
-                [*(f1(form, protocol).of(name) for form in FORMATS), mean_f1(protocol).of(name)],
+                [*(figures.f1(form, protocol).of(name) for form in FORMATS), figures.mean_f1(protocol).of(name)],
             )
             for protocol in ("prefix", "process")
             for name in ("dpo", "implicit_prm", "ipvrm")
@@ -150,7 +139,10 @@ TABLES = [
         "Online updates of IPVRM",
         "%, means over the last third of the steps",
         ["verifier accuracy", "RM accuracy", "RM pair accuracy"],
-        rows_of((*(f"distrl ipvrm {update}" for update in UPDATES), BEST), [OUTCOME, RM_ACCURACY, RM_PAIRS]),
+        rows_of(
+            (*(f"distrl ipvrm {update}" for update in UPDATES), BEST),
+            [figures.OUTCOME, figures.RM_ACCURACY, figures.RM_PAIRS],
+        ),
         "RM accuracy is against the prompt's boundary where there is ADB; pair accuracy (right above wrong rollouts of one prompt) "
         "does not know it.",
         "Llama3.2-1B: accuracy collapses under naive updates and takes the policy with it; DLW and ADB together do best.",
@@ -160,7 +152,10 @@ TABLES = [
         "TD against Monte Carlo (IPVRM)",
         "",
         list(_OF_SIGNALS.values()),
-        [(label, [signal(name, figure).of("ipvrm") for figure in _OF_SIGNALS]) for name, label in _SIGNALS.items()],
+        [
+            (label, [figures.signal(name, figure).of("ipvrm") for figure in _OF_SIGNALS])
+            for name, label in _SIGNALS.items()
+        ],
         "AUC, Pearson and Spearman are against single rollouts, as the paper's; with true values: rollout noise taken out.",
         "Qwen3-0.6B on MATH-500: AUC of abs(V) 0.64, Pearson of TD 0.0226.",
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +42,20 @@ class TableSection:
     """A table of the page, with what belongs to it.
 
     Attributes:
-        heading: Its heading.
-        unit: Unit of the figures.
-        columns: Headings of the columns.
+        layout: The table.
         rows: Name and cells of each row.
         paper: The paper's orderings, a line each.
         ours: The ordering here.
-        note: How it differs from the paper's table.
         claims: The claims of this table.
-        pictures: Pictures as SVG, made here.
+        picture: A picture as SVG, made here; empty where there is none.
     """
 
-    heading: str
-    unit: str
-    columns: Sequence[str]
-    rows: list[tuple[str, list[str]]]
+    layout: Layout
+    rows: list[list[str]]
     paper: list[str]
     ours: str
-    note: str
     claims: list[JudgedClaim]
-    pictures: list[str] = field(default_factory=list)
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -144,15 +138,12 @@ def write_pages(
     # Fill the tables.
     sections = [
         TableSection(
-            layout.heading,
-            layout.unit,
-            layout.columns,
-            [(name, cells) for name, *cells in write_rows(layout.rows, results)],
+            layout,
+            write_rows(layout.rows, results),
             paper_orderings(layout, reported),
             "" if layout.number in UNORDERED else our_ordering(layout, results),
-            layout.note,
             [j for j in shown if layout.number in j.claim.tables],
-            [curves(results, *PICTURES[layout.number])] if layout.number in PICTURES else [],
+            curves(results, *PICTURES[layout.number]) if layout.number in PICTURES else "",
         )
         for layout in layouts
     ]
@@ -187,12 +178,12 @@ def _markdown(facts: dict[str, Any]) -> str:
         claims_table(facts["claims"]),
     ]
     for section in facts["sections"]:
-        table = markdown_table(["", *section.columns], [[name, *cells] for name, cells in section.rows])
+        layout = section.layout
         parts += [
-            f"## {section.heading}",
-            section.unit and f"Figures: {section.unit}.",
-            table,
-            section.note,
+            f"## {layout.heading}",
+            layout.unit and f"Figures: {layout.unit}.",
+            markdown_table(["", *layout.columns], section.rows),
+            layout.note,
             section.paper and "The paper:\n\n" + "\n".join(f"- {line}" for line in section.paper),
             section.ours and f"Here: {section.ours}.",
             section.claims and claims_table(section.claims),

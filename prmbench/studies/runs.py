@@ -9,19 +9,7 @@ from typing import Any, Literal
 
 from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
-from prmbench.studies.lab import (
-    N_CANDIDATES,
-    N_OUTCOMES,
-    N_ROLLOUTS,
-    N_TEST,
-    N_TRACES,
-    N_TRAIN,
-    RL_RECIPE,
-    RM_RECIPE,
-    Lab,
-    kept,
-    recipe_text,
-)
+from prmbench.studies.lab import RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
 from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
@@ -45,7 +33,6 @@ MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "candidates": (measure_candidate_sets, 15),
 }
 """How each kind is measured, and about how many seconds it takes on one core, without what it stands on."""
-_SIZES = [N_OUTCOMES, N_ROLLOUTS, N_TRACES, N_CANDIDATES, N_TRAIN, N_TEST]
 
 
 @dataclass(frozen=True)
@@ -91,7 +78,7 @@ class StudyRun:
             folder: Folder of a seed's build.
         """
         recipes = {"candidates": [], "policy": [RM_RECIPE, RL_RECIPE]}.get(self.kind, [RM_RECIPE])
-        key = digest([self.kind, self.facts, self.split, _SIZES, [recipe_text(name) for name in recipes]])
+        key = digest([self.kind, self.facts, self.split, SIZES, [recipe_text(name) for name in recipes]])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 
 

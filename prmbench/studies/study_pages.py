@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +18,9 @@ from prmbench.reports.pages import markdown_table
 from prmbench.results.store import write_atomically
 from prmbench.stats.nested import nested_interval
 from prmbench.stats.protocols import TOKEN_PROTOCOLS
+from prmbench.studies import figures
 from prmbench.studies.claims import JudgedClaim, count_verdicts, judge
-from prmbench.studies.figures import (
-    AVERAGE,
-    FINAL_AUC,
-    FORMAT_SHARE,
-    OUTCOME,
-    OVER_SIZES,
-    RM_ACCURACY,
-    RM_PAIRS,
-    RM_SCORE,
-    TRUE_RANKS,
-    Figure,
-    Results,
-    RunFigure,
-    best_of,
-    best_of_baseline,
-    f1,
-    last_third,
-    logged,
-)
+from prmbench.studies.figures import Figure, Results, RunFigure
 from prmbench.studies.lab import N_CANDIDATES
 from prmbench.studies.layout import LayoutRow, cell_text, rows_of, write_rows
 from prmbench.studies.measure_reward_models import BEST_OF
@@ -69,6 +52,9 @@ LOGGED = (
     "clip_share/sampled",
 )
 """Logged figures of a policy's training that are kept with a page."""
+
+RELIABILITY = ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10")
+"""Reward models of the reliability diagram."""
 
 Written = tuple[list[str], Mapping[str, str]]
 """Paragraphs of a page, and pictures by their file's name."""
@@ -179,8 +165,8 @@ def _n_seeds(results: Results) -> int:
     return len(next(iter(results.values())))
 
 
-def _table(results: Results, columns: Sequence[str], rows: Sequence[LayoutRow]) -> str:
-    return markdown_table(["", *columns], write_rows(rows, results, undefined=""))
+def _table(results: Results, columns: Sequence[str], rows: Sequence[LayoutRow], corner: str = "") -> str:
+    return markdown_table([corner, *columns], write_rows(rows, results, undefined=""))
 
 
 def _judged(results: Results) -> list[JudgedClaim]:
@@ -188,16 +174,6 @@ def _judged(results: Results) -> list[JudgedClaim]:
 
 
 # Reward models.
-
-
-def _truth(*path: str, digits: int) -> Figure:
-    def find(row: Row) -> float:
-        value = row["truth"]
-        for key in path:
-            value = value[key]
-        return float(value)
-
-    return Figure("reward model", "", find, digits)
 
 
 def chosen_rates(searched: Results) -> dict[str, float]:
@@ -214,7 +190,7 @@ def chosen_rates(searched: Results) -> dict[str, float]:
     best: dict[str, tuple[float, float]] = {}
     for run in searched:
         settings = SEARCHED_REWARD_MODELS[run.name]
-        auc = float(np.mean(RunFigure(run, FINAL_AUC).values(searched)))
+        auc = float(np.mean(RunFigure(run, figures.FINAL_AUC).values(searched)))
         best[settings.objective] = max(best.get(settings.objective, (0.0, 0.0)), (auc, settings.learning_rate))
     return {objective: rate for objective, (_, rate) in best.items()}
 
@@ -223,51 +199,42 @@ def _write_reward_models(results: Results, searched: Results) -> Written:
     some = results[StudyRun("reward model", "q_rm")]
     logit = [name for name in REWARD_MODELS if "margin" in results[StudyRun("reward model", name)][0]["truth"]]
 
-    def mean(figure: Figure, name: str = "q_rm") -> str:
-        return cell_text(figure.of(name), results)
-
-    def share(part: str, text: str) -> Figure:
-        return Figure("reward model", text, lambda row: 100 * row["format_share"][part])
-
-    def baseline(form: str, kind: str) -> RunFigure:
-        return Figure("reward model", kind, lambda row: 100 * row["baselines"][form][kind]).of("q_rm")
+    def mean(path: str, digits: int, scale: float = 1.0, name: str = "q_rm") -> str:
+        return cell_text(figures.at("reward model", "", path, digits, scale).of(name), results)
 
     # The search.
     rates = chosen_rates(searched)
-    figures = [*map(f1, FORMATS), FINAL_AUC]
     search = []
-    for name, settings in sorted(
-        SEARCHED_REWARD_MODELS.items(), key=lambda one: (one[1].objective, one[1].learning_rate)
-    ):
-        cells = [cell_text(figure.of(name), searched) for figure in figures]
+    for name, settings in sorted(SEARCHED_REWARD_MODELS.items(), key=lambda one: astuple(one[1])[:2]):
+        cells = [cell_text(one.of(name), searched) for one in (*map(figures.f1, FORMATS), figures.FINAL_AUC)]
         chosen = rates[settings.objective] == settings.learning_rate
         search.append([LABELS[settings.objective], f"{settings.learning_rate:g}", *cells, "chosen" if chosen else ""])
     columns = ["objective", "learning rate", *(f"process F1, {form}" for form in FORMATS), "AUC", ""]
 
     # F1 under the four protocols, with what needs no reward model.
     def protocols(form: str) -> str:
-        rows = rows_of(list(REWARD_MODELS), [f1(form, protocol) for protocol in TOKEN_PROTOCOLS])
+        rows = rows_of(list(REWARD_MODELS), [figures.f1(form, protocol) for protocol in TOKEN_PROTOCOLS])
         for kind in some[0]["baselines"][form]:
-            label = "random" if kind == "random" else f"{kind} only"
-            rows.append((label, [baseline(form, kind), *[None] * (len(TOKEN_PROTOCOLS) - 1)]))
+            figure = figures.at("reward model", kind, f"baselines/{form}/{kind}", scale=100)
+            rows.append((kind if kind == "random" else f"{kind} only", [figure.of("q_rm"), None, None, None]))
         return f"{form.capitalize()} traces:\n\n" + _table(results, TOKEN_PROTOCOLS, rows)
 
     # Final values, format tokens, true prefix values.
+    variance = figures.at("reward model", "", "format_share/variance", scale=100)
     parts = {
-        FINAL_AUC.text: FINAL_AUC,
-        FORMAT_SHARE.text: FORMAT_SHARE,
-        "their part of the variance of sum r, %": share("variance", ""),
-        "process F1 without them, tagged": f1("tagged", part="f1_content"),
-        "plain": f1("plain", part="f1_content"),
-        TRUE_RANKS.text: TRUE_RANKS,
+        figures.FINAL_AUC.text: figures.FINAL_AUC,
+        figures.FORMAT_SHARE.text: figures.FORMAT_SHARE,
+        "their part of the variance of sum r, %": variance,
+        "process F1 without them, tagged": figures.f1("tagged", part="f1_content"),
+        "plain": figures.f1("plain", part="f1_content"),
+        figures.TRUE_RANKS.text: figures.TRUE_RANKS,
     }
     errors = {
-        f"{title}, {of}": _truth(link, part, digits=digits)
+        f"{title}, {of}": figures.at("reward model", title, f"truth/{link}/{part}", digits)
         for title, part, digits in (("Brier", "mse", 4), ("ECE", "ece", 3))
         for link, of in (("margin", "margin's link"), ("naive", "plain sigmoid"))
     }
     truth = results[StudyRun("reward model", logit[0])][0]["truth"]
-    shown = [name for name in ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10") if name in logit]
     judged = _judged(results)
     paragraphs = [
         "## Figures",
@@ -279,13 +246,12 @@ def _write_reward_models(results: Results, searched: Results) -> Written:
         *map(protocols, FORMATS),
         "### The final value, format tokens, true prefix values",
         _table(results, list(parts), rows_of(list(REWARD_MODELS), list(parts.values()))),
-        f"Format tokens are {mean(share('tokens', ''))} % of a rollout's tokens. Minus the length alone has AUC "
-        f"{mean(Figure('reward model', '', lambda row: row['auc_length'], 3))}.",
+        f"Format tokens are {mean('format_share/tokens', 1, 100)} % of a rollout's tokens. Minus the length alone has AUC "
+        f"{mean('auc_length', 3)}.",
         "### Prefix values against the truth",
         f"{truth['n']} prefixes of {truth['n'] // 4} rollouts a seed, each continued {truth['continuations']} times by the policy "
-        f"that sampled it, at temperature 1; mean true value {mean(_truth('mean_share', digits=3), logit[0])}. Mean squared error "
-        "with the sampling noise of the shares taken off; a constant at the mean has "
-        f"{mean(_truth('mse_constant', digits=4), logit[0])}.",
+        f"that sampled it, at temperature 1; mean true value {mean('truth/mean_share', 3)}. Mean squared error with the sampling "
+        f"noise of the shares taken off; a constant at the mean has {mean('truth/mse_constant', 4, name=logit[0])}.",
         _table(results, list(errors), rows_of(logit, list(errors.values()))),
         "![Reliability of prefix values](reward-models-reliability.svg)",
         "### The paper's orderings",
@@ -293,7 +259,8 @@ def _write_reward_models(results: Results, searched: Results) -> Written:
         f"{count_verdicts(judged)}.",
         claims_table(judged),
     ]
-    return paragraphs, {"reward-models-reliability.svg": reliability_diagram(results, shown)}
+    diagram = reliability_diagram(results, [name for name in RELIABILITY if name in logit])
+    return paragraphs, {"reward-models-reliability.svg": diagram}
 
 
 # Best-of-N.
@@ -301,9 +268,9 @@ def _write_reward_models(results: Results, searched: Results) -> Written:
 
 def _write_best_of_n(results: Results, _: Results) -> Written:
     names = [run.name for run in results]
-    rows = rows_of(names, [*map(best_of, BEST_OF), OVER_SIZES])
+    rows = rows_of(names, [*map(figures.best_of, BEST_OF), figures.OVER_SIZES])
     for name in ("mean", "majority", "pass", "shortest"):
-        rows.append((name, [*(best_of_baseline(name, n).of("ipvrm") for n in BEST_OF), None]))
+        rows.append((name, [*(figures.best_of_baseline(name, n).of("ipvrm") for n in BEST_OF), None]))
     judged = _judged(results)
     paragraphs = [
         "## Figures",
@@ -332,29 +299,28 @@ def _write_policies(results: Results, searched: Results) -> Written:
                 f"{settings.learning_rate:g}" if trained else "",
                 f"{settings.gae_weight:g}" if rewarded else "",
                 f"{settings.reward_learning_rate:g}" if rewarded else "",
-                cell_text(AVERAGE.of(name), searched),
-                cell_text(RM_ACCURACY.of(name), searched) if rewarded else "",
+                cell_text(figures.AVERAGE.of(name), searched),
+                cell_text(figures.RM_ACCURACY.of(name), searched) if rewarded else "",
             ]
         )
+
     # The tables.
-    ratio = Figure(
-        "policy",
-        "GAE / outcome",
-        lambda row: last_third(row, "advantage/gae") / last_third(row, "advantage/outcome"),
-        2,
-    )
+    def ratio(row: Row) -> float:
+        return figures.last_third(row, "advantage/gae") / figures.last_third(row, "advantage/outcome")
+
+    def candidates(part: str, digits: int, scale: float = 1.0) -> str:
+        return cell_text(figures.logged(f"candidates/{part}", part, digits, scale).of(BEST), results)
+
     columns = {
-        "avg@8": AVERAGE,
-        "rollout accuracy": OUTCOME,
-        "RM accuracy": RM_ACCURACY,
-        "RM pair accuracy": RM_PAIRS,
-        "RM score": RM_SCORE,
-        "entropy": logged("entropy", "entropy", 3),
-        "GAE / outcome": ratio,
-        "clipped, %": logged("clip_share/sampled", "clipped", 2, 100),
+        "avg@8": figures.AVERAGE,
+        "rollout accuracy": figures.OUTCOME,
+        "RM accuracy": figures.RM_ACCURACY,
+        "RM pair accuracy": figures.RM_PAIRS,
+        "RM score": figures.RM_SCORE,
+        "entropy": figures.logged("entropy", "entropy", 3),
+        "GAE / outcome": Figure("policy", "GAE / outcome", ratio, 2),
+        "clipped, %": figures.logged("clip_share/sampled", "clipped", 2, 100),
     }
-    size = logged("candidates/size", "size", 3).of(BEST)
-    mass = logged("candidates/mass", "mass", 2, 100).of(BEST)
     # The claims.
     judged = _judged(results)
     rows = [[j.claim.where, j.claim.text, j.shown, _over_problems(j, results), j.verdict] for j in judged]
@@ -367,15 +333,15 @@ def _write_policies(results: Results, searched: Results) -> Written:
         "### Search",
         markdown_table(["run", "policy rate", "GAE", "reward-model rate", "avg@8", "RM accuracy"], search),
         "### Tables 5 to 9, Fig. 6 and alpha",
-        markdown_table(
-            ["run", *columns],
-            write_rows(
-                rows_of([name for name in LABELS if name in POLICIES], list(columns.values())), results, undefined=""
-            ),
+        _table(
+            results,
+            list(columns),
+            rows_of([name for name in LABELS if name in POLICIES], list(columns.values())),
+            "run",
         ),
         "Rollout accuracy, RM accuracy (against the prompt's boundary where there is ADB), pair accuracy, RM score (Eq. 19), "
         "entropy, mean abs(GAE) over mean abs(outcome advantage): means over the last third of the steps.",
-        f"Candidates of DistRL (P_min 0.1): {cell_text(size, results)} a state, {cell_text(mass, results)} % of pi_old.",
+        f"Candidates of DistRL (P_min 0.1): {candidates('size', 3)} a state, {candidates('mass', 2, 100)} % of pi_old.",
         "![Learning curves](policies-curves.svg)",
         "### The paper's orderings",
         f"{count_verdicts(judged)}. Paired by seed; `appears` and `does not appear` mean that the difference's 95% interval over "
@@ -394,7 +360,7 @@ def _write_policies(results: Results, searched: Results) -> Written:
 def _over_problems(judged: JudgedClaim, results: Results) -> str:
     """Write a claim's interval over seeds and problems, where its figure is a mean over problems."""
     larger, smaller = judged.claim.larger, judged.claim.smaller
-    if not (isinstance(larger, RunFigure) and isinstance(smaller, RunFigure)) or larger.figure is not AVERAGE:
+    if not (isinstance(larger, RunFigure) and isinstance(smaller, RunFigure)) or larger.figure is not figures.AVERAGE:
         return ""
     differences = [
         100 * np.subtract(one["right"], other["right"]) / one["n"]
