@@ -1,11 +1,17 @@
-"""What scoring in half precision does to an implicit model's log-ratios and F1, against float32.
-
-Scores a sample of traces in both types, from the same float32 weights. Prints the error of token log-ratios (mean, standard
-deviation, 99th percentile, largest), of prefix sums by length, of step sums beside the spread of the step sums themselves, and
-what it changes: predictions, F1. With `--items`, float32 items of a whole subset get noise of stated sizes added, to say how much
-F1 moves for how much noise: where the warning of `prmbench eval` comes from.
+"""Compare scoring in half precision with scoring in float32: what it does to an implicit model's log-ratios and F1.
 
     python scripts/bench_numerics.py [--rm CKPT --reference SFT] [--items items.jsonl] [--limit 20] [--dtype bfloat16] [--threads 2]
+
+A sample of traces is scored in both types, from the same float32 weights. Printed are
+
+- the error of token log-ratios: mean, standard deviation, 99th percentile, largest;
+- the error of prefix sums, by length;
+- the error of step sums, beside the spread of the step sums themselves;
+- what this changes: predictions, and F1 under the process and prefix protocols.
+
+With `--items`, noise of stated sizes is added to the float32 items of a whole subset. That says how much F1 moves for how much
+noise, which is where the warning of `prmbench eval` comes from. Without `--rm`, SmolLM2 and a copy with noise in its weights are
+the pair.
 """
 
 from __future__ import annotations
@@ -15,50 +21,42 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from bench_tools import smollm2_pair
+from bench_tools import f1_at, smollm2_pair
 
-from prmbench.stats.thresholds import best_threshold, crossfit_thresholds, f1_from_counts, matches
+from prmbench.stats.thresholds import best_threshold, crossfit_thresholds, matches
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 DRAWS = 20
 
 
 def token_ratios(folders: tuple[Path, Path], dtype: str, limit: int, subset: str) -> tuple[list, list, list]:
-    """Token log-ratios in one type; the encoded traces; their labels."""
+    """Return token log-ratios in one type, the encoded traces, and their labels."""
     from prmbench.data.traces import load_traces
-    from prmbench.engines.batching import plan_batches
     from prmbench.engines.loading import LoadOptions
     from prmbench.reward_models.loading import load_reward_model
+    from prmbench.studies.measure_reward_models import token_values
 
     options = LoadOptions(dtype=dtype)
     model = load_reward_model(folders[0], reference=folders[1], load_options=options, reference_cache=False)
     traces = load_traces(None, [subset], limit)
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
-    found: dict[int, np.ndarray] = {}
-    for batch in plan_batches([len(one) for one in encoded], 2_048):
-        found |= dict(zip(batch, model.token_values([encoded[i] for i in batch]), strict=True))
-    return [found[i] for i in range(len(traces))], encoded, [trace.label for trace in traces]
+    return token_values(model, encoded, 2_048), encoded, [trace.label for trace in traces]
 
 
 def f1(scores: list[np.ndarray], labels: list[int], ids: list[str]) -> tuple[float, float]:
-    """(crossfit, oracle)."""
+    """Return F1 with crossfit and with oracle thresholds."""
     found = matches(scores, labels)
-
-    def at(thresholds: float | np.ndarray) -> float:
-        hit, error = found.hit(thresholds), found.has_error
-        return float(f1_from_counts(hit[error].sum(), error.sum(), hit[~error].sum(), (~error).sum()))
-
-    return at(crossfit_thresholds(found, ids)[0]), at(best_threshold(found))
+    return f1_at(found, crossfit_thresholds(found, ids)[0]), f1_at(found, best_threshold(found))
 
 
 def spread(values: np.ndarray) -> float:
-    """Standard deviation of a normal distribution with these quartiles: a few far values do not count."""
+    """Return the standard deviation of a normal distribution with these quartiles, so that a few far values do not count."""
     low, high = np.quantile(values, [0.25, 0.75])
     return float((high - low) / 1.349)
 
 
 def compare(folders: tuple[Path, Path], options: argparse.Namespace) -> None:
-    """Both types on the sample."""
+    """Compare both types on the sample."""
     exact, encoded, labels = token_ratios(folders, "float32", options.limit, options.subset)
     rough, _, _ = token_ratios(folders, options.dtype, options.limit, options.subset)
     error = np.concatenate([a - b for a, b in zip(rough, exact, strict=True)])
@@ -97,7 +95,7 @@ def compare(folders: tuple[Path, Path], options: argparse.Namespace) -> None:
 
 
 def with_noise(path: Path) -> None:
-    """F1 of float32 items with normal noise added to each token, by its size beside the spread of the step sums."""
+    """Print F1 of float32 items with normal noise added to each token, by the noise's size beside the spread of the step sums."""
     from prmbench.results.items import read_items
 
     items = read_items(path)

@@ -1,11 +1,13 @@
-"""One IPVRM training step against the plain implementation: time, and peak memory above the weights.
-
-Plain: both models' full logits for every position, a log-softmax over the vocabulary, the log-probs picked out, the loss, the
-backward pass. Ours: log-probs from hidden states in blocks, at response tokens only, made again in the backward pass. Both take
-the reference as needed, on the same batch, from the same weights, in float32, and update with the same AdamW; each runs in a
-process of its own so that its peak is its own, alternating, and the losses must agree.
+"""Measure one IPVRM training step against the plain implementation: time, and peak memory above the weights.
 
     python scripts/bench_rm_step.py [--vocabulary 50000] [--width 512] [--layers 8] [--pairs 4] [--tokens 256] [--repeats 3]
+
+- Plain: full logits of both models at every position, a log-softmax over the vocabulary, the log-probs picked out, the loss, the
+  backward pass.
+- Ours: log-probs from hidden states in blocks, at response tokens only, made again in the backward pass.
+
+Both compute the reference in the step, on the same batch, from the same weights, in float32, and update with the same AdamW. Each
+runs in processes of its own, so that its peak is its own, and the two take turns. The losses must agree.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from bench_tools import alternate, medians, random_llama, timed_steps
 
 
 def worker(options: argparse.Namespace) -> None:
-    """Run one way: a step to warm up, then timed steps; prints JSON."""
+    """Run one way: a step to warm up, then timed steps. Prints JSON."""
     import torch
     from transformers import LlamaForCausalLM
 
@@ -34,6 +36,13 @@ def worker(options: argparse.Namespace) -> None:
     mask = torch.ones(rows, options.tokens - prompt, dtype=torch.bool)
     correct = torch.arange(rows) % 2 == 0
 
+    def update(values: torch.Tensor) -> float:
+        loss = ipvrm(values, mask, correct, 10.0, 5.0).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
     def plain() -> float:
         def logprobs(of: LlamaForCausalLM) -> torch.Tensor:
             logits = of(input_ids=ids, use_cache=False).logits[:, :-1]
@@ -41,11 +50,7 @@ def worker(options: argparse.Namespace) -> None:
 
         with torch.no_grad():
             before = logprobs(reference)
-        loss = ipvrm(logprobs(model) - before, mask, correct, 10.0, 5.0).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss)
+        return update(logprobs(model) - before)
 
     if options.way == "ours":
         give_logprobs(model, "the model")
@@ -56,12 +61,7 @@ def worker(options: argparse.Namespace) -> None:
     def ours() -> float:
         found = engine.score(list(ids.numpy()), [prompt] * rows, frozenset({"logprob"}))
         before = torch.stack([torch.from_numpy(one.logprob).float() for one in found])
-        values = model(input_ids=ids, rows=where_rows, columns=where_columns)["values"].view(mask.shape)
-        loss = ipvrm(values - before, mask, correct, 10.0, 5.0).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss)
+        return update(model(input_ids=ids, rows=where_rows, columns=where_columns)["values"].view(mask.shape) - before)
 
     step = ours if options.way == "ours" else plain
     first = step()  # makes the gradients and AdamW's moments, which both ways hold alike
@@ -70,7 +70,7 @@ def worker(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Alternate the two ways and print ratios of medians."""
+    """Take the two ways in turn and print ratios of medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"vocabulary": 50_000, "width": 512, "layers": 8, "pairs": 4, "tokens": 256}.items():
         parser.add_argument(f"--{name}", type=int, default=value)

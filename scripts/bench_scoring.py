@@ -1,18 +1,19 @@
-"""Scoring ProcessBench with an implicit model: against the floor, against the usual way, memory and cost by size. One run.
-
-- Speed, model and reference on gsm8k in float32, loading excluded, the ways in turn on the same traces, group by group:
-  *floor*, the bare trunk of both models plus the output layer's product on response tokens, in the best of several batch shapes;
-  *ours*, `prmbench eval` from texts to the entry, the reference not yet cached, then cached;
-  *usual*, what public scripts do (`peer_tools.py`, or one of them with `--peer`): batches of two in file order, all logits and
-  their log-softmax, prefixes tokenized again, thresholds on a grid of 10,000 points.
-- The threshold search alone on all of gsm8k: exact against that grid.
-- Peak of what scoring allocates above the weights, by the allocator's own events, against the vocabulary: full logits and ours.
-- Seconds against tokens of one trace.
-
-Ratios are what counts: times are of the machine, and of what else runs on it. Without `--rm`, SmolLM2 and a copy with noise in its
-weights are the pair.
+"""Measure scoring ProcessBench with an implicit model: against the floor, against the usual way, and by size, in one run.
 
     python scripts/bench_scoring.py [--rm CKPT --reference SFT] [--limit 40] [--tokens 3000] [--threads 2] [--peer SCRIPT]
+
+- Speed, of model and reference on gsm8k in float32, loading excluded. The ways take turns on the same traces, group by group:
+  *floor* is the bare trunk of both models plus the output layer's product on response tokens, in the best of several batch shapes;
+  *ours* is `prmbench eval` from texts to the entry, first with the reference not yet cached, then cached;
+  *usual* is what public scripts do (`peer_tools.py`, or one of them with `--peer`): batches of two in file order, all logits and
+  their log-softmax, prefixes tokenized again, thresholds on a grid of 10,000 points.
+- The threshold search alone on all of gsm8k: ours, which is exact, against that grid.
+- Memory: the peak of what scoring allocates above the weights, by the allocator's own events, against the size of the vocabulary:
+  ours against full logits.
+- Seconds against the tokens of one trace.
+
+Only ratios count: times are of the machine, and of what else runs on it. Without `--rm`, SmolLM2 and a copy with noise in its
+weights are the pair. The last two parts are drawn into docs/.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_tools import allocated, random_llama, smollm2_pair
+from bench_tools import allocated, f1_at, random_llama, smollm2_pair
 from peer_tools import Scored, grid_threshold, peer_grid, score_usual, score_with_peer
 
 from prmbench.data.traces import Trace, load_traces
@@ -42,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens: int) -> float:
-    """Seconds of the least that must be computed."""
+    """Return the seconds of the least that must be computed."""
     import torch
 
     from prmbench.engines.batching import plan_batches
@@ -65,7 +66,7 @@ def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens
 
 
 def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -> None:
-    """Tokens a second of each way, and the ratios."""
+    """Print tokens a second of each way, and the ratios."""
     from prmbench.benchmarks.processbench.metrics import Plan
     from prmbench.benchmarks.processbench.run import RunOptions, evaluate_traces
     from prmbench.engines.loading import LoadOptions
@@ -122,37 +123,32 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
     print(
         f"{len(traces)} traces of gsm8k, {n_tokens:,} tokens, float32, {options.threads} threads; floor at {shape} tokens a batch"
     )
-    peer = options.peer.name if options.peer else "in our own words"
     titles = {
         "floor": "floor: trunks and output layers",
         "ours": "ours, texts to entry",
         "cached": "ours, reference cached",
+        "usual": f"usual way ({options.peer.name if options.peer else 'in our own words'})",
     }
-    titles |= {"usual": f"usual way ({peer})"}
     for name, title in titles.items():
         wall, processor = taken[name]
         print(f"  {title:38} {wall:8.1f} s  {n_tokens / wall:7.0f} tokens/s   {processor:8.1f} s of processors")
-    goals = {
-        "ours against the floor": ("floor", "ours", 0.9),
-        "ours against the usual way": ("usual", "ours", 1.5),
-        "with the reference cached": ("usual", "cached", 2.9),
-    }
-    for title, (above, below, goal) in goals.items():
+    for title, above, below, goal in (
+        ("ours against the floor", "floor", "ours", "goal: at least 0.9"),
+        ("ours against the usual way", "usual", "ours", "goal: at least 1.5"),
+        ("with the reference cached", "usual", "cached", "goal: at least 2.9"),
+        ("the floor against the usual way", "usual", "floor", "what can be had"),
+    ):
         wall, processor = taken[above] / taken[below]
-        print(f"  {title:38} {wall:8.2f} by the clock, {processor:.2f} by processor time (goal: at least {goal})")
-    most = taken["usual"] / taken["floor"]
-    print(
-        f"  {'the floor against the usual way':38} {most[0]:8.2f} by the clock, {most[1]:.2f} by processor time: what can be had"
-    )
+        print(f"  {title:38} {wall:8.2f} by the clock, {processor:.2f} by processor time ({goal})")
 
 
 def clocks() -> np.ndarray:
-    """Wall and processor seconds: where other jobs share the machine, the second is the fairer of the two."""
+    """Return wall and processor seconds: where other jobs share the machine, the second is the fairer of the two."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def threshold_search(options: argparse.Namespace) -> None:
-    """The exact search against the grid, on the step counts and labels of gsm8k with random scores."""
+    """Time the exact search against the grid, on the step counts and labels of gsm8k with random scores."""
     from prmbench.stats.thresholds import best_threshold, matches
 
     traces = load_traces(None, ["gsm8k"])
@@ -168,17 +164,15 @@ def threshold_search(options: argparse.Namespace) -> None:
         threshold = best_threshold(matches(scores, labels))
         times.append(time.perf_counter() - start)
     fast = float(np.median(times))
-    found = matches(scores, labels)
-    hit, error = found.hit(threshold), found.has_error
-    a, b = hit[error].mean(), hit[~error].mean()
+    exact = f1_at(matches(scores, labels), threshold)
     print(
         f"threshold search, {len(traces)} items: grid {slow:.2f} s (F1 {on_grid:.4f}), exact {1e3 * fast:.2f} ms "
-        f"(F1 {2 * a * b / (a + b):.4f}), ratio {slow / fast:,.0f} (goal: at least 1,000)"
+        f"(F1 {exact:.4f}), ratio {slow / fast:,.0f} (goal: at least 1,000)"
     )
 
 
 def memory(tokens: int) -> dict[str, list[float]]:
-    """Peak above the weights, in MiB, at each vocabulary: ours, and with full logits."""
+    """Return the peak above the weights, in MiB, at each vocabulary: ours, and with full logits."""
     import torch
 
     from prmbench.engines.hf.engine import HFEngine
@@ -208,7 +202,7 @@ def memory(tokens: int) -> dict[str, list[float]]:
 
 
 def cost(folder: Path, options: argparse.Namespace) -> tuple[list[int], list[float]]:
-    """Processor seconds of a thread to encode and score one trace, by its number of tokens."""
+    """Return numbers of tokens of one trace, and the processor seconds of a thread that encoding and scoring it takes."""
     from prmbench.engines.loading import LoadOptions
     from prmbench.reward_models.loading import load_reward_model
 
@@ -235,27 +229,29 @@ def cost(folder: Path, options: argparse.Namespace) -> tuple[list[int], list[flo
 
 
 def draw(folder: Path, peaks: dict[str, list[float]], tokens: int, lengths: list[int], seconds: list[float]) -> None:
-    """The two plots."""
+    """Draw the two plots."""
     from matplotlib.figure import Figure
 
     from prmbench.reports.plots import to_svg
 
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-    axis = figure.subplots()
+    memory, cost = (Figure(figsize=(5.6, 3.6), layout="constrained") for _ in range(2))
+    axis = memory.subplots()
     for (name, row), marker in zip(peaks.items(), "os", strict=True):
         axis.plot([v / 1000 for v in VOCABULARIES], row, marker=marker, label=name)
     axis.set(xlabel="vocabulary, thousands", ylabel=f"peak above weights, MiB ({tokens:,} tokens)", ylim=(0, None))
     axis.legend()
-    (folder / "speed-memory.svg").write_text(to_svg(figure, "Peak memory of scoring against the vocabulary"))
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-    axis = figure.subplots()
+    axis = cost.subplots()
     axis.plot(lengths, seconds, "o", label="measured")
     slope = float(np.dot(lengths, seconds) / np.dot(lengths, lengths))
     axis.plot([0, lengths[-1]], [0, slope * lengths[-1]], "--", color="0.5", label=f"{1 / slope:,.0f} tokens/s")
     axis.set(xlabel="tokens of one trace", ylabel="processor seconds of a thread", xlim=(0, None), ylim=(0, None))
     axis.legend()
-    (folder / "speed-tokens.svg").write_text(to_svg(figure, "Seconds to score one trace against its tokens"))
-    print(f"plots: {folder / 'speed-memory.svg'}, {folder / 'speed-tokens.svg'}")
+    for name, figure, title in (
+        ("speed-memory.svg", memory, "Peak memory of scoring against the vocabulary"),
+        ("speed-tokens.svg", cost, "Seconds to score one trace against its tokens"),
+    ):
+        (folder / name).write_text(to_svg(figure, title))
+        print(f"plot: {folder / name}")
 
 
 def main() -> None:

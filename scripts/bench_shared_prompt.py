@@ -1,12 +1,12 @@
-"""Completions that share a prompt against completions that do not, and sampling against transformers' own `generate`.
-
-- One problem sampled 64 times, against 64 problems of the same size sampled once: prompts and responses equally long, same
-  batch, same number of tokens written. A shared prompt runs through the model once, and its keys and values are read together.
-- 16 problems of different lengths, each sampled 4 times: ours against transformers (hf engine).
-
-SmolLM2 where no model is named.
+"""Measure sampling: completions that share a prompt against completions that do not, and ours against transformers' `generate`.
 
     python scripts/bench_shared_prompt.py [--model FOLDER] [--completions 64] [--tokens 128] [--repeats 3] [--engine hf]
+
+- One problem sampled 64 times, against 64 problems sampled once: prompts and responses are equally long, in the same batch, and the
+  same number of tokens is written. A shared prompt runs through the model once, and its keys and values are read together.
+- 16 problems of different lengths, each sampled 4 times: ours against transformers, for the hf engine.
+
+Without `--model`, SmolLM2 samples.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def sample(engine: Engine, prompts: Sequence[np.ndarray], completions: int, tokens: int, seed: int) -> None:
-    """Sample a number of completions, the prompts in turn, all of the same length."""
+    """Sample completions of the prompts in turn, all of the same length."""
     order = np.sort(np.arange(completions) % len(prompts))
     requests = [Request(prompts[i], f"p{i}", n) for n, i in enumerate(order)]
     found = engine.generate(requests, frozenset(), SamplingParams(max_new_tokens=tokens), seed)
@@ -41,7 +41,7 @@ def sample(engine: Engine, prompts: Sequence[np.ndarray], completions: int, toke
 
 
 def sample_by_transformers(engine: HFEngine, prompts: Sequence[np.ndarray], completions: int, tokens: int) -> None:
-    """The same with `generate` of transformers, prompts padded on the left."""
+    """Do the same with `generate` of transformers, with prompts padded on the left."""
     import torch
 
     width = max(map(len, prompts))

@@ -1,4 +1,4 @@
-"""What the benchmarks of training steps have in common: a random model, peak memory, processes of each way in turn."""
+"""What the benchmarks have in common: a random model, SmolLM2, peak memory, and processes of each way in turn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prmbench.stats.thresholds import Matches, f1_from_counts
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 
 def random_llama(vocabulary: int, width: int, layers: int, seed: int) -> LlamaForCausalLM:
-    """A Llama with random weights and tied embeddings, in eval mode."""
+    """Make a Llama with random weights and tied embeddings, in eval mode."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,7 +30,7 @@ def random_llama(vocabulary: int, width: int, layers: int, seed: int) -> LlamaFo
 
 
 def allocated(run: Callable[[], object]) -> int:
-    """Peak bytes held at once by what a call allocates, from the allocator's events (resident memory is noisy)."""
+    """Return the most bytes that a call's allocations hold at once, from the allocator's events; resident memory is noisy."""
     import torch
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -39,7 +41,7 @@ def allocated(run: Callable[[], object]) -> int:
 
 
 def timed_steps(step: Callable[[], object], steps: int) -> dict[str, float]:
-    """``seconds`` of the fastest of some steps; ``peak`` bytes that one more allocates above what is there before it."""
+    """Return ``seconds`` of the fastest of some steps, and ``peak`` bytes that one more step allocates."""
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
@@ -49,7 +51,7 @@ def timed_steps(step: Callable[[], object], steps: int) -> dict[str, float]:
 
 
 def alternate(ways: Sequence[str], repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Run this script with ``--way WAY`` in processes of its own, the ways in turn; the JSON that each prints last."""
+    """Run this script with ``--way WAY`` in processes of its own, the ways in turn, and return the JSON that each prints last."""
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, results in found.items():
@@ -61,15 +63,21 @@ def alternate(ways: Sequence[str], repeats: int) -> dict[str, list[dict[str, flo
 
 
 def medians(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Of seconds and peak, by way."""
+    """Return the medians of seconds and peak, by way."""
     return {
         way: {k: sorted(one[k] for one in results)[len(results) // 2] for k in ("seconds", "peak")}
         for way, results in found.items()
     }
 
 
+def f1_at(found: Matches, thresholds: float | np.ndarray) -> float:
+    """Return ProcessBench's F1 at a threshold, or at a threshold of each trace."""
+    hit, error = found.hit(thresholds), found.has_error
+    return float(f1_from_counts(hit[error].sum(), error.sum(), hit[~error].sum(), (~error).sum()))
+
+
 def smollm2(work: Path) -> Path:
-    """SmolLM2's checkpoint folder, made in a folder."""
+    """Make SmolLM2's checkpoint folder inside a folder."""
     from make_smollm2 import find_gguf, make
 
     gguf = find_gguf()
@@ -80,10 +88,12 @@ def smollm2(work: Path) -> Path:
 
 
 def smollm2_pair(rm: Path | None, reference: Path | None, work: Path) -> tuple[Path, Path]:
-    """Folders of a reward model and its reference: as given, else SmolLM2 with noise in its weights, and SmolLM2.
+    """Return folders of a reward model and its reference: as given, else SmolLM2 with noise in its weights, and SmolLM2.
 
     Args:
-        work: a folder to make them in.
+        rm: The reward model's folder, where one is given.
+        reference: The reference's folder, where one is given.
+        work: A folder to make them in.
     """
     if rm is not None and reference is not None:
         return rm, reference

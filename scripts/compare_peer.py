@@ -1,14 +1,17 @@
-"""Prefix sums of an implicit model: ours beside a public script's, on the same model, reference and traces.
-
-Ours is run on the texts that public scripts make (`Step i: ` before each step). Each of the script's step sums is compared with our
-sum to the very same token: that must agree to 1e-3. Then the ends themselves: where both end a step at the same token the
-step scores agree; where they do not, the cause is named and what it does to the score. Without `--peer`, the usual way in our own
-words (`peer_tools.py`) stands in.
-
-Public scripts mask attention wherever a token is the padding token, so a checkpoint that pads with its end of turn has the ends of
-its turns masked. By default they are given a padding token that no trace holds; `--pad as-is` leaves the tokenizer's.
+"""Compare our prefix sums of an implicit model with those of a public script, on the same model, reference and traces.
 
     python scripts/compare_peer.py --rm CKPT --reference SFT [--peer process_eval.py] [--subset gsm8k] [--limit 40]
+
+Ours is run on the texts that public scripts make, with `Step i: ` before each step. Printed are
+
+- the script's step sums against our sums to the very same token, which must agree to 1e-3;
+- the step ends: where both end a step at the same token, the step scores agree; where they do not, the cause is named, with what it
+  does to the score.
+
+Without `--peer`, the usual way in our own words (`peer_tools.py`) stands in for the script.
+
+Public scripts mask attention wherever a token is the padding token, so that a checkpoint that pads with its end of turn has the
+ends of its turns masked. By default they are given a padding token that no trace holds; `--pad as-is` leaves the tokenizer's.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 def unused_token(tokenizer: PreTrainedTokenizerBase, encoded: Sequence[EncodedTrace]) -> str:
-    """A special token that none of these traces holds."""
+    """Return a special token that none of these traces holds."""
     present = set(np.concatenate([one.ids for one in encoded]).tolist())
     return next(
         token for i, token in enumerate(tokenizer.all_special_tokens) if tokenizer.all_special_ids[i] not in present
@@ -40,7 +43,7 @@ def unused_token(tokenizer: PreTrainedTokenizerBase, encoded: Sequence[EncodedTr
 
 
 def cause(theirs: int, own: int, last: bool) -> str:
-    """Why the script's step ends where it does. theirs, own: position of the last token."""
+    """Say why the script's step ends where it does. `theirs` and `own` are positions of the step's last token."""
     if theirs == own:
         return "same end"
     if last:
@@ -54,15 +57,13 @@ def cause(theirs: int, own: int, last: bool) -> str:
 def report(rm: Path, reference: Path, peer: Path | None, subset: str, limit: int, *, own_pad: bool) -> str:
     """Compare, and say what was found."""
     from prmbench.data.traces import load_traces
-    from prmbench.engines.batching import plan_batches
     from prmbench.reward_models.loading import load_reward_model
+    from prmbench.studies.measure_reward_models import token_values
 
     model = load_reward_model(rm, reference=reference, reference_cache=False, tokens={"step_prefix": "Step {i}: "})
     traces = load_traces(None, [subset], limit)
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
-    values: dict[int, np.ndarray] = {}
-    for batch in plan_batches([len(one) for one in encoded], 2_048):
-        values |= dict(zip(batch, model.token_values([encoded[i] for i in batch]), strict=True))
+    values = token_values(model, encoded, 2_048)
     whole = [model.model.model, model.reference.engine().model]
     tokenizer = model.encoder.tokenizer
     if own_pad:
@@ -73,6 +74,7 @@ def report(rm: Path, reference: Path, peer: Path | None, subset: str, limit: int
         with tempfile.TemporaryDirectory() as work:
             found = score_with_peer(peer, (rm, reference), tokenizer, whole, traces, Path(work))
 
+    # Compare step by step.
     title = f"{len(traces)} traces of {subset}, {sum(len(t.steps) for t in traces)} steps; {peer.name if peer else 'the usual way'}"
     lines = [f"{title}, padding token {'that no trace holds' if own_pad else 'as it is'}"]
     causes: Counter[str] = Counter()
@@ -94,6 +96,7 @@ def report(rm: Path, reference: Path, peer: Path | None, subset: str, limit: int
             if end < len(own):
                 to_token.append(abs(running[end - one.n_prompt + 1] - total))
             to_step[why].append(abs(running[at - one.n_prompt + 1] - total))
+    # Say what was found.
     lines.append(f"traces whose token ids differ: {other_ids}" + (" (left out below)" if other_ids else ""))
     lines.append(
         f"sum to the very token where the script ends a step: {sum(d < TOLERANCE for d in to_token)} of {len(to_token)} "

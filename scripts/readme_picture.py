@@ -1,4 +1,7 @@
-"""Draw the table of an entry as an SVG, as a terminal shows it: python scripts/readme_picture.py RUN_FOLDER OUT.svg"""
+"""Draw the table of an entry as an SVG, as a terminal shows it.
+
+python scripts/readme_picture.py RUN_FOLDER OUT.svg
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,13 @@ from prmbench import recompute
 from prmbench.benchmarks.processbench.table import render
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     console = Console(record=True, width=118, file=io.StringIO())
-    entry = recompute(args.run)
     console.print("$ prmbench eval --rm SmolLM2-135M --kind endo --subset gsm8k", highlight=False)
-    console.print(render(entry), highlight=False)
+    console.print(render(recompute(args.run)), highlight=False)
     drawn = console.export_svg(title="prmbench")
-    args.out.write_text(
-        re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), encoding="utf-8"
-    )  # no fonts from the net
+    # No fonts from the net.
+    args.out.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), encoding="utf-8")

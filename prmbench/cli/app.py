@@ -236,7 +236,7 @@ def demo(
     """From nothing to a trained policy, verified rollouts and a ProcessBench-style table, in a miniature world."""
     from prmbench.miniature.build import Build
     from prmbench.miniature.demo import run_demo
-    from prmbench.miniature.view import show
+    from prmbench.miniature.demo_view import show
 
     quiet_libraries()
     result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)

@@ -1,1 +1,1 @@
-"""Bridges to other tools: lm-eval."""
+"""Bridges to other tools."""

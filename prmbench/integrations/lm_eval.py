@@ -1,4 +1,4 @@
-"""What the lm-eval tasks in ``tasks/`` call: data, our verifier, our figures. Imports neither torch nor lm-eval."""
+"""What the lm-eval tasks in ``tasks/`` call: data, our verifier and our figures. It imports neither torch nor lm-eval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prmbench.data.problem_sets import find_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.data.traces import load_traces
 from prmbench.data.verdicts import Verdict
-from prmbench.errors import UserError
+from prmbench.errors import ArgumentError
 from prmbench.stats.repeats import majority
 from prmbench.stats.thresholds import f1_from_counts
 from prmbench.stats.votes import vote
@@ -28,27 +28,31 @@ N_MINIATURE = 100
 
 Doc = dict[str, Any]
 Hit = tuple[int, bool]
-"""(label of a trace, whether the prediction is it)."""
+"""Label of a trace, and whether the prediction is that label."""
 
 
 def problems(set: str, problems: str | None = None, prompt: str = "boxed", **_: Any) -> dict[str, Dataset]:
-    """The documents of a policy task.
+    """Make the documents of a policy task. lm-eval passes the task's metadata.
 
     Args:
-        set: a problem set by name, from the local folder or the Hub; ``miniature``: made here.
-        problems: a file of ``{id, problem, answer}`` records instead (``--metadata '{"problems": "FILE"}'``).
-        prompt: prompt template by name.
+        set: Name of a problem set, read from the local folder or the Hub; ``miniature`` is made here.
+        problems: File of ``{id, problem, answer}`` records to use instead; None uses the set.
+        prompt: Name of the prompt template.
+        **_: Other metadata, which is not used.
+
+    Returns:
+        The documents, under ``test``.
 
     Raises:
-        UserError: as `prmbench.data.problem_sets.find_problems`; a prompt with a system message, which lm-eval has elsewhere.
+        UserError: The problems cannot be found or read (`prmbench.data.problem_sets.find_problems`).
+        ArgumentError: The prompt has a system message, which lm-eval takes elsewhere.
     """
     from datasets import Dataset
 
     template = find_prompt(prompt)
     if template.system is not None:
-        raise UserError(
-            f"prompt '{prompt}': has a system message; pass it with --system_instruction and use another template"
-        )
+        problem = "has a system message; pass that as lm-eval's own system_instruction and use another template"
+        raise ArgumentError("prompt", prompt, problem)
     if problems is None and set == MINIATURE:
         from prmbench.miniature.build import make_problems
         from prmbench.miniature.world import World
@@ -69,7 +73,15 @@ def _verifier() -> Verifier:
 
 
 def score_completions(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, float]:
-    """avg, pass and maj of all completions of one problem, judged by our verifier. lm-eval does not say which were cut."""
+    """Judge all completions of one problem with our verifier. lm-eval does not say which of them were cut.
+
+    Args:
+        doc: The problem's document.
+        results: One list with the n completions.
+
+    Returns:
+        ``avg@n``, ``pass@n`` and ``maj@n``, each between 0 and 1.
+    """
     (completions,) = results
     golds = [doc["answer"]] * len(completions)
     verdicts = _verifier().verify(list(completions), golds, style=doc["style"])
@@ -83,7 +95,16 @@ def score_completions(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, f
 
 
 def traces(subset: str, traces: str | None = None, **_: Any) -> dict[str, Dataset]:
-    """The documents of a critic task: ProcessBench's subset, or a file of such records (``--metadata '{"traces": "FILE"}'``)."""
+    """Make the documents of a critic task. lm-eval passes the task's metadata.
+
+    Args:
+        subset: Name of a ProcessBench subset.
+        traces: File of such records to use instead; None uses the subset.
+        **_: Other metadata, which is not used.
+
+    Returns:
+        The documents, under ``test``.
+    """
     from datasets import Dataset
 
     found = load_traces(traces) if traces else load_traces(None, [subset])
@@ -92,7 +113,16 @@ def traces(subset: str, traces: str | None = None, **_: Any) -> dict[str, Datase
 
 
 def score_verdicts(doc: Doc, results: Sequence[str | Sequence[str]]) -> dict[str, Any]:
-    """One trace's prediction: the verdict, or the majority of several; where none can be read, the prediction is wrong."""
+    """Compare a critic's verdict on one trace with the label.
+
+    Args:
+        doc: The trace's document.
+        results: One completion, or one list of several, whose majority counts.
+
+    Returns:
+        ``f1``, ``acc_error`` and ``acc_correct``: the label, and whether the verdict is that label; a verdict that cannot be read
+        is wrong. ``parsed``: share of completions whose verdict can be read.
+    """
     (texts,) = results
     verdicts = [parse_verdict(text) for text in ([texts] if isinstance(texts, str) else texts)]
     hit = (doc["label"], vote(verdicts) == doc["label"])
@@ -101,18 +131,41 @@ def score_verdicts(doc: Doc, results: Sequence[str | Sequence[str]]) -> dict[str
 
 
 def acc_error(hits: Sequence[Hit]) -> float:
-    """Share of traces with an error whose first wrong step was named."""
-    mine = [hit for label, hit in hits if label >= 0]
-    return sum(mine) / len(mine) if mine else float("nan")
+    """Compute the share of traces with an error whose first wrong step was named.
+
+    Args:
+        hits: All traces of the task.
+
+    Returns:
+        Between 0 and 1; NaN without such a trace.
+    """
+    return _share([hit for label, hit in hits if label >= 0])
 
 
 def acc_correct(hits: Sequence[Hit]) -> float:
-    """Share of traces without an error of which -1 was said."""
-    mine = [hit for label, hit in hits if label < 0]
-    return sum(mine) / len(mine) if mine else float("nan")
+    """Compute the share of traces without an error of which -1 was said.
+
+    Args:
+        hits: All traces of the task.
+
+    Returns:
+        Between 0 and 1; NaN without such a trace.
+    """
+    return _share([hit for label, hit in hits if label < 0])
+
+
+def _share(hits: Sequence[bool]) -> float:
+    return sum(hits) / len(hits) if hits else float("nan")
 
 
 def f1(hits: Sequence[Hit]) -> float:
-    """ProcessBench's F1: the harmonic mean of the two."""
+    """Compute ProcessBench's F1, the harmonic mean of `acc_error` and `acc_correct`.
+
+    Args:
+        hits: All traces of the task.
+
+    Returns:
+        Between 0 and 1.
+    """
     error, correct = ([hit for label, hit in hits if (label >= 0) == wanted] for wanted in (True, False))
     return float(f1_from_counts(sum(error), len(error), sum(correct), len(correct)))

@@ -1,1 +1,1 @@
-"""The miniature: a synthetic, verifiable, step-checkable arithmetic world and tiny models trained in it from scratch."""
+"""The miniature: a synthetic arithmetic world whose every step can be checked, and tiny models trained in it from scratch."""

@@ -1,4 +1,4 @@
-"""Files of the miniature world in the project's formats, and its trained policy; built once, kept by content."""
+"""Files of the miniature world in the project's formats, and its trained policy. Each is made once and kept by its content."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import Any
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
-from prmbench.miniature.models import save_untrained
+from prmbench.errors import ArgumentError
+from prmbench.miniature.backbones import save_untrained
 from prmbench.miniature.world import (
     FORMATS,
     INJECTED,
     PLAIN_SYSTEM,
+    Chain,
     Format,
-    Problem,
     Split,
     World,
+    answer_text,
     draw_problem,
     error_kind,
     first_wrong_step,
@@ -41,12 +43,15 @@ RECIPE = "miniature/sft.yaml"
 
 @dataclass(frozen=True)
 class Build:
-    """What a miniature is made of; its hash names its folder.
+    """What a miniature is made of. Its hash names its folder.
 
     Attributes:
-        backbone: one of `prmbench.miniature.models.BACKBONES`. n_chats: records to train on.
-        plain_share: how many of them show the plain format, under its system message.
-        pass_rate: at which supervised fine-tuning stops. seed: of weights, data and order.
+        world: The world.
+        backbone: Name of the backbone, one of `prmbench.miniature.backbones.BACKBONES`.
+        n_chats: Number of chats to train on.
+        plain_share: Share of the chats that show the plain format, under its system message.
+        pass_rate: Share of right completions at which supervised fine-tuning stops.
+        seed: Seed of the weights, the data and their order.
     """
 
     world: World = field(default_factory=World)
@@ -57,33 +62,50 @@ class Build:
     seed: int = 0
 
     def folder(self) -> Path:
-        """Where it is kept: under ``$XDG_CACHE_HOME/prmbench/miniature``."""
+        """Return where it is kept, under ``$XDG_CACHE_HOME/prmbench/miniature``."""
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prmbench" / "miniature"
         recipe = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
         return root / f"{self.backbone}-{digest([asdict(self), recipe])[:12]}"
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> Path:
-    """Write records as JSON lines."""
+    """Write records as JSON lines.
+
+    Args:
+        path: The file.
+        records: The records.
+
+    Returns:
+        The file.
+    """
     write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
 def make_problems(world: World, split: Split, n: int, seed: int) -> list[dict[str, Any]]:
-    """n different problems of a split, in the project's format.
+    """Draw different problems of a split, in the project's format.
+
+    Args:
+        world: The world.
+        split: The split.
+        n: Number of problems.
+        seed: Seed of the draw.
+
+    Returns:
+        Records with ``id``, ``problem`` and ``answer``.
 
     Raises:
-        ValueError: the world is too small to have so many.
+        ArgumentError: The world is too small to have so many.
     """
     rng = random.Random(f"{split}-{seed}")
-    found: dict[str, Problem] = {}
+    found: dict[str, Chain] = {}
     for _ in range(100 * n):
         if len(found) == n:
             break
         problem = draw_problem(world, rng, split)
         found[problem.text()] = problem
     if len(found) < n:
-        raise ValueError(f"{world} has no {n} problems of the split '{split}'")
+        raise ArgumentError("n", n, f"the split '{split}' of {world} has fewer problems")
     return [
         {"id": f"{split}-{i}", "problem": text, "answer": str(problem.answer(world))}
         for i, (text, problem) in enumerate(found.items())
@@ -91,7 +113,17 @@ def make_problems(world: World, split: Split, n: int, seed: int) -> list[dict[st
 
 
 def make_chats(world: World, n: int, seed: int, plain_share: float = 0.0) -> list[dict[str, Any]]:
-    """Chats with right solutions of training problems: tagged, but for a share that is plain under its system message."""
+    """Make chats with right solutions of training problems.
+
+    Args:
+        world: The world.
+        n: Number of chats.
+        seed: Seed of the problems and of the formats.
+        plain_share: Share of the chats that are plain, under the system message of that format; the others are tagged.
+
+    Returns:
+        Records with ``messages``.
+    """
     template = find_prompt(PROMPT)
     rng = random.Random(f"chats-{seed}")
     chats = []
@@ -106,7 +138,11 @@ def make_chats(world: World, n: int, seed: int, plain_share: float = 0.0) -> lis
 
 
 def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> Path:
-    """The build's policy, trained when it is not there yet.
+    """Train the build's policy, when it is not there yet.
+
+    Args:
+        build: What to build.
+        log: Called with a line for every measurement.
 
     Returns:
         The checkpoint folder.
@@ -140,69 +176,78 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
 
 
 def rollout_steps(rollout: Rollout) -> list[str]:
-    """The steps of a rollout, as sampled."""
+    """Return the steps of a rollout, as sampled.
+
+    Args:
+        rollout: The rollout.
+    """
     return [step.strip() for step in rollout.completion.split(SEPARATOR) if step.strip()]
 
 
 def rollout_error(rollout: Rollout, world: World) -> str:
-    """`prmbench.miniature.world.error_kind` of a rollout; ``truncated`` for one that was cut."""
+    """Say what is wrong with a rollout, as `prmbench.miniature.world.error_kind` does.
+
+    Args:
+        rollout: The rollout.
+        world: The world of its problem.
+
+    Returns:
+        The kind of error; ``truncated`` for a rollout that was cut.
+    """
     if rollout.finish_reason == "length":
         return "truncated"
     return error_kind(parse_problem(rollout.problem), rollout_steps(rollout), world)
 
 
 def make_traces(rollouts: Sequence[Rollout], world: World, n: int, seed: int) -> dict[Format, list[dict[str, Any]]]:
-    """Labelled traces in both formats, of the same content: half right, four tenths with the policy's own errors, one tenth
-    with errors put in (all kinds in turn).
+    """Make labelled traces in both formats, of the same content.
 
-    The shares are the difficulty rule for detection: a model finds nearly all errors put in, because it never makes them
+    Half are right, four tenths have the policy's own errors, and one tenth has errors that are put in, all kinds in turn. These
+    shares make detection neither easy nor hopeless: a model finds nearly all errors that are put in, because it never makes them
     itself, and about half of the policy's own.
 
     Args:
-        rollouts: of problems of one split; well-formed right and wrong ones are used, one a problem.
-        n: traces; fewer where the rollouts run out.
+        rollouts: Rollouts of problems of one split. Well-formed ones are used, at most one of a problem.
+        world: The world of the problems.
+        n: Number of traces; there are fewer where the rollouts run out.
+        seed: Seed of the choice and of the errors that are put in.
 
     Returns:
-        Records in ProcessBench's fields, by format; labels come from the exact checker.
+        Records in ProcessBench's fields, by format. Labels come from the exact checker.
     """
     rng = random.Random(seed)
-    shuffled = rng.sample(list(rollouts), len(rollouts))
-    n_injected, n_sampled = n // 10, 4 * n // 10
-    right: list[tuple[str, Problem, list[str]]] = []
-    sampled: list[tuple[str, Problem, list[str]]] = []
-    injected: list[tuple[str, Problem, list[str]]] = []
+    wanted = {"right": n - n // 10 - 4 * n // 10, "sampled": 4 * n // 10, "injected": n // 10}
+    chosen: dict[str, list[tuple[str, Chain, list[str]]]] = {name: [] for name in wanted}
     used: set[str] = set()
-    for rollout in shuffled:
-        if rollout.id in used:
+    # Choose the content, one rollout after the other.
+    for rollout in rng.sample(list(rollouts), len(rollouts)):
+        kind = rollout_error(rollout, world)
+        if rollout.id in used or kind in ("malformed", "truncated"):
             continue
         problem, steps = parse_problem(rollout.problem), rollout_steps(rollout)
-        kind = rollout_error(rollout, world)
-        if kind in ("malformed", "truncated"):
-            continue
-        if len(injected) < n_injected and len(used) % 5 == 0:
-            wanted = INJECTED[len(injected) % len(INJECTED)]
-            made = inject(problem, wanted, world, rng)
+        name, generator = ("right", "policy") if kind == "none" else ("sampled", f"policy: {kind}")
+        if len(chosen["injected"]) < wanted["injected"] and len(used) % 5 == 0:
+            error = INJECTED[len(chosen["injected"]) % len(INJECTED)]
+            made = inject(problem, error, world, rng)
             if made is None:
                 continue
-            injected.append((f"injected: {wanted}", problem, made))
-        elif kind == "none" and len(right) < n - n_injected - n_sampled:
-            right.append(("policy", problem, steps))
-        elif kind != "none" and len(sampled) < n_sampled:
-            sampled.append((f"policy: {kind}", problem, steps))
-        else:
-            continue
-        used.add(rollout.id)
-    traces: dict[Format, list[dict[str, Any]]] = {form: [] for form in FORMATS}
-    for i, (generator, problem, steps) in enumerate([*right, *sampled, *injected]):
-        for form in FORMATS:
-            traces[form].append(
-                {
-                    "id": f"mini-{i}",
-                    "generator": generator,
-                    "problem": problem.text(),
-                    "steps": with_format(steps, form),
-                    "final_answer_correct": steps[-1].endswith(f"{{ {problem.answer(world)} }}"),
-                    "label": first_wrong_step(problem, steps, world),
-                }
-            )
-    return traces
+            name, generator, steps = "injected", f"injected: {error}", made
+        if len(chosen[name]) < wanted[name]:
+            chosen[name].append((generator, problem, steps))
+            used.add(rollout.id)
+    # Write it in each format.
+    contents = [one for name in wanted for one in chosen[name]]
+    return {
+        form: [
+            {
+                "id": f"mini-{i}",
+                "generator": generator,
+                "problem": problem.text(),
+                "steps": with_format(steps, form),
+                "final_answer_correct": steps[-1].endswith(answer_text(problem.answer(world))),
+                "label": first_wrong_step(problem, steps, world),
+            }
+            for i, (generator, problem, steps) in enumerate(contents)
+        ]
+        for form in FORMATS
+    }

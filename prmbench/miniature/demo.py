@@ -1,4 +1,4 @@
-"""The demo: from nothing to a trained policy, verified rollouts and a ProcessBench-style table, in the miniature world."""
+"""The demo goes from nothing to a trained policy, verified rollouts and a ProcessBench-style table, in the miniature world."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, 
 from prmbench.data.rollouts import Rollout, Summary, summarise
 from prmbench.data.traces import load_traces
 from prmbench.miniature.build import Build, rollout_error, rollout_steps, train_policy
-from prmbench.miniature.sampling import sample_split, write_traces
+from prmbench.miniature.split_data import sample_split, write_traces
+from prmbench.miniature.world import FORMATS
 from prmbench.progress import duration
 from prmbench.reward_models.loading import load_reward_model
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made: of what, the rollouts and their summary, error kinds, the entry, seconds by stage."""
+    """What the demo made.
+
+    Attributes:
+        build: What the miniature is made of.
+        rollouts: Rollouts of test problems.
+        summary: Their summary.
+        errors: Number of rollouts by kind of the first error.
+        lengths: Number of rollouts by their number of steps.
+        entry: The ProcessBench entry.
+        entry_path: Its file.
+        seconds: Seconds that each stage took.
+    """
 
     build: Build
     rollouts: list[Rollout]
@@ -40,11 +52,14 @@ def run_demo(
     n_traces: int = 400,
     log: Callable[[str], None] = print,
 ) -> DemoResult:
-    """Train a policy (once; it is kept), sample and verify rollouts, make traces from them, and evaluate EndoRM on these.
+    """Train a policy, sample and verify rollouts, make traces of them, and evaluate EndoRM on these.
 
     Args:
-        n_problems, n: test problems, and completions of each. n_traces: labelled traces made of them.
-        log: called with a line for every stage and measurement.
+        build: What the miniature is made of; None takes the default. Its policy is trained once and kept.
+        n_problems: Number of test problems.
+        n: Number of completions of each problem.
+        n_traces: Number of labelled traces in each format.
+        log: Called with a line for every stage and measurement.
     """
     build = build or Build()
     folder = build.folder()
@@ -66,21 +81,13 @@ def run_demo(
         data = write_traces(build, rollouts, n_traces, f"test-{n_problems}x{n}")
         found = evaluate_traces(
             load_reward_model(policy_folder, kind="endo"),
-            load_traces(data, ["tagged", "plain"]),
+            load_traces(data, list(FORMATS)),
             name="miniature policy",
             source=str(policy_folder),
             output=folder / f"endo-{n_problems}x{n}",
             options=RunOptions(batch_tokens=16_384, miniature=True),
         )
         assert found is not None
-    errors = Counter(rollout_error(r, build.world) for r in rollouts)
-    lengths = Counter(len(rollout_steps(r)) for r in rollouts)
-    return DemoResult(
-        build,
-        rollouts,
-        summarise(rollouts),
-        dict(errors.most_common()),
-        dict(sorted(lengths.items())),
-        *found,
-        seconds,
-    )
+    errors = dict(Counter(rollout_error(r, build.world) for r in rollouts).most_common())
+    lengths = dict(sorted(Counter(len(rollout_steps(r)) for r in rollouts).items()))
+    return DemoResult(build, rollouts, summarise(rollouts), errors, lengths, *found, seconds)

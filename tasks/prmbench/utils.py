@@ -1,4 +1,4 @@
-"""Names for the task files; what they do is in prmbench.integrations.lm_eval."""
+"""The functions that the task files name. What they do is in `prmbench.integrations.lm_eval`."""
 
 from prmbench.integrations.lm_eval import (
     acc_correct,

@@ -7,7 +7,8 @@ import pytest
 from prmbench.data.tokens import TraceEncoder
 from prmbench.data.traces import load_traces
 from prmbench.engines.loading import LoadOptions, load_causal_lm, load_tokenizer
-from prmbench.errors import UserError
+from prmbench.errors import ArgumentError, UserError
+from prmbench.miniature.backbones import BACKBONES, build_model, build_tokenizer, save_untrained
 from prmbench.miniature.build import (
     Build,
     make_chats,
@@ -18,7 +19,6 @@ from prmbench.miniature.build import (
     write_lines,
 )
 from prmbench.miniature.demo import run_demo
-from prmbench.miniature.models import BACKBONES, build_model, build_tokenizer, save_untrained
 from prmbench.miniature.world import INJECTED, World, error_kind, first_wrong_step, parse_problem
 from prmbench.training.data.chats import Chat, encode_chat
 
@@ -36,7 +36,7 @@ def test_backbones_are_ordinary_checkpoints(tmp_path, backbone):
 
 
 def test_unknown_backbone():
-    with pytest.raises(UserError, match=r"backbone 'lama-small' \(did you mean 'llama-small'"):
+    with pytest.raises(UserError, match=r"`backbone=lama-small`: not known \(did you mean 'llama-small'"):
         build_model("lama-small", 10, 0, 0)
 
 
@@ -67,7 +67,7 @@ def test_problems_are_seeded_and_different():
     assert first == make_problems(WORLD, "test", 50, 0)
     assert len({p["problem"] for p in first}) == 50
     assert first != make_problems(WORLD, "test", 50, 1)
-    with pytest.raises(ValueError, match="has no 400 problems of the split 'validation'"):
+    with pytest.raises(ArgumentError, match="`n=400`: the split 'validation' of .* has fewer problems"):
         make_problems(World(modulus=4, min_ops=2, max_ops=3), "validation", 400, 0)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prmbench.miniature.world import (
     INJECTED,
     TAGS,
-    Problem,
+    Chain,
     World,
     draw_problem,
     error_kind,
@@ -29,7 +29,7 @@ def draw(seed):
 
 
 def test_hand_worked():
-    problem = Problem(7, (("+", 5), ("*", 3), ("-", 9)))
+    problem = Chain(7, (("+", 5), ("*", 3), ("-", 9)))
     assert problem.text() == "start 7 then + 5 then * 3 then - 9"
     assert problem.values(WORLD) == [7, 12, 4, 11]  # 36 and -5 modulo 16
     steps = solve(problem, WORLD)
@@ -37,7 +37,7 @@ def test_hand_worked():
     assert with_format(steps, "tagged")[:2] == ["<assess> start 7", "<advance> 7 + 5 = 12"]
 
 
-P = Problem(7, (("+", 5), ("*", 3), ("-", 9)))
+P = Chain(7, (("+", 5), ("*", 3), ("-", 9)))
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,23 @@ import pytest
 from typer.testing import CliRunner
 
 from prmbench.cli.app import app
+from prmbench.errors import ArgumentError
 from prmbench.miniature.build import Build
+from prmbench.miniature.world import FORMATS
 from prmbench.reports.leaderboard import read_reported
 from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
-from prmbench.studies.replicate.claims import CLAIMS, Claim, tables_of
-from prmbench.studies.replicate.figures import FORMS, constant
-from prmbench.studies.replicate.judge import cell_text, judge, our_ordering, paper_orderings
-from prmbench.studies.replicate.layout import ABSENT, NUMBERS, TABLES, Cell, Layout
-from prmbench.studies.replicate.runs import POLICIES, REWARD_MODELS, Lab, Run
-from prmbench.studies.replicate.work import _perform, replicate_runs
-from prmbench.studies.reward_models import BEST_OF
+from prmbench.studies.claims import Claim, judge
+from prmbench.studies.figures import Figure
+from prmbench.studies.lab import Lab
+from prmbench.studies.layout import Layout, cell_text, our_ordering, paper_orderings
+from prmbench.studies.measure_reward_models import BEST_OF
+from prmbench.studies.paper_claims import CLAIMS
+from prmbench.studies.paper_tables import ABSENT, NUMBERS, TABLES
+from prmbench.studies.replicate import replicate
+from prmbench.studies.runs import StudyRun
+from prmbench.studies.settings import POLICIES, REWARD_MODELS
+from prmbench.studies.work import _perform, perform_runs
 
 EVERYTHING = list(dict.fromkeys(run for layout in TABLES for run in layout.runs))
 SIGNALS = ("td", "value", "abs_value", "mean_value", "probability", "policy")
@@ -43,7 +49,7 @@ def row(run, seed):
         return float(rng.random())
 
     if run.kind == "reward model":
-        f1 = {form: {p: value() for p in ("process", "prefix")} for form in FORMS}
+        f1 = {form: {p: value() for p in ("process", "prefix")} for form in FORMATS}
         return {"f1": {"crossfit": f1}, "auc_final": value(), "format_share": {"absolute": value()}} | {
             "truth": {"spearman": value()}
         }
@@ -75,7 +81,7 @@ def kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for seed in (0, 1):
         for run in EVERYTHING:
-            place = Lab(seed).place(run)
+            place = run.place(Lab(seed).folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(row(run, seed)))
     return tmp_path
@@ -88,12 +94,12 @@ def test_every_table_of_the_paper_is_there_or_said_to_be_absent():
 def test_every_claim_is_tested_by_the_runs_of_the_tables():
     runs = set(EVERYTHING)
     for claim in CLAIMS:
-        assert {claim.larger[0], claim.smaller[0]} <= runs, claim.text
+        assert claim.runs, claim.text
+        assert set(claim.runs) <= runs, claim.text
         assert claim.tables, claim.where
     assert len({(c.where, c.text) for c in CLAIMS}) == len(CLAIMS)
-    assert tables_of("Tables 1, 12") == {"1", "12"}
-    assert tables_of("Fig. 6, left") == {"fig6"}
-    assert tables_of("Section 4.3.3") == {"4.3.3"}
+    for where, numbers in (("Tables 1, 12", {"1", "12"}), ("Fig. 6, left", {"fig6"}), ("Section 4.3.3", {"4.3.3"})):
+        assert Claim(where, "x", 1.0, 0.0).tables == numbers
 
 
 def test_runs_have_names_that_exist():
@@ -104,16 +110,15 @@ def test_runs_have_names_that_exist():
 def test_places_are_those_that_the_measurements_use(tmp_path, monkeypatch):
     """Different settings, different files; another seed, another folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    places = [Lab(seed).place(run) for seed in (0, 1) for run in EVERYTHING]
+    places = [run.place(Lab(seed).folder) for seed in (0, 1) for run in EVERYTHING]
     assert len(set(places)) == len(places)
     assert all(Build(seed=0).folder() in place.parents for place in places[: len(EVERYTHING)])
 
 
 def claim_of(first, second):
-    run = Run("td", "ipvrm")
-    values = iter([*first, *second])
-    found = Claim("Table 1", "x", (run, lambda _: next(values)), (run, lambda _: next(values)))
-    return judge(found, {run: [{}] * len(first)})
+    a, b = (Figure("td", "x", lambda row, i=i: row[i]).of("ipvrm") for i in (0, 1))
+    (judged,) = judge([Claim("Table 1", "x", a, b)], {a.run: [*zip(first, second, strict=True)]})
+    return judged
 
 
 def test_verdicts():
@@ -127,13 +132,16 @@ def test_verdicts():
 
 
 def test_cells():
-    run = Run("td", "ipvrm")
-    values = iter([1.0, 2.0, float("nan"), 1.0])
-    cell = Cell(run, lambda _: next(values), 2)
-    assert cell_text(cell, {run: [{}, {}]}) == "1.50 [-4.85, 7.85]"
-    assert cell_text(cell, {run: [{}, {}]}) == "n/a"
+    cell = Figure("td", "x", lambda row: row["x"], 2).of("ipvrm")
+
+    def text(*values, **options):
+        return cell_text(cell, {cell.run: [{"x": value} for value in values]}, **options)
+
+    assert text(1.0, 2.0) == "1.50 [-4.85, 7.85]"
+    assert text(float("nan"), 1.0) == "n/a"
+    assert text(float("nan"), 1.0, undefined="") == ""
     assert cell_text(None, {}) == ""
-    assert cell_text(Cell(run, constant(0.5), 1), {run: [{}]}) == "0.5"
+    assert text(0.5) == "0.50"
 
 
 def test_the_page_from_what_is_kept(kept):
@@ -148,10 +156,10 @@ def test_the_page_from_what_is_kept(kept):
     assert "Table 12: Best-of-N on AMC-23" in text
     assert "Qwen3-0.6B-Base: IPVRM 39.1 &gt; Q-RM 38.2" in page
     # A figure by hand: Table 9's second row.
-    averages = [100 * np.mean(row(Run("policy", "distrl ipvrm"), s)["right"]) / 8 for s in (0, 1)]
+    averages = [100 * np.mean(row(StudyRun("policy", "distrl ipvrm"), s)["right"]) / 8 for s in (0, 1)]
     assert re.search(rf"\| DistRL w/ IPVRM \| {np.mean(averages):.1f} \[", text)
     table = next(layout for layout in TABLES if layout.number == "9")
-    results = replicate_runs(table.runs, (0, 1))
+    results = perform_runs(table.runs, (0, 1))
     assert f"Here: {our_ordering(table, results)}." in text
     facts = json.loads((output / "replicate.json").read_text())
     assert len(facts["runs"]) == len(EVERYTHING)
@@ -179,16 +187,20 @@ def test_every_claim_of_a_table_is_judged_with_that_table(kept):
 
 
 def test_equal_figures_are_not_ordered():
-    run = Run("policy", "sft")
-    values = iter([70.31, 70.34, 71.0])
-    rows = [(name, [Cell(run, lambda _: next(values))]) for name in ("a", "b", "c")]
-    assert our_ordering(Layout("5", "", "", [""], rows), {run: [{}]}) == "c 71.0 > b 70.3 = a 70.3"
+    figure = Figure("policy", "x", lambda row: row["x"])
+    rows = [(name, [figure.of(name)]) for name in ("a", "b", "c")]
+    results = {cell.run: [{"x": x}] for (_, (cell,)), x in zip(rows, (70.31, 70.34, 71.0), strict=True)}
+    assert our_ordering(Layout("5", "", "", [""], rows), results) == "c 71.0 > b 70.3 = a 70.3"
     (table,) = (one for one in read_reported(resource_folder("leaderboards")) if one.table == "6")
     layout = next(one for one in TABLES if one.number == "6")
     assert "DistRL w/ DPO-RM 4.7 = DistRL w/ Implicit PRM 4.7" in paper_orderings(layout, [table])[1]
 
 
 def test_what_it_refuses(kept):
+    with pytest.raises(ArgumentError, match="`table=15`: not known") as found:
+        replicate(["15"])
+    assert found.value.name == "table"
+
     def said(*arguments):
         return str(CliRunner().invoke(app, ["replicate", *arguments]).exception)
 

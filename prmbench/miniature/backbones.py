@@ -1,11 +1,11 @@
-"""The miniature's tokenizer and backbones: ordinary Hugging Face folders, from nothing."""
+"""The miniature's tokenizer and backbones: ordinary Hugging Face folders, made from nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prmbench.errors import UserError, nearest
+from prmbench.errors import ArgumentError, nearest
 from prmbench.miniature.world import OPERATORS, PLAIN_SYSTEM, TAGS, World
 
 if TYPE_CHECKING:
@@ -24,11 +24,15 @@ BACKBONES = {
     "qwen3-small": ("qwen3", 2, 128),
     "qwen3-large": ("qwen3", 4, 128),
 }
-"""Name to (architecture, layers, width): two families, two sizes, in the place of the paper's four backbones."""
+"""Architecture, layers and width by name: two families in two sizes, in the place of the paper's four backbones."""
 
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """One token a word, a number, a tag or a step separator; spaces are not tokens."""
+    """Make a tokenizer with one token for each word, number, tag and step separator. Spaces are no tokens.
+
+    Args:
+        world: The world, whose numbers are words.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -50,12 +54,24 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
 
 
 def build_model(backbone: str, vocabulary: int, eos: int, seed: int) -> PreTrainedModel:
-    """A randomly initialised model. Raises UserError for an unknown backbone."""
+    """Make a randomly initialised model.
+
+    Args:
+        backbone: Name of the backbone, one of `BACKBONES`.
+        vocabulary: Number of tokens.
+        eos: Id of the token that ends a completion.
+        seed: Seed of the weights.
+
+    Raises:
+        ArgumentError: There is no such backbone.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     if backbone not in BACKBONES:
-        raise UserError(f"backbone '{backbone}'{nearest(backbone, BACKBONES)}: expected one of {', '.join(BACKBONES)}")
+        raise ArgumentError(
+            "backbone", backbone, f"not known{nearest(backbone, BACKBONES)}; expected one of {', '.join(BACKBONES)}"
+        )
     family, layers, width = BACKBONES[backbone]
     torch.manual_seed(seed)
     shape = {
@@ -76,7 +92,17 @@ def build_model(backbone: str, vocabulary: int, eos: int, seed: int) -> PreTrain
 
 
 def save_untrained(folder: Path, backbone: str, world: World, seed: int) -> Path:
-    """Write a checkpoint folder of random weights and the world's tokenizer."""
+    """Write a checkpoint folder of random weights and the world's tokenizer.
+
+    Args:
+        folder: The folder.
+        backbone: Name of the backbone, one of `BACKBONES`.
+        world: The world.
+        seed: Seed of the weights.
+
+    Returns:
+        The folder.
+    """
     tokenizer = build_tokenizer(world)
     build_model(backbone, len(tokenizer), tokenizer.eos_token_id, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

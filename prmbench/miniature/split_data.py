@@ -1,4 +1,4 @@
-"""What the miniature's policy says: rollouts of a split's problems, and labelled traces made of them."""
+"""What the miniature's policy says to a split's problems: rollouts, and labelled traces made of them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from prmbench.policies.rollout import rollout
 
 
 def sample_split(build: Build, policy: Path, split: Split, n_problems: int, n: int) -> tuple[Path, list[Rollout]]:
-    """Sample and verify n completions of each of n_problems problems of a split; once, then they are read.
+    """Sample and verify completions of problems of a split. They are sampled once, then they are read.
+
+    Args:
+        build: What the miniature is made of.
+        policy: Checkpoint folder of the policy.
+        split: The split.
+        n_problems: Number of problems.
+        n: Number of completions of each problem.
 
     Returns:
-        (folder with rollouts.jsonl, the rollouts).
+        The folder with ``rollouts.jsonl``, and the rollouts.
     """
     folder = build.folder()
     file = folder / f"problems-{split}-{n_problems}.jsonl"
@@ -37,7 +44,17 @@ def sample_split(build: Build, policy: Path, split: Split, n_problems: int, n: i
 
 
 def write_traces(build: Build, rollouts: list[Rollout], n_traces: int, name: str) -> Path:
-    """Labelled traces in both formats (`make_traces`). Returns the folder with ``tagged.jsonl`` and ``plain.jsonl``."""
+    """Write labelled traces in both formats (`make_traces`).
+
+    Args:
+        build: What the miniature is made of.
+        rollouts: Rollouts to make them of.
+        n_traces: Number of traces in each format.
+        name: Name of the set, for the folder.
+
+    Returns:
+        The folder with ``tagged.jsonl`` and ``plain.jsonl``.
+    """
     data = build.folder() / f"traces-{name}"
     data.mkdir(exist_ok=True)
     for form, records in make_traces(rollouts, build.world, n_traces, build.seed).items():

@@ -7,32 +7,40 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 
+from prmbench.miniature.world import Split
 from prmbench.progress import progress
-from prmbench.studies.replicate.runs import Lab, Row, Run
+from prmbench.studies.figures import Results
+from prmbench.studies.lab import Lab
+from prmbench.studies.runs import StudyRun, perform
 
-Results = dict[Run, list[Row]]
+FIRST = "reward model"
+"""Kind of the runs that come first: the others start from the same models, and would wait for each other."""
 
-BEFORE = {"reward model": 0, "best-of-n": 1, "td": 1, "candidates": 1, "policy": 1}
-"""Reward models come first: the others start from them, and would wait for each other."""
-
-_labs: dict[int, Lab] = {}
+_labs: dict[tuple[int, Split], Lab] = {}
 
 
-def replicate_runs(runs: Sequence[Run], seeds: Sequence[int], workers: int | None = None) -> Results:
-    """Rows of every run, a seed each, computed where they are not kept yet.
+def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | None = None) -> Results:
+    """Return the rows of every run, and compute them first where they are not kept yet.
 
     Args:
-        workers: processes, one thread each, so that the figures do not depend on their number; None: one a core.
+        runs: The runs.
+        seeds: The seeds that each run is made for.
+        workers: Number of processes. Each has one thread, so that the figures do not depend on their number. None takes one a
+            core.
 
     Returns:
         Rows by run, in the order of the seeds.
 
     Raises:
-        KeyboardInterrupt: with a message that says what is kept.
+        KeyboardInterrupt: Stopped; the message says how much is kept.
     """
-    jobs = sorted(((run, seed) for seed in seeds for run in runs), key=lambda job: (BEFORE[job[0].kind], job[1]))
-    labs = {seed: Lab(seed) for seed in seeds}
-    todo = [(run, seed) for run, seed in jobs if not labs[seed].done(run)]
+    jobs = sorted(((run, seed) for seed in seeds for run in runs), key=lambda job: (job[0].kind != FIRST, job[1]))
+    folders = {seed: Lab(seed).folder for seed in seeds}
+
+    def done(run: StudyRun, seed: int) -> bool:
+        return run.place(folders[seed]).exists()
+
+    todo = [job for job in jobs if not done(*job)]
     total = sum(run.seconds for run, _ in jobs)
     left = sum(run.seconds for run, _ in todo)
     if todo:
@@ -40,17 +48,17 @@ def replicate_runs(runs: Sequence[Run], seeds: Sequence[int], workers: int | Non
             with progress("replicating", total, "units of work", done=total - left) as advance:
                 _perform(todo, workers or os.cpu_count() or 1, advance)
         except KeyboardInterrupt:
-            kept = sum(labs[seed].done(run) for run, seed in jobs)
+            kept = sum(done(*job) for job in jobs)
             raise KeyboardInterrupt(
                 f"stopped; {kept:,} of {len(jobs):,} runs are done and kept: the same command goes on from there"
             ) from None
-    return {run: [labs[seed].perform(run) for seed in seeds] for run in runs}
+    return {run: [perform(run, _lab(run, seed)) for seed in seeds] for run in runs}
 
 
-def _perform(jobs: Sequence[tuple[Run, int]], workers: int, advance: Callable[[int], None]) -> None:
+def _perform(jobs: Sequence[tuple[StudyRun, int]], workers: int, advance: Callable[[int], None]) -> None:
     waiting = list(jobs)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
-        running: dict[Future[None], Run] = {}
+        running: dict[Future[None], StudyRun] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -79,7 +87,13 @@ def _begin() -> None:
     quiet_libraries()
 
 
-def _one(run: Run, seed: int) -> None:
-    if seed not in _labs:
-        _labs[seed] = Lab(seed)
-    _labs[seed].perform(run)
+def _one(run: StudyRun, seed: int) -> None:
+    perform(run, _lab(run, seed))
+
+
+def _lab(run: StudyRun, seed: int) -> Lab:
+    """Return this process's lab of a seed."""
+    key = (seed, run.split)
+    if key not in _labs:
+        _labs[key] = Lab(*key)
+    return _labs[key]

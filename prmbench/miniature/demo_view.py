@@ -1,4 +1,4 @@
-"""The demo's result on the screen."""
+"""How the demo's result is shown on the screen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ N_SHOWN = 10
 
 
 def show(result: DemoResult) -> None:
-    """Print ten rollouts as a reader would want them, what the world looks like, the table, the times."""
+    """Print ten rollouts, what the world looks like, the table, and the times.
+
+    Args:
+        result: What the demo made.
+    """
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"\nTen rollouts (of {len(result.rollouts):,}); the first wrong step is marked:\n")
     shown = result.rollouts[:: max(1, len(result.rollouts) // N_SHOWN)][:N_SHOWN]
@@ -37,7 +41,12 @@ def show(result: DemoResult) -> None:
 
 
 def rollouts_table(rollouts: list[Rollout], world: World) -> Table:
-    """One row a rollout: problem, steps with the first wrong one marked, verdict."""
+    """Make a table with a row for each rollout: problem, steps with the first wrong one marked, verdict.
+
+    Args:
+        rollouts: The rollouts.
+        world: The world of their problems.
+    """
     table = Table(show_lines=True)
     for title in ("problem", "rollout", "gold", "verdict"):
         table.add_column(title)
@@ -46,9 +55,8 @@ def rollouts_table(rollouts: list[Rollout], world: World) -> Table:
         wrong = first_wrong_step(parse_problem(rollout.problem), steps, world)
         text = Text()
         for i, step in enumerate(steps):
-            text.append(
-                ("\n" if i else "") + step + ("   <- wrong" if i == wrong else ""), "bold red" if i == wrong else ""
-            )
+            mark, style = ("   <- wrong", "bold red") if i == wrong else ("", "")
+            text.append(f"{chr(10) if i else ''}{step}{mark}", style)
         table.add_row(Text(rollout.problem), text, rollout.answer, str(rollout.verdict))
     return table
 

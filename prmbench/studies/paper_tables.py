@@ -1,100 +1,34 @@
-"""The paper's tables, laid out as it prints them, with the runs that fill them; and those that have no counterpart here."""
+"""The paper's tables, laid out as the paper prints them, with the figures that fill them; and those without a counterpart here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from prmbench.studies.policies import average
-from prmbench.studies.replicate.figures import (
-    BEST,
-    FORMS,
-    LABELS,
-    Figure,
-    best_of,
-    best_of_baseline,
-    candidate_set,
-    f1,
-    logged,
-    mean_f1,
-    outcome,
-    over_sizes,
-    rm_accuracy,
-    rm_pairs,
-    rm_score,
-    signal,
-)
-from prmbench.studies.replicate.runs import Kind, Run
-from prmbench.studies.reward_models import BEST_OF
+from prmbench.miniature.world import FORMATS
+from prmbench.studies import figures
+from prmbench.studies.layout import Layout, rows_of
+from prmbench.studies.measure_reward_models import BEST_OF
+from prmbench.studies.settings import BEST, LABELS, UPDATES
 
 RIVALS = ("q_rm", "endo", "dpo", "implicit_prm", "ipvrm")
-UPDATES = ("frozen", "naive", "dlw", "adb")
+VARIANTS = ("ipvrm_late", "ipvrm", "ipvrm_early")
+SIZES = [f"@{n}" for n in BEST_OF]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One figure of one run; digits shown."""
-
-    run: Run
-    figure: Figure
-    digits: int = 1
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A table.
-
-    Attributes:
-        number: in the paper: "1" to "14", "fig6", "4.3.3". title: what it is. unit: of the figures.
-        columns: headings. rows: name and cells; None: nothing to show there. note: how it differs from the paper's.
-        paper: what the paper has, where it is not among the `reported` tables of ``leaderboards/``.
-    """
-
-    number: str
-    title: str
-    unit: str
-    columns: list[str]
-    rows: list[tuple[str, list[Cell | None]]]
-    note: str = ""
-    paper: str = ""
-
-    @property
-    def heading(self) -> str:
-        """Its place and title."""
-        place = {"fig6": "Fig. 6", "4.3.3": "Section 4.3.3"}.get(self.number, f"Table {self.number}")
-        return f"{place}: {self.title}"
-
-    @property
-    def runs(self) -> list[Run]:
-        """What must be run for it, each once."""
-        return list(dict.fromkeys(cell.run for _, cells in self.rows for cell in cells if cell is not None))
-
-
-def _rows(
-    kind: Kind, names: Sequence[str], figures: Sequence[tuple[Figure, int]]
-) -> list[tuple[str, list[Cell | None]]]:
-    return [(LABELS[name], [Cell(Run(kind, name), figure, digits) for figure, digits in figures]) for name in names]
-
-
-def _best_of_n(number: str, title: str, names: Sequence[str], note: str) -> Layout:
-    figures = [*((best_of(n), 1) for n in BEST_OF), (over_sizes, 1)]
-    rows = _rows("best-of-n", names, figures)
-    some = Run("best-of-n", names[-1])
+def _best_of_n(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
+    rows = rows_of(names, [*map(figures.best_of, BEST_OF), figures.OVER_SIZES])
     for label, name in (("(any right)", "pass"), ("(majority)", "majority"), ("(random choice)", "mean")):
-        cells: list[Cell | None] = [Cell(some, best_of_baseline(name, n)) for n in BEST_OF]
-        rows.append((label, [*cells, None]))
-    return Layout(number, title, "accuracy, %", [*(f"@{n}" for n in BEST_OF), "mean"], rows, note)
+        rows.append((label, [*(figures.best_of_baseline(name, n).of(names[-1]) for n in BEST_OF), None]))
+    return Layout(number, title, "accuracy, %", [*SIZES, "mean"], rows, note)
 
 
 def _f1(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
-    figures = [*((f1(form), 1) for form in FORMS), (mean_f1(), 1)]
-    return Layout(
-        number, title, "F1 (process), %, crossfit", [*FORMS, "mean"], _rows("reward model", names, figures), note
-    )
+    rows = rows_of(names, [*map(figures.f1, FORMATS), figures.mean_f1()])
+    return Layout(number, title, "F1 (process), %, crossfit", [*FORMATS, "mean"], rows, note)
 
 
 def _policies(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
-    return Layout(number, title, "avg@8, %", ["test problems"], _rows("policy", names, [(average, 1)]), note)
+    return Layout(number, title, "avg@8, %", ["test problems"], rows_of(names, [figures.AVERAGE]), note)
 
 
 _TIMES = (
@@ -109,12 +43,20 @@ _SIGNALS = {
     "probability": "change of corrected probability",
     "policy": "log pi of the token",
 }
+_OF_SIGNALS = {
+    "auc": "AUC",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "corrected": "with true values",
+    "within_corrected": "in a state, with true values",
+    "agreement": "tau-b in a state",
+}
 
 TABLES = [
     _best_of_n("1", "Best-of-N of reward models", RIVALS, "One problem set instead of MATH-500 and Minerva-Math."),
     _f1("2", "F1 of reward models on ProcessBench", RIVALS, "Two formats of the same traces instead of four subsets."),
-    _best_of_n("3", "Best-of-N of IPVRM's variants", ("ipvrm_late", "ipvrm", "ipvrm_early"), ""),
-    _f1("4", "F1 of IPVRM's variants on ProcessBench", ("ipvrm_late", "ipvrm", "ipvrm_early")),
+    _best_of_n("3", "Best-of-N of IPVRM's variants", VARIANTS),
+    _f1("4", "F1 of IPVRM's variants on ProcessBench", VARIANTS),
     _policies(
         "5",
         "Policies",
@@ -131,7 +73,7 @@ TABLES = [
         "Training-time analysis of TD",
         "means over the last third of the steps",
         ["RM score", "verifier accuracy, %"],
-        _rows("policy", (BEST, "grpo ipvrm"), [(rm_score, 3), (outcome, 1)]),
+        rows_of((BEST, "grpo ipvrm"), [figures.RM_SCORE, figures.OUTCOME]),
         paper="DistRL above GRPO in both, on all four backbones.",
     ),
     _policies(
@@ -147,7 +89,7 @@ TABLES = [
         "%",
         ["Best-of-N, mean over N", "F1 (process), mean of formats"],
         [
-            (label, [Cell(Run("best-of-n", name), over_sizes), Cell(Run("reward model", name), mean_f1())])
+            (label, [figures.OVER_SIZES.of(name), figures.mean_f1().of(name)])
             for label, name in (("m = 0", "ipvrm m=0"), ("m = 5", "ipvrm"), ("m = 10", "ipvrm m=10"))
         ],
         paper="Qwen3-0.6B: Best-of-N 26.1, 28.1, 27.5 and F1 37.0, 39.1, 39.1 at m = 0, 5, 10.",
@@ -158,11 +100,8 @@ TABLES = [
         "",
         ["average size", "mass", "states with several"],
         [
-            (
-                f"P_min {p}",
-                [Cell(Run("candidates", "sft"), candidate_set(p, part), 3) for part in ("size", "mass", "several")],
-            )
-            for p in (0.05, 0.1, 0.2)
+            (f"P_min {p_min}", [figures.candidate_set(p_min, part).of("sft") for part in ("size", "mass", "several")])
+            for p_min in (0.05, 0.1, 0.2)
         ],
         paper="Qwen3-0.6B: sizes 1.54, 1.33, 1.16 and masses 97.57%, 96.11%, 93.58% at P_min 0.05, 0.1, 0.2.",
     ),
@@ -171,7 +110,13 @@ TABLES = [
         "Time and memory of a step",
         "",
         ["seconds a step", "peak resident memory, GiB"],
-        _rows("policy", ("grpo ipvrm", BEST), [(logged("seconds/step_before"), 2), (logged("peak_memory_gib"), 2)]),
+        rows_of(
+            ("grpo ipvrm", BEST),
+            [
+                figures.logged("seconds/step_before", "seconds a step", 2),
+                figures.logged("peak_memory_gib", "peak resident memory", 2),
+            ],
+        ),
         _TIMES,
         "Qwen3-0.6B: GRPO 487.5 s and 30.20 GB, DistRL 458.7 s and 30.88 GB.",
     ),
@@ -179,14 +124,11 @@ TABLES = [
         "14",
         "F1 on ProcessBench under two protocols",
         "F1, %, crossfit",
-        [*FORMS, "mean"],
+        [*FORMATS, "mean"],
         [
             (
                 f"{LABELS[name]}, {protocol}",
-                [
-                    *(Cell(Run("reward model", name), f1(form, protocol)) for form in FORMS),
-                    Cell(Run("reward model", name), mean_f1(protocol)),
-                ],
+                [*(figures.f1(form, protocol).of(name) for form in FORMATS), figures.mean_f1(protocol).of(name)],
             )
             for protocol in ("prefix", "process")
             for name in ("dpo", "implicit_prm", "ipvrm")
@@ -197,10 +139,9 @@ TABLES = [
         "Online updates of IPVRM",
         "%, means over the last third of the steps",
         ["verifier accuracy", "RM accuracy", "RM pair accuracy"],
-        _rows(
-            "policy",
-            (*(f"distrl ipvrm {u}" for u in UPDATES), BEST),
-            [(outcome, 1), (rm_accuracy, 1), (rm_pairs, 1)],
+        rows_of(
+            (*(f"distrl ipvrm {update}" for update in UPDATES), BEST),
+            [figures.OUTCOME, figures.RM_ACCURACY, figures.RM_PAIRS],
         ),
         "RM accuracy is against the prompt's boundary where there is ADB; pair accuracy (right above wrong rollouts of one prompt) "
         "does not know it.",
@@ -210,15 +151,9 @@ TABLES = [
         "4.3.3",
         "TD against Monte Carlo (IPVRM)",
         "",
-        ["AUC", "Pearson", "Spearman", "with true values", "in a state, with true values", "tau-b in a state"],
+        list(_OF_SIGNALS.values()),
         [
-            (
-                label,
-                [
-                    Cell(Run("td", "ipvrm"), signal(name, figure), 3)
-                    for figure in ("auc", "pearson", "spearman", "corrected", "within_corrected", "agreement")
-                ],
-            )
+            (label, [figures.signal(name, figure).of("ipvrm") for figure in _OF_SIGNALS])
             for name, label in _SIGNALS.items()
         ],
         "AUC, Pearson and Spearman are against single rollouts, as the paper's; with true values: rollout noise taken out.",

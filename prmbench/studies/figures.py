@@ -1,0 +1,217 @@
+"""Figures: one number taken out of a run's row, with its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prmbench.miniature.world import FORMATS
+from prmbench.studies.measure_reward_models import BEST_OF
+from prmbench.studies.runs import Kind, Row, StudyRun
+
+Results = Mapping[StudyRun, Sequence[Row]]
+"""Rows of each run, one a seed, in the order of the seeds."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a row.
+
+    Attributes:
+        kind: Kind of run that it is of.
+        text: What it is, in words.
+        find: Takes it out of a row; NaN where the row does not have it.
+        digits: Digits shown after the point.
+    """
+
+    kind: Kind
+    text: str
+    find: Callable[[Row], float]
+    digits: int = 1
+
+    def of(self, name: str) -> RunFigure:
+        """Return this figure of one run.
+
+        Args:
+            name: Name of the run's reward model or policy.
+        """
+        return RunFigure(StudyRun(self.kind, name), self)
+
+
+@dataclass(frozen=True)
+class RunFigure:
+    """One figure of one run.
+
+    Attributes:
+        run: The run.
+        figure: The figure.
+    """
+
+    run: StudyRun
+    figure: Figure
+
+    def values(self, results: Results) -> list[float]:
+        """Return the figure of every seed.
+
+        Args:
+            results: Rows of the run, and maybe of others.
+        """
+        return [float(self.figure.find(row)) for row in results[self.run]]
+
+
+def last_third(row: Row, name: str) -> float:
+    """Average a logged figure over the last third of the training steps.
+
+    Args:
+        row: A policy's row.
+        name: Name of the figure, as training logs it.
+
+    Returns:
+        The mean; NaN where the figure was not logged.
+    """
+    history = row["history"]
+    values = [step[name] for step in history[-(len(history) // 3) :] if name in step]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def at(kind: Kind, text: str, path: str, digits: int = 1, scale: float = 1.0) -> Figure:
+    """A figure that stands somewhere in a row.
+
+    Args:
+        kind: Kind of run that it is of.
+        text: What it is, in words.
+        path: Keys that lead to it, with slashes between them. Null on the way gives NaN.
+        digits: Digits shown after the point.
+        scale: What it is multiplied by; 100 shows a share in %.
+    """
+
+    def find(row: Row) -> float:
+        found: Any = row
+        for key in path.split("/"):
+            found = None if found is None else found[key]
+        return float("nan") if found is None else scale * float(found)
+
+    return Figure(kind, text, find, digits)
+
+
+# Figures of reward models.
+
+
+def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
+    """F1 in %, with crossfit thresholds.
+
+    Args:
+        form: Format of the traces.
+        protocol: Name of the step-score protocol.
+        part: ``f1``, or ``f1_content`` for sums without format tokens.
+    """
+    return at("reward model", f"F1 ({protocol})", f"{part}/crossfit/{form}/{protocol}", scale=100)
+
+
+def mean_f1(protocol: str = "process") -> Figure:
+    """Mean F1 over the formats, in %.
+
+    Args:
+        protocol: Name of the step-score protocol.
+    """
+    parts = [f1(form, protocol) for form in FORMATS]
+    return Figure("reward model", f"F1 ({protocol})", lambda row: sum(part.find(row) for part in parts) / len(parts))
+
+
+DROP = Figure("reward model", "cost of the format shift", lambda row: f1("tagged").find(row) - f1("plain").find(row))
+"""Process F1 on tagged traces minus process F1 on plain ones, in points."""
+
+FINAL_AUC = at("reward model", "AUC of the final value", "auc_final", 3)
+"""AUC of a rollout's final value against its verdict."""
+
+FORMAT_SHARE = at("reward model", "share of abs(r) on format tokens, %", "format_share/absolute", scale=100)
+
+TRUE_RANKS = at("reward model", "rank agreement with true prefix values", "truth/spearman", 3)
+
+# Figures of Best-of-N.
+
+
+def best_of(n: int) -> Figure:
+    """Best-of-N by the model's own score, exact over all subsets, in %.
+
+    Args:
+        n: Number of candidates, one of `BEST_OF`.
+    """
+
+    def find(row: Row) -> float:
+        own = next(iter(row["figures"]["scores"].values()))
+        return 100 * float(own[str(n)]["expected"]["value"])
+
+    return Figure("best-of-n", f"@{n}", find)
+
+
+OVER_SIZES = Figure("best-of-n", "mean over N", lambda row: sum(best_of(n).find(row) for n in BEST_OF) / len(BEST_OF))
+"""Mean over N, as Tables 1, 3 and 12 average."""
+
+
+def best_of_baseline(name: str, n: int) -> Figure:
+    """Best-of-N of a choice that needs no reward model, in %.
+
+    Args:
+        name: Name of the choice.
+        n: Number of candidates, one of `BEST_OF`.
+    """
+    return at("best-of-n", name, f"figures/baselines/{name}/{n}/expected/value", scale=100)
+
+
+# Figures of policies.
+
+AVERAGE = Figure("policy", "avg@8", lambda row: 100 * float(np.mean(row["right"])) / row["n"])
+"""avg@8 on the test problems, in %."""
+
+
+def logged(name: str, text: str, digits: int = 1, scale: float = 1.0) -> Figure:
+    """Mean of a logged figure over the last third of the training steps.
+
+    Args:
+        name: Name of the figure, as training logs it.
+        text: What it is, in words.
+        digits: Digits shown after the point.
+        scale: What it is multiplied by; 100 shows a share in %.
+    """
+    return Figure("policy", text, lambda row: scale * last_third(row, name), digits)
+
+
+OUTCOME = logged("rollouts/accuracy", "verifier accuracy", scale=100)
+"""Accuracy of the rollouts in training, in %."""
+
+RM_ACCURACY = logged("reward_model/accuracy", "RM accuracy", scale=100)
+"""The reward model's accuracy before each update, in %."""
+
+RM_PAIRS = logged("reward_model/pair_accuracy", "RM pair accuracy", scale=100)
+"""How often a right rollout has a higher final value than a wrong one of the same prompt, before each update, in %."""
+
+RM_SCORE = logged("reward_model/score", "RM score", 3)
+"""Mean log-ratio of a token (Eq. 19)."""
+
+
+# Figures of probes.
+
+
+def signal(name: str, figure: str, text: str = "") -> Figure:
+    """A figure of a signal of the TD probe.
+
+    Args:
+        name: Name of the signal.
+        figure: Name of the figure.
+        text: What it is, in words.
+    """
+    return at("td", text, f"metrics/branches/signals/{name}/{figure}/value", 3)
+
+
+def candidate_set(p_min: float, part: str) -> Figure:
+    """A figure of Table 11's candidate sets.
+
+    Args:
+        p_min: Smallest probability of a candidate.
+        part: ``size``, ``mass`` or ``several``.
+    """
+    return at("candidates", part, f"metrics/p_min/{p_min}/{part}/value", 3)

@@ -1,0 +1,86 @@
+"""What the studies measure of a policy: it is trained from the SFT policy, and its completions of test problems are counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from prmbench.benchmarks.policy.run import ITEMS_NAME, evaluate_policy, read_completions
+from prmbench.data.problem_sets import find_problems
+from prmbench.data.verdicts import Verdict
+from prmbench.studies.lab import RL_RECIPE, Lab
+from prmbench.studies.settings import PolicySettings
+from prmbench.training.recipes.load import load_recipe
+from prmbench.training.rl.recipe import RLRecipe
+from prmbench.training.rl.run import train_rl
+
+
+def measure_policy(lab: Lab, settings: PolicySettings, output: Path) -> dict[str, Any]:
+    """Train and measure one policy.
+
+    Args:
+        lab: The seed's data and models.
+        settings: How it is trained.
+        output: Folder for the training run and its entries. The weights are deleted in the end, since there are hundreds of
+            runs and the seed makes them again.
+
+    Returns:
+        ``right``: number of correct completions of each test problem, in the problems' order. ``n``: completions of each
+        problem. ``history``: what training logged at every step, empty for ``sft``.
+    """
+    recipe = _recipe(lab, settings, output)
+    assert recipe.evaluate is not None
+    history: list[dict[str, Any]] = []
+    if settings.method == "sft":
+        entry = output
+        evaluate_policy(
+            lab.load_policy(),
+            find_problems(recipe.evaluate.problems),
+            name="sft",
+            source="sft",
+            output=output,
+            n=recipe.evaluate.n,
+            params=recipe.evaluate.params(),
+            prompt=recipe.prompt,
+            seed=recipe.seed,
+            n_resamples=recipe.evaluate.resamples,
+        )
+    else:
+        done = train_rl(recipe)
+        assert done is not None
+        history, entry = done.history, output / "entries" / f"step-{done.steps}"
+    right: Counter[str] = Counter()
+    for item in read_completions(entry / ITEMS_NAME):
+        right[item.id] += item.verdict == Verdict.CORRECT
+    for weights in output.rglob("*.safetensors"):
+        weights.unlink()
+    return {
+        "n": recipe.evaluate.n,
+        "right": [right[name] for name in sorted(right, key=lambda name: int(name.rpartition("-")[2]))],
+        "history": [{k: v for k, v in row.items() if k not in ("epoch", "learning_rate")} for row in history],
+    }
+
+
+def _recipe(lab: Lab, settings: PolicySettings, output: Path) -> RLRecipe:
+    train, test = lab.policy_problems
+    changes = {
+        "model": lab.policy,
+        "problems": train,
+        "output": output,
+        "method": "grpo" if settings.method == "sft" else settings.method,
+        "alpha": settings.alpha,
+        "gae_weight": settings.gae_weight,
+        "learning_rate": settings.learning_rate,
+        "max_steps": settings.steps,
+        "seed": lab.build.seed,
+        "evaluate.problems": f"[{test}]",
+    }
+    if settings.reward is not None:
+        changes |= {
+            "reward_model.model": lab.reward_model_folder(settings.reward),
+            "reward_model.update": settings.update,
+            "reward_model.reference": settings.reference,
+            "reward_model.learning_rate": settings.reward_learning_rate,
+        }
+    return load_recipe(RL_RECIPE, RLRecipe, [f"{name}={value}" for name, value in changes.items()])

@@ -1,0 +1,233 @@
+"""`prmbench replicate`: the paper's tables in the miniature, and a verdict for every claim.
+
+It writes a Markdown file, one HTML page, and the JSON behind both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prmbench.errors import ArgumentError, argument
+from prmbench.reports.leaderboard import read_reported
+from prmbench.reports.pages import environment, markdown_table
+from prmbench.resources import resource_folder
+from prmbench.results.provenance import versions
+from prmbench.results.store import write_atomically
+from prmbench.studies.claims import JudgedClaim, count_verdicts, judge
+from prmbench.studies.figures import Results
+from prmbench.studies.lab import Lab
+from prmbench.studies.layout import Layout, our_ordering, paper_orderings, write_rows
+from prmbench.studies.paper_claims import CLAIMS
+from prmbench.studies.paper_tables import ABSENT, NUMBERS, TABLES
+from prmbench.studies.pictures import FIGURE_SIX, LEARNING_CURVES, curves
+from prmbench.studies.work import perform_runs
+
+TEST = (
+    "Each claim was written into the code with its test: the paired difference seed by seed (every seed has its own policy, data, "
+    "models and test items), the 95% Student-t interval of its mean above 0: appears; below 0: does not appear; else undecided. "
+    "Nothing is corrected for the number of claims: of true ties, one in twenty is decided by chance."
+)
+PICTURES = {"5": (LEARNING_CURVES, "Learning curves"), "fig6": (FIGURE_SIX, "Fig. 6")}
+UNORDERED = ("11", "13", "4.3.3", "fig6")
+"""Tables whose rows are no rivals."""
+
+
+@dataclass(frozen=True)
+class TableSection:
+    """A table of the page, with what belongs to it.
+
+    Attributes:
+        layout: The table.
+        rows: Name and cells of each row.
+        paper: The paper's orderings, a line each.
+        ours: The ordering here.
+        claims: The claims of this table.
+        picture: A picture as SVG, made here; empty where there is none.
+    """
+
+    layout: Layout
+    rows: list[list[str]]
+    paper: list[str]
+    ours: str
+    claims: list[JudgedClaim]
+    picture: str
+
+
+@dataclass(frozen=True)
+class ReplicatePages:
+    """What was written.
+
+    Attributes:
+        markdown: The Markdown file.
+        html: The HTML page.
+        counts: How many claims came out how, in words.
+    """
+
+    markdown: Path
+    html: Path
+    counts: str
+
+
+def replicate(
+    table: Sequence[str] = (),
+    figure: Sequence[int] = (),
+    *,
+    seeds: int = 6,
+    workers: int | None = None,
+    output: Path = Path("prmbench-results/replicate"),
+) -> ReplicatePages:
+    """Run what the paper's tables need, where it is not kept yet, and write the pages.
+
+    Args:
+        table: Numbers of tables, ``1`` to ``14`` or ``4.3.3``. Neither tables nor figures means everything.
+        figure: Numbers of figures; only 6 has numbers to replicate.
+        seeds: Number of seeds, from 0 on. With one seed nothing is decided.
+        workers: Number of processes, one thread each; None takes one a core.
+        output: Folder for the pages.
+
+    Raises:
+        ArgumentError: There is no such table or figure, or the folder cannot be written.
+        KeyboardInterrupt: Stopped; the message says how much is kept.
+    """
+    # What was asked for.
+    if other := [number for number in figure if number != 6]:
+        raise ArgumentError("figure", other[0], "only Fig. 6 has numbers to replicate")
+    asked = [*table, *("fig6" for _ in figure)]
+    known = [number for number in (*NUMBERS, *ABSENT) if number != "fig6"]
+    for number in table:
+        if number not in known:
+            raise ArgumentError("table", number, f"not known; known: {', '.join(known)}, and {argument('figure', 6)}")
+    layouts = [layout for layout in TABLES if not asked or layout.number in asked]
+    absent = [number for number in ABSENT if not asked or number in asked]
+    if not layouts:
+        raise ArgumentError("table", absent[0], ABSENT[absent[0]])
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError("output", output, f"cannot be written ({error.strerror}); name another folder") from None
+    # Claims of a table may need runs of other tables.
+    numbers = {layout.number for layout in layouts}
+    of_claims = (run for claim in CLAIMS if claim.tables & numbers for run in claim.runs)
+    runs = list(dict.fromkeys([*(run for layout in layouts for run in layout.runs), *of_claims]))
+    return write_pages(layouts, perform_runs(runs, range(seeds), workers), range(seeds), output, absent)
+
+
+def write_pages(
+    layouts: Sequence[Layout], results: Results, seeds: Sequence[int], folder: Path, absent: Sequence[str]
+) -> ReplicatePages:
+    """Write ``replicate.md``, ``replicate.html`` and ``replicate.json``.
+
+    Args:
+        layouts: The tables to show.
+        results: Rows by run, of all that the tables need.
+        seeds: The seeds that the rows are of.
+        folder: Folder to write into.
+        absent: Numbers of tables without a counterpart that are to be mentioned.
+    """
+    # Judge the claims; one that is of none of the paper's tables (a section's own) is shown at the end.
+    reported = read_reported(resource_folder("leaderboards"))
+    wanted = {layout.number for layout in layouts}
+    judged = judge(CLAIMS, results)
+    shown = [j for j in judged if j.claim.tables & wanted or not j.claim.tables & set(NUMBERS)]
+    others = [j for j in shown if not j.claim.tables & wanted]
+    # Fill the tables.
+    sections = [
+        TableSection(
+            layout,
+            write_rows(layout.rows, results),
+            paper_orderings(layout, reported),
+            "" if layout.number in UNORDERED else our_ordering(layout, results),
+            [j for j in shown if layout.number in j.claim.tables],
+            curves(results, *PICTURES[layout.number]) if layout.number in PICTURES else "",
+        )
+        for layout in layouts
+    ]
+    # Write everything.
+    facts: dict[str, Any] = {
+        "about": f"Seeds {', '.join(map(str, seeds))}. Means over seeds with the 95% Student-t interval of the mean. A synthetic "
+        "world and tiny models: only orderings compare with the paper's.",
+        "counts": count_verdicts(shown),
+        "test": TEST,
+        "sections": sections,
+        "claims": shown,
+        "others": others,
+        "missing": [f"Table {number}: {ABSENT[number]}" for number in absent],
+        "versions": versions(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    markdown, html = folder / "replicate.md", folder / "replicate.html"
+    write_atomically(html, environment().get_template("replicate.html").render(**facts))
+    write_atomically(markdown, _markdown(facts))
+    write_atomically(folder / "replicate.json", _json(results, seeds, shown))
+    return ReplicatePages(markdown, html, facts["counts"])
+
+
+def _markdown(facts: dict[str, Any]) -> str:
+    parts = [
+        "# The paper's tables in the miniature",
+        facts["about"],
+        "Made by `prmbench replicate`.",
+        "## Claims",
+        f"{facts['counts']}.",
+        facts["test"],
+        claims_table(facts["claims"]),
+    ]
+    for section in facts["sections"]:
+        layout = section.layout
+        parts += [
+            f"## {layout.heading}",
+            layout.unit and f"Figures: {layout.unit}.",
+            markdown_table(["", *layout.columns], section.rows),
+            layout.note,
+            section.paper and "The paper:\n\n" + "\n".join(f"- {line}" for line in section.paper),
+            section.ours and f"Here: {section.ours}.",
+            section.claims and claims_table(section.claims),
+        ]
+    if facts["others"]:
+        parts += ["## Other claims", claims_table(facts["others"])]
+    if facts["missing"]:
+        parts += ["## Without a counterpart", "\n".join(f"- {line}" for line in facts["missing"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def claims_table(judged: Sequence[JudgedClaim]) -> str:
+    """Write claims as a Markdown table.
+
+    Args:
+        judged: The claims, each with what came out.
+    """
+    rows = [
+        [j.claim.where, j.claim.text + (f" ({j.claim.note})" if j.claim.note else ""), j.shown, j.verdict]
+        for j in judged
+    ]
+    return markdown_table(["paper", "claim", "difference", "here"], rows)
+
+
+def _json(results: Results, seeds: Sequence[int], shown: Sequence[JudgedClaim]) -> str:
+    """Say where every figure comes from: the settings of each run, and the file of each seed's row."""
+    folders = [Lab(seed).folder for seed in seeds]
+    runs = [
+        {**asdict(run), **run.facts, "files": ["/".join(run.place(folder).parts[-3:]) for folder in folders]}
+        for run in results
+    ]
+    claims = [
+        {
+            "where": j.claim.where,
+            "claim": j.claim.text,
+            "note": j.claim.note,
+            "by_seed": [_or_null(value) for value in j.values],
+            **{name: _or_null(value) for name, value in asdict(j.difference).items()},
+            "verdict": j.verdict,
+        }
+        for j in shown
+    ]
+    return json.dumps({"seeds": list(seeds), "versions": versions(), "claims": claims, "runs": runs}, indent=1) + "\n"
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value

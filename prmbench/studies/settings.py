@@ -1,0 +1,166 @@
+"""What the studies train: the settings of every reward model and every policy, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class RewardModelSettings:
+    """How a reward model of the studies is trained.
+
+    Attributes:
+        objective: Name of the training objective; ``endo`` scores with the policy itself and trains nothing.
+        learning_rate: Peak learning rate; it means nothing for ``endo``.
+        epochs: Passes over the pairs.
+        margin: Margin of the objective; None takes the paper's.
+    """
+
+    objective: str
+    learning_rate: float = 0.0
+    epochs: float = 2.0
+    margin: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The objective, with the margin where it is not the paper's."""
+        return self.objective if self.margin is None else f"{self.objective} m={self.margin:g}"
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """How a policy of the studies is trained.
+
+    Attributes:
+        method: Method of policy optimisation; ``sft`` trains nothing and measures the policy that all others start from.
+        objective: Objective of the reward model; None uses no reward model.
+        update: How the reward model is updated during training.
+        reference: Reference of the reward model: ``old`` for the behaviour policy, ``start`` for the SFT policy.
+        alpha: Weight of the loss over candidate sets.
+        gae_weight: Weight of the advantages that GAE gives.
+        learning_rate: Learning rate of the policy.
+        reward_learning_rate: Learning rate of the reward model while it is updated.
+        steps: Number of rollout batches.
+    """
+
+    method: str
+    objective: str | None = None
+    update: str = "frozen"
+    reference: str = "old"
+    alpha: float = 0.1
+    gae_weight: float = 1.0
+    learning_rate: float = 1e-4
+    reward_learning_rate: float = 1e-4
+    steps: int = 30
+
+    @property
+    def name(self) -> str:
+        """The method, with the objective where there is one."""
+        return self.method if self.objective is None else f"{self.method} {self.objective}"
+
+    @property
+    def reward(self) -> RewardModelSettings | None:
+        """The reward model that training starts from."""
+        return None if self.objective is None else REWARD_MODELS[self.objective]
+
+
+RATE = 3e-4
+"""Learning rate of every trained reward model. The study of reward models chose it on seed 100 and validation problems."""
+
+REWARD_MODELS: dict[str, RewardModelSettings] = {
+    settings.name: settings
+    for settings in (
+        RewardModelSettings("q_rm", RATE),
+        RewardModelSettings("endo"),
+        *(RewardModelSettings(name, RATE) for name in ("dpo", "implicit_prm", "ipvrm", "ipvrm_late", "ipvrm_early")),
+        *(RewardModelSettings("ipvrm", RATE, margin=margin) for margin in (0.0, 10.0)),
+    )
+}
+"""Reward models of the tables."""
+
+SEARCHED_RATES = {
+    # Three rates first, 1e-4 to 1e-3; then one more beyond the edge that was best.
+    "ipvrm": (3e-5, 1e-4, 3e-4, 1e-3),
+    "implicit_prm": (3e-5, 1e-4, 3e-4, 1e-3),
+    "dpo": (3e-5, 1e-4, 3e-4, 1e-3),
+    "q_rm": (1e-4, 3e-4, 1e-3, 3e-3),
+}
+
+SEARCHED_REWARD_MODELS: dict[str, RewardModelSettings] = {
+    f"{objective} rate={rate:g}": RewardModelSettings(objective, rate)
+    for objective, rates in SEARCHED_RATES.items()
+    for rate in rates
+}
+"""Reward models among which `RATE` was chosen."""
+
+BASE = PolicySettings("grpo", steps=20, learning_rate=1e-4, gae_weight=0.1, reward_learning_rate=1e-4)
+"""What all policies of the tables share. The study of policies chose it on seed 100 and validation problems."""
+
+_DISTRL_IPVRM = replace(BASE, method="distrl", objective="ipvrm", update="dlw+adb")
+
+UPDATES = ("frozen", "naive", "dlw", "adb")
+
+POLICIES: dict[str, PolicySettings] = {
+    "sft": replace(BASE, method="sft"),
+    "grpo": BASE,
+    "distrl ipvrm": _DISTRL_IPVRM,
+    "grpo ipvrm": replace(_DISTRL_IPVRM, method="grpo"),
+    "grpo dpo": replace(BASE, objective="dpo", update="naive"),
+    "prime": replace(BASE, method="prime", objective="implicit_prm", update="naive", reference="start"),
+    "spro": replace(BASE, method="spro"),
+    "reinforce q_rm": replace(BASE, method="reinforce", objective="q_rm"),
+    "distrl dpo": replace(BASE, method="distrl", objective="dpo", update="naive"),
+    "grpo implicit_prm": replace(BASE, objective="implicit_prm", update="naive"),
+    "distrl implicit_prm": replace(BASE, method="distrl", objective="implicit_prm", update="naive"),
+    "distrl ipvrm start": replace(_DISTRL_IPVRM, reference="start"),
+    **{f"distrl ipvrm {update}": replace(_DISTRL_IPVRM, update=update) for update in UPDATES},
+    **{f"distrl ipvrm alpha={alpha}": replace(_DISTRL_IPVRM, alpha=alpha) for alpha in (0.05, 0.2, 0.5)},
+}
+"""Policies of the tables. ``distrl ipvrm`` has both online corrections, the behaviour policy as its reference, and alpha 0.1."""
+
+SEARCHED_POLICIES: dict[str, PolicySettings] = {
+    "sft search": PolicySettings("sft"),
+    **{f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate) for rate in (5e-5, 1e-4, 2e-4)},
+    **{
+        f"grpo ipvrm gae={weight:g} rate={rate:g}": PolicySettings(
+            "grpo", "ipvrm", "dlw+adb", gae_weight=weight, reward_learning_rate=rate
+        )
+        for weight, rate in ((1.0, 1e-4), (0.3, 1e-4), (0.1, 1e-4), (0.1, 3e-5), (0.1, 3e-4))
+    },
+}
+"""Policies among which `BASE` was chosen: first the policy's own learning rate, then what the reward model adds."""
+
+BEST = "distrl ipvrm"
+"""The paper's own method, by its name in `POLICIES`."""
+
+LABELS = {
+    "endo": "EndoRM",
+    "q_rm": "Q-RM",
+    "dpo": "DPO-RM",
+    "implicit_prm": "Implicit PRM",
+    "ipvrm": "IPVRM",
+    "ipvrm_late": "IPVRM late",
+    "ipvrm_early": "IPVRM early",
+    "ipvrm m=0": "IPVRM, m = 0",
+    "ipvrm m=10": "IPVRM, m = 10",
+    "sft": "SFT",
+    "prime": "PRIME",
+    "spro": "SPRO",
+    "reinforce q_rm": "REINFORCE w/ Q-RM",
+    "grpo": "GRPO w/ VR",
+    "grpo dpo": "GRPO w/ DPO-RM",
+    "grpo implicit_prm": "GRPO w/ Implicit PRM",
+    "grpo ipvrm": "GRPO w/ IPVRM",
+    "distrl dpo": "DistRL w/ DPO-RM",
+    "distrl implicit_prm": "DistRL w/ Implicit PRM",
+    "distrl ipvrm": "DistRL w/ IPVRM",
+    "distrl ipvrm start": "DistRL w/ IPVRM, reference SFT",
+    "distrl ipvrm frozen": "DistRL w/ IPVRM, frozen",
+    "distrl ipvrm naive": "DistRL w/ IPVRM, naive",
+    "distrl ipvrm dlw": "DistRL w/ IPVRM, DLW",
+    "distrl ipvrm adb": "DistRL w/ IPVRM, ADB",
+    "distrl ipvrm alpha=0.05": "DistRL w/ IPVRM, alpha 0.05",
+    "distrl ipvrm alpha=0.2": "DistRL w/ IPVRM, alpha 0.2",
+    "distrl ipvrm alpha=0.5": "DistRL w/ IPVRM, alpha 0.5",
+}
+"""What pages call the entries of `REWARD_MODELS` and `POLICIES`, in the order of the pages."""

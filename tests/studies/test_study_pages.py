@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prmbench.errors import ArgumentError, UserError
+from prmbench.studies.runs import StudyRun
+from prmbench.studies.settings import RATE, SEARCHED_RATES
+from prmbench.studies.study_pages import MARK, STUDIES, _read, chosen_rates, run_study, write_page
+
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "studies"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_committed_page_is_made_of_the_rows_beside_it(tmp_path, name):
+    folder = shutil.copytree(PAGES, tmp_path / "pages")
+    text = write_page(name, folder).read_text()
+    assert text == (PAGES / f"{name}.md").read_text()
+    assert text.count(MARK) == 1
+    for picture in folder.glob(f"{name}*.svg"):
+        assert picture.read_text().startswith("<svg")
+
+
+def test_the_search_chose_the_rate_of_the_tables():
+    study = STUDIES["reward-models"]
+    assert chosen_rates(_read(PAGES / "reward-models-search.json", study.search_runs)) == dict.fromkeys(
+        SEARCHED_RATES, RATE
+    )
+
+
+def test_searched_runs_are_measured_on_validation_problems_and_kept_apart(tmp_path):
+    for study in STUDIES.values():
+        assert {run.split for run in study.search_runs} <= {"validation"}
+        assert {run.split for run in study.runs} == {"test"}
+    places = [run.place(tmp_path) for study in STUDIES.values() for run in (*study.runs, *study.search_runs)]
+    assert len(set(places)) == len(places)
+
+
+def test_an_unfinished_table_and_an_unknown_study(tmp_path):
+    folder = shutil.copytree(PAGES, tmp_path / "pages")
+    rows = json.loads((folder / "best-of-n.json").read_text())
+    (folder / "best-of-n.json").write_text(json.dumps(rows[:-1]))
+    with pytest.raises(UserError, match="a run lacks a seed"):
+        write_page("best-of-n", folder)
+    with pytest.raises(ArgumentError, match=r"`name=policy`: not known \(did you mean 'policies'"):
+        run_study("policy", folder)
+
+
+def test_a_study_runs_what_is_missing_and_keeps_its_rows(tmp_path, monkeypatch):
+    """Rows come from the committed file instead of hours of training; the page and the rows are the same again."""
+    asked = []
+
+    def rows(runs, seeds, workers):
+        asked.append((runs, list(seeds)))
+        name = "best-of-n" if runs else None
+        return _read(PAGES / f"{name}.json", runs) if name else {}
+
+    monkeypatch.setattr("prmbench.studies.study_pages.perform_runs", rows)
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    page = run_study("best-of-n", folder)
+    assert asked[-1] == ([StudyRun("best-of-n", name) for name in STUDIES["best-of-n"].names], list(range(6)))
+    figures = (PAGES / "best-of-n.md").read_text().partition(MARK)[2]
+    assert page.read_text() == f"# Best-of-N in the miniature\n\n{MARK}{figures}"
+    again = json.loads((folder / "best-of-n.json").read_text())
+    assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, json.loads((PAGES / "best-of-n.json").read_text())))
