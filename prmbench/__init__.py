@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prmbench.api import evaluate, measure_policy, rerank
     from prmbench.benchmarks.base import Benchmark
     from prmbench.benchmarks.processbench.run import score_traces
-    from prmbench.benchmarks.registry import recompute
+    from prmbench.benchmarks.registry import recompute, register_benchmark
     from prmbench.data.solutions import Solution, load_solutions
     from prmbench.data.traces import Trace, load_traces
     from prmbench.engines.loading import LoadOptions, read_weights
@@ -48,6 +48,7 @@ __all__ = [
     "read_weights",
     "recompute",
     "register",
+    "register_benchmark",
     "rerank",
     "score_solutions",
     "score_traces",
@@ -69,3 +70,20 @@ _HOMES = {
     "load_traces": "prmbench.data.traces",
     "measure_policy": "prmbench.api",
     "read_weights": "prmbench.engines.loading",
+    "recompute": "prmbench.benchmarks.registry",
+    "register": "prmbench.reward_models.registry",
+    "register_benchmark": "prmbench.benchmarks.registry",
+    "rerank": "prmbench.api",
+    "score_solutions": "prmbench.scoring.run",
+    "score_traces": "prmbench.benchmarks.processbench.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'prmbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -67,8 +67,7 @@ def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens
 
 def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -> None:
     """Print tokens a second of each way, and the ratios."""
-    from prmbench.benchmarks.processbench.metrics import Plan
-    from prmbench.benchmarks.processbench.run import RunOptions, evaluate_traces
+    from prmbench.benchmarks.processbench.run import evaluate_traces
     from prmbench.engines.loading import LoadOptions
     from prmbench.engines.reference_cache import LogprobCache
     from prmbench.reward_models.loading import load_reward_model
@@ -90,9 +89,7 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
 
     def evaluate(group: range, name: str) -> None:
         output = work / f"{name}-{group.start}"
-        evaluate_traces(
-            model, [traces[i] for i in group], name="x", source="x", output=output, options=RunOptions(plan=Plan(0))
-        )
+        evaluate_traces(model, [traces[i] for i in group], name="x", source="x", output=output, n_resamples=0)
 
     def usual(group: range) -> None:
         mine = [traces[i] for i in group]
@@ -232,7 +229,7 @@ def draw(folder: Path, peaks: dict[str, list[float]], tokens: int, lengths: list
     """Draw the two plots."""
     from matplotlib.figure import Figure
 
-    from prmbench.reports.plots import to_svg
+    from prmbench.benchmarks.parts import to_svg
 
     memory, cost = (Figure(figsize=(5.6, 3.6), layout="constrained") for _ in range(2))
     axis = memory.subplots()

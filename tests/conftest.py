@@ -88,8 +88,9 @@ def traces_file(tmp_path: Path) -> Path:
 def probe_folders(tiny: Path, tiny_tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TD probes of one policy, a folder each: of a reward model, of the same with model and reference exchanged ("negated"), and of
     another one; and candidate sets of the policy."""
-    from prmbench.benchmarks.candidate_sets.run import evaluate_candidates
-    from prmbench.benchmarks.td_probe.run import ProbeOptions, evaluate_td_probe
+    from prmbench.benchmarks.candidate_sets.run import evaluate_candidate_sets
+    from prmbench.benchmarks.td_probe.benchmark import TDProbeOptions
+    from prmbench.benchmarks.td_probe.run import evaluate_td_probe
     from prmbench.data.problems import Problem
     from prmbench.data.prompts import find_prompt
     from prmbench.engines.sampling import SamplingParams
@@ -99,15 +100,16 @@ def probe_folders(tiny: Path, tiny_tuned: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("probes")
     problems = {"a": [Problem(f"p{i}", f"What is {i} + 1?", str(i % 3)) for i in range(9)]}
     params = SamplingParams(max_new_tokens=14)
-    options = ProbeOptions(branches=48, top=4, rollouts=3, params=params, prompt="number", n_resamples=60)
+    options = TDProbeOptions(branches=48, top=4, rollouts_per_branch=3)
+    run = {"params": params, "prompt": "number", "n_resamples": 60}
     policy = load_policy(str(tiny), find_prompt("number"))
     policy.stop |= frozenset(range(3, policy.engine.vocabulary, 6))  # or a random model would hardly ever end
     other = support.save_checkpoint(folder / "model", seed=9)
     models = {"first": (tiny_tuned, tiny), "negated": (tiny, tiny_tuned), "other": (other, tiny)}
     for name, (rm, reference) in models.items():
         model = load_reward_model(rm, reference=reference, objective="implicit_prm")
-        evaluate_td_probe(model, policy, problems, name=name, source=name, output=folder / name, options=options)
-    evaluate_candidates(
+        evaluate_td_probe(model, policy, problems, name=name, source=name, output=folder / name, options=options, **run)
+    evaluate_candidate_sets(
         policy,
         problems,
         name="policy",

@@ -10,7 +10,6 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from prmbench.benchmarks.base import Benchmark
-from prmbench.benchmarks.registry import BUILT_IN, find_benchmark
 from prmbench.results.schema import Entry
 
 ITEM_TYPES = {
@@ -20,19 +19,20 @@ ITEM_TYPES = {
     "Numbers": "list[float]",
     "Real": "float",
     "RolloutEnd": "str",
-    "Sum": "float",
+    "AnswerClass": "int",
+    "Positive": "int",
+    "Share": "float",
     "Verdict": "str",
 }
 """What the types of items are in JSON."""
 
 
-def entry_fields(benchmarks: list[Benchmark] | None = None) -> str:
+def entry_fields(benchmarks: list[Benchmark]) -> str:
     """Describe entries and items: one table for the entry, one for each record inside it, and one for each sort of item.
 
     Args:
-        benchmarks: The benchmarks to describe; None: prmbench's own.
+        benchmarks: The benchmarks to describe.
     """
-    benchmarks = benchmarks or [find_benchmark(name) for name in BUILT_IN]
     lines: list[str] = []
     seen: set[type[BaseModel]] = set()
     queue: list[type[BaseModel]] = [Entry[BaseModel], *(one.metrics_type for one in benchmarks)]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.benchmarks.base import Measured
-from prmbench.errors import UserError, printable, shortened
+from prmbench.benchmarks.base import Benchmark, Measured
+from prmbench.errors import ArgumentError, UserError, printable, shortened
 from prmbench.results.schema import BenchmarkData
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.paired import (
@@ -219,6 +219,21 @@ class PairedComparison:
         }
 
 
+def check_choice(benchmark: Benchmark, choice: Mapping[str, Any]) -> None:
+    """Refuse options of a comparison that mean nothing to a benchmark.
+
+    Args:
+        benchmark: The benchmark.
+        choice: The options.
+
+    Raises:
+        ArgumentError: One of them is not the benchmark's.
+    """
+    for name in choice:
+        if name not in benchmark.choices and name != "seed":
+            raise ArgumentError(name, None, f"means nothing for {benchmark.name}; leave it out")
+
+
 def side_of(measured: Measured, **choice: Any) -> Side:
     """What each item of an entry came to.
 
@@ -229,6 +244,7 @@ def side_of(measured: Measured, **choice: Any) -> Side:
     Raises:
         UserError: The choice does not fit the entry.
     """
+    check_choice(measured.benchmark, choice)
     protocols = getattr(measured.entry.metrics, "protocols", None)
     protocol = choice.get("protocol") or (next(iter(protocols)) if protocols else "")
     return Side(measured, measured.benchmark.outcomes(measured, **choice), protocol)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Measured
 from prmbench.errors import ArgumentError, UserError, nearest, printable, shortened
+from prmbench.plugins import Registry
 
-BUILT_IN = {
-    "processbench": "prmbench.benchmarks.processbench.benchmark:ProcessBench",
-    "best-of-n": "prmbench.benchmarks.best_of_n.benchmark:BestOfN",
-    "policy": "prmbench.benchmarks.policy.benchmark:PolicyBenchmark",
-    "td-probe": "prmbench.benchmarks.td_probe.benchmark:TDProbe",
-    "candidates": "prmbench.benchmarks.candidate_sets.benchmark:CandidateSets",
-    "calibration": "prmbench.benchmarks.calibration.benchmark:Calibration",
-}
-"""The module and class of each benchmark of prmbench."""
-GROUP = "prmbench.benchmarks"
-"""The entry-point group under which other packages offer theirs: an instance or a class without arguments."""
+BENCHMARKS: Registry[Benchmark] = Registry(
+    "benchmark",
+    "prmbench.benchmarks",
+    {
+        "processbench": "prmbench.benchmarks.processbench.benchmark:PROCESSBENCH",
+        "best-of-n": "prmbench.benchmarks.best_of_n.benchmark:BEST_OF_N",
+        "policy": "prmbench.benchmarks.policy.benchmark:POLICY_BENCHMARK",
+        "td-probe": "prmbench.benchmarks.td_probe.benchmark:TD_PROBE",
+        "candidates": "prmbench.benchmarks.candidate_sets.benchmark:CANDIDATE_SETS",
+        "calibration": "prmbench.benchmarks.calibration.benchmark:CALIBRATION",
+    },
+)
+"""All benchmarks, in the order of tables. A package adds one by an entry point ``prmbench.benchmarks`` that gives an instance."""
 
-_loaded: dict[str, Benchmark] = {}
 
-
-def register(benchmark: Benchmark) -> Benchmark:
+def register_benchmark(benchmark: Benchmark) -> Benchmark:
     """Make a benchmark known under its name, in this process.
 
     Args:
@@ -35,57 +34,31 @@ def register(benchmark: Benchmark) -> Benchmark:
 
     Returns:
         The benchmark.
-
-    Raises:
-        ValueError: The name is taken by another benchmark.
     """
-    there = _loaded.get(benchmark.name)
-    if (
-        benchmark.name in BUILT_IN
-        and there is not benchmark
-        and type(benchmark).__module__.partition(".")[0] != "prmbench"
-    ):
-        raise ValueError(f"benchmark '{benchmark.name}' is one of prmbench's own; use another name")
-    if there is not None and type(there) is not type(benchmark):
-        raise ValueError(f"benchmark '{benchmark.name}' is there already; use another name")
-    _loaded[benchmark.name] = benchmark
+    BENCHMARKS.add(benchmark.name, benchmark)
     return benchmark
-
-
-def benchmark_names() -> list[str]:
-    """The names of all benchmarks: prmbench's own, in the order of tables, then those of other packages."""
-    others = {*_loaded, *(point.name for point in entry_points(group=GROUP))} - BUILT_IN.keys()
-    return [*BUILT_IN, *sorted(others)]
 
 
 def find_benchmark(name: str) -> Benchmark:
     """The benchmark of a name.
 
     Args:
-        name: A name of `benchmark_names`.
+        name: Its name.
 
     Raises:
         ArgumentError: There is none; the nearest name is given.
     """
-    if name not in _loaded:
-        points = {point.name: point for point in entry_points(group=GROUP)}
-        if name in BUILT_IN:
-            module, _, attribute = BUILT_IN[name].partition(":")
-            found = getattr(importlib.import_module(module), attribute)
-        elif name in points:
-            found = points[name].load()
-        else:
-            known = benchmark_names()
-            raise ArgumentError(
-                "benchmark", printable(name), f"not known{nearest(name, known)}; expected {', '.join(known)}"
-            )
-        register(found() if isinstance(found, type) else found)
-    return _loaded[name]
+    known = BENCHMARKS.names()
+    if name not in known:
+        raise ArgumentError(
+            "benchmark", printable(name), f"not known{nearest(name, known)}; expected {', '.join(known)}"
+        )
+    return BENCHMARKS.find(name)
 
 
 def benchmarks() -> list[Benchmark]:
     """All benchmarks, in the order of tables."""
-    return [find_benchmark(name) for name in benchmark_names()]
+    return [BENCHMARKS.find(name) for name in BENCHMARKS.names()]
 
 
 def find_entry(path: str | Path) -> Path:
@@ -120,7 +93,7 @@ def read_any_entry(path: Path) -> Any:
     name = benchmark_of(path)
     if name is None:
         raise UserError(f"{path}: is no entry; expected the {ENTRY_NAME} that `prmbench eval` writes")
-    if name not in (known := benchmark_names()):
+    if name not in (known := BENCHMARKS.names()):
         shown = shortened(json.dumps(name, default=str))
         raise UserError(f"{path}: field 'benchmark.name' is {shown}; expected {', '.join(known)}")
     entry = read_entry(path, find_benchmark(name).entry_type)

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from prmbench.benchmarks.base import Benchmark
-from prmbench.benchmarks.registry import benchmark_names, benchmarks, find_benchmark
+from prmbench.benchmarks.registry import BENCHMARKS, benchmarks, find_benchmark
 from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import (
     ALWAYS,
@@ -38,7 +38,7 @@ def _eval_flags() -> dict[str, Flag]:
         Flag(
             "benchmark",
             str,
-            f"{', '.join(benchmark_names())}; default: processbench, best-of-n with --rollouts, policy with --policy",
+            f"{', '.join(BENCHMARKS.names())}; default: processbench, best-of-n with --rollouts, policy with --policy",
             SUBJECT,
         ),
         Flag(

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, evaluate_traces
+from prmbench.benchmarks.processbench.run import evaluate_traces
+from prmbench.benchmarks.processbench.schema import ProcessBenchEntry
 from prmbench.data.rollouts import Rollout, Summary, summarise
 from prmbench.data.traces import load_traces
 from prmbench.miniature.build import Build, rollout_error, rollout_steps, train_policy
@@ -85,9 +86,9 @@ def run_demo(
             name="miniature policy",
             source=str(policy_folder),
             output=folder / f"endo-{n_problems}x{n}",
-            options=RunOptions(batch_tokens=16_384, miniature=True),
+            batch_tokens=16_384,
+            miniature=True,
         )
-        assert found is not None
     errors = dict(Counter(rollout_error(r, build.world) for r in rollouts).most_common())
     lengths = dict(sorted(Counter(len(rollout_steps(r)) for r in rollouts).items()))
     return DemoResult(build, rollouts, summarise(rollouts), errors, lengths, *found, seconds)

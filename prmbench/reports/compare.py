@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.paired import Comparison
+from prmbench.benchmarks.paired import Comparison, check_choice
 from prmbench.benchmarks.registry import load_measured
-from prmbench.errors import ArgumentError, UserError
+from prmbench.errors import UserError
 
 
 def compare(paths: Sequence[str | Path], *, n_resamples: int = 10_000, seed: int = 0, **choice: Any) -> Comparison:
@@ -35,7 +35,5 @@ def compare(paths: Sequence[str | Path], *, n_resamples: int = 10_000, seed: int
         raise UserError(f"{' and '.join(sorted(names))}: entries of different benchmarks cannot be compared")
     benchmark = measured[0].benchmark
     given = {name: value for name, value in choice.items() if value is not None}
-    for name in given:
-        if name not in benchmark.choices:
-            raise ArgumentError(name, None, f"means nothing for {benchmark.name}; leave it out")
+    check_choice(benchmark, given)
     return benchmark.compare(measured, n_resamples=n_resamples, seed=seed, **given)

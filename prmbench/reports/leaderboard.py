@@ -12,7 +12,7 @@ from pathlib import Path
 from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.paired import compare_outcomes
 from prmbench.benchmarks.parts import Cell
-from prmbench.benchmarks.registry import benchmark_names, load_measured
+from prmbench.benchmarks.registry import BENCHMARKS, load_measured
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError
 from prmbench.reports.reported import ReportedTable
@@ -83,7 +83,7 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0) -> li
     for path in entry_folders(folder):
         one = load_measured(path)
         groups.setdefault((one.benchmark.name, one.entry.benchmark.fingerprint), []).append(one)
-    order = benchmark_names()
+    order = BENCHMARKS.names()
     ranked = sorted(groups.items(), key=lambda g: (g[1][0].entry.miniature, order.index(g[0][0]), -len(g[1]), g[0][1]))
     boards = [_board(group, n_resamples, seed) for _, group in ranked]
     return [board for board in boards if board is not None]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, ValidationError
 
 from prmbench.data.records import LARGE, shown
 from prmbench.errors import UserError, printable, shortened
@@ -21,43 +21,51 @@ ITEM_CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True)
 """For ``pydantic.dataclasses.dataclass(frozen=True, config=ITEM_CONFIG)``: an item's fields are checked whenever one is made."""
 
 
-def _numbers(whole: bool) -> Callable[[Any], Any]:
+def _is_number(value: Any, *, whole: bool) -> bool:
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+
+
+def _numbers(*, whole: bool) -> Callable[[Any], Any]:
     def check(values: Any) -> Any:
         if isinstance(values, np.ndarray):
             return values
-        if not isinstance(values, list):
-            raise ValueError(f"{shown(values)} is no list of numbers")
-        # JSON has whole numbers where a float has no fraction; numbers beyond these lose digits or overflow.
-        kinds = (int,) if whole else (int, float)
-        for value in values:
-            finite = type(value) in kinds and (-LARGE < value < LARGE or value in (np.inf, -np.inf) or value != value)
-            if not finite or (whole and value < 0):
-                raise ValueError(
-                    f"{shown(value)} is not a {'whole ' if whole else ''}number {'from 0 to' if whole else 'below'} {LARGE:g}"
-                )
+        listed = values if isinstance(values, list) else [None]
+        # JSON has whole numbers where a float has no fraction; a float64 does not hold larger ones exactly.
+        wrong = [v for v in listed if not _is_number(v, whole=whole) or (isinstance(v, int) and not abs(v) < 2**53)]
+        if wrong or (whole and min(listed, default=0) < 0):
+            raise ValueError(f"must hold {'whole numbers, 0 or more' if whole else 'numbers'}")
         return np.array(values, dtype=np.int64 if whole else np.float64)
 
     return check
+
+
+def _number(low: float, *, whole: bool = False, infinite: bool = False) -> Any:
+    def check(value: Any) -> Any:
+        right = _is_number(value, whole=whole)
+        if not right or not (low <= value < LARGE or (infinite and value in (np.inf, -np.inf))):
+            of = f"a {'whole ' if whole else ''}number{'' if low == -LARGE else f' from {low:g}'}"
+            raise ValueError(f"is {shortened(shown(value))}; expected {of} below {LARGE:g}")
+        return int(value) if whole else float(value)
+
+    return BeforeValidator(check)
 
 
 Counts = Annotated[NDArray[np.int64], BeforeValidator(_numbers(whole=True))]
 """Whole numbers, 0 or more, as an int64 array; a JSON list in the file."""
 Numbers = Annotated[NDArray[np.float64], BeforeValidator(_numbers(whole=False))]
 """Numbers, infinities and NaN among them, as a float64 array; a JSON list in the file."""
-
-
-def _real(value: Any) -> Any:
-    if type(value) not in (int, float) or not (-LARGE < value < LARGE or value in (np.inf, -np.inf)):
-        raise ValueError(f"{shown(value)} is not a number below {LARGE:g}")
-    return float(value)
-
-
-Real = Annotated[float, BeforeValidator(_real)]
-"""A number, or an infinity."""
-Count = Annotated[int, Field(ge=0, lt=LARGE)]
+Count = Annotated[int, _number(0, whole=True)]
 """A whole number, 0 or more."""
-Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v), Field(gt=-LARGE, lt=LARGE)]
+Positive = Annotated[int, _number(1, whole=True)]
+"""A whole number, 1 or more."""
+AnswerClass = Annotated[int, _number(-1, whole=True)]
+"""The class of an answer among its problem's, -1: none."""
+Number = Annotated[float, _number(-LARGE)]
 """A finite number; a JSON number without a fraction is taken as well."""
+Share = Annotated[float, _number(0)]
+"""A finite number, 0 or more."""
+Real = Annotated[float, _number(-LARGE, infinite=True)]
+"""A number, or an infinity."""
 
 
 class Item:
@@ -134,15 +142,17 @@ def make_item(item_type: type[ItemType], place: str, fields: Any) -> ItemType:
 
 def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    loc = list(first["loc"])
+    while len(loc) > 1 and isinstance(loc[-1], int):  # a place in a list
+        loc.pop()
+    where = ".".join(printable(str(part)) for part in loc)
     message = printable(first["msg"])
     if first["type"] == "missing":
         return f"field '{where}' is missing"
     if first["type"] == "value_error":
         message = message.removeprefix("Value error, ")
-        return f"field '{where}': {message}" if where else message
-    expected = message.removeprefix("Input should be ")
-    return f"field '{where}' is {shortened(shown(first['input']))}; expected {expected}"
+        return f"field '{where}' {message}" if where else message
+    return f"field '{where}' is {shortened(shown(first['input']))}; expected {message.removeprefix('Input should be ')}"
 
 
 def read_described(folder: Path, described: Items | None, read: Callable[[Path], list[ItemType]]) -> list[ItemType]:

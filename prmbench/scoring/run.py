@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from prmbench.benchmarks.missing import run_missing
 from prmbench.data.records import check_fields
 from prmbench.data.solutions import Solution
 from prmbench.data.tokens import ids_hash
-from prmbench.engines.batching import default_batch_tokens, plan_batches
+from prmbench.engines.batching import default_batch_tokens
+from prmbench.engines.missing import run_missing
 from prmbench.errors import UserError, argument
 from prmbench.results.schema import digest
 from prmbench.results.store import RunFolder
@@ -127,7 +127,7 @@ def score_solutions(
             found = zip(indices, model.score([encoded[i] for i in indices]), strict=True)
             keep([_scored(model, solutions[i], one, threshold) for i, one in found if i in missing])
 
-        run_missing("scoring", plan_batches(lengths, budget), lengths, missing, budget, work)
+        run_missing("scoring", lengths, missing, budget, work)
 
     if output is None:
         scored: list[Scored] = []

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from prmbench.benchmarks.processbench.run import ProcessBenchEntry
+from prmbench.benchmarks.processbench.schema import ProcessBenchEntry
+from prmbench.benchmarks.registry import find_entry, read_any_entry
 from prmbench.errors import ArgumentError, argument, nearest
-from prmbench.reports.compare import find_entry, read_any_entry
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.subject import describe
 from prmbench.stats.protocols import STEP_PROTOCOL, TOKEN_PROTOCOLS
@@ -117,7 +117,7 @@ def _from_entry(threshold: str, model: RewardModel, protocol: str | None) -> Thr
     found = entry.metrics.protocols[used].subsets
     usable: dict[str, float] = {}
     for rule in TRANSFERABLE:
-        chosen = [result.policies[rule].thresholds for result in found.values() if rule in result.policies]
+        chosen = [result.rules[rule].thresholds for result in found.values() if rule in result.rules]
         if len(values := {value for thresholds in chosen for value in thresholds}) == 1:
             usable[rule] = values.pop()
     rule = wanted[0] if wanted else next(iter(usable), "gsm8k")

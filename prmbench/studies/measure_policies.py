@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.policy.run import ITEMS_NAME, evaluate_policy, read_completions
+from prmbench.benchmarks.policy.run import evaluate_policy
+from prmbench.benchmarks.registry import load_measured
 from prmbench.data.problem_sets import find_problems
 from prmbench.data.verdicts import Verdict
 from prmbench.studies.lab import RL_RECIPE, Lab
@@ -51,7 +52,7 @@ def measure_policy(lab: Lab, settings: PolicySettings, output: Path) -> dict[str
         assert done is not None
         history, entry = done.history, output / "entries" / f"step-{done.steps}"
     right: Counter[str] = Counter()
-    for item in read_completions(entry / ITEMS_NAME):
+    for item in load_measured(entry).items:
         right[item.id] += item.verdict == Verdict.CORRECT
     for weights in output.rglob("*.safetensors"):
         weights.unlink()

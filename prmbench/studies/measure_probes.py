@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.candidate_sets.run import evaluate_candidates
-from prmbench.benchmarks.td_probe.run import ProbeOptions, evaluate_td_probe
+from prmbench.benchmarks.candidate_sets.run import evaluate_candidate_sets
+from prmbench.benchmarks.td_probe.benchmark import TDProbeOptions
+from prmbench.benchmarks.td_probe.run import evaluate_td_probe
 from prmbench.engines.sampling import SamplingParams
 from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT
 from prmbench.studies.lab import Lab
@@ -34,13 +35,10 @@ def measure_td(lab: Lab, settings: RewardModelSettings, output: Path) -> dict[st
         name=settings.name,
         source=settings.name,
         output=output,
-        options=ProbeOptions(
-            branches=N_BRANCHES,
-            rollouts=ROLLOUTS_EACH,
-            params=SamplingParams(max_new_tokens=MAX_NEW_TOKENS),
-            prompt=PROMPT,
-            seed=lab.build.seed,
-        ),
+        options=TDProbeOptions(branches=N_BRANCHES, rollouts_per_branch=ROLLOUTS_EACH),
+        params=SamplingParams(max_new_tokens=MAX_NEW_TOKENS),
+        prompt=PROMPT,
+        seed=lab.build.seed,
         miniature=True,
     )
     return {"metrics": entry.metrics.model_dump(mode="json")}
@@ -57,7 +55,7 @@ def measure_candidate_sets(lab: Lab, _: object, output: Path) -> dict[str, Any]:
     Returns:
         ``metrics`` of the entry.
     """
-    entry, _path = evaluate_candidates(
+    entry, _path = evaluate_candidate_sets(
         lab.load_policy(),
         {lab.split: lab.probed_problems(N_PROBED)},
         name="sft",

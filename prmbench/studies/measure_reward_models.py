@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from prmbench.benchmarks.processbench.metrics import Plan, ProtocolResult, compute_metrics
-from prmbench.benchmarks.processbench.run import RunOptions, evaluate_traces
+from prmbench.benchmarks.base import RunKeywords
+from prmbench.benchmarks.processbench.metrics import Statistics, compute_metrics
+from prmbench.benchmarks.processbench.run import evaluate_traces
+from prmbench.benchmarks.processbench.schema import ProtocolResult, TraceItem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
@@ -21,7 +23,6 @@ from prmbench.data.traces import Trace, load_traces
 from prmbench.engines.batching import plan_batches
 from prmbench.miniature.build import PROMPT
 from prmbench.miniature.world import FORMAT_TOKENS, FORMATS
-from prmbench.results.items import TraceItem
 from prmbench.reward_models.base import RewardModel
 from prmbench.stats.auc import ranking_auc
 from prmbench.stats.calibration import brier, margin_logit, reliability, sigmoid
@@ -54,10 +55,9 @@ def measure_reward_model(lab: Lab, settings: RewardModelSettings, output: Path) 
     """
     model = lab.reward_model(settings)
     traces = load_traces(lab.traces, list(FORMATS))
-    options = RunOptions(batch_tokens=BATCH_TOKENS, miniature=True)
-    evaluated = evaluate_traces(model, traces, name=settings.name, source=settings.name, output=output, options=options)
-    assert evaluated is not None
-    metrics, beta = evaluated[0].metrics, model.card.scale()
+    run: RunKeywords = {"batch_tokens": BATCH_TOKENS, "miniature": True, "output": output}
+    entry, _ = evaluate_traces(model, traces, name=settings.name, source=settings.name, **run)
+    metrics, beta = entry.metrics, model.card.scale()
     responses = _encode_rollouts(lab.rollouts, model)
     values = token_values(model, responses, BATCH_TOKENS)
     correct = np.array([r.correct for r in lab.rollouts])
@@ -65,7 +65,9 @@ def measure_reward_model(lab: Lab, settings: RewardModelSettings, output: Path) 
     margin = model.card.margin or 0.0
     return {
         "f1": _f1(metrics.protocols),
-        "f1_content": _f1(compute_metrics(_content_items(model, traces), beta, {}, Plan(n_resamples=0)).protocols),
+        "f1_content": _f1(
+            compute_metrics(_content_items(model, traces), beta, {}, Statistics(n_resamples=0)).protocols
+        ),
         "baselines": _f1(metrics.baselines)["crossfit"],
         "auc_final": ranking_auc(final, correct),
         "auc_length": ranking_auc(-np.array([float(len(v)) for v in values]), correct),
@@ -87,7 +89,7 @@ def measure_best_of_n(lab: Lab, settings: RewardModelSettings, output: Path) -> 
     """
     from prmbench.api import rerank
 
-    entry, _ = rerank(
+    found = rerank(
         lab.reward_model(settings),
         [lab.candidates],
         name=settings.name,
@@ -96,7 +98,8 @@ def measure_best_of_n(lab: Lab, settings: RewardModelSettings, output: Path) -> 
         n_resamples=100,
         batch_tokens=BATCH_TOKENS,
     )
-    return {"figures": entry.metrics.mean.model_dump()}
+    assert found is not None  # nothing is shared between processes
+    return {"figures": found[0].metrics.mean.model_dump()}
 
 
 def token_values(model: RewardModel, encoded: Sequence[EncodedTrace], batch_tokens: int) -> list[Floats]:
@@ -119,7 +122,7 @@ def token_values(model: RewardModel, encoded: Sequence[EncodedTrace], batch_toke
 def _f1(protocols: dict[str, ProtocolResult]) -> dict[str, dict[str, dict[str, float | None]]]:
     return {
         rule: {
-            form: {name: result.subsets[form].policies[rule].f1.value for name, result in protocols.items()}
+            form: {name: result.subsets[form].rules[rule].f1.value for name, result in protocols.items()}
             for form in FORMATS
         }
         for rule in ("crossfit", "oracle")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from prmbench.reports.plots import to_svg
+from prmbench.benchmarks.parts import to_svg
 from prmbench.studies.figures import Results
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import BEST, LABELS, UPDATES

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.errors import ArgumentError, argument
-from prmbench.reports.leaderboard import read_reported
 from prmbench.reports.pages import environment, markdown_table
+from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
 from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically

@@ -5,11 +5,10 @@ import pytest
 import support
 
 import prmbench
-from prmbench.benchmarks.best_of_n.metrics import CandidateItem
 from prmbench.benchmarks.best_of_n.run import _within_problems
+from prmbench.benchmarks.best_of_n.schema import CompletionScores
 from prmbench.benchmarks.precision import LIMIT, TOKEN_NOISE, precision_warning
-from prmbench.benchmarks.processbench.metrics import Plan
-from prmbench.benchmarks.processbench.run import RunOptions, recompute
+from prmbench.benchmarks.registry import recompute
 from prmbench.engines.loading import LoadOptions
 
 
@@ -53,7 +52,7 @@ def test_a_run_in_half_precision_says_so_and_keeps_it(tiny, traces_file, tmp_pat
             reference=tiny,
             data=traces_file,
             output=tmp_path / dtype,
-            options=RunOptions(plan=Plan(0)),
+            n_resamples=0,
             load_options=LoadOptions(dtype=dtype),
         )
         assert len(entry.provenance.warnings) == expected
@@ -64,7 +63,7 @@ def test_a_run_in_half_precision_says_so_and_keeps_it(tiny, traces_file, tmp_pat
 def test_candidates_are_compared_within_their_problem():
     """Problems far apart, candidates of one a hair apart: only the second counts."""
     made = [
-        CandidateItem(
+        CompletionScores(
             "s", f"p{p}", k, "d", k == 0, 0, 49 + p, np.array([49]), np.array([0.0]), 100.0 * p + 0.01 * k, None
         )
         for k in range(4)
@@ -82,7 +81,7 @@ def test_far_apart_models_are_not_at_risk(tiny, tmp_path, traces_file):
         reference=tiny,
         data=traces_file,
         output=tmp_path / "run",
-        options=RunOptions(plan=Plan(0)),
+        n_resamples=0,
         load_options=LoadOptions(dtype="bfloat16"),
     )
     assert entry.provenance.warnings == []

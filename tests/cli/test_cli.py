@@ -17,9 +17,9 @@ from importlib import metadata
 import pytest
 import support
 
+from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.cli import app as cli
 from prmbench.engines.sampling import SamplingParams
-from prmbench.results.items import read_items
 
 
 def run(*arguments, cwd=None, env=None, check=None):
@@ -324,7 +324,7 @@ def test_two_processes_give_what_one_gives(slow_case, whole, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("entry: ") == 1
-    one, two = (read_items(folder / "items.jsonl") for folder in (whole, tmp_path / "two"))
+    one, two = (PROCESSBENCH.read_items(folder / "items.jsonl") for folder in (whole, tmp_path / "two"))
     assert [i.id for i in one] == [i.id for i in two]
     assert max(abs(a.sums - b.sums).max() for a, b in zip(one, two, strict=True)) < 1e-3
     assert json.loads((tmp_path / "two" / "entry.json").read_text())["provenance"]["run"]["processes"] == 2

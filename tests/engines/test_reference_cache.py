@@ -21,14 +21,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import prmbench
-from prmbench.benchmarks.processbench.metrics import Plan
-from prmbench.benchmarks.processbench.run import RunOptions
 from prmbench.engines.loading import LoadOptions
 from prmbench.engines.reference_cache import Identity, LogprobCache, Shape, cache_limit, cache_path
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 
-QUICK = RunOptions(plan=Plan(n_resamples=20), batch_tokens=400)
+QUICK = {"n_resamples": 20, "batch_tokens": 400}
 ONE = Identity("a" * 64, "hf", "cpu", "float32", {"torch": "1"})
 SHAPE = Shape(407, 1024)
 
@@ -53,7 +51,7 @@ def batch(seed=0, rows=3):
 
 
 def evaluate(rm, reference, data, output, **loading):
-    entry, path = prmbench.evaluate(rm, reference=reference, data=data, output=output, options=QUICK, **loading)
+    entry, path = prmbench.evaluate(rm, reference=reference, data=data, output=output, **QUICK, **loading)
     return entry, (path.parent / "items.jsonl").read_bytes()
 
 

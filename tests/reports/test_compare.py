@@ -10,17 +10,24 @@ import support
 from typer.testing import CliRunner
 
 import prmbench
+from prmbench.benchmarks.paired import check_comparable, side_of
+from prmbench.benchmarks.paired import compare_sides as compare
 from prmbench.benchmarks.policy.run import PRESETS
-from prmbench.benchmarks.processbench.metrics import POLICIES, Plan, predict
-from prmbench.benchmarks.processbench.run import RunOptions
+from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
+from prmbench.benchmarks.processbench.metrics import predict
+from prmbench.benchmarks.processbench.schema import RULES
+from prmbench.benchmarks.registry import load_measured
 from prmbench.cli.app import app
 from prmbench.errors import UserError
-from prmbench.reports.compare import check_comparable, compare, load_measured
 from prmbench.resources import resource_folder
-from prmbench.results.items import read_items
 from prmbench.stats.protocols import TOKEN_PROTOCOLS
 
-QUICK = RunOptions(plan=Plan(n_resamples=50))
+QUICK = {"n_resamples": 50}
+read_items = PROCESSBENCH.read_items
+
+
+def load_side(path, **choice):
+    return side_of(load_measured(path), **choice)
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +40,29 @@ def runs(tiny, tiny_tuned, tmp_path_factory):
         support.write_traces(root / name / "math.jsonl", 30, seed + 1)
     model = {"reference": tiny, "objective": "implicit_prm"}
     for name, data, rm in (("a", "same", tiny_tuned), ("b", "same", tiny), ("c", "other", tiny_tuned)):
-        prmbench.evaluate(rm, data=root / data, output=root / name, name=name, options=QUICK, **model)
+        prmbench.evaluate(rm, data=root / data, output=root / name, name=name, **QUICK, **model)
     return root
 
 
 def test_predictions_are_those_of_the_entry(runs):
     """Every protocol and threshold policy: F1 of the predictions is the entry's."""
-    one = load_measured(runs / "a")
+    one = load_side(runs / "a")
     items = read_items(runs / "a" / "items.jsonl")
     seen = 0
     for protocol in TOKEN_PROTOCOLS:
-        for policy in POLICIES:
-            in_entry = one.entry.metrics.protocols[protocol].subsets["gsm8k"].policies.get(policy)
+        for policy in RULES:
+            in_entry = one.measured.entry.metrics.protocols[protocol].subsets["gsm8k"].rules.get(policy)
             if in_entry is None:
                 continue
             found = predict(
-                items, one.entry.subject.beta, one.entry.subject.fixed_thresholds, protocol=protocol, policy=policy
+                items,
+                one.measured.entry.subject.beta,
+                one.measured.entry.subject.fixed_thresholds,
+                protocol=protocol,
+                rule=policy,
             )
             for name, predictions in found.items():
-                entry = one.entry.metrics.protocols[protocol].subsets[name].policies[policy]
+                entry = one.measured.entry.metrics.protocols[protocol].subsets[name].rules[policy]
                 error = predictions.labels >= 0
                 assert predictions.hits[error].mean() == pytest.approx(entry.acc_error.value)
                 assert predictions.hits[~error].mean() == pytest.approx(entry.acc_correct.value)
@@ -60,11 +71,13 @@ def test_predictions_are_those_of_the_entry(runs):
 
 
 def test_a_pair(runs):
-    a, b = load_measured(runs / "a"), load_measured(runs / "b")
+    a, b = load_side(runs / "a"), load_side(runs / "b")
     (pair,) = compare([a, b], n_resamples=500)
     assert (pair.first, pair.second) == ("a", "b")
     for name, difference in pair.subsets.items():
-        crossfit = [m.entry.metrics.protocols["process"].subsets[name].policies["crossfit"].f1.value for m in (a, b)]
+        crossfit = [
+            m.measured.entry.metrics.protocols["process"].subsets[name].rules["crossfit"].f1.value for m in (a, b)
+        ]
         assert (difference.first, difference.second) == pytest.approx(tuple(crossfit))
         assert difference.value == pytest.approx(crossfit[0] - crossfit[1])
         assert difference.low <= difference.value <= difference.high
@@ -74,16 +87,16 @@ def test_a_pair(runs):
         assert set(difference.flips[0]) == {
             i for i, m, t in zip(a.subsets[name].ids, mine, theirs, strict=True) if m and not t
         }
-        for groups in (difference.by_position, difference.by_generator):
+        for groups in (difference.groups["position"], difference.groups["generator"]):
             assert sum(g.n for g in groups) == len(a.subsets[name].ids)
             assert sum(g.mcnemar.only_first for g in groups) == difference.mcnemar.only_first
-        assert difference.by_position[0].name == "no error"
+        assert difference.groups["position"][0].name == "no error"
     assert pair.mean.value == pytest.approx(np.mean([d.value for d in pair.subsets.values()]))
     assert pair.p_holm == pair.mean.p
 
 
 def test_both_ways_and_with_itself(runs):
-    a, b = load_measured(runs / "a"), load_measured(runs / "b")
+    a, b = load_side(runs / "a"), load_side(runs / "b")
     (one,), (other,) = compare([a, b], n_resamples=300), compare([b, a], n_resamples=300)
     assert one.mean.value == -other.mean.value
     (same,) = compare([a, dataclasses.replace(a)], n_resamples=100)
@@ -91,7 +104,7 @@ def test_both_ways_and_with_itself(runs):
 
 
 def test_three_are_corrected_together(runs):
-    three = [load_measured(runs / "a"), load_measured(runs / "b"), load_measured(runs / "a", protocol="prefix")]
+    three = [load_side(runs / "a"), load_side(runs / "b"), load_side(runs / "a", protocol="prefix")]
     pairs = compare(three, n_resamples=300)
     assert [(p.first, p.second) for p in pairs] == [("a", "b"), ("a", "a"), ("b", "a")]
     assert all(p.p_holm >= p.mean.p for p in pairs)
@@ -99,26 +112,26 @@ def test_three_are_corrected_together(runs):
 
 
 def test_what_cannot_be_compared_is_named(runs, tmp_path):
-    a, c = load_measured(runs / "a"), load_measured(runs / "c")
+    a, c = load_side(runs / "a"), load_side(runs / "c")
     with pytest.raises(UserError, match=r"field 'benchmark\.subsets\.gsm8k\.data_hash' is"):
         check_comparable(a, c)
     with pytest.raises(UserError, match="expected two entries or more"):
         compare([a])
     with pytest.raises(UserError, match="expected an entry, or the folder of a run"):
-        load_measured(tmp_path / "nowhere")
+        load_side(tmp_path / "nowhere")
     (tmp_path / "entry.json").write_text("[]")
     with pytest.raises(UserError, match="is no entry"):
-        load_measured(tmp_path)
+        load_side(tmp_path)
     with pytest.raises(UserError, match="protocol 'proces': these scores have process, prefix"):
-        load_measured(runs / "a", protocol="proces")
-    with pytest.raises(UserError, match="threshold policy 'fixed' is not defined here"):
-        load_measured(runs / "a", policy="fixed")
+        load_side(runs / "a", protocol="proces")
+    with pytest.raises(UserError, match="threshold rule 'fixed' is not defined here"):
+        load_side(runs / "a", thresholds="fixed")
     changed = tmp_path / "changed"
     shutil.copytree(runs / "a", changed)
     items = changed / "items.jsonl"
     items.write_text(items.read_text().replace('"label": -1', '"label": 0', 1))
     with pytest.raises(UserError, match="is not the file that the entry beside it describes"):
-        load_measured(changed)
+        load_side(changed)
 
 
 def test_policies_and_best_of_n(tiny, tiny_tuned, tmp_path):
@@ -132,26 +145,26 @@ def test_policies_and_best_of_n(tiny, tiny_tuned, tmp_path):
         prmbench.measure_policy(
             str(policy), subsets=[str(problems)], output=tmp_path / name, name=name, n=2, params=params, n_resamples=20
         )
-    one, two, hot = (load_measured(tmp_path / name) for name in ("one", "two", "hot"))
+    one, two, hot = (load_side(tmp_path / name) for name in ("one", "two", "hot"))
     (pair,) = compare([one, two], n_resamples=100)
-    assert pair.mean.first == one.entry.metrics.mean["average"].value
+    assert pair.mean.first == one.measured.entry.metrics.mean["average"].value
     assert pair.subsets["p"].mcnemar is None
     with pytest.raises(UserError, match=r"field 'benchmark\.settings\.sampling' is"):
         check_comparable(one, hot)
-    with pytest.raises(UserError, match="is of ProcessBench"):
-        load_measured(tmp_path / "one", protocol="prefix")
+    with pytest.raises(UserError, match="`protocol=`: means nothing for policy"):
+        load_side(tmp_path / "one", protocol="prefix")
 
     rollouts = tmp_path / "one" / "p"
     for name, rm in (("x", tiny_tuned), ("y", tiny)):
         prmbench.rerank(
             rm, [rollouts], reference=tiny, objective="dpo", output=tmp_path / name, name=name, n_resamples=20
         )
-    x, y = (load_measured(tmp_path / name) for name in ("x", "y"))
+    x, y = (load_side(tmp_path / name) for name in ("x", "y"))
     (pair,) = compare([x, y], n_resamples=100)
-    own = x.entry.metrics.mean.scores[x.entry.metrics.own]["2"]["expected"].value
+    own = x.measured.entry.metrics.mean.scores[x.measured.entry.metrics.own]["2"]["expected"].value
     assert pair.mean.first == pytest.approx(own)
-    with pytest.raises(UserError, match="--n 3: .* has 2 candidates"):
-        load_measured(tmp_path / "x", size=3)
+    with pytest.raises(UserError, match="`n=3`: .* has 2 completions"):
+        load_side(tmp_path / "x", n=3)
     with pytest.raises(UserError, match=r"field 'benchmark\.name' is \"policy\" and \"best-of-n\""):
         check_comparable(one, x)
 
@@ -172,7 +185,7 @@ def test_the_command_on_the_entries_that_ship():
 
 def test_other_labels_are_no_comparison(runs, tmp_path):
     """Labels that were changed, the digests kept and the entry made to fit: the other entry gives it away."""
-    a = load_measured(runs / "a")
+    a = load_side(runs / "a")
     one = a.subsets["gsm8k"]
     labels = one.labels.copy()
     labels[0] = -1 if labels[0] >= 0 else 0
@@ -195,4 +208,4 @@ def test_entries_that_are_not_read(runs, tmp_path, field, value, message):
     fields[field] = {**fields[field], **value} if isinstance(value, dict) else value
     (copy / "entry.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=message):
-        load_measured(copy)
+        load_side(copy)

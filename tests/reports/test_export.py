@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 
 import pytest
 from typer.testing import CliRunner
 
+from prmbench.benchmarks.registry import load_measured
 from prmbench.cli.app import app
 from prmbench.errors import UserError
-from prmbench.reports.compare import find_entry, read_any_entry
 from prmbench.reports.export import CSV_FIELDS, to_csv, to_latex
 from prmbench.resources import resource_folder
 
@@ -18,11 +19,12 @@ ENTRY = resource_folder("leaderboards") / "entries" / "smollm2-135m-ipvrm"
 
 @pytest.fixture
 def entry():
-    return read_any_entry(find_entry(ENTRY))
+    return load_measured(ENTRY, items=False)
 
 
 def named(entry, name):
-    return entry.model_copy(update={"subject": entry.subject.model_copy(update={"name": name})})
+    subject = entry.entry.subject.model_copy(update={"name": name})
+    return dataclasses.replace(entry, entry=entry.entry.model_copy(update={"subject": subject}))
 
 
 def test_csv_holds_every_estimate(entry):
@@ -51,7 +53,7 @@ def test_latex_row(entry):
     assert columns[0] == "F1"
     assert row.startswith(r"a\_b \& 50\% \textbackslash{}x\{\} & ")
     assert row.endswith(r" \\")
-    f1 = entry.metrics.protocols["process"].mean["crossfit"]
+    f1 = entry.entry.metrics.protocols["process"].mean["crossfit"]
     assert rf"& {100 * f1.value:.1f} {{\scriptsize[{100 * f1.low:.1f}, {100 * f1.high:.1f}]}}" in row
 
 

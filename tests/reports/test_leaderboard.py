@@ -10,18 +10,17 @@ import support
 from typer.testing import CliRunner
 
 import prmbench
-from prmbench.benchmarks.processbench.metrics import Plan
-from prmbench.benchmarks.processbench.run import RunOptions
 from prmbench.cli.app import app
 from prmbench.data.traces import load_traces
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.reports.leaderboard import add, read_boards, read_reported
+from prmbench.reports.leaderboard import add, read_boards
 from prmbench.reports.pages import as_html, as_markdown, build
+from prmbench.reports.reported import read_reported
 from prmbench.reports.verification import verify_entry
 from prmbench.resources import resource_folder
 
-QUICK = RunOptions(plan=Plan(n_resamples=50))
+QUICK = {"n_resamples": 50}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def made(tiny, tiny_tuned, tmp_path_factory):
     first, second = support.write_traces(root / "one.jsonl", 40, 0), support.write_traces(root / "two.jsonl", 40, 3)
     for name, rm, data in (("a", tiny_tuned, first), ("b <b>&|*", tiny, first), ("c", tiny_tuned, second)):
         run = root / "runs" / name[0]
-        prmbench.evaluate(rm, reference=tiny, objective="dpo", data=data, output=run, name=name, options=QUICK)
+        prmbench.evaluate(rm, reference=tiny, objective="dpo", data=data, output=run, name=name, **QUICK)
         add(run, root / "board")
     shutil.copytree(resource_folder("leaderboards") / "reported", root / "board" / "reported")
     return root / "board", first

@@ -11,8 +11,6 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 import prmbench
-from prmbench.benchmarks.processbench.metrics import Plan
-from prmbench.benchmarks.processbench.run import RunOptions
 from prmbench.cli.app import app
 from prmbench.data.traces import load_traces
 from prmbench.engines.sampling import SamplingParams
@@ -20,7 +18,7 @@ from prmbench.errors import UserError
 from prmbench.reports.subject import write_report
 from prmbench.resources import resource_folder
 
-QUICK = RunOptions(plan=Plan(n_resamples=50))
+QUICK = {"n_resamples": 50}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & $x$"
 
 
@@ -35,9 +33,7 @@ def evil(tiny, tiny_tuned, tmp_path_factory):
         trace["steps"] = [f"{EVIL} {step}" for step in trace["steps"]]
     data = root / "a$b$.jsonl"
     data.write_text("".join(json.dumps(t) + "\n" for t in traces))
-    prmbench.evaluate(
-        tiny_tuned, reference=tiny, objective="ipvrm", data=data, output=root / "run", name=EVIL, options=QUICK
-    )
+    prmbench.evaluate(tiny_tuned, reference=tiny, objective="ipvrm", data=data, output=root / "run", name=EVIL, **QUICK)
     return root / "run", data
 
 
@@ -100,7 +96,7 @@ def test_several_benchmarks_of_one_subject(tiny, tiny_tuned, tmp_path):
     )
     data = support.write_traces(tmp_path / "made.jsonl", 40)
     model = {"reference": tiny, "objective": "dpo", "name": "rm"}
-    prmbench.evaluate(tiny_tuned, data=data, output=tmp_path / "bench", options=QUICK, **model)
+    prmbench.evaluate(tiny_tuned, data=data, output=tmp_path / "bench", **QUICK, **model)
     prmbench.rerank(tiny_tuned, [tmp_path / "policy" / "p"], output=tmp_path / "bon", n_resamples=20, **model)
     page = support.Page(write_report([tmp_path / "bench", tmp_path / "bon"], tmp_path / "page.html"))
     assert "ProcessBench" in page.text

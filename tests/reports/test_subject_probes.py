@@ -7,7 +7,7 @@ import pytest
 import support
 
 from prmbench.benchmarks.calibration.run import evaluate_calibration
-from prmbench.benchmarks.td_probe.run import TDProbeEntry
+from prmbench.benchmarks.td_probe.benchmark import TD_PROBE
 from prmbench.data.completions import load_candidates
 from prmbench.data.prompts import find_prompt
 from prmbench.data.traces import load_traces
@@ -38,7 +38,7 @@ def calibrated(tiny, tiny_tuned, tmp_path_factory):
 
 def test_everything_is_on_the_page(probe_folders, calibrated, tmp_path):
     page = support.Page(write_report([probe_folders / "first", calibrated], tmp_path / "page.html"))
-    metrics = read_entry(probe_folders / "first" / "entry.json", TDProbeEntry).metrics
+    metrics = read_entry(probe_folders / "first" / "entry.json", TD_PROBE.entry_type).metrics
     assert "All branches (48 of 12 states): AUC and correlations, times 100" in page.text
     for result in metrics.branches.signals.values():
         for figure in (result.auc, result.pearson, result.agreement):
@@ -113,7 +113,7 @@ def test_what_figures_are_traced_by_is_not_left_out(probe_folders, tmp_path, fie
 
 
 def test_no_leaderboard_takes_them(probe_folders, tmp_path):
-    with pytest.raises(UserError, match=r"'benchmark.name' is \"td-probe\"; expected processbench, best-of-n, policy"):
+    with pytest.raises(UserError, match="entries of td-probe are compared, not ranked"):
         add(probe_folders / "first", tmp_path)
 
 

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
+from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.errors import UserError
-from prmbench.results.items import TraceItem, parse_item, read_items
 from prmbench.results.store import RunFolder, write_atomically
+
+parse_item, read_items = PROCESSBENCH.parse, PROCESSBENCH.read_items
 
 
 def item(identity="a", subset="s", value=0.1):
@@ -90,7 +93,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from prmbench.results.items import parse_item
+from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
+parse_item = PROCESSBENCH.parse
 from prmbench.results.store import RunFolder
 with RunFolder(Path(sys.argv[1]), {}, parse_item):
     print("held", flush=True)

@@ -86,11 +86,11 @@ def test_resumed_is_the_same_bit_for_bit(implicit, solutions, tmp_path, monkeypa
 
 def test_threshold_of_an_entry_predicts_as_the_entry_does(implicit, entry):
     """On the entry's own traces: its gsm8k policy's predictions, item by item."""
+    from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
     from prmbench.benchmarks.processbench.metrics import predict
-    from prmbench.results.items import read_items
 
     _, path = entry
-    items = read_items(path.parent / "items.jsonl")
+    items = PROCESSBENCH.read_items(path.parent / "items.jsonl")
     traces = prmbench.load_traces(path.parent.parent / "data")
     for protocol in ("process", "prefix_mean"):
         threshold = find_threshold(f"{path.parent}:gsm8k:{protocol}", implicit)

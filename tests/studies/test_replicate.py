@@ -11,7 +11,7 @@ from prmbench.cli.app import app
 from prmbench.errors import ArgumentError
 from prmbench.miniature.build import Build
 from prmbench.miniature.world import FORMATS
-from prmbench.reports.leaderboard import read_reported
+from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
 from prmbench.studies.claims import Claim, judge

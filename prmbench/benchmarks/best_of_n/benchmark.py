@@ -238,3 +238,6 @@ class BestOfN(Benchmark):
         if not 1 <= n <= there:
             raise UserError(f"`n={n}`: {measured.path} has {there} completions a problem")
         return outcomes_by_subset(*chosen_shares(measured.items, measured.entry.subject, n))
+
+
+BEST_OF_N = BestOfN()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
-from prmbench.benchmarks.best_of_n.benchmark import BestOfN, BestOfNOptions
+from prmbench.benchmarks.best_of_n.benchmark import BEST_OF_N, BestOfNOptions
 from prmbench.benchmarks.best_of_n.metrics import checked_sizes
 from prmbench.benchmarks.best_of_n.schema import CompletionScores
 from prmbench.benchmarks.judged import Completions, encode_completions, has_no_token, judge, plan_fields
@@ -47,7 +47,7 @@ def evaluate_best_of_n(
     """
     options = BestOfNOptions(tuple(sizes) if sizes else None)
     data = Completions(list(completions), prompt)
-    return evaluate_alone(BestOfN(), Job(data=data, model=model, name=name, source=source, options=options, **run))
+    return evaluate_alone(BEST_OF_N, Job(data=data, model=model, name=name, source=source, options=options, **run))
 
 
 def plan_best_of_n(job: Job) -> Plan:

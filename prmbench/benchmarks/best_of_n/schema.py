@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from prmbench.results.items import ITEM_CONFIG, Count, Counts, Numbers, Real, SampleItem
+from prmbench.results.items import ITEM_CONFIG, AnswerClass, Count, Counts, Numbers, Real, SampleItem
 from prmbench.results.schema import Estimate, Record
 
 
@@ -35,7 +33,7 @@ class CompletionScores(SampleItem):
     sample: Count
     digest: str
     correct: bool
-    answer: Annotated[int, Field(ge=-1)]
+    answer: AnswerClass
     length: Count
     n_tokens: Counts
     sums: Numbers | None = None

@@ -141,3 +141,6 @@ class Calibration(Benchmark):
         from prmbench.benchmarks.calibration.plot import draw_calibration
 
         return draw_calibration(measured.entry)
+
+
+CALIBRATION = Calibration()

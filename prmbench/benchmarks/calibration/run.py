@@ -9,7 +9,7 @@ from typing import Unpack
 import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
-from prmbench.benchmarks.calibration.benchmark import Calibration
+from prmbench.benchmarks.calibration.benchmark import CALIBRATION
 from prmbench.benchmarks.calibration.schema import PARTS, RolloutValues
 from prmbench.benchmarks.judged import Completions, encode_completions, has_no_token, judge, plan_fields
 from prmbench.benchmarks.runner import Finished, evaluate_alone
@@ -45,7 +45,7 @@ def evaluate_calibration(
         **run: How it is run; see `RunKeywords`.
     """
     data = Completions(list(completions), prompt)
-    return evaluate_alone(Calibration(), Job(data=data, model=model, name=name, source=source, **run))
+    return evaluate_alone(CALIBRATION, Job(data=data, model=model, name=name, source=source, **run))
 
 
 def prefix_lengths(n: int) -> list[int]:

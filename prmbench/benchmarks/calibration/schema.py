@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from prmbench.results.items import ITEM_CONFIG, Count, Number, SampleItem
+from prmbench.results.items import ITEM_CONFIG, Count, Number, Positive, SampleItem
 from prmbench.results.schema import Estimate, Record
 
 PARTS = 5
@@ -33,7 +31,7 @@ class RolloutValues(SampleItem):
     sample: Count
     digest: str
     correct: bool
-    t: list[Annotated[int, Field(ge=1)]]
+    t: list[Positive]
     sums: list[Number]
 
     @model_validator(mode="after")
@@ -67,7 +65,7 @@ class PartResult(Record):
 class CalibrationMetrics(Record):
     """Figures of a calibration probe."""
 
-    n_rollouts: int
+    n_rollouts: int = Field(description="rollouts measured")
     pass_rate: Estimate = Field(description="share of right rollouts")
     brier_constant: float = Field(description="Brier score of the pass rate as everyone's prediction")
-    parts: list[PartResult]
+    parts: list[PartResult] = Field(description="by fifths of the response")

@@ -87,7 +87,7 @@ class CandidateSets(Benchmark):
         for number, item in enumerate(items, start=1):
             if item.sets.keys() != first:
                 raise UserError(
-                    f"{path}, item {number}: field 'sets' is of P_min {', '.join(item.sets)}, in the first item of "
+                    f"{path}, line {number}: field 'sets' is of P_min {', '.join(item.sets)}, in the first line of "
                     f"{', '.join(first)}"
                 )
 
@@ -171,3 +171,6 @@ class CandidateSets(Benchmark):
         from prmbench.benchmarks.candidate_sets.table import section
 
         return section(measured)
+
+
+CANDIDATE_SETS = CandidateSets()

@@ -9,7 +9,7 @@ from typing import Unpack
 import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
-from prmbench.benchmarks.candidate_sets.benchmark import P_MINS, CandidateSets, CandidateSetsOptions
+from prmbench.benchmarks.candidate_sets.benchmark import CANDIDATE_SETS, P_MINS, CandidateSetsOptions
 from prmbench.benchmarks.candidate_sets.metrics import candidate_sums
 from prmbench.benchmarks.candidate_sets.schema import RolloutCandidates
 from prmbench.benchmarks.policy.run import subject_of
@@ -52,7 +52,7 @@ def evaluate_candidate_sets(
     """
     data = Problems(sets, prompt)
     job = Job(data=data, policy=policy, name=name, source=source, options=options, params=params, **run)
-    return evaluate_alone(CandidateSets(), job)
+    return evaluate_alone(CANDIDATE_SETS, job)
 
 
 def plan_candidate_sets(job: Job) -> Plan:

@@ -7,11 +7,10 @@ from typing import Annotated
 from pydantic import Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
-from prmbench.results.items import ITEM_CONFIG, Count, SampleItem
+from prmbench.results.items import ITEM_CONFIG, Count, SampleItem, Share
 from prmbench.results.schema import Estimate, Record
 
 PARTS = ("size", "mass", "several")
-Sum = Annotated[float, Field(ge=0, lt=1e15)]
 
 
 @dataclass(frozen=True, config=ITEM_CONFIG)
@@ -32,7 +31,7 @@ class RolloutCandidates(SampleItem):
     sample: Count
     digest: str
     n_tokens: Count
-    sets: dict[str, Annotated[tuple[Sum, Sum, Sum], Strict(False)]]
+    sets: dict[str, Annotated[tuple[Share, Share, Share], Strict(False)]]
 
     @model_validator(mode="after")
     def _fields_fit(self) -> RolloutCandidates:
@@ -52,6 +51,6 @@ class CandidateSetResult(Record):
 class CandidateSetsMetrics(Record):
     """The figures of a candidate-sets probe."""
 
-    n_rollouts: int
+    n_rollouts: int = Field(description="rollouts measured")
     n_states: int = Field(description="states of all rollouts: response tokens, the end of turn included")
     p_min: dict[str, CandidateSetResult] = Field(description="by P_min")

@@ -214,3 +214,6 @@ class PolicyBenchmark(Benchmark):
             groups.setdefault((item.subset, item.id), []).append(item.verdict == "correct")
             digests[item.subset, item.id] = item.digest
         return outcomes_by_subset({key: sum(right) / len(right) for key, right in groups.items()}, digests)
+
+
+POLICY_BENCHMARK = PolicyBenchmark()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
-from prmbench.benchmarks.policy.benchmark import PolicyBenchmark, PolicyOptions
+from prmbench.benchmarks.policy.benchmark import POLICY_BENCHMARK, PolicyOptions
 from prmbench.benchmarks.policy.schema import CompletionOutcome
 from prmbench.benchmarks.problems import Problems
 from prmbench.benchmarks.runner import Finished, evaluate_alone, run_plan
@@ -61,12 +61,10 @@ def evaluate_policy(
     """
     options, data = PolicyOptions(n), Problems(sets, prompt)
     job = Job(data=data, policy=policy, name=name, source=source, options=options, params=params, **run)
-    return evaluate_alone(PolicyBenchmark(), job)
+    return evaluate_alone(POLICY_BENCHMARK, job)
 
 
-def policy_from_rollouts(
-    paths: Sequence[str | Path], *, name: str | None, **run: Unpack[RunKeywords]
-) -> Finished:
+def policy_from_rollouts(paths: Sequence[str | Path], *, name: str | None, **run: Unpack[RunKeywords]) -> Finished:
     """Leave a policy entry of rollouts that exist, without a model.
 
     Args:
@@ -79,7 +77,7 @@ def policy_from_rollouts(
     """
     plan, called, limit = plan_from_rollouts(paths, name)
     run["limit"] = limit
-    found = run_plan(PolicyBenchmark(), plan, Job(data=None, name=called, source=called, **run))
+    found = run_plan(POLICY_BENCHMARK, plan, Job(data=None, name=called, source=called, **run))
     assert found is not None  # nothing is shared between processes
     return found
 

@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from prmbench.data.rollouts import RolloutEnd
 from prmbench.data.verdicts import Verdict
-from prmbench.results.items import ITEM_CONFIG, Count, SampleItem
-from prmbench.results.schema import Estimate, Record
+from prmbench.results.items import ITEM_CONFIG, AnswerClass, Count, SampleItem
+from prmbench.results.schema import Entry, Estimate, Record
 
 
 @dataclass(frozen=True, config=ITEM_CONFIG)
@@ -35,7 +35,7 @@ class CompletionOutcome(SampleItem):
     verdict: Annotated[Verdict, Strict(False)]
     finish_reason: RolloutEnd
     n_tokens: Count
-    answer: Annotated[int, Field(ge=-1)]
+    answer: AnswerClass
 
 
 class ProblemSetResult(Record):
@@ -62,3 +62,6 @@ class PolicyMetrics(Record):
     mean: dict[str, Estimate] = Field(
         description="plain mean over the problem sets: average, majority, pass@k, truncated"
     )
+
+
+PolicyEntry = Entry[PolicyMetrics]

@@ -246,3 +246,6 @@ class ProcessBench(Benchmark):
             elif item.digest != trace.digest():
                 found.append(f"{name} is of another trace than the data have (digest)")
         return found
+
+
+PROCESSBENCH = ProcessBench()

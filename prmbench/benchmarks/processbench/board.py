@@ -10,14 +10,13 @@ import numpy as np
 from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.paired import Outcomes
 from prmbench.benchmarks.processbench.metrics import position_bins, predict
-from prmbench.benchmarks.processbench.schema import BASELINES, ProcessBenchMetrics, ProtocolResult, quoted
+from prmbench.benchmarks.processbench.schema import BASELINES, ProcessBenchEntry, ProtocolResult, quoted
 from prmbench.errors import UserError
-from prmbench.results.schema import Entry, Estimate
+from prmbench.results.schema import Estimate
 from prmbench.stats.protocols import DIRECT
 
 BASELINE_TITLES = {"random": "random score", "position": "position only", "length": "length only"}
 
-ProcessBenchEntry = Entry[ProcessBenchMetrics]
 Figure = Callable[[ProtocolResult, Mapping[str, ProtocolResult]], Estimate | None]
 """A figure of an entry's main protocol, given all of its protocols."""
 

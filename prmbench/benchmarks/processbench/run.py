@@ -9,7 +9,7 @@ import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.precision import precision_warning
-from prmbench.benchmarks.processbench.benchmark import ProcessBench, ProcessBenchOptions
+from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH, ProcessBenchOptions
 from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.data.tokens import EncodedTrace, ids_hash
@@ -99,7 +99,7 @@ def evaluate_traces(
     """
     options = ProcessBenchOptions(skip_overlong)
     job = Job(data=list(traces), model=model, name=name, source=source, options=options, **run)
-    return evaluate_alone(ProcessBench(), job)
+    return evaluate_alone(PROCESSBENCH, job)
 
 
 def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int | None = None) -> list[StepScores]:

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from prmbench.results.items import ITEM_CONFIG, Counts, Item, Numbers
-from prmbench.results.schema import Estimate, Record
+from prmbench.results.schema import Entry, Estimate, Record
 from prmbench.stats.protocols import DIRECT
 
 RULES = ("crossfit", "gsm8k", "oracle", "fixed", DIRECT)
@@ -67,11 +67,10 @@ class TraceItem(Item):
         if len(values) != 1:
             raise ValueError(f"expected one of 'sums', 'scores' and 'votes', found {len(values)} of them")
         n_steps = len(self.n_tokens)
-        if not len(values[0]) or not n_steps or (self.votes is None and len(values[0]) != n_steps):
-            raise ValueError(
-                f"'n_tokens' and '{self.sort}' must hold one number a step, and votes at least one; "
-                f"found {n_steps} and {len(values[0])}"
-            )
+        if self.votes is not None and not (self.votes and n_steps):
+            raise ValueError("field 'votes' must be a list of at least one vote, 'n_tokens' one of at least one step")
+        if self.votes is None and (not n_steps or len(values[0]) != n_steps):
+            raise ValueError(f"fields 'n_tokens' and '{self.sort}' must be lists of one length, one number a step")
         if self.label >= n_steps:
             raise ValueError(f"field 'label' is {self.label}; expected -1 to {n_steps - 1}")
         return self
@@ -145,3 +144,6 @@ class ProcessBenchMetrics(Record):
     baselines: dict[str, ProtocolResult] = Field(
         description=f"the same for scores that know nothing: random (mean of {N_RANDOM} draws), position, length"
     )
+
+
+ProcessBenchEntry = Entry[ProcessBenchMetrics]

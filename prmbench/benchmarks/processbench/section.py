@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import Cell, Picture, Section, ShownItem, ShownStep, ShownTable, about, to_svg
-from prmbench.benchmarks.processbench.board import ProcessBenchEntry, main_protocol
+from prmbench.benchmarks.processbench.board import main_protocol
 from prmbench.benchmarks.processbench.metrics import Predictions, item_scores, predict
 from prmbench.benchmarks.processbench.plots import calibration, f1_against_threshold, scores_around_errors
-from prmbench.benchmarks.processbench.schema import BASELINES, RULES, SubsetResult, TraceItem, quoted
+from prmbench.benchmarks.processbench.schema import BASELINES, RULES, ProcessBenchEntry, SubsetResult, TraceItem, quoted
 from prmbench.data.traces import Trace
 from prmbench.stats.protocols import DIRECT
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from prmbench.benchmarks.processbench.board import BASELINE_TITLES, ProcessBenchEntry, main_protocol
+from prmbench.benchmarks.processbench.board import BASELINE_TITLES, main_protocol
 from prmbench.benchmarks.processbench.metrics import TRANSFER_SUBSET
-from prmbench.benchmarks.processbench.schema import ProtocolResult, quoted
+from prmbench.benchmarks.processbench.schema import ProcessBenchEntry, ProtocolResult, quoted
 from prmbench.benchmarks.tables import heading, new_table, percent, percent_with_interval, safe
 from prmbench.results.schema import Estimate
 from prmbench.stats.protocols import DIRECT

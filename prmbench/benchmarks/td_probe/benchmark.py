@@ -175,3 +175,6 @@ class TDProbe(Benchmark):
         from prmbench.benchmarks.td_probe.compare import compare_probes
 
         return compare_probes(measured, n_resamples=n_resamples, seed=seed)
+
+
+TD_PROBE = TDProbe()

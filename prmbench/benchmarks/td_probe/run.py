@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.problems import Problems
 from prmbench.benchmarks.runner import Finished, evaluate_alone
-from prmbench.benchmarks.td_probe.benchmark import TDProbe, TDProbeOptions
+from prmbench.benchmarks.td_probe.benchmark import TD_PROBE, TDProbeOptions
 from prmbench.benchmarks.td_probe.schema import BranchItem
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import PromptTemplate, find_prompt
@@ -70,7 +70,7 @@ def evaluate_td_probe(
     """
     data = Problems(sets, prompt)
     job = Job(data=data, model=model, policy=policy, name=name, source=source, options=options, params=params, **run)
-    return evaluate_alone(TDProbe(), job)
+    return evaluate_alone(TD_PROBE, job)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class PositionResult(Record):
 
     low: float = Field(description="from this share of the trajectory's tokens")
     high: float = Field(description="to below this share")
-    n_branches: int
+    n_branches: int = Field(description="branches of the group")
     pass_rate: float = Field(description="mean share of right rollouts")
     value_auc: Estimate = Field(description="AUC of the prefix value")
     td_pearson: Estimate = Field(description="correlation of TD with single rollouts' outcomes")
@@ -102,8 +102,8 @@ class PositionResult(Record):
 class BranchGroup(Record):
     """Figures of a group of branches."""
 
-    n_states: int
-    n_branches: int
+    n_states: int = Field(description="states of the group")
+    n_branches: int = Field(description="branches of the group")
     pass_rate: Estimate = Field(description="share of right rollouts")
     reliability: Estimate = Field(description="part of the variance of branches' shares that is not rollout noise")
     within_reliability: Estimate = Field(description="the same of deviations from the state's mean")
@@ -117,7 +117,7 @@ class BranchGroup(Record):
 class TDProbeMetrics(Record):
     """Figures of a TD probe."""
 
-    rollouts_per_branch: int
+    rollouts_per_branch: int = Field(description="K")
     mass: float = Field(description="mean probability under the policy of a state's branches together")
     truncated: float = Field(description="share of rollouts cut at the token limit, which count as wrong")
     branches: BranchGroup = Field(description="all branches")

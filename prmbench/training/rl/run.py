@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prmbench.benchmarks.policy.run import PolicyEntry, evaluate_policy
+from prmbench.benchmarks.policy.run import evaluate_policy
+from prmbench.benchmarks.policy.schema import PolicyEntry
 from prmbench.data.problem_sets import find_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder, ids_hash

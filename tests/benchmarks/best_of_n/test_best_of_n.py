@@ -9,14 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 import prmbench
-from prmbench.benchmarks.best_of_n.metrics import (
-    CandidateItem,
-    candidate_scores,
-    compute_best_of_n,
-    read_candidates,
-)
+from prmbench.benchmarks.best_of_n.benchmark import BEST_OF_N
+from prmbench.benchmarks.best_of_n.metrics import completion_scores, compute_best_of_n
 from prmbench.benchmarks.best_of_n.plot import plot_best_of_n
-from prmbench.benchmarks.best_of_n.run import BestOfNEntry, judge, recompute_best_of_n
+from prmbench.benchmarks.best_of_n.schema import CompletionScores
+from prmbench.benchmarks.judged import judge
+from prmbench.benchmarks.registry import recompute
 from prmbench.cli.app import app
 from prmbench.data.completions import Candidate
 from prmbench.data.prompts import find_prompt
@@ -26,12 +24,13 @@ from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.objectives import Convention
 from prmbench.stats.repeats import majority
 
+BestOfNEntry, read_candidates = BEST_OF_N.entry_type, BEST_OF_N.read_items
 SUM = Convention("sum", 2.0, 0.0)
 
 
 def item(problem, sample, correct, answer, sums, *, subset="s", end=0.5):
     tokens = np.arange(1, len(sums) + 1)
-    return CandidateItem(
+    return CompletionScores(
         subset,
         problem,
         sample,
@@ -84,7 +83,9 @@ def test_figures_equal_enumeration(estimator):
     result = found.subsets["s"]
     for size in found.sizes:
         for name in ("sum", "token_mean", "min", "last", "product", "mean"):
-            per_problem = [slow(g, [candidate_scores(i, SUM)[name] for i in g], size, estimator) for g in groups(items)]
+            per_problem = [
+                slow(g, [completion_scores(i, SUM)[name] for i in g], size, estimator) for g in groups(items)
+            ]
             assert result.scores[name][str(size)][estimator].value == pytest.approx(np.mean(per_problem)), name
         drawn = [tuple(range(size))] if estimator == "first" else list(itertools.combinations(range(6), size))
         any_right = [np.mean([any(g[i].correct for i in s) for s in drawn]) for g in groups(items)]
@@ -92,7 +93,7 @@ def test_figures_equal_enumeration(estimator):
         for name in ("majority", "weighted_majority"):
             votes = []
             for g in groups(items):
-                own = [candidate_scores(i, SUM)["sum"] for i in g]
+                own = [completion_scores(i, SUM)["sum"] for i in g]
                 weights = [1 / (1 + math.exp(-x)) for x in own] if name == "weighted_majority" else [1.0] * len(g)
                 votes.append(
                     np.mean(
@@ -109,7 +110,7 @@ def test_figures_equal_enumeration(estimator):
 
 def test_scores_hand_worked():
     one = item("p", 0, True, 0, [1.0, -2.0], end=0.5)  # one token, two tokens, and the end of turn
-    found = candidate_scores(one, Convention("token_mean", 10.0, 5.0))
+    found = completion_scores(one, Convention("token_mean", 10.0, 5.0))
     assert next(iter(found)) == "token_mean"
     assert found["sum"] == pytest.approx(10 * -0.5)
     assert found["token_mean"] == pytest.approx(10 * -0.5 / 4)
@@ -118,8 +119,8 @@ def test_scores_hand_worked():
 
 
 def test_a_prompt_without_room_is_chosen_last():
-    empty = CandidateItem("s", "p", 0, "d", False, -1, 0, np.zeros(1, dtype=np.int64), np.zeros(1), 0.0, None)
-    assert set(candidate_scores(empty, SUM).values()) == {-math.inf}
+    empty = CompletionScores("s", "p", 0, "d", False, -1, 0, np.zeros(1, dtype=np.int64), np.zeros(1), 0.0, None)
+    assert set(completion_scores(empty, SUM).values()) == {-math.inf}
     worse = [item("p", 1, True, 0, [-50.0]), item("p", 2, True, 0, [-60.0])]
     found = compute_best_of_n([empty, *worse], SUM, sizes=[2], n_resamples=0).subsets["s"]
     assert found.scores["sum"]["2"]["expected"].value == 1.0
@@ -138,15 +139,15 @@ def test_each_kind_scores_its_own_way():
 
 
 def test_mean_over_sets_and_order():
-    items = made() + [CandidateItem(**{**one.__dict__, "subset": "t"}) for one in made(seed=1)]
+    items = made() + [CompletionScores(**{**one.__dict__, "subset": "t"}) for one in made(seed=1)]
     found = compute_best_of_n(items, SUM, n_resamples=30, seed=2)
     assert found.mean.scores["sum"]["4"]["expected"].value == pytest.approx(
         np.mean([found.subsets[s].scores["sum"]["4"]["expected"].value for s in "st"])
     )
     assert compute_best_of_n(items[::-1], SUM, n_resamples=30, seed=2).subsets["s"] == found.subsets["s"]
-    with pytest.raises(UserError, match="--n 7: there are 6 candidates"):
+    with pytest.raises(UserError, match="`sizes=7`: there are 6 completions"):
         compute_best_of_n(items, SUM, sizes=[7])
-    with pytest.raises(UserError, match="problems have 5 to 6 candidates"):
+    with pytest.raises(UserError, match="problems have 5 to 6 completions"):
         compute_best_of_n(items[:-1], SUM)
 
 
@@ -188,7 +189,7 @@ def test_entry_of_a_real_model(tiny, tiny_tuned, tmp_path):
     assert first.total == pytest.approx(values.sum(), abs=1e-4)
     assert first.sums == pytest.approx(trace.step_sums(values), abs=1e-4)
     assert (first.length, len(first.n_tokens)) == (len(values), 2)
-    assert recompute_best_of_n(tmp_path / "out").metrics == entry.metrics
+    assert recompute(tmp_path / "out").metrics == entry.metrics
     text = path.read_text() + (tmp_path / "out" / "items.jsonl").read_text()
     assert "What is" not in text
     assert "do not know" not in text
@@ -199,10 +200,10 @@ def test_entry_of_a_real_model(tiny, tiny_tuned, tmp_path):
         assert plot_best_of_n([entry, endo], tmp_path / name).stat().st_size > 1000
     other, _ = prmbench.rerank(tiny, [file], output=tmp_path / "other", kind="endo", limit=2, n_resamples=40)
     assert (entry.benchmark.limit, other.benchmark.limit) == (None, 2)
-    with pytest.raises(UserError, match="--n 9: there are 4 candidates"):  # before anything is scored
+    with pytest.raises(UserError, match="`sizes=9`: there are 4 completions"):  # before anything is scored
         prmbench.rerank(tiny, [file], output=tmp_path / "none", kind="endo", sizes=[9])
     assert not (tmp_path / "none").exists()
-    with pytest.raises(UserError, match="different candidates"):
+    with pytest.raises(UserError, match="different completions"):
         plot_best_of_n([entry, other], tmp_path / "x.svg")
 
 
@@ -240,7 +241,7 @@ def test_a_step_valued_model(tiny, tmp_path):
     )
     assert entry.metrics.own == "product"
     assert set(entry.metrics.mean.scores) == {"product", "min", "last", "mean"}
-    assert recompute_best_of_n(tmp_path / "out").metrics == entry.metrics
+    assert recompute(tmp_path / "out").metrics == entry.metrics
 
 
 @pytest.mark.parametrize("change", [{"kind": "endo"}, {"kind": "marked"}])
@@ -270,7 +271,7 @@ def test_a_problem_without_room_is_never_chosen_and_never_run(tiny, tmp_path, ch
     )
     items = read_candidates(tmp_path / "both" / "items.jsonl")
     assert [i.length == 0 for i in items] == [False, False, True, True]
-    assert all(v == -math.inf for v in candidate_scores(items[2], Convention.of(both.subject)).values())
+    assert all(v == -math.inf for v in completion_scores(items[2], Convention.of(both.subject)).values())
     assert both.provenance.run.tokens == one.provenance.run.tokens
     value = {e: f.metrics.mean.scores[f.metrics.own]["2"]["expected"].value for e, f in (("both", both), ("one", one))}
     assert value["both"] == value["one"] / 2
@@ -292,7 +293,7 @@ def test_a_text_without_ids_is_scored(tiny, tmp_path):
         ({"length": -1}, "length"),
         ({"answer": -2}, "answer"),
         ({"n_tokens": [10**400, 1]}, "n_tokens"),
-        ({"total": 10**400}, "scores must be numbers below"),
+        ({"total": 10**400}, "total"),
     ],
 )
 def test_hostile_items_are_named(tmp_path, change, field):
@@ -311,14 +312,14 @@ def test_a_class_beyond_the_problems_candidates_is_named(tmp_path):
 def test_the_table_ends_with_the_largest_n():
     from rich.console import Console
 
-    from prmbench.benchmarks.tables import _best_of_n_table, sizes_shown
+    from prmbench.benchmarks.best_of_n.table import _table, sizes_shown
 
     assert sizes_shown([1, 2, 4, 8, 16, 32, 64, 100]) == [4, 16, 64, 100]
     assert sizes_shown([1, 2, 4, 6]) == [4, 6]
     assert sizes_shown([1, 2]) == [2]
     metrics = compute_best_of_n(made(n=5), SUM)
     console = Console(record=True, width=120)
-    console.print(_best_of_n_table("x", metrics.mean, sizes_shown(metrics.sizes)))
+    console.print(_table("x", metrics.mean, sizes_shown(metrics.sizes)))
     assert "@4" in (text := console.export_text())
     assert "@5" in text
 

@@ -7,16 +7,12 @@ import pytest
 import support
 from typer.testing import CliRunner
 
-from prmbench.benchmarks.best_of_n.run import encode_candidates
-from prmbench.benchmarks.calibration.run import (
-    CalibrationItem,
-    compute_calibration,
-    evaluate_calibration,
-    parse_calibration_item,
-    prefix_lengths,
-    read_calibration_items,
-    recompute_calibration,
-)
+from prmbench.benchmarks.calibration.benchmark import CALIBRATION
+from prmbench.benchmarks.calibration.metrics import compute_calibration
+from prmbench.benchmarks.calibration.run import evaluate_calibration, prefix_lengths
+from prmbench.benchmarks.calibration.schema import RolloutValues
+from prmbench.benchmarks.judged import encode_completions
+from prmbench.benchmarks.registry import recompute
 from prmbench.cli.app import app
 from prmbench.data.completions import Candidate, load_candidates
 from prmbench.data.prompts import find_prompt
@@ -45,7 +41,7 @@ def test_figures_by_plain_loops():
     for i in range(40):
         t = prefix_lengths(20 + i)
         sums = (0.02 * rng.standard_normal(5) * np.array(t)).tolist()
-        items.append(CalibrationItem("s", f"p{i // 4}", i % 4, "d", bool(rng.integers(2)), t, sums))
+        items.append(RolloutValues("s", f"p{i // 4}", i % 4, "d", bool(rng.integers(2)), t, sums))
     found = compute_calibration(items, IPVRM, n_resamples=60, seed=0)
     right = np.array([float(item.correct) for item in items])
     assert found.brier_constant == pytest.approx(np.mean((right - right.mean()) ** 2))
@@ -65,9 +61,7 @@ def test_figures_by_plain_loops():
 
 
 def test_implicit_prm_is_read_off_the_sum():
-    items = [
-        CalibrationItem("s", f"p{i}", 0, "d", i % 2 == 0, [1, 2, 3, 4, 5], [i, i, i, i, 2.0 * i]) for i in range(4)
-    ]
+    items = [RolloutValues("s", f"p{i}", 0, "d", i % 2 == 0, [1, 2, 3, 4, 5], [i, i, i, i, 2.0 * i]) for i in range(4)]
     subject = IPVRM.model_copy(update={"objective": "implicit_prm", "beta": 0.5, "margin": None})
     found = compute_calibration(items, subject, n_resamples=0, seed=0)
     assert found.parts[-1].links["margin"].predicted.value == pytest.approx(sigmoid(np.arange(4.0)).mean())
@@ -80,15 +74,15 @@ def test_items_are_prefix_sums_of_token_values(tiny, tiny_tuned, file, tmp_path)
     entry, path = evaluate_calibration(
         model, candidates, template, name="x", source="x", output=tmp_path / "run", n_resamples=20
     )
-    items = read_calibration_items(path.parent / "items.jsonl")
-    encoded = encode_candidates(model, candidates, template)
+    items = CALIBRATION.read_items(path.parent / "items.jsonl")
+    encoded = encode_completions(model, candidates, template)
     for item, trace, candidate in zip(items, encoded, candidates, strict=True):
         (values,) = model.token_values([trace])
         assert item.t == prefix_lengths(len(values))
         assert item.sums == pytest.approx([values[:t].sum() for t in item.t], abs=1e-4)
         assert item.correct == (candidate.sample == 0)
     assert entry.metrics.pass_rate.value == pytest.approx(1 / 3)
-    assert recompute_calibration(path).metrics == entry.metrics
+    assert recompute(path).metrics == entry.metrics
 
 
 def test_the_command_and_what_it_refuses(tiny, tiny_tuned, file, tmp_path):
@@ -120,9 +114,9 @@ def test_hostile_items_are_named(tmp_path, change, field):
         "t": [1, 2, 3, 4, 5],
         "sums": [0.5] * 5,
     }
-    assert parse_calibration_item("x", fields).t == [1, 2, 3, 4, 5]
+    assert CALIBRATION.parse("x", fields).t == [1, 2, 3, 4, 5]
     with pytest.raises(UserError, match=f"x: field.* '{field}'"):
-        parse_calibration_item("x", {**fields, **change})
+        CALIBRATION.parse("x", {**fields, **change})
 
 
 def test_rollouts_without_a_token_are_left_out(tiny, tiny_tuned, tmp_path):

@@ -8,14 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prmbench.benchmarks.candidate_sets.run import (
-    CandidatesItem,
-    candidate_sums,
-    compute_candidates,
-    evaluate_candidates,
-    read_candidates_items,
-    recompute_candidates,
-)
+from prmbench.benchmarks.candidate_sets.benchmark import CANDIDATE_SETS, CandidateSetsOptions
+from prmbench.benchmarks.candidate_sets.metrics import candidate_sums, compute_candidate_sets
+from prmbench.benchmarks.candidate_sets.run import evaluate_candidate_sets
+from prmbench.benchmarks.candidate_sets.schema import RolloutCandidates
+from prmbench.benchmarks.registry import recompute
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import read_rollouts
@@ -44,10 +41,10 @@ def test_worked_by_hand():
 
 def test_means_are_over_states():
     items = [
-        CandidatesItem("s", "a", 0, "d", 10, {"0.1": (12, 9.0, 2)}),
-        CandidatesItem("s", "b", 0, "d", 30, {"0.1": (33, 29.0, 3)}),
+        RolloutCandidates("s", "a", 0, "d", 10, {"0.1": (12, 9.0, 2)}),
+        RolloutCandidates("s", "b", 0, "d", 30, {"0.1": (33, 29.0, 3)}),
     ]
-    found = compute_candidates(items, n_resamples=100, seed=0)
+    found = compute_candidate_sets(items, n_resamples=100, seed=0)
     assert found.p_min["0.1"].size.value == pytest.approx(45 / 40)
     assert found.p_min["0.1"].mass.value == pytest.approx(38 / 40)
     assert found.p_min["0.1"].several.value == pytest.approx(5 / 40)
@@ -59,8 +56,14 @@ def test_means_are_over_states():
 def test_against_the_whole_distribution(tiny, tmp_path):
     policy = load_policy(str(tiny), find_prompt("boxed"))
     params = SamplingParams(max_new_tokens=12)
-    entry, path = evaluate_candidates(
-        policy, PROBLEMS, name="x", source="x", output=tmp_path, n=2, p_mins=(0.02, 0.1), params=params
+    entry, path = evaluate_candidate_sets(
+        policy,
+        PROBLEMS,
+        name="x",
+        source="x",
+        output=tmp_path,
+        options=CandidateSetsOptions((0.02, 0.1), n=2),
+        params=params,
     )
     rollouts = read_rollouts(tmp_path / "rollouts" / "a")
     sizes = {0.02: 0, 0.1: 0}
@@ -75,8 +78,8 @@ def test_against_the_whole_distribution(tiny, tmp_path):
     for limit, size in sizes.items():
         assert entry.metrics.p_min[str(limit)].size.value == pytest.approx(size / n)
     assert sizes[0.02] > 0
-    assert recompute_candidates(path).metrics == entry.metrics
-    assert len(read_candidates_items(tmp_path / "items.jsonl")) == 8
+    assert recompute(path).metrics == entry.metrics
+    assert len(CANDIDATE_SETS.read_items(tmp_path / "items.jsonl")) == 8
 
 
 @pytest.mark.parametrize(
@@ -90,17 +93,17 @@ def test_against_the_whole_distribution(tiny, tmp_path):
     ],
 )
 def test_hostile_items_are_named(tmp_path, change, message):
-    fields = json.loads(CandidatesItem("a", "p", 0, "d", 3, {"0.1": (4, 2.5, 1)}).line())
+    fields = json.loads(RolloutCandidates("a", "p", 0, "d", 3, {"0.1": (4, 2.5, 1)}).line())
     other = {**fields, "sample": 1, **change}
     (tmp_path / "items.jsonl").write_text(json.dumps(fields) + "\n" + json.dumps(other) + "\n")
     with pytest.raises(UserError, match=f"line 2: {message}"):
-        read_candidates_items(tmp_path / "items.jsonl")
+        CANDIDATE_SETS.read_items(tmp_path / "items.jsonl")
 
 
 def test_no_choice_anywhere_has_a_bound():
     """Of 5 problems whose states have one candidate each, the share of states with several is not known to be 0."""
-    items = [CandidatesItem("a", f"p{i}", 0, "d", 3, {"0.1": (3, 2.9, 0)}) for i in range(5)]
-    several = compute_candidates(items, n_resamples=20, seed=0).p_min["0.1"].several
+    items = [RolloutCandidates("a", f"p{i}", 0, "d", 3, {"0.1": (3, 2.9, 0)}) for i in range(5)]
+    several = compute_candidate_sets(items, n_resamples=20, seed=0).p_min["0.1"].several
     assert (several.value, several.low) == (0, 0)
     assert several.high == pytest.approx(1 - 0.025 ** (1 / 5))
 
@@ -108,11 +111,13 @@ def test_no_choice_anywhere_has_a_bound():
 def test_p_min_is_a_probability(tiny, tmp_path):
     policy = load_policy(str(tiny), find_prompt("boxed"))
     with pytest.raises(UserError, match="between 0 and 1"):
-        evaluate_candidates(policy, PROBLEMS, name="x", source="x", output=tmp_path, p_mins=(1.0,))
+        evaluate_candidate_sets(
+            policy, PROBLEMS, name="x", source="x", output=tmp_path, options=CandidateSetsOptions((1.0,))
+        )
 
 
 def test_a_policy_without_room_for_a_token(tiny, tmp_path, monkeypatch):
     policy = load_policy(str(tiny), find_prompt("boxed"))
     monkeypatch.setattr(type(policy.engine), "max_length", 4)
     with pytest.raises(UserError, match="no prompt leaves room"):
-        evaluate_candidates(policy, PROBLEMS, name="x", source="x", output=tmp_path)
+        evaluate_candidate_sets(policy, PROBLEMS, name="x", source="x", output=tmp_path)

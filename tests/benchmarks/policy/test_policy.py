@@ -7,16 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 import prmbench
-from prmbench.benchmarks.policy.run import (
-    PRESETS,
-    CompletionItem,
-    PolicyEntry,
-    compute_policy_metrics,
-    evaluate_policy,
-    policy_from_rollouts,
-    read_completions,
-    recompute_policy,
-)
+from prmbench.benchmarks.policy.benchmark import POLICY_BENCHMARK
+from prmbench.benchmarks.policy.metrics import compute_policy_metrics
+from prmbench.benchmarks.policy.run import PRESETS, evaluate_policy, policy_from_rollouts
+from prmbench.benchmarks.policy.schema import CompletionOutcome, PolicyEntry
+from prmbench.benchmarks.registry import recompute
 from prmbench.cli.app import app
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
@@ -27,6 +22,7 @@ from prmbench.policies.policy import load_policy
 from prmbench.results.schema import read_entry
 from prmbench.stats.repeats import majority, pass_at_k
 
+read_completions = POLICY_BENCHMARK.read_items
 PROBLEMS = {
     "easy": [Problem(f"e{i}", f"What is {i} + 1?", str(i + 1)) for i in range(3)],
     "hard": [Problem(f"h{i}", f"What is {i} * 7?", str(7 * i)) for i in range(2)],
@@ -35,7 +31,7 @@ PARAMS = SamplingParams(max_new_tokens=6, temperature=0.6, top_p=0.95)
 
 
 def item(subset, problem, sample, verdict, answer, tokens=5, reason="stop"):
-    return CompletionItem(subset, problem, sample, problem, Verdict(verdict), reason, tokens, answer)
+    return CompletionOutcome(subset, problem, sample, problem, Verdict(verdict), reason, tokens, answer)
 
 
 def made(seed=0, n=4):
@@ -119,14 +115,14 @@ def test_entry_and_its_items(policy, tmp_path):
     items = read_completions(tmp_path / "out" / "items.jsonl")
     assert len(items) == 15
     assert compute_policy_metrics(items, 50, 0) == entry.metrics
-    assert recompute_policy(tmp_path / "out").metrics == entry.metrics
+    assert recompute(tmp_path / "out").metrics == entry.metrics
     text = path.read_text() + (tmp_path / "out" / "items.jsonl").read_text()
     assert "What is" not in text  # never problem text
     assert str(tmp_path) not in text
     assert entry.provenance.run.tokens == sum(i.n_tokens for i in items)
     again, _ = run(policy, tmp_path / "out")  # nothing is sampled again
     assert again.metrics == entry.metrics
-    assert (again.provenance.run.tokens, again.provenance.run.resumed_items) == (0, 15)
+    assert again.provenance.run == entry.provenance.run  # which is still the one that computed it
 
 
 def test_what_makes_two_entries_comparable(policy, tmp_path):
@@ -165,20 +161,20 @@ def test_tampered_items_are_refused(policy, tmp_path):
     path.write_text(
         path.read_text().replace('"verdict": "wrong"', '"verdict": "correct"').replace("unparsed", "correct")
     )
-    with pytest.raises(UserError, match="is not the file that the entry beside it describes"):
-        recompute_policy(tmp_path / "out")
+    with pytest.raises(UserError, match=r"is not the file that .*entry\.json describes"):
+        recompute(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"verdict": "right"}, "field 'verdict' is 'right'"),
+        ({"verdict": "right"}, 'field .verdict. is "right"'),
         ({"n_tokens": "5"}, "field 'n_tokens'"),
         ({"sample": True}, "field 'sample'"),
         ({"n_tokens": 10**400}, "field 'n_tokens' .* expected a whole number from 0 below"),
         ({"n_tokens": -3}, "field 'n_tokens' is -3"),
         ({"answer": -5}, "field 'answer' is -5; expected a whole number from -1"),
-        ({"finish_reason": "xx"}, "field 'finish_reason' is 'xx'; expected stop, length, prompt"),
+        ({"finish_reason": "xx"}, 'field .finish_reason. is "xx"; expected .stop., .length. or .prompt.'),
     ],
 )
 def test_wrong_items_are_named(tmp_path, change, message):
@@ -294,7 +290,7 @@ def test_command_line(tiny, tmp_path):
         (["--rm", "r", "--benchmark", "policy"], "--benchmark policy: needs --policy CKPT"),
         (["--rm", "r", "--benchmark", "best-of-n"], "--benchmark best-of-n and --rollouts FILE go together"),
         (["--rm", "r", "--benchmark", "math"], "--benchmark math: not known"),
-        (["--policy", "p", "--system", "s", "--kind", "endo"], "--kind, --system: it means nothing for policy"),
+        (["--policy", "p", "--rollouts", "s", "--kind", "endo"], "--kind, --rollouts: it means nothing for policy"),
         (["--from-rollouts", "r", "--n", "2"], "--n: the completions are already sampled"),
         (["--rm", "r", "--rollouts", "x", "--subset", "s"], "--subset: it means nothing for best-of-n"),
         (["--policy", "p", "--preset", "x"], "--preset x: expected paper or released"),

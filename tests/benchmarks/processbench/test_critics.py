@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import prmbench
-from prmbench.benchmarks.processbench.metrics import compute_metrics, predict
-from prmbench.benchmarks.processbench.schema import Plan
+from prmbench.benchmarks.paired import compare_sides as compare
+from prmbench.benchmarks.paired import side_of
+from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
+from prmbench.benchmarks.processbench.metrics import Statistics, compute_metrics, predict
+from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.benchmarks.processbench.table import render
+from prmbench.benchmarks.registry import load_measured
 from prmbench.errors import UserError
-from prmbench.reports.compare import compare, load_measured
 from prmbench.reports.leaderboard import add, read_boards
 from prmbench.reports.subject import write_report
 from prmbench.reports.verification import verify_entry
-from prmbench.results.items import TraceItem, parse_item
 from prmbench.reward_models.loading import load_reward_model
 
 
@@ -41,10 +43,10 @@ def test_hand_worked():
         item("f", -1, [None]),  # no verdict: wrong although -1 would have been right
         item("g", -1, [-2]),  # a number, but none that means anything
     ]
-    found = compute_metrics(items, 1.0, {}, Plan(n_resamples=50)).protocols
+    found = compute_metrics(items, 1.0, {}, Statistics(n_resamples=50)).protocols
     assert list(found) == ["direct"]
     result = found["direct"].subsets["gsm8k"]
-    direct = result.policies["direct"]
+    direct = result.rules["direct"]
     assert (direct.acc_error.value, direct.acc_correct.value) == (2 / 4, 1 / 3)
     assert direct.f1.value == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
     assert direct.thresholds == []
@@ -71,27 +73,29 @@ def test_against_a_plain_count(rows):
         counted = Counter(v for v in votes if v is not None)
         prediction = counted.most_common(1)[0][0] if counted else None
         hits[label != -1].append(prediction == label)
-    found = compute_metrics(items, 1.0, {}, Plan(n_resamples=0)).protocols["direct"].subsets["gsm8k"].policies["direct"]
+    found = (
+        compute_metrics(items, 1.0, {}, Statistics(n_resamples=0)).protocols["direct"].subsets["gsm8k"].rules["direct"]
+    )
     for value, group in ((found.acc_error.value, hits[True]), (found.acc_correct.value, hits[False])):
         assert value == (pytest.approx(np.mean(group)) if group else None)
-    predictions = predict(items, 1.0, {}, protocol="direct", policy="crossfit")["gsm8k"]
+    predictions = predict(items, 1.0, {}, protocol="direct", rule="crossfit")["gsm8k"]
     assert predictions.hits.sum() == sum(map(sum, hits.values()))
 
 
 def test_items_survive_the_round_trip_and_mistakes_are_named():
     one = item("a", 1, [1, None, -1])
-    again = parse_item("here", json.loads(one.line()))
+    again = PROCESSBENCH.parse("here", json.loads(one.line()))
     assert (again.votes, again.sums, again.scores, again.label) == ((1, None, -1), None, None, 1)
     fields = json.loads(one.line())
     for change, message in [
         ({"votes": []}, "must be a list of at least one vote"),
-        ({"votes": [1.5]}, "must hold whole numbers, or null"),
-        ({"votes": [True]}, "must hold whole numbers, or null"),
+        ({"votes": [1.5]}, "field 'votes' is 1.5; expected a valid integer"),
+        ({"votes": [True]}, "field 'votes' is 1.5; expected a valid integer"),
         ({"scores": [1.0]}, "expected one of 'sums', 'scores' and 'votes', found"),
         ({"label": 3}, "field 'label' is 3; expected -1 to 2"),
     ]:
         with pytest.raises(UserError, match=message):
-            parse_item("here", {**fields, **change})
+            PROCESSBENCH.parse("here", {**fields, **change})
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +108,14 @@ def runs(smollm2, tiny, tmp_path_factory):
         support.write_traces(data / f"{name}.jsonl", 12, seed)
     language_model = support_prm.save_causal(folder / "lm", support_prm.smol_tokenizer(smollm2), "qwen2")
     critic = load_reward_model(language_model, preset="processbench-critic", generation={"max_new_tokens": 3})
-    options = prmbench.RunOptions(plan=Plan(n_resamples=200))
-    silent = prmbench.evaluate(critic, data=data, output=folder / "silent", name="silent", options=options)
+    options = {"n_resamples": 200}
+    silent = prmbench.evaluate(critic, data=data, output=folder / "silent", name="silent", **options)
     score = critic.score
     answers = iter([(label,) for label in [-1, 0, 1, 2] * 6])
     critic.score = lambda batch: [one.__class__(one.n_tokens, votes=next(answers)) for one in score(batch)]
-    talking = prmbench.evaluate(critic, data=data, output=folder / "talking", name="talking", options=options)
+    talking = prmbench.evaluate(critic, data=data, output=folder / "talking", name="talking", **options)
     other = load_reward_model(tiny, kind="endo")
-    scored = prmbench.evaluate(other, data=data, output=folder / "scored", name="scored", options=options)
+    scored = prmbench.evaluate(other, data=data, output=folder / "scored", name="scored", **options)
     return {"silent": silent, "talking": talking, "scored": scored, "data": data, "folder": folder}
 
 
@@ -135,12 +139,12 @@ def test_the_same_command_goes_on_with_what_is_there(runs, monkeypatch):
     entry, path = runs["talking"]
     model = load_reward_model(runs["folder"] / "lm", preset="processbench-critic", generation={"max_new_tokens": 3})
     monkeypatch.setattr(model, "score", None)  # nothing is left to score
-    options = prmbench.RunOptions(plan=Plan(n_resamples=200))
-    again, _ = prmbench.evaluate(model, data=runs["data"], output=path.parent, name="talking", options=options)
+    options = {"n_resamples": 200}
+    again, _ = prmbench.evaluate(model, data=runs["data"], output=path.parent, name="talking", **options)
     assert again.metrics == entry.metrics
     other = load_reward_model(runs["folder"] / "lm", preset="processbench-critic", generation={"max_new_tokens": 4})
     with pytest.raises(UserError, match="subject.scoring.generation.max_new_tokens: 3 there, 4 now"):
-        prmbench.evaluate(other, data=runs["data"], output=path.parent, name="talking", options=options)
+        prmbench.evaluate(other, data=runs["data"], output=path.parent, name="talking", **options)
 
 
 def shown(renderable):
@@ -159,7 +163,7 @@ def test_table(runs):
 
 
 def test_compare_leaderboard_and_report(runs, tmp_path):
-    measured = [load_measured(runs[name][1]) for name in ("talking", "scored")]
+    measured = [side_of(load_measured(runs[name][1])) for name in ("talking", "scored")]
     assert [one.protocol for one in measured] == ["direct", "process"]
     (pair,) = compare(measured, n_resamples=100)
     assert pair.mean.first == pytest.approx(runs["talking"][0].metrics.protocols["direct"].mean["direct"].value)
@@ -179,9 +183,9 @@ def test_compare_leaderboard_and_report(runs, tmp_path):
 
 
 def test_a_critic_cannot_rerank(runs):
-    from prmbench.benchmarks.best_of_n.run import encode_candidates
+    from prmbench.benchmarks.judged import encode_completions
     from prmbench.data.prompts import find_prompt
 
     model = load_reward_model(runs["folder"] / "lm", kind="critic")
-    with pytest.raises(UserError, match="--benchmark best-of-n: a critic names the first wrong step"):
-        encode_candidates(model, [], find_prompt("boxed"))
+    with pytest.raises(UserError, match="a critic names the first wrong step"):
+        encode_completions(model, [], find_prompt("boxed"))

@@ -8,15 +8,17 @@ import pytest
 import support
 
 import prmbench
-from prmbench.benchmarks.processbench.metrics import Plan
-from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, evaluate_traces, recompute
+from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
+from prmbench.benchmarks.processbench.run import evaluate_traces
+from prmbench.benchmarks.processbench.schema import ProcessBenchEntry
+from prmbench.benchmarks.registry import recompute
 from prmbench.data.traces import load_traces
 from prmbench.errors import UserError
-from prmbench.results.items import read_items
 from prmbench.results.schema import read_entry
 from prmbench.reward_models.loading import load_reward_model
 
-QUICK = RunOptions(plan=Plan(n_resamples=100))
+QUICK = {"n_resamples": 100}
+read_items = PROCESSBENCH.read_items
 
 
 def figures(entry):
@@ -31,7 +33,7 @@ def model(tiny, tiny_tuned):
 
 @pytest.fixture
 def finished(model, traces_file, tmp_path):
-    entry, path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "run", options=QUICK)
+    entry, path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "run", **QUICK)
     return entry, path
 
 
@@ -83,8 +85,8 @@ def test_changed_items_are_noticed(finished):
 
 
 def test_recompute_keeps_seed_and_resamples_unless_told(model, traces_file, tmp_path):
-    options = RunOptions(plan=Plan(n_resamples=50, seed=7))
-    entry, path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "run", options=options)
+    options = {"n_resamples": 50, "seed": 7}
+    entry, path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "run", **options)
     assert recompute(path) == entry
     other = recompute(path, seed=1)
     assert (other.provenance.seed, other.provenance.n_resamples) == (1, 50)
@@ -95,30 +97,32 @@ def test_a_changed_config_is_another_run(tmp_path, traces_file):
     """Not only weights decide scores."""
     folder = support.save_checkpoint(tmp_path / "m")
     output = tmp_path / "run"
-    prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, options=QUICK)
+    prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, **QUICK)
     config = json.loads((folder / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 50.0
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"other settings \(subject.weights.model"):
-        prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, options=QUICK)
+        prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, **QUICK)
 
 
 def test_a_template_that_changes_by_itself_is_another_run(tmp_path, traces_file, monkeypatch):
     folder = support.save_checkpoint(tmp_path / "m", template="{{ strftime_now('%f') }}" + support.TEMPLATE)
     output = tmp_path / "run"
-    prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, options=QUICK)
+    prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, **QUICK)
     with pytest.raises(UserError, match=r"other settings \(tokens"):
-        prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, options=QUICK)
+        prmbench.evaluate(folder, kind="endo", data=traces_file, output=output, **QUICK)
 
 
 def test_a_limit_that_cuts_nothing_is_no_sample(model, traces_file, tmp_path):
-    entry, _ = prmbench.evaluate(model, data=traces_file, limit=100, output=tmp_path / "run", options=QUICK)
+    entry, _ = prmbench.evaluate(model, data=traces_file, limit=100, output=tmp_path / "run", **QUICK)
     assert entry.benchmark.limit is None
 
 
 def test_loading_arguments_with_a_loaded_model(model, traces_file):
-    with pytest.raises(TypeError, match="unexpected with a loaded model: subset, beta"):
-        prmbench.evaluate(model, data=traces_file, subset=["x"], beta=3)
+    with pytest.raises(TypeError, match="unexpected with a loaded model: objective, beta"):
+        prmbench.evaluate(model, data=traces_file, objective="dpo", beta=3)
+    with pytest.raises(TypeError, match=r"unexpected keyword 'subset' \(did you mean 'subsets'"):
+        prmbench.evaluate(model, data=traces_file, subset=["x"])
 
 
 def test_recompute_mistakes(tmp_path):
@@ -130,14 +134,14 @@ def test_recompute_mistakes(tmp_path):
 
 def test_a_second_run_scores_nothing_again(finished, model, traces_file):
     entry, path = finished
-    again, _ = prmbench.evaluate(model, data=traces_file, output=path.parent, options=QUICK)
+    again, _ = prmbench.evaluate(model, data=traces_file, output=path.parent, **QUICK)
     assert again == entry  # the run it tells of is still the one that scored
 
 
 @pytest.mark.parametrize("batch_tokens", [64, 400])
 def test_an_interrupted_run_ends_the_same(model, traces_file, tmp_path, batch_tokens, monkeypatch):
-    options = RunOptions(plan=Plan(n_resamples=100), batch_tokens=batch_tokens)
-    entry, path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "whole", options=options)
+    options = {"n_resamples": 100, "batch_tokens": batch_tokens}
+    entry, path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "whole", **options)
     calls = 0
     score = model.score
 
@@ -150,14 +154,14 @@ def test_an_interrupted_run_ends_the_same(model, traces_file, tmp_path, batch_to
 
     monkeypatch.setattr(model, "score", stop)
     with pytest.raises(KeyboardInterrupt):
-        prmbench.evaluate(model, data=traces_file, output=tmp_path / "cut", options=options)
+        prmbench.evaluate(model, data=traces_file, output=tmp_path / "cut", **options)
     items = tmp_path / "cut" / "items.jsonl"
     kept = items.read_text().count("\n")
     assert 0 < kept < 40
     # Lose half of the last batch too: that batch is scored again, whole.
     items.write_text("\n".join(items.read_text().split("\n")[: kept - 1]) + '\n{"subset": "ma')
     monkeypatch.setattr(model, "score", score)
-    again, again_path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "cut", options=options)
+    again, again_path = prmbench.evaluate(model, data=traces_file, output=tmp_path / "cut", **options)
     assert again.provenance.run.resumed_items == kept - 1
     assert figures(again) == figures(entry)
     assert items.read_bytes() == (path.parent / "items.jsonl").read_bytes()
@@ -167,9 +171,9 @@ def test_an_interrupted_run_ends_the_same(model, traces_file, tmp_path, batch_to
 def test_results_do_not_depend_on_the_batch_size(model, traces_file, tmp_path):
     small, large = (
         read_items(
-            prmbench.evaluate(
-                model, data=traces_file, output=tmp_path / str(n), options=RunOptions(Plan(0), batch_tokens=n)
-            )[1].parent
+            prmbench.evaluate(model, data=traces_file, output=tmp_path / str(n), n_resamples=0, batch_tokens=n)[
+                1
+            ].parent
             / "items.jsonl"
         )
         for n in (1, 4000)
@@ -181,20 +185,20 @@ def test_results_do_not_depend_on_the_batch_size(model, traces_file, tmp_path):
 def test_changed_settings_or_data_are_refused_in_the_same_folder(finished, model, traces_file, tiny):
     _, path = finished
     with pytest.raises(UserError, match=r"other settings \(numerics.batch_tokens: 1024 there, 7 now\)"):
-        prmbench.evaluate(model, data=traces_file, output=path.parent, options=RunOptions(batch_tokens=7))
+        prmbench.evaluate(model, data=traces_file, output=path.parent, batch_tokens=7)
     other = load_reward_model(tiny, kind="endo")
     with pytest.raises(UserError, match=r"other settings \(subject.kind: .implicit. there, .endo. now\)"):
-        prmbench.evaluate(other, data=traces_file, output=path.parent, options=QUICK)
+        prmbench.evaluate(other, data=traces_file, output=path.parent, **QUICK)
     support.write_traces(traces_file, 40, seed=9)
     with pytest.raises(UserError, match=r"other settings \(data.made"):
-        prmbench.evaluate(model, data=traces_file, output=path.parent, options=QUICK)
+        prmbench.evaluate(model, data=traces_file, output=path.parent, **QUICK)
 
 
 def test_default_folder_depends_on_the_settings(model, traces_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = prmbench.evaluate(model, data=traces_file, options=QUICK)[1]
-    same = prmbench.evaluate(model, data=traces_file, options=QUICK)[1]
-    other = prmbench.evaluate(model, data=traces_file, options=RunOptions(Plan(100), batch_tokens=99))[1]
+    first = prmbench.evaluate(model, data=traces_file, **QUICK)[1]
+    same = prmbench.evaluate(model, data=traces_file, **QUICK)[1]
+    other = prmbench.evaluate(model, data=traces_file, n_resamples=100, batch_tokens=99)[1]
     assert first == same != other
     assert first.parent.parent.name == "prmbench-results"
 
@@ -202,16 +206,14 @@ def test_default_folder_depends_on_the_settings(model, traces_file, tmp_path, mo
 def test_overlong_traces_are_refused_or_left_out(tmp_path, traces_file):
     folder = support.save_checkpoint(tmp_path / "short", max_position_embeddings=120)
     model = load_reward_model(folder, kind="endo")
-    with pytest.raises(UserError, match=r"of 40 traces are longer than the model's 120 positions .*--skip-overlong"):
-        prmbench.evaluate(model, data=traces_file, output=tmp_path / "a", options=QUICK)
-    entry, _ = prmbench.evaluate(
-        model, data=traces_file, output=tmp_path / "b", options=RunOptions(Plan(0), skip_overlong=True)
-    )
+    with pytest.raises(UserError, match=r"of 40 traces are longer than the model's 120 positions .*`skip_overlong=`"):
+        prmbench.evaluate(model, data=traces_file, output=tmp_path / "a", **QUICK)
+    entry, _ = prmbench.evaluate(model, data=traces_file, output=tmp_path / "b", n_resamples=0, skip_overlong=True)
     whole, _ = prmbench.evaluate(
         load_reward_model(support.save_checkpoint(tmp_path / "long"), kind="endo"),
         data=traces_file,
         output=tmp_path / "c",
-        options=QUICK,
+        **QUICK,
     )
     assert 0 < entry.benchmark.subsets["made"].n_items < 40
     assert entry.benchmark.fingerprint != whole.benchmark.fingerprint
@@ -227,7 +229,7 @@ def test_nan_scores_name_the_trace(model, traces_file, tmp_path, monkeypatch):
 
     monkeypatch.setattr(model, "score", poisoned)
     with pytest.raises(UserError, match=r"made/t\d+: the model gives a NaN score"):
-        prmbench.evaluate(model, data=traces_file, output=tmp_path / "run", options=QUICK)
+        prmbench.evaluate(model, data=traces_file, output=tmp_path / "run", **QUICK)
 
 
 def test_no_traces(model):
@@ -237,7 +239,7 @@ def test_no_traces(model):
 
 def test_fingerprints_compare_data_not_models(tiny, tiny_tuned, traces_file, tmp_path):
     one, two = (
-        prmbench.evaluate(folder, kind="endo", data=traces_file, output=tmp_path / folder.name, options=QUICK)[0]
+        prmbench.evaluate(folder, kind="endo", data=traces_file, output=tmp_path / folder.name, **QUICK)[0]
         for folder in (tiny, tiny_tuned)
     )
     assert one.benchmark.fingerprint == two.benchmark.fingerprint
@@ -252,7 +254,8 @@ def test_real_traces_end_to_end(tiny, tiny_tuned, processbench, tmp_path):
         subsets=["gsm8k", "math"],
         limit=40,
         output=tmp_path / "run",
-        options=RunOptions(Plan(200), skip_overlong=True),
+        n_resamples=200,
+        skip_overlong=True,
     )
     assert set(entry.benchmark.subsets) == {"gsm8k", "math"}
     assert entry.benchmark.limit == 40
@@ -263,6 +266,6 @@ def test_real_traces_end_to_end(tiny, tiny_tuned, processbench, tmp_path):
 def test_an_entry_of_another_version_is_written_anew(finished, model, traces_file):
     entry, path = finished
     path.write_text('{"schema_version": 0}')
-    again, _ = prmbench.evaluate(model, data=traces_file, output=path.parent, options=QUICK)
+    again, _ = prmbench.evaluate(model, data=traces_file, output=path.parent, **QUICK)
     assert figures(again) == figures(entry)
     assert read_entry(path, ProcessBenchEntry) == again

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from prmbench.benchmarks.processbench.metrics import Plan, compute_metrics
+from prmbench.benchmarks.processbench.metrics import Statistics, compute_metrics
+from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.data.traces import load_traces
-from prmbench.results.items import TraceItem
 from prmbench.stats.protocols import TOKEN_PROTOCOLS
 from prmbench.stats.thresholds import fold_assignment
 
-QUICK = Plan(n_resamples=200, seed=0)
+QUICK = Statistics(n_resamples=200, seed=0)
 
 
 def random_items(n, seed, subset="gsm8k", decimals=1, step_valued=False):
@@ -82,9 +82,9 @@ def test_every_figure_equals_a_slow_loop(seed):
             scored = [slow_scores(item, name, beta) for item in here]
             labels = [item.label for item in here]
             result = protocol.subsets[subset]
-            oracle, transfer, crossfit = (result.policies[p] for p in ("oracle", "gsm8k", "crossfit"))
+            oracle, transfer, crossfit = (result.rules[p] for p in ("oracle", "gsm8k", "crossfit"))
             assert oracle.f1.value == pytest.approx(grid_best(scored, labels), abs=1e-12)
-            source = protocol.subsets["gsm8k"].policies["oracle"].thresholds
+            source = protocol.subsets["gsm8k"].rules["oracle"].thresholds
             assert transfer.thresholds == source
             expected = slow_f1([(guess(r, source[0]), k) for r, k in zip(scored, labels, strict=True)])
             assert (transfer.f1.value, transfer.acc_error.value, transfer.acc_correct.value) == pytest.approx(expected)
@@ -109,11 +109,9 @@ def test_every_figure_equals_a_slow_loop(seed):
             ]
             assert result.step_auc.value == pytest.approx(roc_auc_score([r for _, r in flat], [s for s, _ in flat]))
         for policy, mean in protocol.mean.items():
-            assert mean.value == pytest.approx(
-                np.mean([s.policies[policy].f1.value for s in protocol.subsets.values()])
-            )
+            assert mean.value == pytest.approx(np.mean([s.rules[policy].f1.value for s in protocol.subsets.values()]))
             assert mean.low <= mean.value <= mean.high
-    fixed = found.protocols["prefix"].subsets["math"].policies["fixed"]
+    fixed = found.protocols["prefix"].subsets["math"].rules["fixed"]
     here = [item for item in items if item.subset == "math"]
     assert fixed.f1.value == pytest.approx(
         slow_f1([(guess(slow_scores(i, "prefix", beta), 0.0), i.label) for i in here])[0]
@@ -136,9 +134,9 @@ def test_another_subset_changes_nothing_but_the_mean():
         for name, result in getattr(alone, kind).items():
             other = getattr(both, kind)[name].subsets["math"]
             mine = result.subsets["math"]
-            assert mine.policies["crossfit"] == other.policies["crossfit"]
+            assert mine.rules["crossfit"] == other.rules["crossfit"]
             assert mine.step_auc == other.step_auc
-    assert "gsm8k" not in alone.protocols["process"].subsets["math"].policies
+    assert "gsm8k" not in alone.protocols["process"].subsets["math"].rules
 
 
 def test_a_perfect_score_is_perfect():
@@ -147,9 +145,9 @@ def test_a_perfect_score_is_perfect():
         for n, k in enumerate([-1, 0, 1, 2, -1] * 4)
     ]
     process = compute_metrics(items, 1.0, {}, QUICK).protocols["process"].subsets["s"]
-    assert [process.policies[p].f1.value for p in ("oracle", "crossfit")] == [1.0, 1.0]
+    assert [process.rules[p].f1.value for p in ("oracle", "crossfit")] == [1.0, 1.0]
     assert process.step_auc.value == 1.0
-    assert process.policies["oracle"].thresholds == [0.0]
+    assert process.rules["oracle"].thresholds == [0.0]
     assert process.optimism == 0.0
 
 
@@ -159,7 +157,7 @@ def test_baselines_know_nothing_of_the_scores():
     first, second = (compute_metrics(case, 1.0, {}, QUICK) for case in (items, other))
     assert first.baselines == second.baselines
     assert first.protocols != second.protocols
-    length = first.baselines["length"].subsets["gsm8k"].policies["oracle"].f1.value
+    length = first.baselines["length"].subsets["gsm8k"].rules["oracle"].f1.value
     assert length == pytest.approx(grid_best([(-i.n_tokens).tolist() for i in items], [i.label for i in items]))
 
 
@@ -168,8 +166,8 @@ def test_one_class_alone_gives_reasons_not_numbers():
     found = compute_metrics(items, 1.0, {"prefix": 0.0}, QUICK).protocols["prefix"]
     result = found.subsets["gsm8k"]
     assert set(result.undefined) == {"crossfit", "gsm8k", "oracle"}
-    assert result.policies["fixed"].f1.value is None
-    assert result.policies["fixed"].acc_error.value is not None
+    assert result.rules["fixed"].f1.value is None
+    assert result.rules["fixed"].acc_error.value is not None
     assert found.mean == {}
 
 
@@ -195,7 +193,7 @@ def test_infinite_scores_are_scores():
 def test_seeded():
     items = random_items(40, 5)
     assert compute_metrics(items, 1.0, {}, QUICK) == compute_metrics(items, 1.0, {}, QUICK)
-    other = compute_metrics(items, 1.0, {}, Plan(n_resamples=200, seed=1))
+    other = compute_metrics(items, 1.0, {}, Statistics(n_resamples=200, seed=1))
     assert (
         other.protocols["process"].mean["crossfit"]
         != compute_metrics(items, 1.0, {}, QUICK).protocols["process"].mean["crossfit"]
@@ -218,11 +216,11 @@ def test_position_baseline_on_real_labels(processbench):
         for t in traces
     ]
     found = compute_metrics(items, 1.0, {}, QUICK)
-    position = found.baselines["position"].subsets["gsm8k"].policies["oracle"]
+    position = found.baselines["position"].subsets["gsm8k"].rules["oracle"]
     best = 0.0
     for k in range(20):
         pairs = [(k if len(t.steps) > k else -1, t.label) for t in traces]
         best = max(best, slow_f1(pairs)[0])
     assert position.f1.value == pytest.approx(best)
     # Constant scores: no threshold finds anything.
-    assert found.protocols["process"].subsets["gsm8k"].policies["oracle"].f1.value == 0.0
+    assert found.protocols["process"].subsets["gsm8k"].rules["oracle"].f1.value == 0.0

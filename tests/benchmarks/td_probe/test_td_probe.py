@@ -9,14 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prmbench.benchmarks.probe_plots import draw_td_probe
-from prmbench.benchmarks.td_probe.metrics import BranchItem, columns_of, compute_td_probe, read_branches
-from prmbench.benchmarks.td_probe.run import (
-    ProbeOptions,
-    TDProbeEntry,
-    evaluate_td_probe,
-    recompute_td_probe,
-)
+from prmbench.benchmarks.registry import recompute
+from prmbench.benchmarks.td_probe.benchmark import TD_PROBE, TDProbeOptions
+from prmbench.benchmarks.td_probe.metrics import columns_of, compute_td_probe
+from prmbench.benchmarks.td_probe.plot import draw_td_probe
+from prmbench.benchmarks.td_probe.run import evaluate_td_probe
+from prmbench.benchmarks.td_probe.schema import BranchItem
 from prmbench.cli.app import app
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
@@ -35,15 +33,9 @@ PROBLEMS = {
     "a": [Problem(f"p{i}", f"What is {i} + 1?", str(i % 3)) for i in range(5)],
     "b": [Problem("q", "Name a digit.", "7")],
 }
-OPTIONS = ProbeOptions(
-    branches=40,
-    top=4,
-    rollouts=3,
-    params=SamplingParams(max_new_tokens=14),
-    prompt="number",
-    n_resamples=50,
-    batch_tokens=1_500,
-)
+TDProbeEntry, read_branches = TD_PROBE.entry_type, TD_PROBE.read_items
+OPTIONS = TDProbeOptions(branches=40, top=4, rollouts_per_branch=3)
+RUN = {"params": SamplingParams(max_new_tokens=14), "prompt": "number", "n_resamples": 50, "batch_tokens": 1_500}
 IPVRM = Subject(name="x", source=None, kind="implicit", objective="ipvrm", beta=10.0, margin=5.0)
 
 
@@ -57,7 +49,9 @@ def pair(tiny, tiny_tuned):
 @pytest.fixture(scope="module")
 def probed(pair, tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    entry, path = evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=folder / "run", options=OPTIONS)
+    entry, path = evaluate_td_probe(
+        *pair, PROBLEMS, name="x", source="x", output=folder / "run", options=OPTIONS, **RUN
+    )
     return entry, path, read_branches(path.parent / "items.jsonl")
 
 
@@ -116,7 +110,7 @@ def test_every_branch_against_a_plain_loop(pair, probed):
                     break
                 with torch.no_grad():
                     logits = policy.engine.model(torch.tensor([ids])).logits[:, -1].float()
-                ids.append(int(choose(logits, torch.tensor([noise[t]]), OPTIONS.params)[0]))
+                ids.append(int(choose(logits, torch.tensor([noise[t]]), RUN["params"])[0]))
                 done = ids[-1] in policy.stop
             fits = done and len(ids) - len(prompt) <= 14
             cut += not fits
@@ -129,11 +123,15 @@ def test_every_branch_against_a_plain_loop(pair, probed):
 
 def test_goes_on_where_it_was_cut(pair, probed, tmp_path):
     entry, path, _ = probed
-    again, other = evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path / "run", options=OPTIONS)
+    again, other = evaluate_td_probe(
+        *pair, PROBLEMS, name="x", source="x", output=tmp_path / "run", options=OPTIONS, **RUN
+    )
     lines = (other.parent / "items.jsonl").read_text().splitlines(keepends=True)
     (other.parent / "items.jsonl").write_text("".join(lines[:17]) + lines[17][:20])
     other.unlink()
-    resumed, _ = evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path / "run", options=OPTIONS)
+    resumed, _ = evaluate_td_probe(
+        *pair, PROBLEMS, name="x", source="x", output=tmp_path / "run", options=OPTIONS, **RUN
+    )
     assert (other.parent / "items.jsonl").read_bytes() == (path.parent / "items.jsonl").read_bytes()
     assert resumed.provenance.run.resumed_items == 17
     assert resumed.metrics == again.metrics == entry.metrics
@@ -141,8 +139,8 @@ def test_goes_on_where_it_was_cut(pair, probed, tmp_path):
 
 def test_recomputed_from_items(probed):
     entry, path, _ = probed
-    assert recompute_td_probe(path).metrics == entry.metrics
-    assert recompute_td_probe(path, n_resamples=0).metrics.branches.pass_rate.low is None
+    assert recompute(path).metrics == entry.metrics
+    assert recompute(path, n_resamples=0).metrics.branches.pass_rate.low is None
     assert read_entry(path, TDProbeEntry) == entry
 
 
@@ -200,15 +198,17 @@ def test_positions_hold_every_branch_once():
 def test_other_kinds_and_vocabularies_are_refused(tiny, pair, tmp_path):
     endo = load_reward_model(tiny, kind="endo")
     with pytest.raises(UserError, match="a log-ratio to a reference"):
-        evaluate_td_probe(endo, pair[1], PROBLEMS, name="x", source="x", output=tmp_path, options=OPTIONS)
-    with pytest.raises(UserError, match="--top 9999: the policy knows"):
-        evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path, options=replace(OPTIONS, top=9_999))
+        evaluate_td_probe(endo, pair[1], PROBLEMS, name="x", source="x", output=tmp_path, options=OPTIONS, **RUN)
+    with pytest.raises(UserError, match="`top=9999`: the policy knows"):
+        evaluate_td_probe(
+            *pair, PROBLEMS, name="x", source="x", output=tmp_path, options=replace(OPTIONS, top=9_999), **RUN
+        )
 
 
 def test_a_reward_model_with_too_few_positions(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(pair[0], "max_length", 12)
     with pytest.raises(UserError, match="the model 12 positions"):
-        evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path, options=OPTIONS)
+        evaluate_td_probe(*pair, PROBLEMS, name="x", source="x", output=tmp_path, options=OPTIONS, **RUN)
 
 
 def test_every_set_has_its_turn(pair, tmp_path):

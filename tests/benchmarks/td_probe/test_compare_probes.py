@@ -11,16 +11,21 @@ from scipy.stats import kendalltau, pearsonr
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
+from prmbench.benchmarks.registry import load_measured
+from prmbench.benchmarks.td_probe.compare import AS_TD, compare_probes
+from prmbench.benchmarks.td_probe.compare_table import render
 from prmbench.cli.app import app
 from prmbench.errors import UserError
-from prmbench.reports.compare_probes import AS_TD, compare_probes, load_probe
-from prmbench.reports.compare_probes_table import render_probes
 from prmbench.stats.weighted import cluster_weights
+
+
+def pairs_of(measured, **options):
+    return compare_probes(measured, **options).pairs
 
 
 @pytest.fixture(scope="module")
 def probes(probe_folders):
-    return [load_probe(probe_folders / name / "entry.json") for name in ("first", "negated", "other")]
+    return [load_measured(probe_folders / name / "entry.json") for name in ("first", "negated", "other")]
 
 
 def by_figure(pair):
@@ -29,7 +34,7 @@ def by_figure(pair):
 
 def test_against_the_negated_signal_a_correlation_is_doubled(probes):
     """With the entry's own draws, so are the ends of its interval."""
-    (pair,) = compare_probes(probes[:2], n_resamples=60)
+    (pair,) = pairs_of(probes[:2], n_resamples=60)
     found = by_figure(pair)
     signals = probes[0].entry.metrics.branches.signals
     for name in ("pearson", "within", "agreement"):
@@ -47,7 +52,8 @@ def test_against_the_negated_signal_a_correlation_is_doubled(probes):
 def test_against_resamples_written_out(probes):
     """Rollouts of the problems drawn, one by one, through SciPy and scikit-learn."""
     a, b = probes[0], probes[2]
-    pair = compare_probes([a, b], n_resamples=40, seed=3)[0]
+    pair = pairs_of([a, b], n_resamples=40, seed=3)[0]
+    a, b = compare_probes([a, b], n_resamples=1).sides
     cluster = a.columns.branches.cluster
     draws = [np.ones(len(cluster)), *cluster_weights(cluster, 40, np.random.default_rng(3))]
     plain = {"pearson": [], "auc": [], "agreement": []}
@@ -78,7 +84,7 @@ def test_against_resamples_written_out(probes):
 
 
 def test_with_itself_nothing_differs_and_all_are_corrected_together(probes):
-    same, *others = compare_probes([probes[0], dataclasses.replace(probes[0]), probes[2]], n_resamples=60)
+    same, *others = pairs_of([probes[0], dataclasses.replace(probes[0]), probes[2]], n_resamples=60)
     assert {(one.value, one.p, one.p_holm) for one in same.figures} == {(0.0, 1.0, 1.0)}
     for one in (one for pair in others for one in pair.figures):
         assert one.p <= one.p_holm <= 1
@@ -115,7 +121,7 @@ def test_a_figure_is_counted_once(probes):
             assert getattr(signals[signal], figure).value == pytest.approx(
                 getattr(signals["td"], figure).value, abs=1e-9
             )
-    (pair,) = compare_probes(probes[:2], n_resamples=5)
+    (pair,) = pairs_of(probes[:2], n_resamples=5)
     assert not AS_TD & by_figure(pair).keys()
 
 
@@ -139,29 +145,28 @@ def test_the_command(probe_folders, probes):
         *("signal", "figure", "first", "second", "value", "low", "high", "p", "p_holm")
     }
     assert "60 resamples are too few for the correction" in said
-    assert "candidates entries are not compared, only processbench, best-of-n, policy and td-probe" in command(
+    assert "entries of candidates are not compared item by item" in command(
         "compare", probe_folders / "candidates", probe_folders / "candidates"
     )
     assert "candidates and td-probe: entries of different benchmarks" in command(
         "compare", probe_folders / "first", probe_folders / "candidates"
     )
-    assert "mean nothing for" in command("compare", probe_folders / "first", probe_folders / "other", "--n", 4)
+    assert "means nothing for" in command("compare", probe_folders / "first", probe_folders / "other", "--n", 4)
     assert "figure,value,low,high" in command("export", probe_folders / "first")
     assert "branches.signals.td.pearson" in command("export", probe_folders / "first")
-    assert "field 'benchmark.name' is \"td-probe\"; expected processbench" in command(
-        "export", probe_folders / "first", "--format", "latex"
-    )
+    assert "entries of td-probe have no table" in command("export", probe_folders / "first", "--format", "latex")
 
 
 def test_differences_that_are_no_chance_are_said(probes):
-    (pair,) = compare_probes(probes[:2], n_resamples=60)
+    (pair,) = pairs_of(probes[:2], n_resamples=60)
     found = by_figure(pair)
     sure = [found["td", "pearson"], found["td", "auc"], found["value", "spearman"]]
     figures = tuple(
         dataclasses.replace(one, p_holm=0.01, value=v) for one, v in zip(sure, (0.2, 0.1, -0.3), strict=True)
     )
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render_probes(probes[:2], [dataclasses.replace(pair, figures=figures)], 60))
+    comparison = compare_probes(probes[:2], n_resamples=60)
+    console.print(render(dataclasses.replace(comparison, pairs=[dataclasses.replace(pair, figures=figures)])))
     said = console.export_text()
     assert "TD: first is significantly above negated: Pearson; AUC.\n" in said
     assert "V(s'): negated is significantly above first: Spearman.\n" in said
