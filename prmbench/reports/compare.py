@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.benchmarks.best_of_n.metrics import Convention, candidate_scores, read_candidates
+from prmbench.benchmarks.best_of_n.metrics import candidate_scores, read_candidates
 from prmbench.benchmarks.best_of_n.run import BestOfNEntry
 from prmbench.benchmarks.calibration.run import CalibrationEntry
 from prmbench.benchmarks.candidate_sets.run import CandidatesEntry
@@ -25,6 +25,7 @@ from prmbench.data.verdicts import Verdict
 from prmbench.errors import UserError, shortened
 from prmbench.results.items import read_described, read_items
 from prmbench.results.schema import ENTRY_NAME, Benchmark, Entry, digest, read_entry
+from prmbench.reward_models.objectives import Convention
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.paired import (
     McNemar,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.best_of_n.metrics import Convention, compute_best_of_n, read_candidates
+from prmbench.benchmarks.best_of_n.metrics import compute_best_of_n, read_candidates
 from prmbench.benchmarks.best_of_n.run import best_of_n_benchmark
 from prmbench.benchmarks.calibration import run as calibration_probe
 from prmbench.benchmarks.candidate_sets import run as candidates_probe
@@ -22,6 +22,7 @@ from prmbench.errors import UserError, shortened
 from prmbench.reports.compare import ALL_TYPES, AnyEntry, find_entry, read_any_entry
 from prmbench.results.items import TraceItem, read_items, statistics_of
 from prmbench.results.schema import Benchmark, Items
+from prmbench.reward_models.objectives import Convention
 
 TOLERANCE = 1e-9
 """Of figures, relative: sums in another order on another machine."""

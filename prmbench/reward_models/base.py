@@ -16,6 +16,7 @@ from prmbench.engines.loading import LoadOptions
 from prmbench.errors import UserError, nearest
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkEncoder
+from prmbench.reward_models.objectives import meaning_of
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,8 @@ class RewardModel(ABC):
         p = s(v + m) / (s(v + m) + s(m - v)), s the sigmoid, which is 0.5 at v = 0 for every m (DESIGN 4.7). DPO's sum and
         EndoRM's rewards are defined up to a constant only.
         """
-        objective = self.card.objective or ""
-        if objective.startswith("ipvrm"):
-            return {"prefix_mean": 0.0}
-        return {"prefix": 0.0} if objective == "implicit_prm" else {}
+        meaning = meaning_of(self.card.objective, self.kind)
+        return {"prefix_mean" if meaning.final == "token_mean" else "prefix": 0.0} if meaning.is_logit else {}
 
 
 Kind = TypeVar("Kind", bound=type[RewardModel])

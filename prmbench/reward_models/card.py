@@ -11,20 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError, nearest
 from prmbench.reward_models.marks import MarkLayout
+from prmbench.reward_models.objectives import OBJECTIVES, meaning_of
 
 CARD_NAME = "prmbench.json"
 
 ReadState = Literal["after", "before"]
-
-OBJECTIVE_BETA = {
-    "ipvrm": 10.0,
-    "ipvrm_late": 10.0,
-    "ipvrm_early": 10.0,
-    "implicit_prm": 0.05,
-    "dpo": 0.05,
-    "q_rm": 0.2,
-}
-"""Training objectives and the beta the paper uses with each (Appendix C)."""
 
 
 class Generation(BaseModel):
@@ -59,7 +50,7 @@ class Card(BaseModel):
     kind: str = Field(description="how scores are computed: a registered kind, e.g. implicit or classifier")
     preset: str | None = Field(None, description="the preset that the other fields are filled in from; null: none")
     objective: str | None = Field(
-        None, description=f"what it was trained with: {', '.join(OBJECTIVE_BETA)}; null: unknown"
+        None, description="what it was trained with, such as ipvrm, implicit_prm, dpo or q_rm; null: unknown"
     )
     beta: float | None = Field(
         None,
@@ -88,7 +79,7 @@ class Card(BaseModel):
 
     def scale(self) -> float:
         """Beta, or its default for the objective."""
-        return self.beta if self.beta is not None else OBJECTIVE_BETA.get(self.objective or "", 1.0)
+        return self.beta if self.beta is not None else meaning_of(self.objective).beta
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
@@ -116,15 +107,16 @@ def make_card(fields: dict[str, Any], where: str) -> Card:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        known = [f for part in (Card, TokenOptions, MarkLayout, Generation) for f in part.model_fields]
-        hint = nearest(name.split(".")[-1], known) if first["type"] == "extra_forbidden" else ""
+        fields_known = [f for part in (Card, TokenOptions, MarkLayout, Generation) for f in part.model_fields]
+        hint = nearest(name.split(".")[-1], fields_known) if first["type"] == "extra_forbidden" else ""
         raise UserError(
             f"{where}: field '{name}': {first['msg'].removeprefix('Value error, ').lower()}{hint}"
         ) from None
-    if card.objective is not None and card.objective not in OBJECTIVE_BETA:
+    known = OBJECTIVES.names()
+    if card.objective is not None and card.objective not in known:
         raise UserError(
-            f"{where}: objective '{card.objective}'{nearest(card.objective, OBJECTIVE_BETA)} is not known; "
-            f"expected one of {', '.join(OBJECTIVE_BETA)}, or none"
+            f"{where}: objective '{card.objective}'{nearest(card.objective, known)} is not known; "
+            f"expected one of {', '.join(known)}, or none"
         )
     return card
 

@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prmbench.errors import UserError, nearest
-from prmbench.reward_models.card import OBJECTIVE_BETA as BETA
+from prmbench.reward_models.objectives import OBJECTIVES as MEANINGS
 
 Weighting = Literal["uniform", "late", "early"]
-Objective = Callable[..., Tensor]
+Loss = Callable[..., Tensor]
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class ObjectiveSpec:
         has_margin: whether the equation has one.
     """
 
-    loss: Objective
+    loss: Loss
     beta: float
     margin: float
     kind: str
@@ -180,18 +180,30 @@ class ObjectiveSpec:
     has_margin: bool
 
 
-OBJECTIVES = {
-    "ipvrm": ObjectiveSpec(ipvrm, BETA["ipvrm"], 5.0, "implicit", "mean", logit=True, has_margin=True),
-    "ipvrm_late": ObjectiveSpec(ipvrm_late, BETA["ipvrm_late"], 5.0, "implicit", "mean", logit=True, has_margin=True),
-    "ipvrm_early": ObjectiveSpec(
-        ipvrm_early, BETA["ipvrm_early"], 5.0, "implicit", "mean", logit=True, has_margin=True
-    ),
-    "implicit_prm": ObjectiveSpec(
-        implicit_prm, BETA["implicit_prm"], 0.0, "implicit", "sum", logit=True, has_margin=False
-    ),
-    "dpo": ObjectiveSpec(dpo, BETA["dpo"], 0.0, "implicit", "sum", logit=False, has_margin=False),
-    "q_rm": ObjectiveSpec(q_rm, BETA["q_rm"], 2.0, "q_rm", "mean", logit=False, has_margin=True),
+LOSSES: dict[str, Loss] = {
+    "ipvrm": ipvrm,
+    "ipvrm_late": ipvrm_late,
+    "ipvrm_early": ipvrm_early,
+    "implicit_prm": implicit_prm,
+    "dpo": dpo,
+    "q_rm": q_rm,
 }
+
+
+def _spec(name: str) -> ObjectiveSpec:
+    one = MEANINGS.find(name)
+    return ObjectiveSpec(
+        LOSSES[name],
+        one.beta,
+        one.margin or 0.0,
+        one.kind,
+        "mean" if one.final == "token_mean" else "sum",
+        one.is_logit,
+        one.margin is not None,
+    )
+
+
+OBJECTIVES = {name: _spec(name) for name in LOSSES}
 
 
 def find_objective(name: str) -> ObjectiveSpec:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.errors import UserError
-from prmbench.reward_models.card import OBJECTIVE_BETA
+from prmbench.reward_models.objectives import OBJECTIVES as MEANINGS
 from prmbench.training.objectives import OBJECTIVES, find_objective, ipvrm, ipvrm_early, ipvrm_late
 
 
@@ -182,7 +182,7 @@ def test_wrong_use_is_refused():
 
 
 def test_defaults_are_those_of_the_card():
-    assert {name: spec.beta for name, spec in OBJECTIVES.items()} == OBJECTIVE_BETA
+    assert {name: spec.beta for name, spec in OBJECTIVES.items()} == {n: MEANINGS.find(n).beta for n in OBJECTIVES}
 
 
 def test_dpo_equals_trl(tiny, tiny_tuned, tmp_path):

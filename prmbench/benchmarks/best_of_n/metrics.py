@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from pydantic import Field
 from prmbench.data.records import LARGE, check_fields, check_number, read_records
 from prmbench.errors import UserError
 from prmbench.results.items import check_answers
-from prmbench.results.schema import Estimate, Record, Subject
+from prmbench.results.schema import Estimate, Record
+from prmbench.reward_models.objectives import Convention
 from prmbench.stats.bootstrap import share_interval
 from prmbench.stats.calibration import margin_logit, sigmoid
 from prmbench.stats.repeats import mean_resamples, pass_at_k
@@ -128,32 +129,6 @@ def read_candidates(path: Path) -> list[CandidateItem]:
     return list(seen.values())
 
 
-@dataclass(frozen=True)
-class Convention:
-    """How a model scores a whole response, its own way.
-
-    Attributes:
-        own: ``token_mean`` (v_bar(T) of IPVRM, Q-RM, EndoRM), ``sum`` (DPO-RM, Implicit PRM, other ratios), ``product``
-            (step-valued).
-        beta: scale of token values. margin: of the objective, for the probability that a vote weighs.
-    """
-
-    own: Literal["token_mean", "sum", "product"]
-    beta: float
-    margin: float
-
-    @classmethod
-    def of(cls, subject: Subject) -> Convention:
-        """The convention of an entry's subject."""
-        objective = subject.objective or ""
-        own: Literal["token_mean", "sum", "product"] = "sum"
-        if subject.step_valued:
-            own = "product"
-        elif objective.startswith("ipvrm") or objective == "q_rm" or subject.kind in ("q_rm", "endo"):
-            own = "token_mean"
-        return cls(own, subject.beta, (subject.margin or 0.0) if objective.startswith("ipvrm") else 0.0)
-
-
 def candidate_scores(item: CandidateItem, convention: Convention) -> dict[str, float]:
     """Every score of one candidate, the model's own first.
 
@@ -247,7 +222,7 @@ def _figures(
     answers = [item.answer for item in group]
     own = scores[convention.own]
     # A logarithm of a product of probabilities is no logit: its votes are the probabilities themselves.
-    weights = np.exp(own) if convention.own == "product" else sigmoid(margin_logit(own, convention.margin))
+    weights = np.exp(own) if convention.own == "product" else sigmoid(margin_logit(own, convention.margin or 0.0))
     out: dict[tuple[str, str, int, str], float] = {}
     for size in sizes:
         for name, values in scores.items():

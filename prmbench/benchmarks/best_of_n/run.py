@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from prmbench.benchmarks.best_of_n.metrics import (
     BestOfNMetrics,
     CandidateItem,
-    Convention,
     checked_sizes,
     compute_best_of_n,
     parse_candidate,
@@ -40,6 +39,7 @@ from prmbench.results.schema import (
 )
 from prmbench.results.store import RunFolder, default_folder
 from prmbench.reward_models.base import RewardModel
+from prmbench.reward_models.objectives import Convention
 from prmbench.reward_models.subject import describe
 from prmbench.verify import Verifier, verifier_version
 from prmbench.verify.classes import answer_classes

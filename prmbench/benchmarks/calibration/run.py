@@ -16,7 +16,6 @@ from pydantic import Field
 from prmbench.benchmarks.best_of_n.run import Judged, check_positions, encode_candidates, has_no_token, judge
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.benchmarks.missing import run_missing
-from prmbench.benchmarks.td_probe.metrics import link_margin
 from prmbench.data.completions import Candidate
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.records import check_fields, check_number, read_records
@@ -29,6 +28,7 @@ from prmbench.results.provenance import run_provenance
 from prmbench.results.schema import Benchmark, Entry, Estimate, Record, Subject, make_benchmark
 from prmbench.results.store import RunFolder, default_folder
 from prmbench.reward_models.base import RewardModel
+from prmbench.reward_models.objectives import Convention, meaning_of
 from prmbench.reward_models.subject import describe
 from prmbench.stats.calibration import ece_rows, margin_logit, reliability, sigmoid
 from prmbench.stats.weighted import weighted_auc
@@ -127,19 +127,19 @@ def compute_calibration(
     Raises:
         UserError: the subject's values are not known to be logits.
     """
-    link = link_margin(subject)
-    if link is None:
+    convention = Convention.of(subject)
+    margin = convention.margin
+    if margin is None:
         raise UserError(
             f"'{subject.name}': objective {json.dumps(subject.objective)} with margin {json.dumps(subject.margin)} has no link "
             "from values to probabilities"
         )
-    which, margin = link
     cluster = numbered([(item.subset, item.id) for item in items])
     outcome = np.array([float(item.correct) for item in items])
     parts = []
     for i in range(PARTS):
         value = subject.beta * np.array([item.sums[i] for item in items])
-        if which == "mean":
+        if convention.own == "token_mean":
             value = value / np.array([item.t[i] for item in items])
         read = {name: sigmoid(margin_logit(value, m)) for name, m in (("margin", margin), ("naive", 0.0))}
 
@@ -201,8 +201,8 @@ def evaluate_calibration(
             trouble with the folder.
     """
     subject = describe(model, name, source)
-    if link_margin(subject) is None:
-        if (subject.objective or "").startswith("ipvrm"):
+    if Convention.of(subject).margin is None:
+        if meaning_of(subject.objective, subject.kind).is_logit:
             raise UserError(f"{model.source}: nothing says its margin, which the link needs; pass --margin (0: none)")
         gives = (
             f"objective '{subject.objective}' gives" if subject.objective else "nothing says its objective; most give"

@@ -16,6 +16,7 @@ from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.data.records import LARGE, check_fields, check_number, read_records
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate, Record, Subject
+from prmbench.reward_models.objectives import Convention
 from prmbench.stats.branches import Branches, reliability_figures, signal_figures
 from prmbench.stats.calibration import margin_logit, sigmoid
 
@@ -167,14 +168,6 @@ class Columns:
     probability: Floats
 
 
-def link_margin(subject: Subject) -> tuple[str, float] | None:
-    """(which value is a logit's, its margin) where the objective has a link (DESIGN 4.7): IPVRM's v_bar, Implicit PRM's sum. None
-    also for an IPVRM whose margin is not known."""
-    if (subject.objective or "").startswith("ipvrm"):
-        return None if subject.margin is None else ("mean", subject.margin)
-    return ("sum", 0.0) if subject.objective == "implicit_prm" else None
-
-
 def columns_of(items: Sequence[BranchItem], subject: Subject) -> Columns:
     """Arrays of items.
 
@@ -191,10 +184,11 @@ def columns_of(items: Sequence[BranchItem], subject: Subject) -> Columns:
     value = before + td
     logprob = np.array([item.logprob for item in items])
     signals = {"td": td, "value": value, "abs_value": np.abs(value), "mean_value": value / (t + 1)}
-    link = link_margin(subject)
-    if link is not None:
-        old, new = (before / t, value / (t + 1)) if link[0] == "mean" else (before, value)
-        signals["probability"] = sigmoid(margin_logit(new, link[1])) - sigmoid(margin_logit(old, link[1]))
+    convention = Convention.of(subject)
+    if convention.margin is not None:
+        old, new = (before / t, value / (t + 1)) if convention.own == "token_mean" else (before, value)
+        old, new = (sigmoid(margin_logit(v, convention.margin)) for v in (old, new))
+        signals["probability"] = new - old
     signals["policy"] = logprob
     branches = Branches(
         numbered([item.state for item in items]),

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 import prmbench
 from prmbench.benchmarks.best_of_n.metrics import (
     CandidateItem,
-    Convention,
     candidate_scores,
     compute_best_of_n,
     read_candidates,
@@ -24,6 +23,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.errors import UserError
 from prmbench.results.schema import Subject, read_entry
 from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.objectives import Convention
 from prmbench.stats.repeats import majority
 
 SUM = Convention("sum", 2.0, 0.0)
