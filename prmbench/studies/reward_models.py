@@ -29,10 +29,10 @@ from prmbench.results.schema import digest
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.stats.auc import ranking_auc
 from prmbench.stats.calibration import brier, margin_logit, reliability, sigmoid
 from prmbench.studies.prefixes import PrefixTruth, prefix_truth
-from prmbench.training.objectives import OBJECTIVES
 from prmbench.training.rm.heldout import final_values
 from prmbench.training.rm.run import RMRecipe, train_rm
 
@@ -159,8 +159,7 @@ def measure(bench: Bench, settings: Settings) -> dict[str, Any]:
     responses = _encode_rollouts(bench, model)
     values = _token_values(model, responses)
     correct = np.array([r.correct for r in bench.rollouts])
-    spec = OBJECTIVES.get(settings.objective)
-    final = final_values(values, spec or OBJECTIVES["q_rm"], beta)  # EndoRM's by the mean, as Q-RM's
+    final = final_values(values, OBJECTIVES.find(settings.objective), beta)
     found = {
         "settings": asdict(settings),
         "seed": build.seed,
@@ -298,11 +297,11 @@ def against_truth(
         the sum; for objectives whose value is a logit, by link (``margin``, ``naive``): ``mse`` against the true value (noise taken
         off), ``ece``, and the reliability diagram ``predicted``, ``observed``, ``share``.
     """
-    spec = OBJECTIVES.get(settings.objective)
+    objective = OBJECTIVES.find(settings.objective)
     share = np.array([one.share for one in truth])
     sums = np.array([beta * values[one.rollout][: one.t].sum() for one in truth])
     means = sums / np.array([one.t for one in truth])
-    own = sums if spec is not None and spec.final == "sum" else means
+    own = sums if objective.final == "sum" else means
     found: dict[str, Any] = {
         "n": len(truth),
         "continuations": truth[0].n,
@@ -310,7 +309,7 @@ def against_truth(
         "spearman": float(spearmanr(own, share).statistic),
         "spearman_mean": float(spearmanr(means, share).statistic),
     }
-    if spec is None or not spec.logit:
+    if not objective.is_logit:
         return found
     noise = float(np.mean([one.share * (1 - one.share) / (one.n - 1) for one in truth]))
     for link, m in (("margin", margin), ("naive", 0.0)):
