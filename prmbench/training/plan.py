@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prmbench.engines.hf.head import HEAD_BLOCK
 from prmbench.training.recipes.lora import LoraOptions
-from prmbench.training.recipes.shapes import Backbone
+from prmbench.training.recipes.shapes import Backbone, Expected
 
 if TYPE_CHECKING:
     from prmbench.training.recipes.optimisation import Optimisation
@@ -253,3 +253,29 @@ class Memory:
         vocabulary = self.shape.vocabulary
         how = f"{tokens:,} tokens x {vocabulary:,} x 4 x 2, with their gradient"
         return Item("logits", tokens * vocabulary * 4 * 2, how)
+
+    def plan(
+        self, data: Expected, data_from: str, rows: int, items: list[Item], of_update: float | None = None
+    ) -> TrainingPlan:
+        """Make the plan of the run.
+
+        Args:
+            data: The size of the data.
+            data_from: Where this size comes from, in words.
+            rows: Number of sequences of one record.
+            items: The lines of the memory estimate.
+            of_update: Number of sequences of one update; None for those of ``batch_size`` records.
+        """
+        steps = self.recipe.updates(data.records)
+        sequences = steps * (self.recipe.batch_size * rows if of_update is None else of_update)
+        return TrainingPlan(
+            parameters=self.parameters,
+            trained=self.trained,
+            data_from=data_from,
+            records=data.records,
+            rows=rows,
+            tokens_per_row=data.tokens,
+            tokens=int(sequences * data.tokens),
+            steps=steps,
+            memory=items,
+        )

@@ -130,26 +130,13 @@ class RLRecipe(Algorithm, Optimisation):
         data, source = self._planned_data()
         self.micro_batches(1)
         memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
-        steps, sampled = self.updates(data.records), self.batch_size * self.oversample * self.n
+        sampled = self.batch_size * self.oversample * self.n
         kept = f"{self.batch_size * self.n:,} kept, {self.minibatches} updates on them"
         tokens = self.micro_batch_size * self.max_length
-        return TrainingPlan(
-            parameters=memory.parameters,
-            trained=memory.trained,
-            data_from=f"{source}; {sampled:,} rollouts a step, {kept}",
-            records=data.records,
-            rows=self.n,
-            tokens_per_row=data.tokens,
-            tokens=steps // self.minibatches * sampled * data.tokens,
-            steps=steps,
-            memory=[
-                *memory.weights(),
-                *self._planned_models(memory),
-                *memory.activations(tokens),
-                *memory.blocks(tokens, gradient=not self.lora),
-                *self._planned_cache(memory),
-            ],
-        )
+        items = [*memory.weights(), *self._planned_models(memory), *memory.activations(tokens)]
+        items += [*memory.blocks(tokens, gradient=not self.lora), *self._planned_cache(memory)]
+        source = f"{source}; {sampled:,} rollouts a step, {kept}"
+        return memory.plan(data, source, self.n, items, of_update=sampled / self.minibatches)
 
     def _planned_data(self) -> tuple[Expected, str]:
         if self.expected is not None:

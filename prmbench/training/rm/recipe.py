@@ -148,16 +148,4 @@ class RMRecipe(Optimisation):
         longest = longest_sequence(self, self.folder) if (self.folder / "config.json").exists() else self.max_length
         tokens = self.micro_batch_size * 2 * longest
         items += [*memory.activations(tokens), *memory.blocks(tokens, gradient=not self.lora and not has_head)]
-
-        steps = self.updates(data.records)
-        return TrainingPlan(
-            parameters=memory.parameters,
-            trained=memory.trained,
-            data_from=source,
-            records=data.records,
-            rows=2,
-            tokens_per_row=data.tokens,
-            tokens=steps * self.batch_size * 2 * data.tokens,
-            steps=steps,
-            memory=items,
-        )
+        return memory.plan(data, source, 2, items)

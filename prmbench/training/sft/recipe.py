@@ -88,15 +88,5 @@ class SFTRecipe(Optimisation):
         shape = self.shape()
         data, source = self.data_size(self.data, lengths)
         memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
-        steps, tokens = self.updates(data.records), self.micro_batch_size * self.max_length
-        return TrainingPlan(
-            parameters=memory.parameters,
-            trained=memory.trained,
-            data_from=source,
-            records=data.records,
-            rows=1,
-            tokens_per_row=data.tokens,
-            tokens=steps * self.batch_size * data.tokens,
-            steps=steps,
-            memory=[*memory.weights(), *memory.activations(tokens), memory.logits(tokens)],
-        )
+        tokens = self.micro_batch_size * self.max_length
+        return memory.plan(data, source, 1, [*memory.weights(), *memory.activations(tokens), memory.logits(tokens)])
