@@ -25,7 +25,7 @@ def worker(options: argparse.Namespace) -> None:
 
     from prmbench.engines.hf.engine import HFEngine
     from prmbench.training.model.forward import give_logprobs
-    from prmbench.training.objectives import ipvrm
+    from prmbench.training.rm.losses import ipvrm
 
     torch.set_num_threads(options.threads)
     model, reference = (random_llama(options.vocabulary, options.width, options.layers, seed) for seed in (0, 1))

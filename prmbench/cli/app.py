@@ -158,6 +158,8 @@ def train_sft_command(
         _show_plan(checked, devices, as_json=as_json)
         return
     result = train_sft(checked, log=typer.echo)
+    if result is None:
+        return
     rate = f", pass rate {result.pass_rate:.1%}" if result.pass_rate is not None else ""
     typer.echo(
         f"{result.steps:,} steps on {result.n_records:,} records ({result.n_overlong:,} too long, left out){rate}"
@@ -316,9 +318,7 @@ def plot(
 
 
 def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:
-    from prmbench.training.plan import make_plan
-
-    plan = make_plan(recipe)
+    plan = recipe.plan()
     typer.echo(plan.as_json(devices) if as_json else plan.text(devices))
 
 

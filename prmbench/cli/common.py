@@ -16,6 +16,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 FLAGS = {
     "as_json": "json",
     "n_resamples": "resamples",
+    "overrides": "set",
     "sizes": "n",
     "subsets": "subset",
     "template_args": "template-arg",

@@ -24,12 +24,12 @@ from prmbench.engines.batching import plan_batches
 from prmbench.miniature.build import PROMPT
 from prmbench.miniature.world import FORMAT_TOKENS, FORMATS
 from prmbench.reward_models.base import RewardModel
+from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.stats.auc import ranking_auc
 from prmbench.stats.calibration import brier, margin_logit, reliability, sigmoid
 from prmbench.studies.lab import Lab
 from prmbench.studies.prefix_values import PrefixValue
 from prmbench.studies.settings import RewardModelSettings
-from prmbench.training.objectives import OBJECTIVES
 from prmbench.training.rm.heldout import final_values
 
 Floats = NDArray[np.float64]
@@ -61,7 +61,7 @@ def measure_reward_model(lab: Lab, settings: RewardModelSettings, output: Path) 
     responses = _encode_rollouts(lab.rollouts, model)
     values = token_values(model, responses, BATCH_TOKENS)
     correct = np.array([r.correct for r in lab.rollouts])
-    final = final_values(values, OBJECTIVES.get(settings.objective, OBJECTIVES["q_rm"]), beta)  # EndoRM: by the mean
+    final = final_values(values, OBJECTIVES.find(settings.objective), beta)
     margin = model.card.margin or 0.0
     return {
         "f1": _f1(metrics.protocols),
@@ -201,11 +201,11 @@ def against_true_values(
         value, also where the model's own value is the sum. For objectives whose value is a logit, by link (``margin`` and
         ``naive``): ``mse`` against the true value, ``ece``, and the reliability diagram ``predicted``, ``observed``, ``share``.
     """
-    spec = OBJECTIVES.get(objective)
+    meaning = OBJECTIVES.find(objective)
     share = np.array([one.share for one in truth])
     sums = np.array([beta * values[one.rollout][: one.t].sum() for one in truth])
     means = sums / np.array([one.t for one in truth])
-    own = sums if spec is not None and spec.final == "sum" else means
+    own = sums if meaning.final == "sum" else means
     found: dict[str, Any] = {
         "n": len(truth),
         "continuations": truth[0].n,
@@ -213,7 +213,7 @@ def against_true_values(
         "spearman": float(spearmanr(own, share).statistic),
         "spearman_mean": float(spearmanr(means, share).statistic),
     }
-    if spec is None or not spec.logit:
+    if not meaning.is_logit:
         return found
     noise = float(np.mean([one.share * (1 - one.share) / (one.n - 1) for one in truth]))
     for link, m in (("margin", margin), ("naive", 0.0)):

@@ -6,6 +6,7 @@ import pytest
 import support
 import torch
 from test_rm import write_outcomes
+from test_rm_losses import TRAINED
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from typer.testing import CliRunner
 
@@ -13,14 +14,13 @@ from prmbench.cli.app import app
 from prmbench.errors import UserError
 from prmbench.resources import resource_folder
 from prmbench.reward_models.q_rm import VALUE_HEAD
-from prmbench.training.objectives import OBJECTIVES
-from prmbench.training.plan import activation_numbers, adapter_count, make_plan, parameter_count
+from prmbench.training.plan import activation_numbers, adapter_count, parameter_count
 from prmbench.training.recipes.load import load_recipe
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.shapes import Backbone
 from prmbench.training.rl.recipe import RLRecipe
-from prmbench.training.rm.run import RMRecipe
-from prmbench.training.sft.run import SFTRecipe
+from prmbench.training.rm.recipe import RMRecipe
+from prmbench.training.sft.recipe import SFTRecipe
 
 BACKBONES = {
     "qwen3-0.6b": 596_049_920,
@@ -87,10 +87,10 @@ def test_activations_equal_what_autograd_keeps(shape):
 def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
     folder = resource_folder("training")
     names = sorted(p.stem for p in (folder / backbone).glob("*.yaml"))
-    assert names == sorted(["backbone", "sft", *OBJECTIVES, *POLICIES])
-    for name in [*OBJECTIVES, "sft"]:
+    assert names == sorted(["backbone", "sft", *TRAINED, *POLICIES])
+    for name in [*TRAINED, "sft"]:
         recipe = load_recipe(f"{backbone}/{name}.yaml", SFTRecipe if name == "sft" else RMRecipe)
-        plan = make_plan(recipe)
+        plan = recipe.plan()
         extra = recipe.backbone.width if name == "q_rm" else 0
         assert plan.parameters == BACKBONES[backbone] + extra
         assert plan.steps > 100
@@ -105,7 +105,7 @@ def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
             assert (recipe.lora is not None) == (backbone == "qwen3-8b")
         else:
             assert (recipe.objective, recipe.learning_rate) == (name, 5e-7)
-            assert (recipe.scale(OBJECTIVES[name]), recipe.offset(OBJECTIVES[name])) == {
+            assert (recipe.scale, recipe.offset) == {
                 "ipvrm": (10, 5),
                 "ipvrm_late": (10, 5),
                 "ipvrm_early": (10, 5),
@@ -146,7 +146,7 @@ def test_every_policy_recipe_of_the_paper_plans(backbone, name):
     assert (recipe.batch_size, recipe.oversample, recipe.n, recipe.learning_rate) == (256, 2, 4, 3e-5)
     assert (recipe.alpha, recipe.p_min, recipe.details.clip.low, recipe.details.clip.high) == (0.1, 0.1, 0.20, 0.28)
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.seed) == (128, 128, 42)
-    plan = make_plan(recipe)
+    plan = recipe.plan()
     assert plan.parameters == BACKBONES[backbone]
     assert plan.steps == 100 * recipe.minibatches
     assert plan.tokens == 100 * 512 * 4 * recipe.expected.tokens
@@ -162,22 +162,22 @@ def test_a_policy_plan_counts_what_is_loaded(tiny):
     fields = {"model": str(tiny), "problems": "p.jsonl", "output": "out", "expected": {"records": 100, "tokens": 50}}
     fields |= {"method": "distrl", "batch_size": 8, "max_length": 64, "epochs": 2, "minibatches": 2}
     reward = {"model": "rm", "kind": "implicit", "update": "naive", "reference": "start"}
-    plan = make_plan(RLRecipe.model_validate({**fields, "reward_model": reward}))
+    plan = RLRecipe.model_validate({**fields, "reward_model": reward}).plan()
     assert plan.steps == 2 * (100 // 16) * 2
     held = {item.name: item.bytes for item in plan.memory}
     assert held["reference"] == held["reward model"] == held["weights"] == 4 * plan.parameters
     assert held["its gradients and moments"] == 3 * held["weights"]
-    released = make_plan(RLRecipe.model_validate({**fields, "reward_model": reward, "preset": "released"}))
+    released = RLRecipe.model_validate({**fields, "reward_model": reward, "preset": "released"}).plan()
     assert released.rows == 16
     with pytest.raises(UserError, match="needs a reward_model"):
-        make_plan(RLRecipe.model_validate(fields))
+        RLRecipe.model_validate(fields).plan()
 
 
 def test_other_recipes_that_ship_are_valid():
     for name in ("ipvrm", "implicit_prm"):
-        assert make_plan(load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe)).parameters == 134_515_008
+        assert load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe).plan().parameters == 134_515_008
     for name in ("grpo", "grpo_ipvrm", "distrl_ipvrm"):
-        assert make_plan(load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe)).parameters == 134_515_008
+        assert load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe).plan().parameters == 134_515_008
     load_recipe("miniature/rm.yaml", RMRecipe)
     load_recipe("miniature/rl.yaml", RLRecipe)
     load_recipe("miniature/sft.yaml", SFTRecipe)
@@ -197,30 +197,30 @@ def local(tiny, tmp_path):
 
 
 def test_local_data_and_checkpoint_are_counted(local, tiny):
-    plan = make_plan(RMRecipe(**local, epochs=2))
+    plan = RMRecipe(**local, epochs=2).plan()
     config = AutoConfig.from_pretrained(tiny)
     assert (plan.records, plan.rows, plan.steps) == (20, 2, 10)
     assert plan.data_from == f"counted in {local['data']}"
     assert plan.parameters == sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(tiny).parameters())
     weights, gradients, moments = (item.bytes for item in plan.memory[:3])
     assert (gradients, moments) == (weights, 2 * weights) == (4 * plan.parameters, 8 * plan.parameters)
-    assert {item.name for item in make_plan(RMRecipe(**local, reference_logprobs="as-needed")).memory} >= {"reference"}
-    head = make_plan(RMRecipe(**{**local, "objective": "q_rm"}))
+    assert {item.name for item in RMRecipe(**local, reference_logprobs="as-needed").plan().memory} >= {"reference"}
+    head = RMRecipe(**{**local, "objective": "q_rm"}).plan()
     assert head.trained == plan.parameters + config.hidden_size - config.vocab_size * config.hidden_size
     assert VALUE_HEAD  # its weights are the ones added
 
 
 def test_what_cannot_be_planned_is_said(local, tmp_path):
     with pytest.raises(UserError, match="the recipe has no 'backbone'"):
-        make_plan(RMRecipe(**{**local, "model": "owner/nowhere"}))
+        RMRecipe(**{**local, "model": "owner/nowhere"}).plan()
     with pytest.raises(UserError, match="the recipe has no 'expected'"):
-        make_plan(RMRecipe(**{**local, "data": "nowhere.jsonl"}))
+        RMRecipe(**{**local, "data": "nowhere.jsonl"}).plan()
     wrong = {**support.tiny_llama(50).config.to_dict(), "backbone": None}
     shape = Backbone(
         layers=9, width=32, heads=4, kv_heads=2, head_dim=8, intermediate=64, vocabulary=wrong["vocab_size"], tied=False
     )
     with pytest.raises(UserError, match=r"backbone\.layers is 9 in the recipe, 2 in"):
-        make_plan(RMRecipe(**local, backbone=shape))
+        RMRecipe(**local, backbone=shape).plan()
 
 
 def test_dry_run_on_the_command_line():

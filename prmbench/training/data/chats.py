@@ -19,7 +19,12 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation. turns: (role, content) before the answer. answer: the last assistant turn, verbatim."""
+    """A conversation that ends in an answer.
+
+    Attributes:
+        turns: The turns before the answer, each a role and a content.
+        answer: The last turn, which is the assistant's, verbatim.
+    """
 
     turns: tuple[tuple[str, str], ...]
     answer: str
@@ -28,8 +33,14 @@ class Chat:
 def load_chats(path: str | Path) -> list[Chat]:
     """Load records of ``messages`` ({role, content}) or ``conversations`` ({from, value}); the last turn is the assistant's.
 
+    Args:
+        path: The data file.
+
+    Returns:
+        The conversations, in the order of the file.
+
     Raises:
-        UserError: no such file, or a wrong record; the message names the line and the field.
+        UserError: There is no such file, or a record is wrong; the message names the line and the field.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,10 +52,15 @@ def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
     """Check one record.
 
     Args:
-        said: what to call its messages in errors; None: the field they are in.
+        place: Where the record stands, for errors.
+        record: The record.
+        said: What to call its messages in errors; None for the name of the field they are in.
+
+    Returns:
+        The conversation.
 
     Raises:
-        UserError: the message names the place and the field.
+        UserError: The record is wrong; the message names the place and the field.
     """
     field = next((name for name in ("messages", "conversations") if isinstance(record, dict) and name in record), None)
     if field is None or not isinstance(record[field], list) or len(record[field]) < 2:
@@ -69,10 +85,14 @@ def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
 
 
 def encode_chat(encoder: TraceEncoder, chat: Chat) -> tuple[NDArray[np.int64], int]:
-    """Token ids of a chat, built as at evaluation: the rendered prompt, the answer verbatim, the end of turn (DESIGN 4.1).
+    """Encode a chat as at evaluation: the rendered prompt, the answer verbatim, the end of turn (docs/protocols.md).
+
+    Args:
+        encoder: Encodes with the model's tokenizer and chat template.
+        chat: The conversation.
 
     Returns:
-        (ids int64 [p + t], p).
+        Token ids, int64, shape [p + t]; and p, the number of tokens of the prompt.
     """
     prompt = encoder.text_ids(encoder.render([{"role": role, "content": content} for role, content in chat.turns]))
     answer = encoder.text_ids(chat.answer)

@@ -1,10 +1,10 @@
-"""Data for reward models: responses with verified outcomes, in (correct, incorrect) pairs of one prompt (DESIGN 4.7).
+"""Data for reward models: responses with verified outcomes, in (correct, incorrect) pairs of one prompt.
 
 Three forms of record are read, one form a file:
 
-    rollouts   what `prmbench rollout` writes; the sampled token ids are used as they are
-    outcomes   {messages, correct}: a conversation that ends in the response, and whether its answer is right
-    pairs      {prompt, chosen, rejected}: texts or lists of messages, as TRL has them
+- rollouts: what `prmbench rollout` writes. The sampled token ids are used as they are.
+- outcomes, ``{messages, correct}``: a conversation that ends in the response, and whether its answer is right.
+- pairs, ``{prompt, chosen, rejected}``: texts or lists of messages, as TRL has them.
 
 Of a prompt's rollouts or outcomes one correct and one incorrect are drawn, as in the paper, or more such pairs, no response
 twice; a prompt that has only one sort is dropped and counted. Pairs that come as pairs stay as they are, all of them.
@@ -37,7 +37,12 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Response:
-    """One response. ids: int64, shape [p + t], prompt first. n_prompt: p."""
+    """One response to a prompt.
+
+    Attributes:
+        ids: Token ids of the prompt, then of the response. int64, shape [p + t].
+        n_prompt: Number of tokens of the prompt, p.
+    """
 
     ids: Ids
     n_prompt: int
@@ -48,7 +53,13 @@ class Response:
 
 @dataclass(frozen=True)
 class Pair:
-    """A correct and an incorrect response to one prompt, which `key` names."""
+    """A correct and an incorrect response to one prompt.
+
+    Attributes:
+        key: Names the prompt.
+        correct: The correct response.
+        incorrect: The incorrect response.
+    """
 
     key: str
     correct: Response
@@ -56,7 +67,7 @@ class Pair:
 
     @property
     def rows(self) -> tuple[Response, Response]:
-        """Correct first."""
+        """The correct response, then the incorrect one."""
         return self.correct, self.incorrect
 
     def __len__(self) -> int:
@@ -68,9 +79,11 @@ class Pairs:
     """Pairs made of a file, and what was left out.
 
     Attributes:
-        pairs: of rollouts and outcomes drawn, else as given.
-        n_responses: responses read. n_prompts: different prompts among them. n_overlong: responses longer than the limit, prompt
-            included. n_one_sided: prompts that do not have both outcomes among the others.
+        pairs: The pairs: drawn from rollouts and outcomes, else as the file has them.
+        n_responses: Number of responses in the file.
+        n_prompts: Number of different prompts among them.
+        n_overlong: Number of responses that are longer than the limit, their prompt included.
+        n_one_sided: Number of prompts that do not have both outcomes among their other responses.
     """
 
     pairs: list[Pair]
@@ -80,7 +93,7 @@ class Pairs:
     n_one_sided: int
 
     def sentence(self) -> str:
-        """The counts in words."""
+        """Say the counts in words."""
         return (
             f"{len(self.pairs):,} pairs of {self.n_responses:,} responses to {self.n_prompts:,} prompts "
             f"(left out: {self.n_overlong:,} responses too long, {self.n_one_sided:,} prompts with one outcome only)"
@@ -93,12 +106,18 @@ def load_pairs(
     """Load a file and draw pairs.
 
     Args:
-        prompt: how problems of a rollouts file were put to the policy.
-        max_length: tokens of a prompt and a response together. per_prompt: pairs drawn of a prompt at most.
-        seed: of the draw, which does not depend on the order of the file.
+        path: The data file, or the folder of a rollout run.
+        encoder: Encodes with the model's tokenizer and chat template.
+        prompt: How the problems of a rollouts file were put to the policy.
+        max_length: Longest prompt and response together, in tokens.
+        per_prompt: Largest number of pairs drawn of a prompt.
+        seed: Seed of the draw, which does not depend on the order of the file.
+
+    Returns:
+        The pairs.
 
     Raises:
-        UserError: no such file, a wrong record (the line and the field are named), or no pair left.
+        UserError: There is no such file, a record is wrong (the line and the field are named), or no pair is left.
     """
     file = Path(path) / f"{FILE_STEM}.jsonl" if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -134,8 +153,13 @@ def load_pairs(
 def split_held_out(pairs: Sequence[Pair], n: int, seed: int) -> tuple[list[Pair], list[Pair]]:
     """Keep back the pairs of whole prompts, chosen by a hash, until there are at least n.
 
+    Args:
+        pairs: The pairs.
+        n: Number of pairs to keep back.
+        seed: Seed of the choice.
+
     Returns:
-        (to train on, held out), each in the given order.
+        Pairs to train on, and pairs kept back, each in the given order.
     """
     ranked = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}:{pair.key}".encode()).digest())
     held = {pair.key for pair in ranked[:n]}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prmbench.data.records import read_json
+from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import CARD_NAME
 
 if TYPE_CHECKING:
@@ -16,12 +19,20 @@ ADAPTER_NAME = "adapter_config.json"
 
 
 def export_weights(
-    saved: Path, output: Path, merge_into: Callable[[], PreTrainedModel] | None, tokenizer: PreTrainedTokenizerFast
+    saved: Path,
+    output: Path,
+    merge_into: Callable[[], PreTrainedModel] | None,
+    tokenizer: PreTrainedTokenizerFast,
+    base: str | None = None,
 ) -> None:
-    """Write weights and tokenizer into `output`; weights, adapter and card of an earlier run there are deleted first.
+    """Write weights and tokenizer into a folder; weights, adapter and card of an earlier run there are deleted first.
 
     Args:
-        saved: folder of ``Trainer.save_model``. merge_into: loads the model whose adapter `saved` holds; None: copy the files.
+        saved: Folder that ``Trainer.save_model`` wrote.
+        output: Folder to write into.
+        merge_into: Loads the model into which the saved adapter is merged; None copies the files as they are.
+        tokenizer: The tokenizer.
+        base: What a copied adapter names as its base, so that no path of this machine is published; None changes nothing.
     """
     output.mkdir(parents=True, exist_ok=True)
     for old in (*output.glob("*.safetensors*"), output / ADAPTER_NAME, output / CARD_NAME):
@@ -35,4 +46,7 @@ def export_weights(
         for file in sorted(saved.iterdir()):
             if file.is_file() and file.suffix not in (".bin", ".pt", ".md") and file.name != "best.json":
                 shutil.copyfile(file, output / file.name)
+    if base is not None and (output / ADAPTER_NAME).exists():
+        adapter = read_json(output / ADAPTER_NAME) | {"base_model_name_or_path": base}
+        write_atomically(output / ADAPTER_NAME, json.dumps(adapter, indent=2) + "\n")
     tokenizer.save_pretrained(output)

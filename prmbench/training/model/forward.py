@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 
 def pack(responses: Sequence[Response]) -> dict[str, Tensor]:
-    """One batch.
+    """Make a batch of responses.
+
+    Args:
+        responses: The responses.
 
     Returns:
-        ``input_ids`` int64 [b, l], padded on the right with 0; ``rows`` and ``columns`` int64 [n]: where the response tokens are,
-        row by row; ``mask`` bool [b, t]: a response's tokens, first in their row.
+        ``input_ids``: token ids, padded on the right with 0, int64, shape [b, l]. ``rows`` and ``columns``: where the response
+        tokens are, row by row, int64, shape [n]. ``mask``: a response's tokens, first in their row, bool, shape [b, t].
     """
     counts = torch.tensor([len(r) - r.n_prompt for r in responses])
     input_ids = torch.zeros((len(responses), max(len(r) for r in responses)), dtype=torch.long)
@@ -39,17 +42,24 @@ def pack(responses: Sequence[Response]) -> dict[str, Tensor]:
 
 
 def give_logprobs(model: PreTrainedModel, source: str) -> None:
-    """Make ``model(input_ids=, rows=, columns=)`` return ``{"values": log-probs of input_ids[rows, columns]}``, float32 [n].
+    """Make ``model(input_ids=, rows=, columns=)`` return the log-probs of ``input_ids[rows, columns]``.
 
-    The forward itself is replaced, so that whatever wraps the model (DDP, FSDP, PEFT) still sees one call, with the
-    output layer's weights gathered while it runs; a call without ``rows`` goes to the model's own. Sequences are padded on the
-    right and need no attention mask. Two more ways to call it, for policy optimisation:
+    They come as ``{"values": log-probs}``, float32, shape [n]. The forward itself is replaced, so that whatever wraps the model
+    (DDP, FSDP, PEFT) still sees one call, with the output layer's weights gathered while it runs. A call without ``rows`` goes to
+    the model's own forward. Sequences are padded on the right and need no attention mask. There are two more ways to call it, for
+    policy optimisation:
 
-        ``where=, tokens=``  also ``picked``: log-probs of these tokens in the places of these of the n (`select_logprobs`)
-        ``find=``            no gradient; also ``where``, ``tokens``, ``picked``, ``entropy`` of what it chooses (`find_logprobs`)
+    - With ``where`` and ``tokens``, the log-probs of these tokens in these of the n places come too, as ``picked``
+      (`select_logprobs`).
+    - With ``find``, there is no gradient, and ``where``, ``tokens``, ``picked`` and ``entropy`` of what it chooses come too
+      (`find_logprobs`).
+
+    Args:
+        model: The model; it is changed in place.
+        source: What to call it in errors.
 
     Raises:
-        UserError: the architecture changes its logits in an unknown way (see `HFEngine`).
+        UserError: The architecture changes its logits in an unknown way (see `HFEngine`).
     """
     engine = HFEngine(model, source)
     trunk, head, finish = engine.trunk, engine.head, engine.finish
@@ -89,6 +99,11 @@ def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> Non
 
     The head starts from small random weights, as heads of transformers do. The output layer has no part in it and is frozen
     unless it is the input embedding.
+
+    Args:
+        model: The model; it is changed in place.
+        read_state: The state that a token's value is read from.
+        seed: Seed of the head's first weights.
     """
     width = model.get_output_embeddings().weight.shape[1]
     generator = torch.Generator().manual_seed(seed)

@@ -18,7 +18,7 @@ from prmbench.engines.hf.head import HEAD_BLOCK, head_logits
 LogitMap = Callable[[Tensor], Tensor] | None
 
 Find = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Chooses tokens from log-probs [n, vocabulary] and sampled tokens [n]: (states, tokens), int64 [m] each."""
+"""Chooses tokens: from log-probs [n, vocabulary] and sampled tokens [n] to states and tokens, int64, shape [m] each."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,11 @@ class Found:
     """What `find_logprobs` returns.
 
     Attributes:
-        logprobs: of the targets, float32, shape [n]. entropy: of each state's distribution in nats, float32, shape [n].
-        where, tokens: int64, shape [m]: which tokens were chosen, at which states. picked: their log-probs, float32, shape [m].
+        logprobs: Log-probs of the targets. float32, shape [n].
+        entropy: Entropy of each state's distribution, in nats. float32, shape [n].
+        where: States at which tokens were chosen. int64, shape [m].
+        tokens: The tokens that were chosen there. int64, shape [m].
+        picked: Their log-probs. float32, shape [m].
     """
 
     logprobs: Tensor
@@ -45,16 +48,18 @@ def token_logprobs(
     finish: LogitMap = None,
     block: int = HEAD_BLOCK,
 ) -> Tensor:
-    """log softmax(finish(states @ weight.T + bias))[targets], differentiable in states, weight and bias.
+    """Compute log softmax(finish(states @ weight.T + bias))[targets], differentiable in states, weight and bias.
 
     Args:
-        states: float, shape [n, width]. weight: shape [vocabulary, width]. bias: shape [vocabulary] or None.
-        targets: int64, shape [n].
-        finish: what the architecture does to its logits, elementwise (a soft cap, a scale); None: nothing.
-        block: logits held at once, in numbers.
+        states: Hidden states. Float, shape [n, width].
+        weight: Weights of the output layer. Shape [vocabulary, width].
+        bias: Bias of the output layer, shape [vocabulary]; None where it has none.
+        targets: One token for each state. int64, shape [n].
+        finish: What the architecture does to its logits, elementwise (a soft cap, a scale); None for nothing.
+        block: How many logits are held at once.
 
     Returns:
-        float32, shape [n].
+        Log-probs. float32, shape [n].
     """
     where = torch.arange(len(targets), device=targets.device)
     return select_logprobs(states, weight, bias, where, targets, finish, block)
@@ -69,13 +74,19 @@ def select_logprobs(
     finish: LogitMap = None,
     block: int = HEAD_BLOCK,
 ) -> Tensor:
-    """Log-probs of any tokens at any states, as `token_logprobs` gives them; one pass over the vocabulary, however many.
+    """Compute log-probs of any tokens at any states, in one pass over the vocabulary, however many there are.
 
     Args:
-        where, tokens: int64, shape [m] each: which state, which token; in any order, states may repeat or be left out.
+        states: See `token_logprobs`.
+        weight: See `token_logprobs`.
+        bias: See `token_logprobs`.
+        where: The state of each token, in any order; states may repeat or be left out. int64, shape [m].
+        tokens: The tokens. int64, shape [m].
+        finish: See `token_logprobs`.
+        block: See `token_logprobs`.
 
     Returns:
-        float32, shape [m], differentiable in states, weight and bias.
+        Log-probs, differentiable in states, weight and bias. float32, shape [m].
     """
     order = torch.argsort(where, stable=True)
     by_state = _SelectLogprobs.apply(states, weight, bias, where[order], tokens[order], finish, _rows(weight, block))
@@ -92,9 +103,21 @@ def find_logprobs(
     finish: LogitMap = None,
     block: int = HEAD_BLOCK // 2,
 ) -> Found:
-    """Log-probs of the targets and of whatever tokens `find` chooses from the whole distribution; without gradient.
+    """Compute log-probs of the targets and of whatever tokens are chosen from the whole distribution, without gradient.
 
-    Blocks are half as large as elsewhere, for choosing and the entropy hold a second one.
+    Blocks are half as large as elsewhere, because choosing and the entropy hold a second one.
+
+    Args:
+        states: See `token_logprobs`.
+        weight: See `token_logprobs`.
+        bias: See `token_logprobs`.
+        targets: See `token_logprobs`.
+        find: Chooses the tokens.
+        finish: See `token_logprobs`.
+        block: See `token_logprobs`.
+
+    Returns:
+        What was found.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in ("logprobs", "entropy", "where", "tokens", "picked")}
     for start, logits in _blocks(states, weight, bias, finish, _rows(weight, block)):

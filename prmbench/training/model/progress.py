@@ -38,5 +38,9 @@ class _Progress(TrainerCallback):
 
 
 def progress_callback(log: Callable[[str], None]) -> TrainerCallback:
-    """A callback that shows how far the run is and gives `log` a line for every measurement on held-out data."""
+    """Make a callback that shows how far the run is.
+
+    Args:
+        log: Called with a line for every measurement on held-out data.
+    """
     return _Progress(log)

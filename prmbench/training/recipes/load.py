@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prmbench.errors import UserError, nearest, nearest_path
+from prmbench.errors import ArgumentError, UserError, nearest, nearest_path
 from prmbench.resources import resource_folder
 
 RecipeType = TypeVar("RecipeType", bound=BaseModel)
@@ -19,12 +19,17 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
     """Read and check a recipe.
 
     Args:
-        path: a YAML file; a name such as ``miniature/sft.yaml`` is also looked up in the installed ``training/``. Its key
-            ``extends`` names files, relative to it, whose keys it takes over, later ones over earlier ones, its own over all.
-        overrides: ``a.b=value`` pairs, values in YAML.
+        path: A YAML file. A name such as ``miniature/sft.yaml`` is also looked up in the installed ``training/``. The file's key
+            ``extends`` names files, relative to it, whose keys it takes over: later ones over earlier ones, its own over all.
+        recipe_type: The class of the recipe.
+        overrides: Pairs ``a.b=value``, whose values are YAML; they go over the file.
+
+    Returns:
+        The recipe.
 
     Raises:
-        UserError: no such file, broken YAML (line and column), an unknown key (the nearest is named), a wrong value.
+        UserError: There is no such file, its YAML is broken (line and column are named), a key is not known (the nearest is
+            named), or a value is wrong.
     """
     file = Path(path)
     if not file.exists() and (resource_folder("training") / path).exists():
@@ -46,7 +51,12 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
 
 
 def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Fields of a recipe with those it extends. inside: the files that extend this one."""
+    """The fields of a recipe, with those of the files that it extends.
+
+    Args:
+        file: The recipe.
+        inside: The files that extend this one.
+    """
     try:
         own = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.reader.ReaderError):
@@ -74,17 +84,17 @@ def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _set(fields: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {override}: expected a.b=value")
+        raise ArgumentError("overrides", override, "expected a.b=value")
     *parents, last = key.split(".")
     for parent in parents:
         inner = fields.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise UserError(f"--set {override}: '{parent}' holds a value, not keys")
+            raise ArgumentError("overrides", override, f"'{parent}' holds a value, not keys")
         fields = inner
     try:
         fields[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: broken YAML ({getattr(error, 'problem', error)})") from None
+        raise ArgumentError("overrides", override, f"broken YAML ({getattr(error, 'problem', error)})") from None
 
 
 def _describe(error: ValidationError, recipe_type: type[BaseModel]) -> str:

@@ -13,18 +13,22 @@ if TYPE_CHECKING:
 
 
 class LoraOptions(BaseModel):
-    """A low-rank adapter instead of all weights."""
+    """A low-rank adapter, which is trained instead of all weights."""
 
     model_config = ConfigDict(extra="forbid")
 
-    rank: int = Field(128, ge=1, description="rank")
-    alpha: int = Field(128, ge=1, description="scaling factor")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout")
-    targets: str | list[str] = Field("all-linear", description="modules")
+    rank: int = Field(128, ge=1, description="rank of the adapter's matrices")
+    alpha: int = Field(128, ge=1, description="scaling factor; the adapter's output is multiplied by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped in training")
+    targets: str | list[str] = Field("all-linear", description="modules that carry the adapter")
     merge: bool = Field(True, description="save the merged weights, so that the result is an ordinary checkpoint")
 
     def config(self, save_whole: list[str] | None = None) -> LoraConfig:
-        """PEFT's configuration. save_whole: modules that are trained in full beside the adapter."""
+        """Make PEFT's configuration.
+
+        Args:
+            save_whole: Modules that are trained in full beside the adapter.
+        """
         from peft import LoraConfig
 
         return LoraConfig(
@@ -39,7 +43,19 @@ class LoraOptions(BaseModel):
 
 
 def add_adapter(model: Any, lora: LoraOptions, save_whole: list[str] | None = None) -> Any:
-    """The model with an adapter in place. Raises UserError where its targets are not there."""
+    """Put an adapter into a model.
+
+    Args:
+        model: A transformers model; it is changed in place.
+        lora: The adapter's options.
+        save_whole: Modules that are trained in full beside the adapter.
+
+    Returns:
+        The PEFT model around it.
+
+    Raises:
+        UserError: The model has no such targets.
+    """
     from peft import get_peft_model
 
     try:

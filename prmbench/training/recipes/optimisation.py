@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.shapes import Backbone, Expected
 
 if TYPE_CHECKING:
-    pass
+    from prmbench.training.plan import TrainingPlan
 
 SCHEDULES = ("cosine", "linear", "constant")
 
@@ -25,26 +26,26 @@ class Optimisation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(description="checkpoint to start from: folder or Hub id")
-    output: str = Field(description="folder of the checkpoint that is written")
+    model: str = Field(description="checkpoint to start from: a folder or a Hub id")
+    output: str = Field(description="folder that the trained checkpoint is written into")
     max_length: int = Field(3072, ge=8, description="longer records are left out and counted")
     epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many updates; over epochs")
+    max_steps: int | None = Field(None, ge=1, description="number of updates; goes over epochs where it is given")
     batch_size: int = Field(64, ge=1, description="records (of a reward model: pairs) of an update, over all processes")
     micro_batch_size: int = Field(8, ge=1, description="records (pairs) of one forward pass on one device")
     learning_rate: float = Field(5e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
-    schedule: str = Field("cosine", description="learning-rate schedule: cosine, linear, constant")
+    schedule: str = Field("cosine", description="learning-rate schedule: cosine, linear or constant")
     warmup_ratio: float = Field(0.01, ge=0, lt=1, description="share of the updates spent warming up")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    dtype: str = Field("float32", description="of the weights that are trained; a torch name, or auto")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="norm to which gradients are clipped")
+    dtype: str = Field("float32", description="type of the weights that are trained: a torch name, or auto")
     bf16: bool | None = Field(None, description="compute in bfloat16 by autocast; null: on CUDA only")
-    gradient_checkpointing: bool = Field(False, description="less memory, more time")
-    lora: LoraOptions | None = Field(None, description="null: all weights are trained")
-    backbone: Backbone | None = Field(None, description="shapes of the model, for --dry-run without a checkpoint")
-    expected: Expected | None = Field(None, description="size of the data, for --dry-run without them")
+    gradient_checkpointing: bool = Field(False, description="save memory by computing the layers twice")
+    lora: LoraOptions | None = Field(None, description="adapter to train; null: all weights are trained")
+    backbone: Backbone | None = Field(None, description="shapes of the model, for a dry run without a checkpoint")
+    expected: Expected | None = Field(None, description="size of the data, for a dry run without them")
     save_every: int = Field(500, ge=1, description="steps between two saved states; a killed run goes on from the last")
-    seed: int = Field(0, ge=0, description="of data order and dropout")
+    seed: int = Field(0, ge=0, description="seed of data order and dropout")
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Optimisation:
@@ -60,22 +61,89 @@ class Optimisation(BaseModel):
             raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
         return self
 
+    @property
+    def folder(self) -> Path:
+        """The checkpoint to start from, where it is a local folder."""
+        return Path(self.model).expanduser()
+
     def updates(self, records: int) -> int:
-        """Updates that a run over this many records makes."""
+        """Return the number of updates of a run.
+
+        Args:
+            records: Number of records to train on.
+        """
         return self.max_steps or max(1, math.ceil(self.epochs * records / self.batch_size))
 
     def autocasts(self) -> bool:
-        """Whether the forward pass computes in bfloat16."""
+        """Return whether the forward pass computes in bfloat16."""
         import torch
 
         return torch.cuda.is_available() if self.bf16 is None else self.bf16
 
+    def plan(self) -> TrainingPlan:
+        """Plan the run from the recipe alone, or from the checkpoint and the data where they are on this machine.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UserError: There is neither a ``backbone`` in the recipe nor a local checkpoint, or neither ``expected`` nor a local
+                data file.
+        """
+        raise NotImplementedError
+
+    def shape(self) -> Backbone:
+        """Return the shapes of the backbone, from the checkpoint where it is on this machine.
+
+        Raises:
+            UserError: Nothing says the shapes, or the recipe's are not those of the checkpoint.
+        """
+        config_file = self.folder / "config.json"
+        if config_file.exists():
+            return self.backbone.check(config_file) if self.backbone else Backbone.read(config_file)
+        if self.backbone is None:
+            raise UserError(
+                f"{self.model}: no such folder here, and the recipe has no 'backbone' with its shapes to plan from"
+            )
+        return self.backbone
+
+    def data_size(self, file: str, lengths: Callable[[], list[int]], rows: int = 1) -> tuple[Expected, str]:
+        """Return the size of the data, counted where data and checkpoint are on this machine.
+
+        Args:
+            file: The data file.
+            lengths: Reads the data and returns the number of tokens of every sequence.
+            rows: Number of sequences of one record.
+
+        Returns:
+            The size, and in words where it comes from.
+
+        Raises:
+            UserError: Nothing says the size, or no record is left.
+        """
+        if not (Path(file).exists() and self.folder.is_dir()):
+            if self.expected is None:
+                raise UserError(
+                    f"{file}: no such file here, and the recipe has no 'expected' with its size to plan from"
+                )
+            return self.expected, "expected, by the recipe"
+        found = lengths()
+        if not found:
+            raise UserError(f"{file}: no record is left to train on")
+        mean = max(1, round(sum(found) / len(found)))
+        return Expected(records=len(found) // rows, tokens=mean), f"counted in {file}"
+
 
 def trainer_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[str, Any]:
-    """Arguments of a transformers Trainer for recipes whose batch_size counts records.
+    """Return the arguments of a transformers Trainer for recipes whose ``batch_size`` counts records.
+
+    Args:
+        recipe: The recipe.
+        states: Folder of saved states.
+        updates: Number of updates of the run.
 
     Raises:
-        UserError: batch_size does not divide among the processes.
+        UserError: ``batch_size`` cannot be divided among the processes.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batch_size % (recipe.micro_batch_size * processes):
@@ -90,11 +158,18 @@ def trainer_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[
         "per_device_eval_batch_size": recipe.micro_batch_size,
         "gradient_accumulation_steps": recipe.batch_size // (recipe.micro_batch_size * processes),
         "save_steps": recipe.save_every,
+        "logging_steps": max(1, updates // 50),
     }
 
 
 def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[str, Any]:
-    """Arguments of a transformers Trainer that are the same for every recipe."""
+    """Return the arguments of a transformers Trainer that are the same for every recipe.
+
+    Args:
+        recipe: The recipe.
+        states: Folder of saved states.
+        updates: Number of updates of the run.
+    """
     import torch
 
     return {
@@ -117,6 +192,11 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
 
 
 def longest_sequence(recipe: Optimisation, folder: Path) -> int:
-    """Tokens that a prompt and a response may have together: the recipe's limit, or the model's positions where they are fewer."""
+    """Return how many tokens a prompt and a response may have together.
+
+    Args:
+        recipe: The recipe, whose ``max_length`` is a limit.
+        folder: The checkpoint, whose positions are another one.
+    """
     positions = max_positions(folder)
     return recipe.max_length if positions is None else min(recipe.max_length, positions)

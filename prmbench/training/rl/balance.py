@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from prmbench.errors import UserError
-from prmbench.training.objectives import ObjectiveSpec
+from prmbench.reward_models.objectives import Objective
 from prmbench.training.rl.outcome import group_mean, group_size
+from prmbench.training.rm.losses import find_loss
 
 Update = Literal["frozen", "naive", "dlw", "adb", "dlw+adb"]
 
@@ -37,7 +38,7 @@ def outcome_pairs(correct: Tensor, groups: Tensor) -> Tensor:
 
 
 def online_loss(
-    spec: ObjectiveSpec,
+    spec: Objective,
     values: Tensor,
     mask: Tensor,
     correct: Tensor,
@@ -52,7 +53,7 @@ def online_loss(
     over every (correct, incorrect) pair, mean over a prompt's pairs, then over prompts.
 
     Args:
-        values: float, shape [b, t], with gradient. mask, correct, groups: as in `prmbench.training.objectives` and `td`.
+        values: float, shape [b, t], with gradient. mask, correct, groups: as in `prmbench.training.rm.losses` and `td`.
         unit_mean: scale the weights of each prompt to mean 1 (the released code).
 
     Returns:
@@ -62,19 +63,19 @@ def online_loss(
         UserError: see `check_update`.
     """
     check_update(spec, update)
-    if not spec.logit:
+    if not spec.is_logit:
         pairs = outcome_pairs(correct, groups)
         if not len(pairs):
             return (values.masked_fill(~mask, 0.0) * 0).sum()
         rows = pairs.flatten()
-        losses = spec.loss(values[rows], mask[rows], correct[rows], beta, margin)
+        losses = find_loss(spec)(values[rows], mask[rows], correct[rows], beta, margin)
         of_prompt = groups[pairs[:, 0]]
         _, index = of_prompt.unique(return_inverse=True)
         counts = torch.bincount(index).to(losses.dtype)
         return (losses / counts[index]).sum() / len(counts)
     accuracy = clamped_accuracy(correct, groups, values.dtype)
     shift = boundary(accuracy) if "adb" in update else None
-    losses = spec.loss(values, mask, correct, beta, margin, shift=shift)
+    losses = find_loss(spec)(values, mask, correct, beta, margin, shift=shift)
     if "dlw" in update:
         weights = loss_weights(accuracy, correct)
         if unit_mean:
@@ -83,14 +84,14 @@ def online_loss(
     return losses.mean()
 
 
-def check_update(spec: ObjectiveSpec, update: Update) -> None:
+def check_update(spec: Objective, update: Update) -> None:
     """Raise UserError where an objective cannot be updated so.
 
     A pair holds both outcomes once, so there is no imbalance to correct, and a shift of both values cancels.
     """
     if spec.kind != "implicit" and update != "frozen":
         raise UserError(f"reward_model.update {update}: only implicit reward models are updated online; set frozen")
-    if not spec.logit and update not in ("frozen", "naive"):
+    if not spec.is_logit and update not in ("frozen", "naive"):
         raise UserError(
             f"reward_model.update {update}: a loss over (correct, incorrect) pairs is balanced as it is; set naive or frozen"
         )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.benchmarks.policy.run import PRESETS as SAMPLING
+from prmbench.data.problems import load_problems
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
+from prmbench.training.plan import Item, Memory, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
+from prmbench.training.recipes.shapes import Expected
 from prmbench.training.rl.methods import Algorithm
-from prmbench.training.rl.reward import RewardOptions
+from prmbench.training.rl.reward import RewardOptions, check_reward, reward_kind
 
 
 class EvaluateOptions(BaseModel):
@@ -116,3 +120,59 @@ class RLRecipe(Algorithm, Optimisation):
         largest = math.ceil(math.ceil(self.batch_size / self.minibatches) * self.n / processes)
         fewest = math.ceil(largest / self.micro_batch_size)
         return next((parts for parts in range(fewest, share + 1) if share % parts == 0), share)
+
+    def plan(self) -> TrainingPlan:
+        """See `Optimisation.plan`. Records are problems, rows the rollouts of one; tokens are those of all rollouts, also of
+        prompts that are rejected.
+        """
+        check_reward(self, self.reward_model, self._planned_kind())
+        shape = self.shape()
+        data, source = self._planned_data()
+        self.micro_batches(1)
+        memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
+        sampled = self.batch_size * self.oversample * self.n
+        kept = f"{self.batch_size * self.n:,} kept, {self.minibatches} updates on them"
+        tokens = self.micro_batch_size * self.max_length
+        items = [*memory.weights(), *self._planned_models(memory), *memory.activations(tokens)]
+        items += [*memory.blocks(tokens, gradient=not self.lora), *self._planned_cache(memory)]
+        source = f"{source}; {sampled:,} rollouts a step, {kept}"
+        return memory.plan(data, source, self.n, items, of_update=sampled / self.minibatches)
+
+    def _planned_data(self) -> tuple[Expected, str]:
+        if self.expected is not None:
+            return self.expected, "expected, by the recipe"
+        if not Path(self.problems).is_file():
+            raise UserError(
+                f"{self.problems}: no such file here, and the recipe has no 'expected' with its size to plan from"
+            )
+        size = Expected(records=len(load_problems(self.problems)), tokens=self.max_new_tokens)
+        return size, f"counted in {self.problems}; rollouts at full length"
+
+    def _planned_kind(self) -> str | None:
+        """The kind of the reward model: as the recipe or its card says; where neither is here, what the method takes."""
+        if self.reward_model is None:
+            return None
+        folder = Path(self.reward_model.model).expanduser()
+        if self.reward_model.kind is None and not folder.is_dir():
+            return self.needs.rewards[0] if self.needs.rewards else "implicit"
+        return reward_kind(self.reward_model, folder)
+
+    def _planned_models(self, memory: Memory) -> list[Item]:
+        """The reward model, and the reference that is neither pi_old nor the policy without its adapter."""
+        reward, items = self.reward_model, []
+        references = int(self.method == "spro" and not self.lora)
+        if reward is not None:
+            items.append(memory.model("reward model", ", as large as the policy"))
+            if reward.update != "frozen":
+                learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)
+                items.append(Item("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}"))
+            references += reward.reference not in ("old", *(("start",) if self.lora else ()))
+        return [*items, memory.model("reference")] if references else items
+
+    def _planned_cache(self, memory: Memory) -> list[Item]:
+        if self.engine != "hf":
+            return []
+        shape, tokens, width = memory.shape, self.rollout_tokens, memory.compute_bytes
+        of_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+        how = f"{tokens:,} tokens x 2 x {shape.layers} layers x {shape.kv_heads} x {shape.head_dim} x {width}"
+        return [Item("key-value cache", tokens * of_token, how)]

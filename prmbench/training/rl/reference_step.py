@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prmbench.data.rollouts import Rollout
 from prmbench.data.verdicts import Verdict
-from prmbench.training.objectives import ObjectiveSpec
+from prmbench.reward_models.objectives import Objective
 from prmbench.training.rl.advantages import scaled_td
 from prmbench.training.rl.balance import Update, online_loss
 from prmbench.training.rl.batch import Group
@@ -39,7 +39,7 @@ class PlainReward:
 
     model: PreTrainedModel
     reference: PreTrainedModel | None
-    spec: ObjectiveSpec
+    spec: Objective
     beta: float
     margin: float
     update: Update = "frozen"

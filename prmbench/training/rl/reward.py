@@ -19,10 +19,10 @@ from prmbench.engines.loading import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
+from prmbench.reward_models.objectives import OBJECTIVES, Objective
 from prmbench.reward_models.registry import find_kind
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
-from prmbench.training.objectives import ObjectiveSpec, find_objective
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.rl.balance import Update, check_update
 from prmbench.training.rl.methods import Algorithm
@@ -93,7 +93,7 @@ class ImplicitReward(Reward):
     autocast: Callable[[], AbstractContextManager[object]]
     optimizer: torch.optim.AdamW | None = None
     max_grad_norm: float = 1.0
-    spec: ObjectiveSpec = field(init=False)
+    spec: Objective = field(init=False)
     margin: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,8 +102,8 @@ class ImplicitReward(Reward):
             raise UserError(
                 "the reward model's card names no objective, so its final value is not known: write one into it"
             )
-        self.spec = find_objective(self.card.objective)
-        self.margin = self.spec.margin if self.card.margin is None else self.card.margin
+        self.spec = OBJECTIVES.find(self.card.objective)
+        self.margin = (self.spec.margin or 0.0) if self.card.margin is None else self.card.margin
 
     @torch.no_grad()
     def values(self, micro: MicroBatch, responses: Sequence[Response]) -> tuple[Tensor, Tensor | None]:

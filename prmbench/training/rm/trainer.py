@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
 
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 from prmbench.training.data.pairs import Pair, Response
 from prmbench.training.model.forward import pack
-from prmbench.training.objectives import ObjectiveSpec
+from prmbench.training.model.trainer import QuietTrainer
 from prmbench.training.rm.heldout import held_out_metrics
+from prmbench.training.rm.losses import find_loss
+from prmbench.training.rm.recipe import RMRecipe
 
 Floats = NDArray[np.float32]
 
@@ -31,7 +32,13 @@ BEST_NAME = "best.json"
 
 @dataclass(frozen=True)
 class Row:
-    """A response with the reference's log-probs of its tokens (float32, shape [t]; None: not needed, or computed as needed)."""
+    """One response of a pair.
+
+    Attributes:
+        response: The response.
+        reference: The reference's log-probs of its tokens, float32, shape [t]; None where they are not needed, or computed as
+            needed.
+    """
 
     response: Response
     reference: Floats | None
@@ -41,6 +48,12 @@ class PairData(Dataset[tuple[Row, Row]]):
     """Pairs as (correct, incorrect) rows."""
 
     def __init__(self, pairs: Sequence[Pair], reference: Sequence[Floats] | None) -> None:
+        """Join pairs with what the reference says of them.
+
+        Args:
+            pairs: The pairs.
+            reference: The reference's log-probs of every response, correct first; None where there are none.
+        """
         responses = [response for pair in pairs for response in pair.rows]
         known = reference if reference is not None else [None] * len(responses)
         rows = [Row(response, one) for response, one in zip(responses, known, strict=True)]
@@ -63,10 +76,21 @@ class UpdateSampler(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        """Make a sampler for the first epoch.
+
+        Args:
+            lengths: Tokens of each pair.
+            batch_size: Pairs of an update.
+            seed: Seed of the order.
+        """
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order for another epoch."""
+        """Choose the order of another epoch.
+
+        Args:
+            epoch: The epoch, from 0.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -80,11 +104,13 @@ class UpdateSampler(Sampler[int]):
 
 
 def collate(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Tensor]:
-    """Rows 2i and 2i + 1 of the batch are a pair.
+    """Make a batch whose rows 2i and 2i + 1 are a pair.
+
+    Args:
+        pairs: The pairs.
 
     Returns:
-        ``input_ids`` int64 [2p, l], padded on the right with 0; ``rows`` and ``columns`` int64 [n]: where the response tokens are;
-        ``mask`` bool [2p, t]; ``correct`` bool [2p]; ``reference`` float32 [n] where known.
+        What `pack` gives; ``correct``, bool, shape [2p]; and ``reference``, float32, shape [n], where it is known.
     """
     rows = [row for pair in pairs for row in pair]
     batch = {**pack([row.response for row in rows]), "correct": torch.arange(len(rows)) % 2 == 0}
@@ -95,47 +121,49 @@ def collate(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Tensor]:
     return batch
 
 
-class RewardModelTrainer(Trainer):
-    """Trains a model whose forward gives a value a response token (`prmbench.training.model.forward`).
-
-    Args:
-        spec, beta, margin: the objective. held_out: pairs for `evaluate`; may be empty.
-        reference: computes the reference's log-probs as needed; None where rows carry them or there is no reference.
-        adapter_is_ratio: the reference is the model itself with its adapter off.
-        best: folder for the weights with the lowest held-out loss.
-        arguments: of `transformers.Trainer`.
-    """
+class RewardModelTrainer(QuietTrainer):
+    """Trains a model whose forward gives a value a response token (`prmbench.training.model.forward`)."""
 
     def __init__(
-        self,
-        *,
-        spec: ObjectiveSpec,
-        beta: float,
-        margin: float,
-        held_out: PairData,
-        batch_size: int,
-        best: Path,
-        reference: HFEngine | None = None,
-        adapter_is_ratio: bool = False,
-        **arguments: Any,
+        self, recipe: RMRecipe, held_out: PairData, reference: HFEngine | None = None, **arguments: Any
     ) -> None:
+        """Make the trainer.
+
+        Args:
+            recipe: Says the objective with its numbers, and the pairs of an update.
+            held_out: Pairs for `evaluate`; may be empty.
+            reference: Computes the reference's log-probs with every batch. None where rows carry them, where there is no
+                reference, or where the reference is the model itself with its adapter off.
+            **arguments: Arguments of `transformers.Trainer`.
+        """
         super().__init__(data_collator=collate, **arguments)
         self.model_accepts_loss_kwargs = False  # losses are means over pairs: the trainer averages micro-batches
-        self.spec, self.beta, self.margin = spec, beta, margin
-        self.held_out, self.batch_size = held_out, batch_size
-        self.reference, self.adapter_is_ratio = reference, adapter_is_ratio
-        self.best = best
+        self.recipe, self.held_out, self.reference = recipe, held_out, reference
+        self.loss = find_loss(recipe.meaning)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         data = train_dataset if train_dataset is not None else self.train_dataset
-        return UpdateSampler(data.lengths, self.batch_size, self.args.seed)
+        return UpdateSampler(data.lengths, self.recipe.batch_size, self.args.seed)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The objective's mean over the batch's units."""
+        """Compute the objective's mean over the batch's units.
+
+        Args:
+            model: The model, wrapped as it is trained.
+            inputs: A batch, as `collate` makes it.
+            return_outputs: Whether the token values are returned too.
+            num_items_in_batch: Not used.
+
+        Returns:
+            The loss, or the loss and ``{"values": token values}``.
+
+        Raises:
+            UserError: The loss is not a finite number.
+        """
         values = self.token_values(model, inputs)
-        loss = self.spec.loss(values, inputs["mask"], inputs["correct"], self.beta, self.margin).mean()
+        loss = self.loss(values, inputs["mask"], inputs["correct"], self.recipe.scale, self.recipe.offset).mean()
         if not bool(loss.isfinite()):
             raise UserError(
                 f"the loss is {float(loss.detach())} at step {self.state.global_step}; lower learning_rate, and check the "
@@ -144,61 +172,83 @@ class RewardModelTrainer(Trainer):
         return (loss, {"values": values}) if return_outputs else loss
 
     def token_values(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """Values of response tokens before beta: log-ratios, or Q-RM's Z. float32, shape [rows, t], 0 in padding."""
+        """Compute the values of response tokens before beta: log-ratios, or Q-RM's Z.
+
+        Args:
+            model: The model, wrapped as it is trained.
+            inputs: A batch, as `collate` makes it.
+
+        Returns:
+            0 in padding. float32, shape [rows, t].
+        """
         where = {name: inputs[name] for name in ("input_ids", "rows", "columns")}
         flat = model(**where)["values"].float()
-        if self.spec.kind == "implicit":
+        if self.recipe.meaning.kind == "implicit":
             flat = flat - (inputs["reference"] if "reference" in inputs else self._reference_logprobs(model, where))
         mask = inputs["mask"]
         return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
-    @torch.no_grad()
     def _reference_logprobs(self, model: Any, where: dict[str, Tensor]) -> Tensor:
-        if self.adapter_is_ratio:
-            was_training = model.training
-            model.eval()
-            off: AbstractContextManager[Any] = self.accelerator.unwrap_model(model).disable_adapter()
-            with off:
-                flat = model(**where)["values"].float()
-            model.train(was_training)
-            return flat
-        assert self.reference is not None
+        if self.reference is None:
+            with self._evaluating(), self.accelerator.unwrap_model(model).disable_adapter():
+                found: Tensor = model(**where)["values"].float()
+            return found
         lengths = torch.bincount(where["rows"], minlength=len(where["input_ids"])).tolist()
         ends = [0] * len(lengths)
         for row, column in zip(where["rows"].tolist(), where["columns"].tolist(), strict=True):
             ends[row] = column + 1
         ids = where["input_ids"].cpu().numpy()
         with self.accelerator.autocast():
-            found = self.reference.score(
+            scores = self.reference.score(
                 [ids[i, :end] for i, end in enumerate(ends)],
                 [end - n for end, n in zip(ends, lengths, strict=True)],
                 frozenset({"logprob"}),
             )
-        flat = np.concatenate([one.logprob for one in found if one.logprob is not None])
+        flat = np.concatenate([one.logprob for one in scores if one.logprob is not None])
         return torch.from_numpy(flat).float().to(where["rows"].device)
 
-    @torch.no_grad()
-    def held_out_values(self) -> list[NDArray[np.float64]]:
-        """Token values of every held-out response. Each process computes all of them, so that any sharding stays in step."""
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without gradient and dropout."""
         model = self.model_wrapped
         was_training = model.training
         model.eval()
+        with torch.no_grad():
+            yield
+        model.train(was_training)
+
+    def held_out_values(self) -> list[NDArray[np.float64]]:
+        """Compute the token values of every held-out response.
+
+        Each process computes all of them, so that any sharding stays in step.
+
+        Returns:
+            Token values of each response, correct first. Each float64, shape [t].
+        """
         order = sorted(range(len(self.held_out)), key=lambda i: -self.held_out.lengths[i])
         found: dict[int, NDArray[np.float64]] = {}
         size = self.args.per_device_eval_batch_size
-        for start in range(0, len(order), size):
-            indices = order[start : start + size]
-            inputs = self._prepare_inputs(collate([self.held_out[i] for i in indices]))
-            values = self.token_values(model, inputs).double().cpu().numpy()
-            counts = inputs["mask"].sum(dim=1).tolist()
-            for row, count in enumerate(counts):
-                found[2 * indices[row // 2] + row % 2] = values[row, :count]
-        model.train(was_training)
+        with self._evaluating():
+            for start in range(0, len(order), size):
+                indices = order[start : start + size]
+                inputs = self._prepare_inputs(collate([self.held_out[i] for i in indices]))
+                values = self.token_values(self.model_wrapped, inputs).double().cpu().numpy()
+                counts = inputs["mask"].sum(dim=1).tolist()
+                for row, count in enumerate(counts):
+                    found[2 * indices[row // 2] + row % 2] = values[row, :count]
         return [found[i] for i in range(2 * len(self.held_out))]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Metrics of the held-out pairs (`held_out_metrics`), each under ``eval_`` and its name; keeps the best weights."""
-        found = held_out_metrics(self.held_out_values(), self.spec, self.beta, self.margin)
+        """Measure the held-out pairs, and keep the best weights.
+
+        Args:
+            *_: Not used.
+            **__: Not used.
+
+        Returns:
+            What `held_out_metrics` gives, each under ``eval_`` and its name.
+        """
+        found = held_out_metrics(self.held_out_values(), self.recipe.meaning, self.recipe.scale, self.recipe.offset)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -206,12 +256,13 @@ class RewardModelTrainer(Trainer):
         return metrics
 
     def _keep_best(self, loss: float) -> None:
-        mark = self.best / BEST_NAME
+        best = Path(self.args.output_dir) / "best"
+        mark = best / BEST_NAME
         before = json.loads(mark.read_text(encoding="utf-8"))["loss"] if mark.exists() else float("inf")
         if self.state.global_step == 0 or loss >= before:
             return
         self.accelerator.wait_for_everyone()  # all have read the mark
-        self.save_model(str(self.best))
+        self.save_model(str(best))
         if self.is_world_process_zero():
             write_atomically(mark, json.dumps({"step": self.state.global_step, "loss": loss}))
         self.accelerator.wait_for_everyone()

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from prmbench.cli.app import app
 from prmbench.errors import UserError
 from prmbench.training.recipes.load import load_recipe
-from prmbench.training.sft.run import SFTRecipe
+from prmbench.training.sft.recipe import SFTRecipe
 
 GOOD = "model: m\ndata: d.jsonl\noutput: o\n"
 
@@ -33,8 +35,8 @@ def test_values_and_overrides(tmp_path):
         (GOOD + "epochs: many\n", (), "key 'epochs': input should be a valid number"),
         ("a: [1\n", (), r"r.yaml, line 2, column 1: broken YAML"),
         ("- 1\n", (), "holds a list; expected keys"),
-        (GOOD, ("oops",), "--set oops: expected a.b=value"),
-        (GOOD, ("model.x=1",), "--set model.x=1: 'model' holds a value"),
+        (GOOD, ("oops",), "`overrides=oops`: expected a.b=value"),
+        (GOOD, ("model.x=1",), "`overrides=model.x=1`: 'model' holds a value"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, overrides, message):
@@ -85,5 +87,7 @@ def test_broken_recipes(tmp_path, text, message):
 def test_a_folder_and_a_broken_override(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         load_recipe(tmp_path, SFTRecipe)
-    with pytest.raises(UserError, match=r"--set a=\[1,: broken YAML"):
+    with pytest.raises(UserError, match=r"`overrides=a=\[1,`: broken YAML"):
         load_recipe("miniature/sft.yaml", SFTRecipe, ["a=[1,"])
+    shown = CliRunner().invoke(app, ["train", "sft", "miniature/sft.yaml", "--set", "a=[1,"])
+    assert str(shown.exception).startswith("--set a=[1,: broken YAML")

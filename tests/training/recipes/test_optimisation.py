@@ -4,9 +4,9 @@ import pytest
 
 from prmbench.errors import UserError
 from prmbench.training.recipes.optimisation import trainer_arguments
-from prmbench.training.rm.run import RMRecipe
+from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.run_folder import last_state
-from prmbench.training.sft.run import SFTRecipe
+from prmbench.training.sft.recipe import SFTRecipe
 
 BASE = {"model": "m", "output": "o", "data": "d", "batch_size": 8, "micro_batch_size": 2}
 

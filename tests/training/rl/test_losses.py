@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prmbench.errors import UserError
-from prmbench.training.objectives import OBJECTIVES
+from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.training.rl.balance import check_update, clamped_accuracy, online_loss, outcome_pairs
 from prmbench.training.rl.candidates import likely_tokens, released_candidates
 from prmbench.training.rl.loss import Tokens, candidate_weights, policy_loss
@@ -156,7 +156,7 @@ def online(objective, update, **options):
     mask = torch.zeros(len(rows), 3, dtype=torch.bool)
     for i, row in enumerate(rows):
         values[i, : len(row)], mask[i, : len(row)] = vector(row), True
-    spec = OBJECTIVES[objective]
+    spec = OBJECTIVES.find(objective)
     return online_loss(
         spec,
         values,
@@ -164,7 +164,7 @@ def online(objective, update, **options):
         torch.tensor(BATCH["correct"]),
         torch.tensor(BATCH["groups"]),
         beta=2.0,
-        margin=0.5 if spec.has_margin else 0.0,
+        margin=0.0 if spec.margin is None else 0.5,
         update=update,
         **options,
     )
@@ -220,5 +220,5 @@ def test_accuracy_is_kept_away_from_0_and_1():
 def test_what_cannot_be_updated():
     for objective, update, message in (("dpo", "adb", "balanced as it is"), ("q_rm", "naive", "set frozen")):
         with pytest.raises(UserError, match=message):
-            check_update(OBJECTIVES[objective], update)
-    check_update(OBJECTIVES["dpo"], "naive")
+            check_update(OBJECTIVES.find(objective), update)
+    check_update(OBJECTIVES.find("dpo"), "naive")

@@ -27,7 +27,7 @@ from prmbench.cli.app import app
 from prmbench.errors import UserError
 from prmbench.reward_models.card import Card, write_card
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.training.objectives import OBJECTIVES
+from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.training.rl.batch import PromptSampler
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reference_step import PlainReward, reference_step, sample_groups
@@ -136,8 +136,8 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
     given = None
     if reward:
         model = AutoModelForCausalLM.from_pretrained(rm, dtype=torch.float64)
-        spec = OBJECTIVES[objective]
-        given = PlainReward(model, None if reference == "old" else start, spec, spec.beta, spec.margin, update)
+        spec = OBJECTIVES.find(objective)
+        given = PlainReward(model, None if reference == "old" else start, spec, spec.beta, spec.margin or 0.0, update)
         if update != "frozen":
             given.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
     for step, (groups, minibatches) in enumerate(batches):

@@ -13,18 +13,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from test_rm_losses import TRAINED
 from transformers import AutoModelForCausalLM
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.reward_models.q_rm import read_value_head
 from prmbench.training.data.pairs import load_pairs, split_held_out
-from prmbench.training.objectives import OBJECTIVES
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.rm.heldout import held_out_metrics
-from prmbench.training.rm.run import RMRecipe, train_rm
+from prmbench.training.rm.recipe import RMRecipe
+from prmbench.training.rm.run import train_rm
 from prmbench.training.rm.trainer import UpdateSampler
 
 
@@ -91,7 +93,7 @@ def token_values(recipe, folder, responses):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", TRAINED)
 def test_trains_and_reports_what_its_checkpoint_gives(recipe, objective):
     recipe = recipe.model_copy(update={"objective": objective})
     # The sums of a few tokens times 0.05 say little: a larger beta lets this tiny run learn.
@@ -100,9 +102,9 @@ def test_trains_and_reports_what_its_checkpoint_gives(recipe, objective):
     assert result.steps == 15
     trained = losses(result, "loss")
     assert np.mean(trained[-3:]) < np.mean(trained[:3])
-    spec = OBJECTIVES[objective]
+    spec = OBJECTIVES.find(objective)
     values = token_values(recipe, result.output, held_out_responses(recipe))
-    wanted = held_out_metrics(values, spec, recipe.scale(spec), recipe.offset(spec))
+    wanted = held_out_metrics(values, spec, recipe.scale, recipe.offset)
     assert result.metrics == pytest.approx(wanted, abs=2e-3)
     report = json.loads((result.output / "rm.json").read_text())
     assert report["metrics"] == result.metrics
@@ -112,7 +114,7 @@ def test_trains_and_reports_what_its_checkpoint_gives(recipe, objective):
     for folder in (result.output, result.output / "last"):
         model = load_reward_model(folder)
         assert (model.kind, model.card.objective) == (spec.kind, objective)
-        assert (model.card.scale(), model.card.margin) == (recipe.scale(spec), recipe.offset(spec))
+        assert (model.card.scale(), model.card.margin) == (recipe.scale, recipe.offset)
         responses = held_out_responses(recipe)[:3]
         traces = [EncodedTrace(r.ids, r.n_prompt, np.zeros(len(r) - r.n_prompt, dtype=np.int64), 1) for r in responses]
         found = [one.sums[0] for one in model.score(traces)]
@@ -127,7 +129,7 @@ def test_best_and_last(recipe):
     assert result.best_step == min(measured, key=measured.get)
     responses = held_out_responses(recipe)
     for folder, step in ((result.output, result.best_step), (result.output / "last", result.steps)):
-        found = held_out_metrics(token_values(recipe, folder, responses), OBJECTIVES["ipvrm"], 10.0, 5.0)
+        found = held_out_metrics(token_values(recipe, folder, responses), OBJECTIVES.find("ipvrm"), 10.0, 5.0)
         assert found["loss"] == pytest.approx(measured[step], abs=2e-3)
 
 
@@ -180,7 +182,7 @@ def test_adapters(recipe, tmp_path):
     )
     wanted = held_out_metrics(
         token_values(recipe.model_copy(update={"objective": "q_rm"}), head.output, held_out_responses(recipe)),
-        OBJECTIVES["q_rm"],
+        OBJECTIVES.find("q_rm"),
         0.2,
         2.0,
     )
@@ -194,7 +196,8 @@ def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
     whole = train_rm(recipe.model_copy(update={"output": str(tmp_path / "whole"), "save_every": 4}))
     killed = recipe.model_copy(update={"output": str(tmp_path / "cut"), "save_every": 4})
     code = (
-        "import json, os, sys; from prmbench.training.rm.run import RMRecipe, train_rm\n"
+        "import json, os, sys; from prmbench.training.rm.recipe import RMRecipe\n"
+        "from prmbench.training.rm.run import train_rm\n"
         "from prmbench.training.rm.trainer import RewardModelTrainer\n"
         "step = RewardModelTrainer.training_step; count = [0]\n"
         "def counted(*args, **kwargs):\n"
@@ -263,7 +266,8 @@ def test_two_processes_give_the_losses_of_one(recipe, tmp_path):
     one = train_rm(recipe.model_copy(update={"output": str(tmp_path / "one"), "max_steps": 6}))
     shared = recipe.model_copy(update={"output": str(tmp_path / "two"), "max_steps": 6})
     code = (
-        "import json, sys; from prmbench.training.rm.run import RMRecipe, train_rm\n"
+        "import json, sys; from prmbench.training.rm.recipe import RMRecipe\n"
+        "from prmbench.training.rm.run import train_rm\n"
         "train_rm(RMRecipe(**json.loads(sys.argv[1])))"
     )
     script = tmp_path / "run.py"

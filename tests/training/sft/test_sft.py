@@ -17,7 +17,8 @@ from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.data.chats import Chat, encode_chat, load_chats
 from prmbench.training.recipes.lora import LoraOptions
-from prmbench.training.sft.run import SFTRecipe, train_sft
+from prmbench.training.sft.recipe import SFTRecipe
+from prmbench.training.sft.run import train_sft
 
 
 def write_chats(path, n=24):

@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.errors import UserError
-from prmbench.reward_models.objectives import OBJECTIVES as MEANINGS
-from prmbench.training.objectives import OBJECTIVES, find_objective, ipvrm, ipvrm_early, ipvrm_late
+from prmbench.reward_models.objectives import OBJECTIVES
+from prmbench.training.rm.losses import find_loss, ipvrm, ipvrm_early, ipvrm_late
+from prmbench.training.rm.recipe import RMRecipe
+
+TRAINED = tuple(name for name in OBJECTIVES.names() if name != "endo")
+
+
+def loss_of(name):
+    """The loss of an objective, with its paper's beta and margin."""
+    objective = OBJECTIVES.find(name)
+    return find_loss(objective), objective.beta, objective.margin or 0.0
 
 
 def minus_log_sigmoid(x):
@@ -62,7 +71,7 @@ def padded(sequences, fill=float("nan")):
 rewards = st.lists(st.floats(-5, 5), max_size=7)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TRAINED)
 @given(
     st.lists(st.tuples(rewards, rewards), min_size=1, max_size=4),
     st.floats(0.01, 20),
@@ -70,12 +79,12 @@ rewards = st.lists(st.floats(-5, 5), max_size=7)
 )
 @settings(max_examples=60, deadline=None)
 def test_equals_the_printed_equation(name, pairs, beta, margin):
-    spec = OBJECTIVES[name]
-    margin = margin if spec.has_margin else 0.0
+    loss = loss_of(name)[0]
+    margin = margin if OBJECTIVES.find(name).margin is not None else 0.0
     sequences = [r for pair in pairs for r in pair]
     outcomes = [i % 2 == 0 for i in range(len(sequences))]
     values, mask = padded(sequences)
-    found = spec.loss(values, mask, torch.tensor(outcomes), beta, margin)
+    found = loss(values, mask, torch.tensor(outcomes), beta, margin)
     assert found.dtype == torch.float64
     assert found.tolist() == pytest.approx(slow_loss(name, sequences, outcomes, beta, margin), rel=1e-12, abs=1e-12)
 
@@ -97,33 +106,31 @@ def test_pairs_hand_worked():
     values, mask = padded([[2.0, 1.0], [-1.0]])
     correct = torch.tensor([True, False])
     # DPO: 0.5 * (3 - -1) = 2. Q-RM: 0.5 * (1.5 - -1) - 1 = 0.25. Implicit PRM: s(1.5), 1 - s(-0.5).
-    assert OBJECTIVES["dpo"].loss(values, mask, correct, 0.5, 0.0).item() == pytest.approx(math.log(1 + math.exp(-2)))
-    assert OBJECTIVES["q_rm"].loss(values, mask, correct, 0.5, 1.0).item() == pytest.approx(
-        math.log(1 + math.exp(-0.25))
-    )
-    assert OBJECTIVES["implicit_prm"].loss(values, mask, correct, 0.5, 0.0).tolist() == pytest.approx(
+    assert loss_of("dpo")[0](values, mask, correct, 0.5, 0.0).item() == pytest.approx(math.log(1 + math.exp(-2)))
+    assert loss_of("q_rm")[0](values, mask, correct, 0.5, 1.0).item() == pytest.approx(math.log(1 + math.exp(-0.25)))
+    assert loss_of("implicit_prm")[0](values, mask, correct, 0.5, 0.0).tolist() == pytest.approx(
         [math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(-0.5))]
     )
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_one_token_and_equal_pairs(name):
-    spec = OBJECTIVES[name]
+    loss, beta, own_margin = loss_of(name)
     correct = torch.tensor([True, False])
     values, mask = padded([[0.3], [0.3]])
-    found = spec.loss(values, mask, correct, spec.beta, spec.margin)
-    assert found.tolist() == pytest.approx(slow_loss(name, [[0.3], [0.3]], [True, False], spec.beta, spec.margin))
+    found = loss(values, mask, correct, beta, own_margin)
+    assert found.tolist() == pytest.approx(slow_loss(name, [[0.3], [0.3]], [True, False], beta, own_margin))
     if name == "dpo":
         assert found.item() == pytest.approx(math.log(2))  # nothing to choose between equal responses
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_log_ratios_stay_finite(name, dtype):
-    spec = OBJECTIVES[name]
+    loss, _, own_margin = loss_of(name)
     values = torch.tensor([[-1e4, -1e4, 5.0], [1e4, 1e4, 7.0]], dtype=dtype, requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    found = spec.loss(values, mask, torch.tensor([True, False]), 10.0, spec.margin)
+    found = loss(values, mask, torch.tensor([True, False]), 10.0, own_margin)
     found.sum().backward()
     assert found.isfinite().all()
     assert (found > 1e3).all()
@@ -134,25 +141,25 @@ def test_extreme_log_ratios_stay_finite(name, dtype):
     assert (values.grad[1, seen] > 0).all()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_rows_without_tokens(name):
-    spec = OBJECTIVES[name]
+    loss, _, own_margin = loss_of(name)
     values = torch.zeros(2, 3, requires_grad=True)
-    found = spec.loss(values, torch.zeros(2, 3, dtype=torch.bool), torch.tensor([True, False]), 1.0, spec.margin)
+    found = loss(values, torch.zeros(2, 3, dtype=torch.bool), torch.tensor([True, False]), 1.0, own_margin)
     found.sum().backward()
     assert found.isfinite().all()
     assert (values.grad == 0).all()
-    if spec.kind == "implicit" and name != "dpo":
+    if name != "q_rm" and name != "dpo":
         assert (found == 0).all()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_gradients(name):
-    spec = OBJECTIVES[name]
+    loss, beta, own_margin = loss_of(name)
     values = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     mask = torch.arange(5)[None] < torch.tensor([5, 1, 3, 4])[:, None]
     correct = torch.tensor([True, False, True, False])
-    torch.autograd.gradcheck(lambda v: spec.loss(v, mask, correct, spec.beta, spec.margin), values)
+    torch.autograd.gradcheck(lambda v: loss(v, mask, correct, beta, own_margin), values)
 
 
 @given(st.lists(st.tuples(rewards.filter(len), rewards.filter(len)), min_size=1, max_size=3))
@@ -163,10 +170,11 @@ def test_padding_and_row_order_do_not_matter(pairs):
     narrow = padded(sequences)
     wide = [torch.nn.functional.pad(x, (0, 3), value=0) for x in narrow]
     swapped = [x.reshape(len(pairs), 2, -1).flip(0).reshape(len(sequences), -1) for x in narrow]
-    for name, spec in OBJECTIVES.items():
-        one = spec.loss(*narrow, correct, spec.beta, spec.margin)
-        torch.testing.assert_close(spec.loss(*wide, correct, spec.beta, spec.margin), one)
-        other = spec.loss(*swapped, correct, spec.beta, spec.margin)
+    for name in TRAINED:
+        loss, beta, own_margin = loss_of(name)
+        one = loss(*narrow, correct, beta, own_margin)
+        torch.testing.assert_close(loss(*wide, correct, beta, own_margin), one)
+        other = loss(*swapped, correct, beta, own_margin)
         per_pair = 1 if len(one) == len(pairs) else 2
         torch.testing.assert_close(other.reshape(-1, per_pair).flip(0).flatten(), one, msg=name)
 
@@ -174,15 +182,16 @@ def test_padding_and_row_order_do_not_matter(pairs):
 def test_wrong_use_is_refused():
     values, mask = padded([[1.0], [2.0]])
     with pytest.raises(ValueError, match="a correct and an incorrect"):
-        OBJECTIVES["dpo"].loss(values, mask, torch.tensor([False, True]), 1.0, 0.0)
+        loss_of("dpo")[0](values, mask, torch.tensor([False, True]), 1.0, 0.0)
     with pytest.raises(ValueError, match="implicit_prm has no margin"):
-        OBJECTIVES["implicit_prm"].loss(values, mask, torch.tensor([True, False]), 1.0, 2.0)
+        loss_of("implicit_prm")[0](values, mask, torch.tensor([True, False]), 1.0, 2.0)
+    with pytest.raises(ValueError, match="a loss of pairs takes no shift"):
+        loss_of("dpo")[0](values, mask, torch.tensor([True, False]), 1.0, 0.0, torch.zeros(2))
+    recipe = {"model": "m", "data": "d", "output": "o"}
     with pytest.raises(UserError, match="objective 'ipvm' is not known .did you mean 'ipvrm'"):
-        find_objective("ipvm")
-
-
-def test_defaults_are_those_of_the_card():
-    assert {name: spec.beta for name, spec in OBJECTIVES.items()} == {n: MEANINGS.find(n).beta for n in OBJECTIVES}
+        RMRecipe(objective="ipvm", **recipe)
+    with pytest.raises(UserError, match="objective 'endo': has no loss, so it cannot be trained"):
+        RMRecipe(objective="endo", **recipe)
 
 
 def test_dpo_equals_trl(tiny, tiny_tuned, tmp_path):
@@ -220,6 +229,6 @@ def test_dpo_equals_trl(tiny, tiny_tuned, tmp_path):
     sequences = [ratio[i][asked[i, 1:]].tolist() for i in order]
     values, mask = padded(sequences)
     correct = torch.arange(2 * n) % 2 == 0
-    ours = OBJECTIVES["dpo"].loss(values, mask, correct, 0.7, 0.0).mean()
+    ours = loss_of("dpo")[0](values, mask, correct, 0.7, 0.0).mean()
     assert float(np.abs(ratio).max()) > 0.1
     assert float(ours) == pytest.approx(theirs, abs=1e-5)

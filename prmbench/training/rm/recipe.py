@@ -1,0 +1,151 @@
+"""The recipe of a reward-model run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from prmbench.data.prompts import find_prompt
+from prmbench.data.tokens import TokenOptions, TraceEncoder
+from prmbench.engines.loading import LoadOptions, load_tokenizer
+from prmbench.reward_models.card import ReadState
+from prmbench.reward_models.objectives import OBJECTIVES, Objective
+from prmbench.training.data.pairs import Pair, Pairs, load_pairs, split_held_out
+from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
+from prmbench.training.recipes.optimisation import Optimisation, longest_sequence
+from prmbench.training.rm.losses import find_loss
+
+
+@dataclass(frozen=True)
+class RMData:
+    """The pairs of a run.
+
+    Attributes:
+        found: What the file holds.
+        kept: Pairs to train on.
+        held: Pairs that are kept back.
+    """
+
+    found: Pairs
+    kept: list[Pair]
+    held: list[Pair]
+
+
+class RMRecipe(Optimisation):
+    """A reward-model run. ``batch_size`` and ``micro_batch_size`` count pairs, whatever the objective: all see the same data."""
+
+    objective: str = Field(description="ipvrm, ipvrm_late, ipvrm_early, implicit_prm, dpo, q_rm, or one of a package")
+    data: str = Field(description="rollouts, {messages, correct} records, or {prompt, chosen, rejected} pairs")
+    beta: float | None = Field(None, gt=0, description="scale of token values; null: the paper's for the objective")
+    margin: float | None = Field(None, ge=0, description="margin m; null: the paper's for the objective")
+    read_state: ReadState = Field("after", description="Q-RM: the state a token's value is read from")
+    reference: str | None = Field(
+        None, description="pi_ref: a folder or a Hub id; null: the model that is started from"
+    )
+    reference_logprobs: Literal["cached", "as-needed"] = Field(
+        "cached", description="cached: computed once before training and kept; as-needed: with every batch"
+    )
+    prompt: str = Field("boxed", description="name of the prompt template that rollouts were sampled with")
+    pairs_per_prompt: int = Field(
+        1, ge=1, description="(correct, incorrect) pairs drawn of a prompt's responses at most"
+    )
+    tokens: TokenOptions = Field(
+        default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
+    )
+    held_out: int = Field(
+        0, ge=0, description="pairs kept back; their metrics are logged, and the best weights kept by their loss"
+    )
+    evaluate_every: int | None = Field(None, ge=1, description="steps between two measurements; null: ten in a run")
+
+    @model_validator(mode="after")
+    def _fits(self) -> RMRecipe:
+        find_loss(self.meaning)
+        if self.meaning.kind not in ("implicit", "q_rm"):
+            raise ValueError(
+                f"objective {self.objective}: makes a {self.meaning.kind}; implicit and q_rm are trained here"
+            )
+        if self.margin and self.meaning.margin is None:
+            raise ValueError(f"margin {self.margin}: {self.objective} has none")
+        if self.meaning.kind == "q_rm" and self.reference is not None:
+            raise ValueError("reference: q_rm has none; leave it out")
+        if self.lora is not None and not self.lora.merge:
+            if self.meaning.kind == "q_rm":
+                raise ValueError("lora.merge false: a q_rm checkpoint is always merged")
+            if self.reference is not None:
+                raise ValueError("lora.merge false: an adapter's reference is its base; leave reference out, or merge")
+        return self
+
+    @property
+    def meaning(self) -> Objective:
+        """The objective that the recipe names. Raises UserError where there is none of that name."""
+        return OBJECTIVES.find(self.objective)
+
+    @property
+    def scale(self) -> float:
+        """Beta, or the objective's own."""
+        return self.meaning.beta if self.beta is None else self.beta
+
+    @property
+    def offset(self) -> float:
+        """The margin, or the objective's own; 0 where it has none."""
+        return (self.meaning.margin or 0.0) if self.margin is None else self.margin
+
+    def updates(self, records: int) -> int:
+        """Return the number of updates of a run; every one is full.
+
+        Args:
+            records: Number of pairs to train on.
+        """
+        return self.max_steps or max(1, math.ceil(self.epochs * (records // self.batch_size)))
+
+    def load(self, encoder: TraceEncoder, folder: Path) -> RMData:
+        """Read and encode the data, draw pairs, and keep some back.
+
+        Args:
+            encoder: Encodes conversations with the model's tokenizer.
+            folder: The checkpoint to start from, whose positions limit the length.
+
+        Returns:
+            The pairs.
+
+        Raises:
+            UserError: The file cannot be read, a record is wrong, or no pair is left.
+        """
+        found = load_pairs(
+            self.data,
+            encoder,
+            find_prompt(self.prompt),
+            max_length=longest_sequence(self, folder),
+            per_prompt=self.pairs_per_prompt,
+            seed=self.seed,
+        )
+        return RMData(found, *split_held_out(found.pairs, self.held_out, self.seed))
+
+    def plan(self) -> TrainingPlan:
+        """See `Optimisation.plan`."""
+
+        def lengths() -> list[int]:
+            encoder = TraceEncoder(load_tokenizer(self.folder, LoadOptions()), self.tokens)
+            return [len(row) for pair in self.load(encoder, self.folder).kept for row in pair.rows]
+
+        # Weights: a head has one number for each of the states' width, and leaves an output layer of its own without a part.
+        shape, has_head = self.shape(), self.meaning.kind == "q_rm"
+        data, source = self.data_size(self.data, lengths, rows=2)
+        trained = trained_count(shape, self.lora) + (shape.width if has_head else 0)
+        if has_head and not self.lora and not shape.tied:
+            trained -= shape.vocabulary * shape.width
+        memory = Memory(self, shape, parameter_count(shape) + (shape.width if has_head else 0), trained)
+
+        # Memory: a reference that is neither computed beforehand nor the model without its adapter is held beside it.
+        items = memory.weights()
+        own_adapter = self.lora is not None and self.reference is None
+        if not has_head and self.reference_logprobs == "as-needed" and not own_adapter:
+            items.append(memory.model("reference"))
+        longest = longest_sequence(self, self.folder) if (self.folder / "config.json").exists() else self.max_length
+        tokens = self.micro_batch_size * 2 * longest
+        items += [*memory.activations(tokens), *memory.blocks(tokens, gradient=not self.lora and not has_head)]
+        return memory.plan(data, source, 2, items)

@@ -1,0 +1,96 @@
+"""Ends supervised fine-tuning when the policy is good enough: its pass rate is measured every few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback
+
+from prmbench.data.problems import load_problems
+from prmbench.data.prompts import find_prompt
+from prmbench.data.tokens import TraceEncoder
+from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.sampling import SamplingParams
+from prmbench.policies.policy import Policy
+from prmbench.policies.rollout import sample
+from prmbench.training.sft.recipe import StopOptions
+from prmbench.verify import Verifier
+
+BATCH_TOKENS = 32_768
+
+
+class StopAtPassRate(TrainerCallback):
+    """Measures the pass rate every few steps and stops the trainer when it is high enough.
+
+    Attributes:
+        history: The measured pass rates, each with its step.
+    """
+
+    def __init__(
+        self,
+        options: StopOptions,
+        encoder: TraceEncoder,
+        verifier: Verifier,
+        seed: int,
+        log: Callable[[str], None],
+    ) -> None:
+        """Read the problems to measure on.
+
+        Args:
+            options: When to measure, on what, and when to stop.
+            encoder: Encodes problems with the policy's tokenizer.
+            verifier: Says which completions are right.
+            seed: Seed of sampling.
+            log: Called with a line for every measurement.
+
+        Raises:
+            UserError: The problems cannot be read, or the prompt template is not known.
+        """
+        self.options, self.encoder, self.verifier, self.seed, self.log = options, encoder, verifier, seed, log
+        self.prompt = find_prompt(options.prompt)
+        self.problems = load_problems(options.problems, options.n)
+        self.prompts = [encoder.prompt_ids(self.prompt.render(problem.problem)) for problem in self.problems]
+        self.history: list[dict[str, Any]] = []
+
+    def pass_rate(self, model: PreTrainedModel) -> float:
+        """Measure the share of right completions at temperature 1, one completion a problem.
+
+        Args:
+            model: The policy as it is now; an adapter is in effect.
+        """
+        was_training = model.training
+        model.eval()
+        policy = Policy(HFEngine(model), self.encoder, "the model in training", "")
+        batches = sample(
+            policy,
+            self.problems,
+            self.prompts,
+            self.verifier,
+            style=self.prompt.style,
+            n=1,
+            params=SamplingParams(max_new_tokens=self.options.max_new_tokens),
+            seed=self.seed,
+            batch_tokens=BATCH_TOKENS,
+        )
+        right = [rollout.correct for batch in batches for rollout in batch]
+        model.train(was_training)
+        return sum(right) / len(right)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure, where it is time to; the trainer calls this after every update.
+
+        Args:
+            args: The trainer's arguments.
+            state: The trainer's state, which says the step.
+            control: What the trainer is told to do next.
+            model: The policy.
+            **_: Other things that the trainer passes.
+        """
+        if state.global_step % self.options.every:
+            return
+        rate = self.pass_rate(model)
+        self.history.append({"step": state.global_step, "pass_rate": rate})
+        self.log(f"step {state.global_step:,}: pass rate {rate:.1%}")
+        if rate >= self.options.pass_rate:
+            control.should_training_stop = True
