@@ -12,9 +12,7 @@ from torch import Tensor
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import pack
 from prmbench.training.model.logprobs import Find
-from prmbench.training.rl.candidates import likely_tokens, released_candidates
 from prmbench.training.rl.loss import Tokens
-from prmbench.training.rl.methods import Algorithm
 
 Model = Callable[..., dict[str, Tensor]]
 """A model whose forward `prmbench.training.model.forward.give_logprobs` has replaced, wrapped or not."""
@@ -22,13 +20,22 @@ Model = Callable[..., dict[str, Tensor]]
 
 @dataclass
 class MicroBatch:
-    """Attributes:
-    rows: of the whole batch. real: False for a row that only keeps processes in step and counts nothing.
-    teaches: whether any process has a real row in this minibatch.
-    dist: whether the method has candidates.
-    call: arguments of the model. mask: bool, shape [rows, t].
-    old, entropy: of pi_old at the n response tokens. where, tokens, old_picked: its candidates, shape [m] each.
-    sampled, candidates: what the policy loss needs, once advantages are known.
+    """Rows that go through a model together. They have n response tokens and m candidates.
+
+    Attributes:
+        rows: Numbers of the rows in the whole batch.
+        real: False for a row that only keeps the processes in step, and counts nothing.
+        teaches: Whether any process has a real row in this minibatch.
+        dist: Whether the method has candidates.
+        call: Arguments of the model.
+        mask: Response tokens. Bool, shape [rows, t].
+        old: Log-probs of the response tokens under pi_old. float32, shape [n].
+        entropy: Entropy of pi_old at their states, in nats. float32, shape [n].
+        where: Response token in whose place each candidate is. int64, shape [m].
+        tokens: The candidates. int64, shape [m].
+        old_picked: Log-probs of the candidates under pi_old. float32, shape [m].
+        sampled: What the policy loss needs of the response tokens; None until advantages are known.
+        candidates: What it needs of the candidates; None until advantages are known, or where the method has none.
     """
 
     rows: list[int]
@@ -46,11 +53,18 @@ class MicroBatch:
     candidates: Tokens | None = None
 
     def pick(self) -> dict[str, Tensor]:
-        """Arguments that also ask for the candidates' log-probs; none where there are no candidates in this method."""
+        """Return the arguments that also ask for the candidates' log-probs; none where the method has no candidates."""
         return {"where": self.where, "tokens": self.tokens} if self.dist else {}
 
     def flat(self, padded: Tensor) -> Tensor:
-        """The n values of this micro-batch's tokens. padded: shape [b, t] of the whole batch."""
+        """Pick out the values of this micro-batch's tokens.
+
+        Args:
+            padded: Values of the whole batch. Shape [b, t].
+
+        Returns:
+            Shape [n], on this micro-batch's device.
+        """
         mine = padded[torch.tensor(self.rows)][:, : self.mask.shape[1]]
         return mine.to(self.mask.device)[self.mask]
 
@@ -58,36 +72,32 @@ class MicroBatch:
 def make_micro(
     rows: Sequence[int], responses: Sequence[Response], *, teaches: bool, dist: bool, device: Any
 ) -> MicroBatch:
-    """Rows as a micro-batch on a device; no rows at all: the batch's first, as one that counts nothing."""
+    """Put rows on a device as a micro-batch.
+
+    Args:
+        rows: Numbers of the rows. Without any, the batch's first row is taken, as one that counts nothing.
+        responses: Responses of the whole batch.
+        teaches: Whether any process has a real row in this minibatch.
+        dist: Whether the method has candidates.
+        device: The device.
+
+    Returns:
+        The micro-batch, with nothing measured yet.
+    """
     kept = list(rows) or [0]
     call = {name: value.to(device) for name, value in pack([responses[i] for i in kept]).items()}
     return MicroBatch(kept, bool(rows), teaches, dist, call, call.pop("mask"))
 
 
-def candidate_finder(algorithm: Algorithm, stop: Tensor) -> Find:
-    """Chooses candidates at every state but those where the rollout's end of turn was sampled; none for a method without them.
-
-    Args:
-        stop: int64, ids that end a rollout.
-    """
-
-    def find(logprobs: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        if algorithm.method != "distrl":
-            nothing = sampled.new_zeros(0)
-            return nothing, nothing
-        if algorithm.details.all_likely:
-            where, tokens = likely_tokens(logprobs, algorithm.p_min)
-        else:
-            where, tokens = released_candidates(logprobs, sampled, algorithm.p_min)
-        goes_on = ~torch.isin(sampled, stop)[where]
-        return where[goes_on], tokens[goes_on]
-
-    return find
-
-
 @torch.no_grad()
 def measure_old(model: Model, micro: MicroBatch, find: Find) -> None:
-    """Fill in pi_old's log-probs, entropy and candidates."""
+    """Fill in pi_old's log-probs, entropy and candidates.
+
+    Args:
+        model: pi_old, the policy as it is.
+        micro: The micro-batch, which is changed.
+        find: Chooses candidates.
+    """
     found = model(**micro.call, find=find)
     micro.old, micro.entropy = found["values"], found["entropy"]
     micro.where, micro.tokens, micro.old_picked = found["where"], found["tokens"], found["picked"]

@@ -11,10 +11,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.training.rl.advantages import gae, normalise_by_group, prefix_values, scaled_td, value_spread, whiten
-from prmbench.training.rl.methods import Algorithm, compute_advantages
-from prmbench.training.rl.outcome import leave_one_out, outcome_advantage
-from prmbench.training.rl.rivals import prime_advantage, reinforce_reward, spro_advantage
+from prmbench.training.rl.advantages import (
+    gae,
+    leave_one_out,
+    normalise_by_group,
+    outcome_advantage,
+    prefix_values,
+    prime_advantage,
+    reinforce_reward,
+    scaled_td,
+    spro_advantage,
+    value_spread,
+    whiten,
+)
+from prmbench.training.rl.methods import Algorithm, ScoredBatch, compute_advantages
 
 DOUBLE = torch.float64
 
@@ -145,7 +155,7 @@ def test_value_spread_and_prefix_values(batch):
 def test_grpo_with_a_reward_model_is_eq_13(batch, beta):
     rows, rewards, groups = batch
     values, mask = pad(rows)
-    found = compute_advantages(Algorithm(gae_weight=0.5), *tensors(rewards, groups), mask, values, beta)
+    found = compute_advantages(Algorithm(gae_weight=0.5), ScoredBatch(*tensors(rewards, groups), mask, values, beta))
     scaled = normalise_or_zero(rows, groups, beta)
     outcome = slow_outcome(rewards, groups)
     wanted = [[o + 0.5 * x for x in slow_gae(row, 1, 1)] for o, row in zip(outcome, scaled, strict=True)]
@@ -166,7 +176,7 @@ def test_beta_cancels_in_both_branches(batch):
     rows, rewards, groups = batch
     values, mask = pad(rows)
     found = [
-        compute_advantages(Algorithm(method="distrl"), *tensors(rewards, groups), mask, values, beta)
+        compute_advantages(Algorithm(method="distrl"), ScoredBatch(*tensors(rewards, groups), mask, values, beta))
         for beta in (0.05, 10.0)
     ]
     torch.testing.assert_close(found[0].total, found[1].total, rtol=1e-7, atol=1e-7)
@@ -177,7 +187,7 @@ def test_beta_cancels_in_both_branches(batch):
 
 def test_a_model_that_equals_its_reference_adds_nothing():
     values, mask = pad([[0.0, 0.0], [0.0]])
-    found = compute_advantages(Algorithm(method="distrl"), *tensors([1, 0], [0, 0]), mask, values, 10.0)
+    found = compute_advantages(Algorithm(method="distrl"), ScoredBatch(*tensors([1, 0], [0, 0]), mask, values, 10.0))
     assert unpad(found.total, [[0, 0], [0]]) == [[1.0, 1.0], [-1.0]]
     assert float(found.sigma) == 0
     assert scaled_td(torch.tensor([3.0]), found.sigma, 10.0).tolist() == [0.0]
@@ -189,7 +199,7 @@ def test_released_preset(batch):
     """TD centred by the batch's mean, scaled by the spread of V, 0 at the last token; GAE whitened, times 0.05."""
     rows, rewards, groups = batch
     values, mask = pad(rows)
-    found = compute_advantages(Algorithm(preset="released"), *tensors(rewards, groups), mask, values, 2.0)
+    found = compute_advantages(Algorithm(preset="released"), ScoredBatch(*tensors(rewards, groups), mask, values, 2.0))
     every = [2.0 * sum(row[: t + 1]) for row in rows for t in range(len(row))]
     sigma = statistics.pstdev(every) if max(every) > min(every) else math.inf
     td = [[2.0 * x / sigma for x in row] for row in rows]
@@ -279,6 +289,6 @@ def test_values_that_are_missing():
     mask = torch.ones(2, 3, dtype=torch.bool)
     for method in ("distrl", "prime", "spro", "reinforce"):
         with pytest.raises(ValueError, match="needs token values"):
-            compute_advantages(Algorithm(method=method), rewards, groups, mask, None, 1.0)
-    plain = compute_advantages(Algorithm(), rewards, groups, mask, None, 1.0)
+            compute_advantages(Algorithm(method=method), ScoredBatch(rewards, groups, mask, None, 1.0))
+    plain = compute_advantages(Algorithm(), ScoredBatch(rewards, groups, mask, None, 1.0))
     assert plain.total.tolist() == [[1.0] * 3, [-1.0] * 3]

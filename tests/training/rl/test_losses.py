@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prmbench.errors import UserError
+from prmbench.reward_models.card import Card
 from prmbench.reward_models.objectives import OBJECTIVES
-from prmbench.training.rl.balance import check_update, clamped_accuracy, online_loss, outcome_pairs
+from prmbench.training.rl.balance import OnlineObjective, check_update, clamped_accuracy, outcome_pairs
 from prmbench.training.rl.candidates import likely_tokens, released_candidates
-from prmbench.training.rl.loss import Tokens, candidate_weights, policy_loss
-from prmbench.training.rl.methods import Algorithm
-from prmbench.training.rl.surrogate import Clip, candidate_surrogate, is_clipped, surrogate, token_weights
+from prmbench.training.rl.loss import Tokens, candidate_weights, is_clipped, policy_loss, surrogate, token_weights
+from prmbench.training.rl.methods import Algorithm, Clip
 
 DOUBLE = torch.float64
 number = st.floats(-3, 3, allow_nan=False).map(lambda x: round(x, 4))
@@ -37,8 +37,13 @@ def test_surrogate_is_the_equation(rows, dual):
         gain = min(rho * a, min(max(rho, 0.8), 1.28) * a)
         wanted.append(-(max(gain, dual * a) if dual is not None and a < 0 else gain))
     assert surrogate(new, old, advantage, clip).tolist() == pytest.approx(wanted, rel=1e-12)
-    weighted = [math.exp(o) * x for (_, o, _), x in zip(rows, wanted, strict=True)]
-    assert candidate_surrogate(new, old, advantage, clip).tolist() == pytest.approx(weighted, rel=1e-12)
+    if dual is None:  # a candidate's term is weighted by its pi_old
+        weighted = math.fsum(math.exp(o) * x for (_, o, _), x in zip(rows, wanted, strict=True))
+        one = torch.ones_like(new)
+        tokens = Tokens(old, advantage, one)
+        found = policy_loss(Algorithm(method="distrl"), new, tokens, new, tokens)
+        assert float(found.candidates) == pytest.approx(weighted, rel=1e-12, abs=1e-12)
+        assert float(found.sampled) == pytest.approx(math.fsum(wanted), rel=1e-12, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -157,17 +162,8 @@ def online(objective, update, **options):
     for i, row in enumerate(rows):
         values[i, : len(row)], mask[i, : len(row)] = vector(row), True
     spec = OBJECTIVES.find(objective)
-    return online_loss(
-        spec,
-        values,
-        mask,
-        torch.tensor(BATCH["correct"]),
-        torch.tensor(BATCH["groups"]),
-        beta=2.0,
-        margin=0.0 if spec.margin is None else 0.5,
-        update=update,
-        **options,
-    )
+    made = OnlineObjective(spec, 2.0, 0.0 if spec.margin is None else 0.5, update, **options)
+    return made.loss(values, mask, torch.tensor(BATCH["correct"]), torch.tensor(BATCH["groups"]))
 
 
 def sigmoid(x):
@@ -218,7 +214,12 @@ def test_accuracy_is_kept_away_from_0_and_1():
 
 
 def test_what_cannot_be_updated():
-    for objective, update, message in (("dpo", "adb", "balanced as it is"), ("q_rm", "naive", "set frozen")):
-        with pytest.raises(UserError, match=message):
-            check_update(OBJECTIVES.find(objective), update)
-    check_update(OBJECTIVES.find("dpo"), "naive")
+    with pytest.raises(UserError, match="balanced as it is"):
+        OnlineObjective.of_card(Card(kind="implicit", objective="dpo"), "adb")
+    with pytest.raises(UserError, match="set frozen"):
+        check_update("naive", kind="q_rm")
+    with pytest.raises(UserError, match="makes no implicit reward model"):
+        OnlineObjective.of_card(Card(kind="implicit", objective="q_rm"), "naive")
+    with pytest.raises(UserError, match="names no objective"):
+        OnlineObjective.of_card(Card(kind="implicit"), "frozen")
+    assert OnlineObjective.of_card(Card(kind="implicit", objective="dpo"), "naive").beta == 0.05
