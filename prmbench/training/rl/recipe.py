@@ -62,7 +62,7 @@ class RLRecipe(Algorithm, Optimisation):
         None, ge=2, description="rollouts of a prompt; null takes the preset's, 4 (paper) or 16"
     )
     minibatches: int = Field(
-        2, ge=2, description="updates of a step. With one, no ratio would leave 1 and nothing would be clipped"
+        2, ge=2, description="updates of a step; with one, no ratio would leave 1 and nothing would be clipped"
     )
     micro_batch_size: int = Field(8, ge=1, description="rollouts of one forward pass on one device")
     max_new_tokens: int = Field(2048, ge=1, description="tokens after which a rollout is cut, which makes it wrong")
