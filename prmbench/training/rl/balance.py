@@ -59,6 +59,38 @@ def outcome_pairs(correct: Tensor, groups: Tensor) -> Tensor:
     return (same & correct[:, None] & ~correct[None, :]).nonzero()
 
 
+def zipped_pairs(correct: Tensor, groups: Tensor) -> Tensor:
+    """Pair each prompt's first correct row with its first incorrect one, the second with the second, while there are both.
+
+    Args:
+        correct: Verified outcomes. Bool, shape [b].
+        groups: Group numbers. int64, shape [b].
+
+    Returns:
+        int64, shape [p, 2].
+    """
+    pairs: list[tuple[int, int]] = []
+    for group in groups.unique():
+        right, wrong = ((groups == group) & (correct == outcome) for outcome in (True, False))
+        pairs += zip(right.nonzero()[:, 0].tolist(), wrong.nonzero()[:, 0].tolist(), strict=False)
+    return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+
+
+def minibatch_rows(groups: Tensor, size: int | None) -> list[list[int]]:
+    """Split the rows of a step into those of each update of the reward model.
+
+    Args:
+        groups: Number of each row's prompt, prompt after prompt. int64, shape [b].
+        size: Rows of one update; they are whole prompts, at least one. None makes one update of all rows.
+
+    Returns:
+        Rows of each update, in order.
+    """
+    largest = int(torch.bincount(groups).max())
+    part = groups // max(1, (len(groups) if size is None else size) // largest)
+    return [(part == k).nonzero()[:, 0].tolist() for k in range(int(part.max()) + 1)]
+
+
 @dataclass(frozen=True)
 class OnlineObjective:
     """How an implicit reward model is updated on a step's rollouts.
@@ -68,23 +100,29 @@ class OnlineObjective:
         beta: Scale of its token values.
         margin: Margin of the objective.
         update: Which of the two changes of Eq. 15 are made, or ``frozen`` for no update.
-        unit_mean: Whether the weights of DLW are scaled to mean 1 over a prompt, as in the released code.
+        released: Whether the loss is that of the released code: weights of DLW have mean 1 over a prompt, a prompt whose
+            rollouts are all right or all wrong weighs 0, and DPO-RM is updated on `zipped_pairs`, all weighing the same.
+        minibatch: Rollouts of one update; None updates once on all.
     """
 
     meaning: Objective
     beta: float
     margin: float
     update: Update = "frozen"
-    unit_mean: bool = False
+    released: bool = False
+    minibatch: int | None = None
 
     @classmethod
-    def of_card(cls, card: Card, update: Update, *, unit_mean: bool = False) -> OnlineObjective:
+    def of_card(
+        cls, card: Card, update: Update, *, released: bool = False, minibatch: int | None = None
+    ) -> OnlineObjective:
         """Read the objective from a reward model's card.
 
         Args:
             card: The card.
             update: See the attribute.
-            unit_mean: See the attribute.
+            released: See the attribute.
+            minibatch: See the attribute.
 
         Returns:
             The objective.
@@ -101,7 +139,7 @@ class OnlineObjective:
             raise UserError(f"objective {card.objective} makes no implicit reward model; expected one that does")
         check_update(update, pairwise=not meaning.is_logit)
         margin = meaning.margin if card.margin is None else card.margin
-        return cls(meaning, card.scale(), margin or 0.0, update, unit_mean)
+        return cls(meaning, card.scale(), margin or 0.0, update, released, minibatch)
 
     def loss(self, values: Tensor, mask: Tensor, correct: Tensor, groups: Tensor) -> Tensor:
         """Give the loss of one update.
@@ -120,20 +158,23 @@ class OnlineObjective:
         """
         loss = find_loss(self.meaning)
         if not self.meaning.is_logit:
-            pairs = outcome_pairs(correct, groups)
+            pairs = (zipped_pairs if self.released else outcome_pairs)(correct, groups)
             if not len(pairs):
                 return (values.masked_fill(~mask, 0.0) * 0).sum()
             rows = pairs.flatten()
             losses = loss(values[rows], mask[rows], correct[rows], self.beta, self.margin)
+            if self.released:
+                return losses.mean()
             _, prompts = groups[pairs[:, 0]].unique(return_inverse=True)
             return (losses / group_size(prompts, losses.dtype)).sum() / (prompts.max() + 1)
         accuracy = clamped_accuracy(correct, groups, values.dtype)
         shift = torch.logit(accuracy) if "adb" in self.update else None
         losses = loss(values, mask, correct, self.beta, self.margin, shift=shift)
-        if "dlw" in self.update:
-            weights = loss_weights(accuracy, correct)
-            losses = losses * (weights / group_mean(weights, groups) if self.unit_mean else weights)
-        return losses.mean()
+        weights = loss_weights(accuracy, correct) if "dlw" in self.update else torch.ones_like(accuracy)
+        if self.released:
+            share = group_mean(correct.to(values.dtype), groups)
+            weights = weights / group_mean(weights, groups) * ((share > 0) & (share < 1))
+        return (losses * weights).mean()
 
 
 def check_update(update: Update, *, pairwise: bool = False, kind: str | None = "implicit") -> None:

@@ -28,17 +28,18 @@ def likely_tokens(logprobs: Tensor, p_min: float) -> tuple[Tensor, Tensor]:
 
 
 def released_candidates(logprobs: Tensor, sampled: Tensor, p_min: float) -> tuple[Tensor, Tensor]:
-    """Choose as the released code does: of the 5 likeliest those with pi_old > P_min, and always the sampled token.
+    """Choose as the released code does: the sampled token, and the likeliest tokens with pi_old > P_min, five in all.
 
     Args:
         logprobs: Log-probs under pi_old. Float, shape [n, vocabulary].
         sampled: Sampled tokens. int64, shape [n].
-        p_min: Probability that a candidate must exceed.
+        p_min: Probability that a candidate must exceed, unless it was sampled.
 
     Returns:
         (states, tokens): int64, shape [m] each, sorted by state, no token twice.
     """
-    best = logprobs.topk(min(RELEASED_TOP, logprobs.shape[1]), dim=1)
+    others = logprobs.scatter(1, sampled[:, None], -torch.inf)
+    best = others.topk(min(RELEASED_TOP, logprobs.shape[1]) - 1, dim=1)
     chosen = torch.zeros_like(logprobs, dtype=torch.bool)
     chosen.scatter_(1, best.indices, best.values > math.log(p_min))
     chosen.scatter_(1, sampled[:, None], True)
@@ -46,12 +47,11 @@ def released_candidates(logprobs: Tensor, sampled: Tensor, p_min: float) -> tupl
     return found[:, 0], found[:, 1]
 
 
-def candidate_finder(algorithm: Algorithm, stop: Tensor) -> Find:
-    """Return the function that chooses candidates at every state but those where the rollout ended.
+def candidate_finder(algorithm: Algorithm) -> Find:
+    """Return the function that chooses candidates at every state.
 
     Args:
         algorithm: The method, which may have no candidates, and its numbers.
-        stop: Ids that end a rollout. int64.
 
     Returns:
         A function of log-probs [n, vocabulary] and sampled tokens [n] that gives (states, tokens).
@@ -61,10 +61,7 @@ def candidate_finder(algorithm: Algorithm, stop: Tensor) -> Find:
         if not algorithm.rules.candidates:
             return (sampled.new_zeros(0),) * 2
         if algorithm.details.all_likely:
-            where, tokens = likely_tokens(logprobs, algorithm.p_min)
-        else:
-            where, tokens = released_candidates(logprobs, sampled, algorithm.p_min)
-        goes_on = ~torch.isin(sampled, stop)[where]
-        return where[goes_on], tokens[goes_on]
+            return likely_tokens(logprobs, algorithm.p_min)
+        return released_candidates(logprobs, sampled, algorithm.p_min)
 
     return find

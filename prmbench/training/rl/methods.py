@@ -8,12 +8,12 @@ Our own stand at the end of this file. A package adds one by an entry point in t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from prmbench.errors import UserError
@@ -55,28 +55,29 @@ class Variant:
     """Where the paper and its released code differ (docs/protocols.md, "Where the released code differs").
 
     Attributes:
-        samples: Rollouts of a prompt.
-        gae_weight: Weight of GAE beside the outcome advantage.
+        recipe: Values of recipe keys that the recipe does not give.
+        reward: The same of the keys of ``reward_model``.
         aggregation: ``sequence`` for the mean over rows of each row's mean, ``token`` for the mean over all tokens.
-        td_by_prompt: True standardises TD advantages over a prompt's tokens (Eqs. 27, 28). False centres them by the batch's
-            mean and sets the last token's to 0; their GAE is then whitened.
-        all_likely: True makes candidates of all tokens with pi_old >= P_min, weighted by pi_old. False takes the likeliest
-            five above P_min and the sampled token, with weights that sum to 1 over a minibatch.
+        td_by_prompt: True standardises TD advantages over a prompt's tokens (Eqs. 27, 28). False sets the last token's to 0
+            before the spread of V is measured, centres them by the batch's mean, and whitens their GAE.
+        all_likely: True makes candidates of all tokens with pi_old >= P_min, weighted by pi_old. False takes five tokens, the
+            sampled one and the likeliest above P_min, with weights that sum to 1 over a minibatch; the last token of a rollout
+            has none, even where the rollout was cut.
         clip: Bounds of sampled tokens' ratios.
         candidate_clip: Bounds of candidates' ratios.
-        unit_mean: Whether the weights of online updates (DLW) are scaled to mean 1 over a prompt.
+        released_loss: Whether online updates use the released code's loss (`prmbench.training.rl.balance.OnlineObjective`).
         reject_truncated: Whether a prompt with a truncated rollout is rejected.
         fill: Whether rejected prompts fill a batch that is too short.
     """
 
-    samples: int = 4
-    gae_weight: float = 1.0
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    reward: Mapping[str, Any] = field(default_factory=dict)
     aggregation: Aggregation = "sequence"
     td_by_prompt: bool = True
     all_likely: bool = True
     clip: Clip = Clip()
     candidate_clip: Clip = Clip()
-    unit_mean: bool = False
+    released_loss: bool = False
     reject_truncated: bool = False
     fill: bool = False
 
@@ -84,14 +85,22 @@ class Variant:
 VARIANTS: dict[VariantName, Variant] = {
     "paper": Variant(),
     "released": Variant(
-        samples=16,
-        gae_weight=0.05,
+        recipe={
+            "samples": 16,
+            "batch_size": 512,
+            "minibatches": 4,
+            "learning_rate": 2e-5,
+            "weight_decay": 0.01,
+            "lora": None,
+            "gae_weight": 0.05,
+        },
+        reward={"learning_rate": 2e-6, "minibatch": 128, "max_grad_norm": 10.0, "lora": None},
         aggregation="token",
         td_by_prompt=False,
         all_likely=False,
         clip=Clip(0.20, 0.28, dual=3.0),
         candidate_clip=Clip(0.20, 0.20, dual=3.0),
-        unit_mean=True,
+        released_loss=True,
         reject_truncated=True,
         fill=True,
     ),
@@ -109,12 +118,19 @@ class Algorithm(BaseModel):
     preset: VariantName = Field("paper", description="paper, or released for what the paper's code does instead")
     alpha: float = Field(0.1, ge=0, description="weight of Dist-PPO (Eq. 14)")
     p_min: float = Field(0.1, gt=0, le=1, description="smallest probability of a candidate under pi_old")
-    gae_weight: float | None = Field(
-        None, ge=0, description="weight of GAE beside the outcome advantage; null takes the preset's, 1 or 0.05"
-    )
+    gae_weight: float = Field(1.0, ge=0, description="weight of GAE beside the outcome advantage; released: 0.05")
     gamma: float = Field(1.0, ge=0, le=1, description="discount of GAE")
     lam: float = Field(1.0, ge=0, le=1, description="lambda of GAE")
     spro_beta: float = Field(0.05, gt=0, description="scale of SPRO's log-ratio; the default is PRIME's beta")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, fields: Any) -> Any:
+        """Take what the recipe does not give from the preset."""
+        if not isinstance(fields, dict):
+            return fields
+        variant = VARIANTS.get(fields.get("preset", "paper"), Variant())
+        return {**{name: value for name, value in variant.recipe.items() if name in cls.model_fields}, **fields}
 
     @field_validator("method")
     @classmethod
@@ -257,14 +273,14 @@ def outcome_and_gae(batch: ScoredBatch, algorithm: Algorithm) -> Advantages:
     if batch.values is None:
         return Advantages(spread, outcome)
     details, mask = algorithm.details, batch.mask
-    sigma = value_spread(batch.values, mask, batch.beta)
-    td = scaled_td(batch.values, sigma, batch.beta)
+    values = batch.values if details.td_by_prompt else batch.values.masked_fill(last_token(mask) | ~mask, 0.0)
+    sigma = value_spread(values, mask, batch.beta)
+    td = scaled_td(values, sigma, batch.beta)
     if details.td_by_prompt:
         summed = gae(normalise_by_group(td, mask, batch.groups), mask, algorithm.gamma, algorithm.lam)
     else:
-        centred = td - td.masked_fill(~mask, 0.0).sum() / mask.sum()
-        summed = whiten(gae(centred.masked_fill(last_token(mask), 0.0), mask, algorithm.gamma, algorithm.lam), mask)
-    summed = (details.gae_weight if algorithm.gae_weight is None else algorithm.gae_weight) * summed
+        summed = whiten(gae(td - td.sum() / mask.sum(), mask, algorithm.gamma, algorithm.lam), mask)
+    summed = algorithm.gae_weight * summed
     return Advantages(spread + summed, outcome, summed, sigma)
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import pack
-from prmbench.training.model.logprobs import Find
+from prmbench.training.rl.advantages import last_token
+from prmbench.training.rl.candidates import candidate_finder
 from prmbench.training.rl.loss import Tokens
+from prmbench.training.rl.methods import Algorithm
 
 Model = Callable[..., dict[str, Tensor]]
 """A model whose forward `prmbench.training.model.forward.give_logprobs` has replaced, wrapped or not."""
@@ -56,6 +58,20 @@ class MicroBatch:
         """Return the arguments that also ask for the candidates' log-probs; none where the method has no candidates."""
         return {"where": self.where, "tokens": self.tokens} if self.dist else {}
 
+    def ends(self, algorithm: Algorithm, stop: Tensor) -> Tensor:
+        """Mark the response tokens that have no candidates.
+
+        Args:
+            algorithm: The paper's are the ends of turn; the released code's are the last tokens, of cut rollouts too.
+            stop: Ids that end a rollout. int64.
+
+        Returns:
+            Bool, shape [n].
+        """
+        if algorithm.details.all_likely:
+            return torch.isin(self.call["input_ids"][self.call["rows"], self.call["columns"]], stop)
+        return last_token(self.mask)[self.mask]
+
     def flat(self, padded: Tensor) -> Tensor:
         """Pick out the values of this micro-batch's tokens.
 
@@ -90,14 +106,16 @@ def make_micro(
 
 
 @torch.no_grad()
-def measure_old(model: Model, micro: MicroBatch, find: Find) -> None:
+def measure_old(model: Model, micro: MicroBatch, algorithm: Algorithm, stop: Tensor) -> None:
     """Fill in pi_old's log-probs, entropy and candidates.
 
     Args:
         model: pi_old, the policy as it is.
         micro: The micro-batch, which is changed.
-        find: Chooses candidates.
+        algorithm: The method and its numbers.
+        stop: Ids that end a rollout. int64.
     """
-    found = model(**micro.call, find=find)
+    found = model(**micro.call, find=candidate_finder(algorithm))
     micro.old, micro.entropy = found["values"], found["entropy"]
-    micro.where, micro.tokens, micro.old_picked = found["where"], found["tokens"], found["picked"]
+    goes_on = ~micro.ends(algorithm, stop)[found["where"]]
+    micro.where, micro.tokens, micro.old_picked = (found[name][goes_on] for name in ("where", "tokens", "picked"))

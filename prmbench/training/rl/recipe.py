@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,7 +17,7 @@ from prmbench.training.plan import Item, Memory, TrainingPlan, parameter_count, 
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
 from prmbench.training.rl.balance import check_update
-from prmbench.training.rl.methods import Algorithm
+from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant
 from prmbench.training.rl.reward import RewardOptions, reward_kind
 
 
@@ -56,13 +57,11 @@ class RLRecipe(Algorithm, Optimisation):
     tokens: TokenOptions = Field(
         default_factory=lambda: TokenOptions(), description="chat template arguments and end of turn"
     )
-    batch_size: int = Field(256, ge=1, description="prompts that a step keeps, over all processes")
+    batch_size: int = Field(256, ge=1, description="prompts that a step keeps, over all processes; released: 512")
     oversample: int = Field(2, ge=1, description="prompts that are sampled for one that is kept")
-    samples: int | None = Field(
-        None, ge=2, description="rollouts of a prompt; null takes the preset's, 4 (paper) or 16"
-    )
+    samples: int = Field(4, ge=2, description="rollouts of a prompt; released: 16")
     minibatches: int = Field(
-        2, ge=2, description="updates of a step; with one, no ratio would leave 1 and nothing would be clipped"
+        2, ge=2, description="updates of a step; with one no ratio leaves 1 and nothing is clipped; released: 4"
     )
     micro_batch_size: int = Field(8, ge=1, description="rollouts of one forward pass on one device")
     max_new_tokens: int = Field(2048, ge=1, description="tokens after which a rollout is cut, which makes it wrong")
@@ -77,7 +76,9 @@ class RLRecipe(Algorithm, Optimisation):
     )
     reward_model: RewardOptions | None = Field(None, description="null trains on the verifier's outcomes alone")
     evaluate: EvaluateOptions | None = Field(None, description="how the policy is measured; null measures nothing")
-    learning_rate: float = Field(3e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
+    learning_rate: float = Field(
+        3e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW; released: 2e-5"
+    )
     schedule: str = Field("constant", description="learning-rate schedule: cosine, linear or constant")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates spent warming up")
     save_every: int = Field(10, ge=1, description="steps between two saved states, from which a killed run goes on")
@@ -104,10 +105,30 @@ class RLRecipe(Algorithm, Optimisation):
             raise ValueError(f"engine '{self.engine}': expected hf or vllm")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_reward(cls, fields: Any) -> Any:
+        """Take what the recipe does not give of the reward model from the preset."""
+        if not isinstance(fields, dict) or not isinstance(reward := fields.get("reward_model"), dict):
+            return fields
+        variant = VARIANTS.get(fields.get("preset", "paper"), Variant())
+        return {**fields, "reward_model": {**variant.reward, **reward}}
+
     @property
     def n(self) -> int:
         """Rollouts of a prompt."""
-        return self.details.samples if self.samples is None else self.samples
+        return self.samples
+
+    def departures(self) -> list[str]:
+        """List the keys whose values are not those of the preset, each with both values."""
+        wanted = {**self.details.recipe, **{f"reward_model.{k}": v for k, v in self.details.reward.items()}}
+        own = {**dict(self), **{f"reward_model.{k}": v for k, v in dict(self.reward_model or {}).items()}}
+        shown = {name: "an adapter" if name.endswith("lora") and own[name] else own[name] for name in own}
+        return [
+            f"{name} {shown[name]} (there {'all weights' if value is None else value})"
+            for name, value in wanted.items()
+            if name in own and own[name] != value
+        ]
 
     @property
     def learns_reward(self) -> bool:

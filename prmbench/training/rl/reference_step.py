@@ -21,7 +21,7 @@ from torch import Tensor
 from prmbench.data.rollouts import Rollout
 from prmbench.data.verdicts import Verdict
 from prmbench.training.rl.advantages import scaled_td
-from prmbench.training.rl.balance import OnlineObjective
+from prmbench.training.rl.balance import OnlineObjective, minibatch_rows
 from prmbench.training.rl.batch import PromptGroup
 from prmbench.training.rl.candidates import likely_tokens, released_candidates
 from prmbench.training.rl.loss import Tokens, candidate_weights, policy_loss, token_weights
@@ -46,12 +46,14 @@ class PlainReward:
         reference: pi_ref; None for pi_old.
         objective: How it is updated.
         optimizer: Optimizer of its updates; None where it is frozen.
+        max_grad_norm: Norm that its gradients are clipped to.
     """
 
     model: PreTrainedModel
     reference: PreTrainedModel | None
     objective: OnlineObjective
     optimizer: torch.optim.Optimizer | None = None
+    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class StepRecord:
     Attributes:
         advantages: Advantages of all rollouts.
         losses: Loss of each minibatch, at its turn.
-        reward_loss: Loss of the reward model before its update; None where it is frozen.
+        reward_loss: Loss of the reward model before its update, the mean over its updates; None where it is frozen.
     """
 
     advantages: Advantages
@@ -179,6 +181,8 @@ def reference_step(
         if not algorithm.details.all_likely:
             likely = released_candidates(log_old, sampled, algorithm.p_min)
         goes_on = [int(y[t]) not in stop for t in likely[0]]
+        if not algorithm.details.all_likely:
+            goes_on = [int(t) < len(y) - 1 for t in likely[0]]
         where, tokens = likely[0][goes_on], likely[1][goes_on]
         candidates.append((where, tokens, log_old[where, tokens]))
 
@@ -186,10 +190,15 @@ def reference_step(
     values, picked, reward_loss = None, [], None
     if reward is not None:
         if reward.optimizer is not None:
-            references = _references(reward, rows, old)
-            padded, mask = pad([of_tokens(reward.model, *row) - ref for row, ref in zip(rows, references, strict=True)])
-            loss = reward.objective.loss(padded, mask, rewards > 0, of_group)
-            reward_loss = _update(reward.model, reward.optimizer, loss)
+            parts = []
+            for part in minibatch_rows(of_group, reward.objective.minibatch):
+                references = _references(reward, [rows[i] for i in part], [old[i] for i in part])
+                padded, mask = pad(
+                    [of_tokens(reward.model, *rows[i]) - r for i, r in zip(part, references, strict=True)]
+                )
+                loss = reward.objective.loss(padded, mask, rewards[part] > 0, of_group[part])
+                parts.append(_update(reward.model, reward.optimizer, loss, reward.max_grad_norm))
+            reward_loss = sum(parts) / len(parts)
         with torch.no_grad():
             references = _references(reward, rows, old)
             values = [of_tokens(reward.model, *row) - ref for row, ref in zip(rows, references, strict=True)]
@@ -229,11 +238,13 @@ def reference_step(
     return StepRecord(advantages, losses, reward_loss)
 
 
-def _update(model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+def _update(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float = MAX_GRAD_NORM
+) -> float:
     """Make one update, and return the loss before it."""
     optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     return float(loss.detach())
 

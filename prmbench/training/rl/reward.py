@@ -44,7 +44,13 @@ class RewardOptions(BaseModel):
     reference: str = Field(
         "old", description="pi_ref of its log-ratio: old (the policy that sampled the batch), start, or a checkpoint"
     )
-    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="learning rate of its online updates")
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="rate of online updates; released: 2e-6")
+    minibatch: int | None = Field(
+        None, ge=1, description="rollouts of one online update, whole prompts; null: all of the step; released: 128"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="norm to which gradients of online updates are clipped; released: 10"
+    )
     lora: LoraOptions | None = Field(
         None, description="adapter that is updated instead of all weights, and merged when the model is written"
     )
@@ -237,8 +243,7 @@ def load_implicit(
     reference: Model | None,
     autocast: Callable[[], AbstractContextManager[object]],
     *,
-    unit_mean: bool = False,
-    max_grad_norm: float = 1.0,
+    released: bool = False,
 ) -> ImplicitReward:
     """Load pi_phi, with an optimizer where it is updated.
 
@@ -248,8 +253,7 @@ def load_implicit(
         load: How weights are loaded.
         reference: pi_ref; None for pi_old.
         autocast: Makes the context that it computes in.
-        unit_mean: Whether the weights of DLW are scaled to mean 1 over a prompt.
-        max_grad_norm: Norm that its gradients are clipped to.
+        released: Whether online updates use the released code's loss.
 
     Returns:
         The reward model.
@@ -262,14 +266,14 @@ def load_implicit(
             f"{folder}: is an adapter; merge it into a checkpoint of its own first (recipe: lora.merge true)"
         )
     card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
-    objective = OnlineObjective.of_card(card, options.update, unit_mean=unit_mean)
+    objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)
     give_logprobs(model, options.model)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
     else:
         model.requires_grad_(options.update != "frozen")
-    reward = ImplicitReward(model, card, objective, reference, autocast, max_grad_norm=max_grad_norm)
+    reward = ImplicitReward(model, card, objective, reference, autocast, max_grad_norm=options.max_grad_norm)
     if options.update != "frozen":
         parameters = reward.trained().values()
         reward.optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.0)

@@ -199,6 +199,8 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
 
         if not is_vllm_available():
             raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
+    if departures := recipe.departures():
+        log(f"warning: preset {recipe.preset}, but the recipe gives {', '.join(departures)}")
     log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
     return _PolicyRun(recipe, folder, reward_folder, reference, kind, fitting, encoder, options, share, log)
 
@@ -286,8 +288,7 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
         run.options,
         _frozen(run, run.reference) if run.reference else reference,
         trainer.accelerator.autocast,
-        unit_mean=recipe.details.unit_mean,
-        max_grad_norm=recipe.max_grad_norm,
+        released=recipe.details.released_loss,
     )
 
 

@@ -7,6 +7,7 @@ statistics are those of the whole batch, however many processes there are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,9 +20,8 @@ from torch import Tensor
 
 from prmbench.errors import UserError
 from prmbench.training.rl.advantages import scaled_td
-from prmbench.training.rl.balance import clamped_accuracy, outcome_pairs
+from prmbench.training.rl.balance import clamped_accuracy, minibatch_rows, outcome_pairs
 from prmbench.training.rl.batch import RolloutBatch, share_rows
-from prmbench.training.rl.candidates import candidate_finder
 from prmbench.training.rl.loss import Tokens, candidate_weights, token_weights
 from prmbench.training.rl.methods import Advantages, Algorithm, ScoredBatch, compute_advantages
 from prmbench.training.rl.micro import MicroBatch, Model, make_micro, measure_old
@@ -82,10 +82,9 @@ class Preparation:
             Those of the first minibatch, then those of the second, and so on.
         """
         micros = self._share(batch, learn)
-        find = candidate_finder(self.algorithm, self.stop)
         with self.autocast():
             for micro in micros:
-                measure_old(policy, micro, find)
+                measure_old(policy, micro, self.algorithm, self.stop)
         values, picked, beta = self._token_values(batch, micros, learn)
         scored = ScoredBatch(batch.rewards.double(), batch.groups, batch.mask, values, beta)
         advantages = compute_advantages(self.algorithm, scored)
@@ -101,14 +100,20 @@ class Preparation:
         return micros
 
     def _share(self, batch: RolloutBatch, real: bool) -> list[MicroBatch]:
-        lengths = [len(r) for r in batch.responses]
-        processes, dist = self.processes, self.algorithm.rules.candidates
+        return [micro for rows in batch.minibatches for micro in self._micros(batch, rows, self.micro_batches, real)]
+
+    def _micros(self, batch: RolloutBatch, rows: Sequence[int], count: int, real: bool = True) -> list[MicroBatch]:
+        """Make this process's micro-batches of some rows."""
+        lengths, processes = [len(r) for r in batch.responses], self.processes
         return [
             make_micro(
-                part if real else [], batch.responses, teaches=real and bool(rows), dist=dist, device=self.stop.device
+                part if real else [],
+                batch.responses,
+                teaches=real and bool(rows),
+                dist=self.algorithm.rules.candidates,
+                device=self.stop.device,
             )
-            for rows in batch.minibatches
-            for part in share_rows(rows, lengths, processes.rank, processes.count, self.micro_batches)
+            for part in share_rows(rows, lengths, processes.rank, processes.count, count)
         ]
 
     def _token_values(
@@ -145,13 +150,25 @@ class Preparation:
     def _update(
         self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch, micros: Sequence[MicroBatch]
     ) -> None:
-        leaf = values.clone().requires_grad_()
-        loss = reward.objective.loss(leaf, batch.mask, batch.rewards > 0, batch.groups)
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        _check_finite(loss, "the reward model's online loss")
-        norm = reward.learn(micros, gradient.float(), self.processes.total)
-        self.log("reward_model/loss", float(loss.detach()))
-        self.log("reward_model/grad_norm", norm)
+        """Update the reward model, once or once a minibatch of its own."""
+        parts = minibatch_rows(batch.groups, reward.objective.minibatch)
+        old = self._whole(batch, micros, [micro.old for micro in micros]).float() if len(parts) > 1 else None
+        for rows in parts:
+            if (
+                old is not None
+            ):  # other rows together than the policy's minibatches, and another model than measured `values`
+                micros = self._micros(batch, rows, math.ceil(len(micros) * len(rows) / len(old)))
+                for micro in micros:
+                    micro.old, micro.dist = micro.flat(old), False
+                values, _ = self._score(reward, batch, micros)
+            leaf = values.clone().requires_grad_()
+            correct = batch.rewards[rows] > 0
+            loss = reward.objective.loss(leaf[rows], batch.mask[rows], correct, batch.groups[rows])
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            _check_finite(loss, "the reward model's online loss")
+            norm = reward.learn(micros, gradient.float(), self.processes.total)
+            self.log("reward_model/loss", float(loss.detach()))
+            self.log("reward_model/grad_norm", norm)
 
     def _set_targets(self, batch: RolloutBatch, micros: list[MicroBatch], advantages: Advantages) -> None:
         # DDP averages gradients over processes; the weights are made for their sum.
@@ -214,7 +231,7 @@ class Preparation:
     def _log_tokens(self, micros: Sequence[MicroBatch]) -> None:
         """Log the entropy of pi_old; how many candidates a state has, and how much of pi_old they hold."""
         real = [m for m in micros if m.real]
-        ends = [torch.isin(m.call["input_ids"][m.call["rows"], m.call["columns"]], self.stop) for m in real]
+        ends = [m.ends(self.algorithm, self.stop) for m in real]
         sums = [
             sum(float(m.entropy.sum()) for m in real),
             sum(len(m.old) for m in real),

@@ -193,23 +193,49 @@ def test_a_model_that_equals_its_reference_adds_nothing():
     assert scaled_td(torch.tensor([3.0]), found.sigma, 10.0).tolist() == [0.0]
 
 
+def slow_released(rows, rewards, groups, beta):
+    """(advantages, sigma_V, GAE before it is whitened) of the released code, in floats."""
+    td = [[beta * x for x in row[:-1]] + [0.0] for row in rows]  # the last token has no reward
+    values = [sum(row[: t + 1]) for row in td for t in range(len(row))]
+    if max(values) == min(values):
+        return None
+    sigma = statistics.pstdev(values)
+    mean = statistics.fmean(itertools.chain.from_iterable(td))
+    sums = [slow_gae([(x - mean) / sigma for x in row], 1, 1) for row in td]
+    white = slow_standardise(sums, [0] * len(sums))
+    outcome = slow_outcome(rewards, groups)
+    return [[o + 0.05 * x for x in row] for o, row in zip(outcome, white, strict=True)], sigma, sums
+
+
 @settings(deadline=None)
 @given(batches())
 def test_released_preset(batch):
-    """TD centred by the batch's mean, scaled by the spread of V, 0 at the last token; GAE whitened, times 0.05."""
+    """The last token's TD is 0 before sigma_V and the mean are taken; centred, scaled, summed, whitened, times 0.05."""
     rows, rewards, groups = batch
     values, mask = pad(rows)
-    found = compute_advantages(Algorithm(preset="released"), ScoredBatch(*tensors(rewards, groups), mask, values, 2.0))
-    every = [2.0 * sum(row[: t + 1]) for row in rows for t in range(len(row))]
-    sigma = statistics.pstdev(every) if max(every) > min(every) else math.inf
-    td = [[2.0 * x / sigma for x in row] for row in rows]
-    mean = statistics.fmean(itertools.chain.from_iterable(td))
-    sums = [slow_gae([x - mean for x in row[:-1]] + [0.0], 1, 1) for row in td]
-    white = slow_standardise(sums, [0] * len(sums))
-    outcome = slow_outcome(rewards, groups)
+    scored = ScoredBatch(*tensors(rewards, groups), mask, values, 2.0)
+    found = compute_advantages(Algorithm(method="distrl", preset="released"), scored)
+    slow = slow_released(rows, rewards, groups, 2.0)
+    if slow is None:
+        assert float(found.sigma) == 0
+        return
+    wanted, sigma, sums = slow
+    assert float(found.sigma) == pytest.approx(sigma, rel=1e-9)
     spread = list(itertools.chain.from_iterable(sums))
     if max(spread) - min(spread) > 1e-6:
-        close(unpad(found.total, rows), [[o + 0.05 * x for x in row] for o, row in zip(outcome, white, strict=True)])
+        close(unpad(found.total, rows), wanted)
+
+
+def test_released_preset_does_not_see_the_last_token():
+    """A log-ratio at the end of turn is never learnt from, and must move nothing."""
+    rows = [[0.2, -0.1, 0.4], [0.3, 0.1]]
+    found = []
+    for end in (0.0, 1.0):
+        values, mask = pad([[*row[:-1], row[-1] + end] for row in rows])
+        scored = ScoredBatch(*tensors([1, 0], [0, 0]), mask, values, 10.0)
+        found.append(compute_advantages(Algorithm(method="distrl", preset="released"), scored))
+    assert torch.equal(found[0].total, found[1].total)
+    assert torch.equal(found[0].sigma, found[1].sigma)
 
 
 def slow_prime(rows, rewards, groups, beta):

@@ -314,3 +314,31 @@ def test_what_is_refused(world, tmp_path, changes, message):
 def test_recipe_values(world, tmp_path, key, value, message):
     with pytest.raises(ValidationError, match=message):
         make_recipe(world, tmp_path, **{key: value})
+
+
+def test_the_released_code_is_one_word(world, tmp_path):
+    """`preset: released` brings its numbers; what the recipe gives itself goes over them, and is said."""
+    policy, problems = map(str, world)
+    fields = {"model": policy, "problems": problems, "output": "out", "preset": "released", "method": "distrl"}
+    reward = {"model": "rm", "update": "dlw+adb"}
+    plain = RLRecipe.model_validate({**fields, "reward_model": reward})
+    assert (plain.samples, plain.batch_size, plain.oversample, plain.minibatches) == (16, 512, 2, 4)
+    assert (plain.learning_rate, plain.weight_decay, plain.lora, plain.gae_weight) == (2e-5, 0.01, None, 0.05)
+    assert (plain.alpha, plain.p_min, plain.schedule, plain.max_grad_norm) == (0.1, 0.1, "constant", 1.0)
+    options = plain.reward_model
+    assert (options.learning_rate, options.minibatch, options.max_grad_norm, options.lora) == (2e-6, 128, 10.0, None)
+    assert options.reference == "old"
+    assert plain.departures() == []
+    changed = RLRecipe.model_validate(
+        {**fields, "samples": 4, "lora": {"rank": 2}, "reward_model": {**reward, "learning_rate": 1e-4}}
+    )
+    assert (changed.samples, changed.batch_size) == (4, 512)
+    assert changed.departures() == [
+        "samples 4 (there 16)",
+        "lora an adapter (there all weights)",
+        "reward_model.learning_rate 0.0001 (there 2e-06)",
+    ]
+    again = RLRecipe.model_validate(changed.model_dump())
+    assert again == changed
+    paper = RLRecipe.model_validate({**fields, "preset": "paper", "lora": {"rank": 2}})
+    assert (paper.samples, paper.batch_size, paper.gae_weight, paper.departures()) == (4, 256, 1.0, [])

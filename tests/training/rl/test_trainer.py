@@ -30,7 +30,14 @@ CASES = {
     "distrl with ipvrm, frozen, start": ({"method": "distrl"}, ("ipvrm", "frozen", "start")),
     "distrl with implicit prm, adb": ({"method": "distrl"}, ("implicit_prm", "adb", "start")),
     "distrl with dpo, naive": ({"method": "distrl"}, ("dpo", "naive", "old")),
-    "distrl as released": ({"method": "distrl", "preset": "released"}, ("ipvrm", "dlw", "old")),
+    "distrl as released": (
+        {"method": "distrl", "preset": "released", "minibatches": 2, "oversample": 3},
+        ("ipvrm", "dlw+adb", "old"),
+    ),
+    "distrl as released with dpo": (
+        {"method": "distrl", "preset": "released", "minibatches": 2},
+        ("dpo", "naive", "old"),
+    ),
     "distrl, checkpointed": ({"method": "distrl", "gradient_checkpointing": True}, ("ipvrm", "naive", "old")),
     "prime": ({"method": "prime"}, ("implicit_prm", "naive", "start")),
     "spro": ({"method": "spro", "max_steps": 2}, None),
@@ -44,7 +51,10 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
     if reward:
         objective, update, reference = reward
         rm = save_reward(tmp_path / "rm", objective, str(policy_folder))
-        changes = changes | {"reward_model": {"model": str(rm), "update": update, "reference": reference}}
+        reward_model = {"model": str(rm), "update": update, "reference": reference, "learning_rate": 1e-4}
+        if changes.get("preset") == "released":
+            reward_model["minibatch"] = 8
+        changes = changes | {"reward_model": reward_model}
     recipe = make_recipe(world, tmp_path / "out", **changes)
     batches = []
     from prmbench.training.rl import trainer as trainer_module
@@ -61,7 +71,7 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
 
     plain = AutoModelForCausalLM.from_pretrained(policy_folder, dtype=torch.float64)
     start = AutoModelForCausalLM.from_pretrained(policy_folder, dtype=torch.float64)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     stop = {
         plain.generation_config.eos_token_id,
         support.wrap(support.byte_level()).convert_tokens_to_ids("<|end|>"),
@@ -70,10 +80,14 @@ def test_a_step_is_the_reference_step(world, tmp_path, monkeypatch, chosen_outco
     if reward:
         model = AutoModelForCausalLM.from_pretrained(rm, dtype=torch.float64)
         spec = OBJECTIVES.find(objective)
-        online = OnlineObjective(spec, spec.beta, spec.margin or 0.0, update, unit_mean=recipe.details.unit_mean)
-        given = PlainReward(model, None if reference == "old" else start, online)
+        options = recipe.reward_model
+        released = recipe.preset == "released"
+        online = OnlineObjective(spec, spec.beta, spec.margin or 0.0, update, released, options.minibatch)
+        given = PlainReward(model, None if reference == "old" else start, online, None, options.max_grad_norm)
         if update != "frozen":
             given.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
+    if recipe.preset == "released":
+        assert {0.0, 1.0} & {group.accuracy for group in batches[0][0]}  # filled with prompts that teach nothing
     for step, (groups, minibatches) in enumerate(batches):
         record = reference_step(
             plain,
