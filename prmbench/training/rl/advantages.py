@@ -16,6 +16,8 @@ them would only keep beta from cancelling exactly. Where all values are equal, t
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -191,6 +193,20 @@ def gae(td: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 1.0) -> Tenso
         after = kept[:, t] + decay * after
         found[:, t] = after
     return found.masked_fill(~mask, 0.0)
+
+
+def gae_size(tokens: int) -> float:
+    """Estimate the mean |GAE| of standardised TD advantages that do not depend on each other, gamma = lambda = 1.
+
+    A sum of k such numbers has a mean size of sqrt(2 k / pi), and k is anything up to the length.
+
+    Args:
+        tokens: Length of the responses.
+
+    Returns:
+        The mean over positions: 16 at 900 tokens.
+    """
+    return 2 / 3 * math.sqrt(2 * tokens / math.pi)
 
 
 def last_token(mask: Tensor) -> Tensor:

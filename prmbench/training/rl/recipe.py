@@ -16,8 +16,9 @@ from prmbench.errors import UserError, nearest
 from prmbench.training.plan import Item, Memory, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
+from prmbench.training.rl.advantages import gae_size
 from prmbench.training.rl.balance import check_update
-from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant
+from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant, outcome_and_gae
 from prmbench.training.rl.reward import RewardOptions, reward_kind
 
 
@@ -134,6 +135,19 @@ class RLRecipe(Algorithm, Optimisation):
     def learns_reward(self) -> bool:
         """Whether the reward model is updated."""
         return self.reward_model is not None and self.reward_model.update != "frozen"
+
+    def remarks(self) -> list[str]:
+        """List what someone should know of this recipe before it runs, a line each."""
+        lines = []
+        if departures := self.departures():
+            lines.append(f"warning: preset {self.preset}, but the recipe gives {', '.join(departures)}")
+        if self.reward_model is not None and self.rules.advantages is outcome_and_gae and self.details.td_by_prompt:
+            tokens = self.expected.tokens if self.expected else self.max_new_tokens
+            lines.append(
+                f"GAE has gae_weight {self.gae_weight:g}: its mean size is about {self.gae_weight * gae_size(tokens):.1f} at "
+                f"{tokens:,} tokens, and grows like the square root of the length; that of the outcome advantage is about 1"
+            )
+        return lines
 
     def check_reward(self, kind: str | None) -> None:
         """Refuse a reward model that does not fit the method or its update.

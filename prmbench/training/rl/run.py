@@ -199,8 +199,8 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
 
         if not is_vllm_available():
             raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
-    if departures := recipe.departures():
-        log(f"warning: preset {recipe.preset}, but the recipe gives {', '.join(departures)}")
+    for remark in recipe.remarks():
+        log(remark)
     log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
     return _PolicyRun(recipe, folder, reward_folder, reference, kind, fitting, encoder, options, share, log)
 
@@ -254,6 +254,7 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
         stop=stop,
         processes=run.share.count,
         states=run.states,
+        log=run.log,
         make_reward=(lambda trainer: _load_reward(run, trainer)) if recipe.reward_model else None,
         make_start=(lambda trainer: _start(run, trainer)) if recipe.rules.from_start else None,
         after_step=lambda trainer, step: _measure_between(run, trainer, step),

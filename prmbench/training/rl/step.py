@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from prmbench.training.rl.methods import Advantages, Algorithm, ScoredBatch, com
 from prmbench.training.rl.micro import MicroBatch, Model, make_micro, measure_old
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rm.heldout import final_values
+
+LARGEST_RATIO = 3.0
+"""Of the mean |GAE| to the mean |outcome advantage|, past which a run warns."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Preparation:
         micro_batches: Micro-batches of a process in one minibatch.
         autocast: Makes the context that models compute in.
         log: Called with a figure's name and value.
+        warn: Called with a line of warning.
         processes: The processes of the run.
         reward: The reward model; None where there is none.
         start: Where the policy started from, for a method that compares with it.
@@ -66,9 +70,11 @@ class Preparation:
     micro_batches: int
     autocast: Callable[[], AbstractContextManager[Any]]
     log: Callable[[str, float], None]
+    warn: Callable[[str], None] = lambda _: None
     processes: Processes = Processes()
     reward: Reward | None = None
     start: Model | None = None
+    _warned: bool = field(init=False, default=False)
 
     def run(self, policy: Model, batch: RolloutBatch, *, learn: bool) -> list[MicroBatch]:
         """Prepare this process's micro-batches.
@@ -88,9 +94,8 @@ class Preparation:
         values, picked, beta = self._token_values(batch, micros, learn)
         scored = ScoredBatch(batch.rewards.double(), batch.groups, batch.mask, values, beta)
         advantages = compute_advantages(self.algorithm, scored)
-        if learn and advantages.gae is not None and advantages.outcome is not None:
-            self.log("advantage/gae", float(advantages.gae[batch.mask].abs().mean()))
-            self.log("advantage/outcome", float(advantages.outcome.abs().mean()))
+        if learn:
+            self._log_advantages(batch, advantages)
         self._set_targets(batch, micros, advantages)
         if self.algorithm.rules.candidates:
             assert advantages.sigma is not None
@@ -227,6 +232,23 @@ class Preparation:
         if "adb" in objective.update:
             final = final + torch.logit(clamped_accuracy(correct, batch.groups, torch.float64))
         self.log("reward_model/accuracy", float(((final > 0) == correct).double().mean()))
+
+    def _log_advantages(self, batch: RolloutBatch, advantages: Advantages) -> None:
+        """Log how large the two parts of the advantage are, and say once where GAE swamps the outcome."""
+        if advantages.gae is None or advantages.outcome is None:
+            return
+        gae, outcome = float(advantages.gae[batch.mask].abs().mean()), float(advantages.outcome.abs().mean())
+        self.log("advantage/gae", gae)
+        self.log("advantage/outcome", outcome)
+        if outcome > 0:
+            ratio = gae / outcome
+            self.log("advantage/gae_to_outcome", ratio)
+            if ratio > LARGEST_RATIO and not self._warned:
+                self._warned = True
+                self.warn(
+                    f"warning: the mean |GAE| is {ratio:.1f} times the mean |outcome advantage|, which it swamps; lower "
+                    f"gae_weight {self.algorithm.gae_weight:g}"
+                )
 
     def _log_tokens(self, micros: Sequence[MicroBatch]) -> None:
         """Log the entropy of pi_old; how many candidates a state has, and how much of pi_old they hold."""

@@ -61,6 +61,7 @@ class Setup:
         stop: Ids that end a rollout.
         processes: Number of processes.
         states: Folder of saved states.
+        log: Called with a line of warning.
         make_reward: Makes the reward model; None for none.
         make_start: Makes the model that the policy started from; None where the method does not compare with it.
         after_step: Called with the trainer and the number of steps done, after every step but the last.
@@ -73,6 +74,7 @@ class Setup:
     stop: frozenset[int]
     processes: int
     states: Path
+    log: Callable[[str], None] = lambda _: None
     make_reward: Callable[[PolicyTrainer], Reward] | None = None
     make_start: Callable[[PolicyTrainer], Model] | None = None
     after_step: Callable[[PolicyTrainer, int], None] = lambda *_: None
@@ -110,6 +112,7 @@ class PolicyTrainer(GRPOTrainer):
             micro_batches=recipe.micro_batches(setup.processes),
             autocast=accelerator.autocast,
             log=self._metric,
+            warn=setup.log,
             processes=Processes(
                 accelerator.process_index,
                 accelerator.num_processes,

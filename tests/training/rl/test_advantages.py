@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prmbench.training.rl.advantages import (
     gae,
+    gae_size,
     leave_one_out,
     normalise_by_group,
     outcome_advantage,
@@ -131,6 +132,17 @@ def test_gae_is_the_discounted_sum(batch, discounts):
     rows, _, _ = batch
     values, mask = pad(rows)
     close(unpad(gae(values, mask, *discounts), rows), [slow_gae(row, *discounts) for row in rows])
+
+
+def test_the_size_of_gae_at_a_real_length():
+    """At 900 tokens |GAE| is some 16 times the outcome advantage, if token values are noise."""
+    values = torch.randn(256, 900, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    mask, groups = torch.ones(256, 900, dtype=torch.bool), torch.arange(64).repeat_interleave(4)
+    rewards = torch.tensor([1.0, 0, 0, 0] * 64, dtype=DOUBLE)
+    found = compute_advantages(Algorithm(), ScoredBatch(rewards, groups, mask, values, 10.0))
+    assert float(found.gae.abs().mean()) == pytest.approx(gae_size(900), rel=0.1)
+    assert gae_size(900) == pytest.approx(16, abs=0.1)
+    assert float(found.outcome.abs().mean()) == pytest.approx(math.sqrt(3) / 2)
 
 
 def test_gae_without_discount_is_the_suffix_sum():

@@ -142,6 +142,19 @@ def test_plain_rollouts_follow_the_policy():
         assert rollout.correct == (done and rollout.ids[0] == 5)
 
 
+@pytest.mark.parametrize("weight", [0.01, 100.0])
+def test_gae_that_swamps_the_outcome_is_said(world, tmp_path, chosen_outcomes, weight):
+    rm, lines = save_reward(tmp_path / "rm", "ipvrm", str(world[0])), []
+    options = {"reward_model": {"model": str(rm)}, "gae_weight": weight, "max_steps": 2, "learning_rate": 1e-4}
+    result = train_rl(make_recipe(world, tmp_path / "out", **options), log=lines.append)
+    row = result.history[0]
+    assert row["advantage/gae_to_outcome"] == pytest.approx(row["advantage/gae"] / row["advantage/outcome"])
+    assert any(f"GAE has gae_weight {weight:g}: its mean size is about" in line for line in lines)
+    warnings = [line for line in lines if "which it swamps" in line]
+    assert len(warnings) == (weight > 1)  # once in a run, though it holds in both steps
+    assert all(r["advantage/gae_to_outcome"] > 3 for r in result.history) == (weight > 1)
+
+
 def test_without_vllm_it_says_so(world, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["trl.import_utils"], "is_vllm_available", lambda: False)
     with pytest.raises(UserError, match="vLLM is not installed .* or set engine=hf"):
