@@ -19,7 +19,7 @@ from prmbench.training.recipes.shapes import Expected
 from prmbench.training.rl.advantages import gae_size
 from prmbench.training.rl.balance import check_update
 from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant, outcome_and_gae
-from prmbench.training.rl.reward import RewardOptions, reward_kind
+from prmbench.training.rl.reward import FULL_RATE, RewardOptions, reward_kind
 
 
 class EvaluateOptions(BaseModel):
@@ -147,6 +147,12 @@ class RLRecipe(Algorithm, Optimisation):
                 f"GAE has gae_weight {self.gae_weight:g}: its mean size is about {self.gae_weight * gae_size(tokens):.1f} at "
                 f"{tokens:,} tokens, and grows like the square root of the length; that of the outcome advantage is about 1"
             )
+        reward = self.reward_model
+        if reward is not None and self.learns_reward and reward.lora is None and reward.rate > 1e-5:
+            lines.append(
+                f"warning: all weights of the reward model are updated at reward_model.learning_rate {reward.rate:g}, which "
+                f"makes such a model worse from its first update; set reward_model.lora, or lower the rate to {FULL_RATE:g}"
+            )
         return lines
 
     def check_reward(self, kind: str | None) -> None:
@@ -246,7 +252,9 @@ class RLRecipe(Algorithm, Optimisation):
             if reward.update != "frozen":
                 learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)
                 items.append(Item("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}"))
-            references += reward.reference not in ("old", *(("start",) if self.lora else ()))
+            origin = self.model if reward.reference == "start" else reward.reference
+            shared = bool(reward.lora) and self.learns_reward and origin == reward.model
+            references += not shared and reward.reference not in ("old", *(("start",) if self.lora else ()))
         return [*items, memory.model("reference")] if references else items
 
     def _planned_cache(self, memory: Memory) -> list[Item]:

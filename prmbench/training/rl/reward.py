@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STATE_NAME = "state.pt"
+FULL_RATE = 2e-6
+"""Learning rate of a reward model all of whose weights are updated, as in the released code."""
 
 
 class RewardOptions(BaseModel):
@@ -44,7 +46,12 @@ class RewardOptions(BaseModel):
     reference: str = Field(
         "old", description="pi_ref of its log-ratio: old (the policy that sampled the batch), start, or a checkpoint"
     )
-    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="rate of online updates; released: 2e-6")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="rate of online updates; null: 1e-4 with lora, 2e-6 for all weights",
+    )
     minibatch: int | None = Field(
         None, ge=1, description="rollouts of one online update, whole prompts; null: all of the step; released: 128"
     )
@@ -54,6 +61,11 @@ class RewardOptions(BaseModel):
     lora: LoraOptions | None = Field(
         None, description="adapter that is updated instead of all weights, and merged when the model is written"
     )
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the online updates. Appendix C's 1e-4 is that of adapters; all weights have the released code's."""
+        return self.learning_rate or (FULL_RATE if self.lora is None else 1e-4)
 
 
 class Reward(ABC):
@@ -216,6 +228,24 @@ class ImplicitReward(Reward):
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def without_adapter(model: Any, call: Callable[..., Any]) -> Model:
+    """Return a model as it is without its adapter.
+
+    Args:
+        model: The model with its adapter.
+        call: What is called: the model, or what wraps it.
+
+    Returns:
+        The model without the adapter; the weights are shared.
+    """
+
+    def off(**arguments: Any) -> Any:
+        with model.disable_adapter():
+            return call(**arguments)
+
+    return off
+
+
 def reward_kind(options: RewardOptions, folder: Path) -> str:
     """Find the kind of a run's reward model.
 
@@ -243,6 +273,7 @@ def load_implicit(
     reference: Model | None,
     autocast: Callable[[], AbstractContextManager[object]],
     *,
+    over_base: bool = False,
     released: bool = False,
 ) -> ImplicitReward:
     """Load pi_phi, with an optimizer where it is updated.
@@ -253,6 +284,8 @@ def load_implicit(
         load: How weights are loaded.
         reference: pi_ref; None for pi_old.
         autocast: Makes the context that it computes in.
+        over_base: Whether pi_ref is what pi_phi starts from. With an adapter it is then pi_phi without it, and no second copy of
+            the weights is needed.
         released: Whether online updates use the released code's loss.
 
     Returns:
@@ -271,10 +304,11 @@ def load_implicit(
     give_logprobs(model, options.model)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
+        reference = without_adapter(model, model) if over_base else reference
     else:
         model.requires_grad_(options.update != "frozen")
     reward = ImplicitReward(model, card, objective, reference, autocast, max_grad_norm=options.max_grad_norm)
     if options.update != "frozen":
         parameters = reward.trained().values()
-        reward.optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.0)
+        reward.optimizer = torch.optim.AdamW(parameters, lr=options.rate, weight_decay=0.0)
     return reward

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,14 @@ from prmbench.training.model.forward import give_logprobs
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import longest_sequence
 from prmbench.training.rl.recipe import RLRecipe
-from prmbench.training.rl.reward import FrozenReward, ImplicitReward, Reward, load_implicit, reward_kind
+from prmbench.training.rl.reward import (
+    FrozenReward,
+    ImplicitReward,
+    Reward,
+    load_implicit,
+    reward_kind,
+    without_adapter,
+)
 from prmbench.training.run_folder import claim, hold_output, last_state, refuse_own_folder
 from prmbench.verify import verifier_version
 
@@ -107,6 +115,7 @@ class _PolicyRun:
         """Folder of saved states."""
         return self.output / "trainer"
 
+    @cached_property
     def hashes(self) -> dict[str, str]:
         """Hashes of what the recipe only names, by what they are of."""
         folders = {
@@ -147,16 +156,15 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
     _warn_of_trl(log)
     with hold_output(recipe, share):
         run = _prepare(recipe, share, log)
-        hashes = run.hashes()
         if share.main:
-            claim(run.states, recipe, hashes)
+            claim(run.states, recipe, run.hashes)
         share.wait()
         last = last_state(run.states)
         if share.main:
             _clear(run, last)
         reward = _train(run, last)
         share.wait()
-        result = _finish(run, reward, hashes) if share.main else None
+        result = _finish(run, reward) if share.main else None
         share.wait()
         return result
 
@@ -282,13 +290,19 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
     assert folder is not None
     if run.kind != "implicit":
         return FrozenReward(load_reward_model(folder, kind=run.kind, load_options=run.options))
-    reference = _start(run, trainer) if options.reference == "start" else None
+    reference, over_base = None, False
+    if options.reference != "old":
+        of_reference = run.hashes["start" if options.reference == "start" else "reward_model_reference"]
+        over_base = recipe.learns_reward and options.lora is not None and of_reference == run.hashes["reward_model"]
+        if not over_base:
+            reference = _frozen(run, run.reference) if run.reference else _start(run, trainer)
     return load_implicit(
         options,
         folder,
         run.options,
-        _frozen(run, run.reference) if run.reference else reference,
+        reference,
         trainer.accelerator.autocast,
+        over_base=over_base,
         released=recipe.details.released_loss,
     )
 
@@ -298,12 +312,7 @@ def _start(run: _PolicyRun, trainer: PolicyTrainer) -> Model:
     if run.recipe.lora is None:
         return _frozen(run, run.folder)
     policy = trainer.accelerator.unwrap_model(trainer.model)
-
-    def without_adapter(**call: Any) -> Any:
-        with policy.disable_adapter():
-            return trainer.model_wrapped(**call)
-
-    return without_adapter
+    return without_adapter(policy, lambda **call: trainer.model_wrapped(**call))
 
 
 def _frozen(run: _PolicyRun, folder: Path) -> Model:
@@ -370,7 +379,7 @@ def _averages(output: Path) -> dict[int, float]:
     return {step: entries[step].metrics.mean["average"].value or 0.0 for step in sorted(entries)}
 
 
-def _finish(run: _PolicyRun, reward: ImplicitReward | None, hashes: dict[str, str]) -> RLResult:
+def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> RLResult:
     """Make the results of the state that was saved last."""
     recipe = run.recipe
     saved = last_state(run.states)
@@ -397,7 +406,7 @@ def _finish(run: _PolicyRun, reward: ImplicitReward | None, hashes: dict[str, st
         "samples": recipe.n,
         "steps": steps,
         "evaluations": _averages(run.output),
-        "hashes": {**hashes, **{name: checkpoint_hash(folder) for name, folder in written.items()}},
+        "hashes": {**run.hashes, **{name: checkpoint_hash(folder) for name, folder in written.items()}},
         "versions": {**versions(), "trl": metadata.version("trl")},
         "verifier": verifier_version(),
         "history": history,

@@ -316,6 +316,55 @@ def test_recipe_values(world, tmp_path, key, value, message):
         make_recipe(world, tmp_path, **{key: value})
 
 
+@pytest.mark.parametrize(
+    ("changes", "rate", "warns"),
+    [
+        ({}, 2e-6, False),
+        ({"lora": {"rank": 2}}, 1e-4, False),
+        ({"learning_rate": 1e-4}, 1e-4, True),
+        ({"learning_rate": 1e-5}, 1e-5, False),
+        ({"learning_rate": 1e-4, "lora": {"rank": 2}}, 1e-4, False),
+        ({"learning_rate": 1e-4, "update": "frozen"}, 1e-4, False),
+    ],
+)
+def test_rates_of_online_reward_models(world, tmp_path, changes, rate, warns):
+    """1e-4 is Appendix C's rate of adapters; all weights move too far with it."""
+    recipe = make_recipe(world, tmp_path, reward_model={"model": "rm", "update": "naive", **changes})
+    assert recipe.reward_model.rate == rate
+    assert any("worse from its first update; set reward_model.lora" in line for line in recipe.remarks()) == warns
+
+
+@pytest.mark.slow
+def test_an_adapter_and_its_reference_share_their_weights(world, tmp_path, chosen_outcomes, monkeypatch):
+    """A reward model that starts from its own reference: pi_ref is pi_phi without the adapter, and nothing else is loaded."""
+    from prmbench.training.rl import reward as reward_module
+    from prmbench.training.rl import run as run_module
+
+    rm = support.save_checkpoint(tmp_path / "rm", seed=0)
+    write_card(rm, Card(kind="implicit", objective="implicit_prm", reference=str(world[0])))
+    loaded = []
+
+    def load(folder, options, load=run_module.load_causal_lm):
+        loaded.append(folder)
+        return load(folder, options)
+
+    for module in (run_module, reward_module):
+        monkeypatch.setattr(module, "load_causal_lm", load)
+    options = {"model": str(rm), "update": "dlw", "reference": "start", "lora": {"rank": 2, "alpha": 8}}
+    changes = {"method": "prime", "max_steps": 2, "reward_model": {**options, "learning_rate": 1e-2}}
+    found = {}
+    for name in ("shared", "apart"):
+        loaded.clear()
+        if name == "apart":
+            monkeypatch.setattr(run_module, "checkpoint_hash", str)  # as if the weights were others
+        found[name] = train_rl(make_recipe(world, tmp_path / name, **changes)).history
+        assert len(loaded) == {"shared": 2, "apart": 3}[name]  # the policy, the reward model, its reference
+    assert found["shared"][0]["reward_model/score"] != 0  # after its first update
+    for mine, theirs in zip(found["shared"], found["apart"], strict=True):
+        for figure in ("reward_model/loss", "reward_model/score", "loss/sampled"):
+            assert mine[figure] == pytest.approx(theirs[figure], abs=1e-6)
+
+
 def test_the_released_code_is_one_word(world, tmp_path):
     """`preset: released` brings its numbers; what the recipe gives itself goes over them, and is said."""
     policy, problems = map(str, world)
