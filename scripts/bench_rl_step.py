@@ -1,11 +1,11 @@
-"""One DistRL step against one GRPO step with the same reward model, and against keeping whole distributions.
+"""Measure one DistRL step against one GRPO step with the same reward model, and against keeping whole distributions.
 
-A step here is everything after sampling: pi_old's log-probs (and candidates), the reward model's update and scores, advantages,
-and two updates of the policy. Three ways, on the same rollouts from the same weights, in float32: `grpo` and `distrl` as the
-trainer does them, with an IPVRM that is updated online; `whole` is DistRL with full logits and a log-softmax over the vocabulary
-kept for the batch's tokens of all three models (pi_old, the reward model, the policy). Each runs in a process of its own so that
-its peak is its own, alternating; the losses of `distrl` and `whole` must agree. Weights are random, sharpened until a state has
-about as many candidates as Table 11 says.
+A step here is everything after sampling: pi_old's log-probs and candidates, the reward model's update and scores, advantages,
+and two updates of the policy. There are three ways, on the same rollouts from the same weights, in float32. `grpo` and `distrl`
+are what the trainer does, with an IPVRM that is updated online. `whole` is DistRL with full logits and a log-softmax over the
+vocabulary kept for the batch's tokens of all three models (pi_old, the reward model, the policy). Each way runs in a process of
+its own, in turns, so that its peak of memory is its own. The losses of `distrl` and `whole` must agree. Weights are random, and
+sharpened until a state has about as many candidates as Table 11 says.
 
     python scripts/bench_rl_step.py [--vocabulary 50000] [--width 512] [--layers 8] [--prompts 4] [--tokens 256] [--repeats 3]
 """
@@ -34,15 +34,15 @@ def worker(options: argparse.Namespace) -> None:
     from prmbench.reward_models.card import Card
     from prmbench.training.model.forward import give_logprobs
     from prmbench.training.rl.advantages import scaled_td
-    from prmbench.training.rl.balance import online_loss
-    from prmbench.training.rl.batch import Group, make_batch
+    from prmbench.training.rl.balance import OnlineObjective
+    from prmbench.training.rl.batch import PromptGroup, make_batch
     from prmbench.training.rl.candidates import likely_tokens
-    from prmbench.training.rl.loss import Tokens, policy_loss
-    from prmbench.training.rl.methods import Algorithm, compute_advantages
+    from prmbench.training.rl.loss import Tokens, policy_loss, token_weights
+    from prmbench.training.rl.methods import Algorithm, ScoredBatch, compute_advantages
     from prmbench.training.rl.reward import ImplicitReward
-    from prmbench.training.rl.step import Step, one_process
-    from prmbench.training.rl.surrogate import token_weights
+    from prmbench.training.rl.step import Preparation
 
+    # The policy, and a reward model a little away from it.
     torch.set_num_threads(options.threads)
     policy, phi = (random_llama(options.vocabulary, options.width, options.layers, seed=0) for _ in range(2))
     with torch.no_grad():
@@ -50,6 +50,7 @@ def worker(options: argparse.Namespace) -> None:
         phi.load_state_dict(policy.state_dict())
         for parameter in phi.parameters():
             parameter += 1e-4 * torch.randn_like(parameter)
+    # Rollouts of random tokens, right and wrong.
     rng, prompt = np.random.default_rng(1), options.tokens // 4
     groups = []
     for g in range(options.prompts):
@@ -58,27 +59,25 @@ def worker(options: argparse.Namespace) -> None:
             Rollout(f"p{g}", k, "", "", "", row, "length", Verdict.CORRECT if k <= g % 3 else Verdict.WRONG)
             for k, row in enumerate(ids)
         ]
-        groups.append(Group(rng.integers(2, options.vocabulary, size=prompt), tuple(rollouts)))
+        groups.append(PromptGroup(rng.integers(2, options.vocabulary, size=prompt), tuple(rollouts)))
     batch = make_batch(groups, 2, [0])
+    # What both ways update.
     algorithm = Algorithm(method="grpo" if options.way == "grpo" else "distrl")
     card = Card(kind="implicit", objective="ipvrm")
-    reward = ImplicitReward(phi, card, None, nullcontext, torch.optim.AdamW(phi.parameters(), lr=1e-6))
+    online = OnlineObjective.of_card(card, "dlw+adb")
+    phi_optimizer = torch.optim.AdamW(phi.parameters(), lr=1e-6)
+    reward = ImplicitReward(phi, card, online, None, nullcontext, phi_optimizer)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
     logged: dict[str, float] = {}
-    step = Step(
-        algorithm,
-        torch.tensor([1]),
-        one_process(),
-        max(1, options.prompts * SAMPLES // 2 // options.micro),
-        nullcontext,
-        logged.__setitem__,
-        reward,
-        "dlw+adb",
+    per_minibatch = max(1, options.prompts * SAMPLES // 2 // options.micro)
+    preparation = Preparation(
+        algorithm, torch.tensor([1]), per_minibatch, nullcontext, logged.__setitem__, reward=reward
     )
     if options.way != "whole":
         give_logprobs(policy, "the policy")
         give_logprobs(phi, "the reward model")
 
+    # An update, and the trainer's way of a step.
     def update(parts: list[Callable[[], torch.Tensor]]) -> float:
         total = 0.0
         for part in parts:
@@ -90,9 +89,9 @@ def worker(options: argparse.Namespace) -> None:
         return total
 
     def ours() -> float:
-        micros = step.prepare(policy, batch, learn=True)
+        micros = preparation.run(policy, batch, learn=True)
         losses = []
-        for start in range(0, len(micros), step.micro_batches):
+        for start in range(0, len(micros), per_minibatch):
 
             def of(micro: Any) -> torch.Tensor:
                 found = policy(**micro.call, **micro.pick())
@@ -100,9 +99,10 @@ def worker(options: argparse.Namespace) -> None:
                     algorithm, found["values"], micro.sampled, found.get("picked"), micro.candidates
                 ).loss
 
-            losses.append(update([lambda m=m: of(m) for m in micros[start : start + step.micro_batches]]))
+            losses.append(update([lambda m=m: of(m) for m in micros[start : start + per_minibatch]]))
         return losses[0]
 
+    # The same step with whole distributions kept.
     every = torch.stack([torch.from_numpy(r.ids) for r in batch.responses])
 
     def distributions(model: Any, rows: list[int]) -> torch.Tensor:
@@ -114,23 +114,21 @@ def worker(options: argparse.Namespace) -> None:
         with torch.no_grad():
             old = torch.cat([distributions(policy, part) for part in rows])
         old_taken = old.gather(2, taken)[..., 0]
-        reward.optimizer.zero_grad()  # type: ignore[union-attr]
+        phi_optimizer.zero_grad()
         with torch.no_grad():
             before = torch.cat([distributions(phi, part).gather(2, taken[part])[..., 0] for part in rows]) - old_taken
         leaf = before.double().requires_grad_()
-        online = online_loss(
-            reward.spec, leaf, batch.mask, batch.rewards > 0, batch.groups, beta=10.0, margin=5.0, update="dlw+adb"
-        )
-        (gradient,) = torch.autograd.grad(online, leaf)
+        (gradient,) = torch.autograd.grad(online.loss(leaf, batch.mask, batch.rewards > 0, batch.groups), leaf)
         for part in rows:
             (distributions(phi, part).gather(2, taken[part])[..., 0] * gradient[part].float()).sum().backward()
         torch.nn.utils.clip_grad_norm_(phi.parameters(), 1.0)
-        reward.optimizer.step()  # type: ignore[union-attr]
-        reward.optimizer.zero_grad()  # type: ignore[union-attr]
+        phi_optimizer.step()
+        phi_optimizer.zero_grad()
         with torch.no_grad():
             scored = torch.cat([distributions(phi, part) for part in rows]) - old
         values = scored.gather(2, taken)[..., 0].double()
-        found = compute_advantages(algorithm, batch.rewards.double(), batch.groups, batch.mask, values, 10.0)
+        scored_batch = ScoredBatch(batch.rewards.double(), batch.groups, batch.mask, values, 10.0)
+        found = compute_advantages(algorithm, scored_batch)
         assert found.sigma is not None
         td = scaled_td(scored, found.sigma.float(), 10.0)
         losses = []
@@ -151,6 +149,7 @@ def worker(options: argparse.Namespace) -> None:
             losses.append(update([lambda p=p, of=of: of(p) for p in pieces]))
         return losses[0]
 
+    # A step to warm up, then timed ones.
     run = whole if options.way == "whole" else ours
     first = run()  # makes the gradients and AdamW's moments, which all ways hold alike
     policy.zero_grad(set_to_none=True)

@@ -44,7 +44,11 @@ def export_weights(
         merged.save_pretrained(output)
     else:
         for file in sorted(saved.iterdir()):
-            if file.is_file() and file.suffix not in (".bin", ".pt", ".md") and file.name != "best.json":
+            of_training = file.suffix in (".bin", ".pt", ".pth", ".md") or file.name in (
+                "best.json",
+                "trainer_state.json",
+            )
+            if file.is_file() and not of_training:
                 shutil.copyfile(file, output / file.name)
     if base is not None and (output / ADAPTER_NAME).exists():
         adapter = read_json(output / ADAPTER_NAME) | {"base_model_name_or_path": base}

@@ -17,23 +17,32 @@ from prmbench.training.rl.methods import Algorithm
 
 
 class PromptSampler(Sampler[int]):
-    """The prompts of each step, every one n times in a row, the whole step once for each of its micro-batches (as TRL's loader
-    wants them); in an order that is of the seed and the epoch alone, so that a run goes on after a kill with the prompts it would
-    have had. What does not fill a step is left out, and is in another epoch's order.
+    """The prompts of each step, in the layout that TRL's loader wants.
+
+    Each prompt comes as often in a row as it has rollouts, and the whole step once for each of its micro-batches. The order
+    depends on the seed and the epoch alone, so that a run goes on after a kill with the prompts that it would have had.
+    Prompts that do not fill a step are left out, and have their turn in another epoch's order.
     """
 
     def __init__(self, n_prompts: int, per_step: int, n: int, parts: int, seed: int) -> None:
-        self.n_prompts, self.per_step, self.n, self.parts, self.seed, self.epoch = (
-            n_prompts,
-            per_step,
-            n,
-            parts,
-            seed,
-            0,
-        )
+        """Make a sampler.
+
+        Args:
+            n_prompts: Number of prompts to train on.
+            per_step: Prompts that a step samples, over all processes.
+            n: Rollouts of a prompt.
+            parts: Micro-batches of a step.
+            seed: Seed of the order.
+        """
+        self.n_prompts, self.per_step, self.n, self.parts = n_prompts, per_step, n, parts
+        self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order for another epoch."""
+        """Change to the order of another epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -47,32 +56,47 @@ class PromptSampler(Sampler[int]):
 
 
 @dataclass(frozen=True)
-class Group:
-    """All rollouts of one prompt. prompt: its token ids, int64."""
+class PromptGroup:
+    """All rollouts of one prompt.
+
+    Attributes:
+        prompt: Token ids of the prompt. int64.
+        rollouts: The rollouts.
+    """
 
     prompt: NDArray[np.int64]
     rollouts: tuple[Rollout, ...]
 
     @property
     def accuracy(self) -> float:
-        """mu(x): the share of right ones."""
+        """mu(x), the share of right rollouts."""
         return sum(r.correct for r in self.rollouts) / len(self.rollouts)
 
     @property
     def truncated(self) -> bool:
-        """Whether one of them was cut at the token limit."""
+        """Whether one of the rollouts was cut at the token limit."""
         return any(r.finish_reason == "length" for r in self.rollouts)
 
 
-def keep_groups(groups: Sequence[Group], size: int, algorithm: Algorithm) -> list[Group]:
-    """The first `size` prompts that can teach something: both outcomes among their rollouts, an accuracy that the method asks for.
+def keep_groups(groups: Sequence[PromptGroup], size: int, algorithm: Algorithm) -> list[PromptGroup]:
+    """Keep the first prompts that can teach something: both outcomes among their rollouts, and an accuracy the method asks
+    for.
 
-    Too few: fewer are kept (preset ``released``: rejected ones fill the rest, and a prompt with a truncated rollout is rejected).
+    The preset ``released`` also rejects a prompt with a truncated rollout, and fills the rest of the batch with rejected
+    prompts.
+
+    Args:
+        groups: All prompts that were sampled.
+        size: How many to keep.
+        algorithm: The method and its numbers.
+
+    Returns:
+        The kept prompts, fewer than `size` where there are not enough.
     """
-    low, high = algorithm.needs.keep or (0.0, 1.0)
+    low, high = algorithm.rules.keep
     details = algorithm.details
 
-    def teaches(group: Group) -> bool:
+    def teaches(group: PromptGroup) -> bool:
         inside = 0 < group.accuracy < 1 and low <= group.accuracy <= high
         return inside and not (details.reject_truncated and group.truncated)
 
@@ -87,9 +111,11 @@ class RolloutBatch:
     """The kept rollouts of a step, the same in every process.
 
     Attributes:
-        responses: prompts with their rollouts, one a row. rewards: float32, shape [b]: 1 for a verified answer.
-        groups: int64, shape [b]: number of the row's prompt. mask: bool, shape [b, t]: response tokens, first in their row.
-        minibatches: rows of each, whole prompts together.
+        responses: Prompts with their rollouts, one a row.
+        rewards: 1 for a verified answer, else 0. float32, shape [b].
+        groups: Number of each row's prompt. int64, shape [b].
+        mask: Response tokens, which come first in a row. Bool, shape [b, t].
+        minibatches: Rows of each minibatch. All rows of a prompt are in one.
     """
 
     responses: list[Response]
@@ -99,8 +125,17 @@ class RolloutBatch:
     minibatches: list[list[int]]
 
 
-def make_batch(groups: Sequence[Group], n_minibatches: int, seed: Sequence[int]) -> RolloutBatch:
-    """Lay groups out as rows and deal prompts to minibatches at random."""
+def make_batch(groups: Sequence[PromptGroup], n_minibatches: int, seed: Sequence[int]) -> RolloutBatch:
+    """Lay prompts out as rows, and deal them to minibatches at random.
+
+    Args:
+        groups: The kept prompts.
+        n_minibatches: Number of minibatches.
+        seed: Seed of the dealing.
+
+    Returns:
+        The batch.
+    """
     rows = [(g, group.prompt, rollout) for g, group in enumerate(groups) for rollout in group.rollouts]
     counts = torch.tensor([len(rollout.ids) for _, _, rollout in rows])
     order = np.random.default_rng(list(seed)).permutation(len(groups))
@@ -115,6 +150,17 @@ def make_batch(groups: Sequence[Group], n_minibatches: int, seed: Sequence[int])
 
 
 def share_rows(rows: Sequence[int], lengths: Sequence[int], rank: int, count: int, n_parts: int) -> list[list[int]]:
-    """This process's rows of a minibatch, in n_parts micro-batches of rows of similar length; some may be empty."""
+    """Choose this process's rows of a minibatch, and split them into micro-batches of rows of similar length.
+
+    Args:
+        rows: Rows of the minibatch.
+        lengths: Lengths of all rows of the batch, in tokens.
+        rank: Number of this process.
+        count: Number of processes.
+        n_parts: Number of micro-batches.
+
+    Returns:
+        Rows of each micro-batch; some may be empty.
+    """
     longest_first = sorted(rows, key=lambda i: (-lengths[i], i))
     return [part.tolist() for part in np.array_split(np.array(longest_first[rank::count], dtype=np.int64), n_parts)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,8 +16,10 @@ from prmbench.errors import UserError, nearest
 from prmbench.training.plan import Item, Memory, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
-from prmbench.training.rl.methods import Algorithm
-from prmbench.training.rl.reward import RewardOptions, check_reward, reward_kind
+from prmbench.training.rl.advantages import gae_size
+from prmbench.training.rl.balance import check_update
+from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant, outcome_and_gae
+from prmbench.training.rl.reward import FULL_RATE, RewardOptions, reward_kind
 
 
 class EvaluateOptions(BaseModel):
@@ -25,11 +28,11 @@ class EvaluateOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     problems: list[str] = Field(min_length=1, description="problem sets by name, or files")
-    every: int | None = Field(None, ge=1, description="steps between two measurements; null: at the end only")
+    every: int | None = Field(None, ge=1, description="steps between two measurements; null measures at the end only")
     n: int = Field(8, ge=1, description="completions of a problem")
-    limit: int | None = Field(None, ge=1, description="only the first this many problems of each set")
+    limit: int | None = Field(None, ge=1, description="number of problems of each set that are used, from its start")
     preset: str = Field("paper", description="sampling: paper (0.6, 0.95) or released (0.7, 0.8, top-k 20)")
-    max_new_tokens: int = Field(2048, ge=1, description="a completion cut here is wrong")
+    max_new_tokens: int = Field(2048, ge=1, description="tokens after which a completion is cut, which makes it wrong")
     resamples: int = Field(10_000, ge=1, description="bootstrap resamples of the intervals")
 
     @model_validator(mode="after")
@@ -41,36 +44,46 @@ class EvaluateOptions(BaseModel):
         return self
 
     def params(self) -> SamplingParams:
-        """Sampling parameters."""
+        """Return the sampling parameters."""
         return SAMPLING[self.preset].model_copy(update={"max_new_tokens": self.max_new_tokens})
 
 
 class RLRecipe(Algorithm, Optimisation):
     """A policy-optimisation run. A step is a rollout batch and its updates: epochs, max_steps and save_every count steps."""
 
-    problems: str = Field(description="problem set to train on: a name, or a file of {id, problem, answer} records")
+    problems: str = Field(
+        description="problems to train on: a problem set by name, or a file of {id, problem, answer} records"
+    )
     prompt: str = Field("boxed", description="prompt template, by name")
     tokens: TokenOptions = Field(
-        default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
+        default_factory=lambda: TokenOptions(), description="chat template arguments and end of turn"
     )
-    batch_size: int = Field(256, ge=1, description="prompts that a step keeps, over all processes")
-    oversample: int = Field(2, ge=1, description="prompts sampled for one that is kept")
-    samples: int | None = Field(None, ge=2, description="rollouts of a prompt; null: the preset's, 4 (paper) or 16")
+    batch_size: int = Field(256, ge=1, description="prompts that a step keeps, over all processes; released: 512")
+    oversample: int = Field(2, ge=1, description="prompts that are sampled for one that is kept")
+    samples: int = Field(4, ge=2, description="rollouts of a prompt; released: 16")
     minibatches: int = Field(
-        2, ge=2, description="updates of a step: with one, no ratio leaves 1 and nothing is clipped"
+        2, ge=2, description="updates of a step; with one no ratio leaves 1 and nothing is clipped; released: 4"
     )
     micro_batch_size: int = Field(8, ge=1, description="rollouts of one forward pass on one device")
-    max_new_tokens: int = Field(2048, ge=1, description="a rollout cut here is wrong")
-    temperature: float = Field(1.0, description="of sampling: 1, pi_old is the untempered distribution")
-    rollout_tokens: int = Field(16_384, ge=1, description="tokens of a sampling batch (hf), rollouts at full length")
-    engine: str = Field("hf", description="what samples: hf, or vllm (on the training device, weights kept in step)")
-    reward_model: RewardOptions | None = Field(None, description="null: the verifier's outcome alone")
-    evaluate: EvaluateOptions | None = Field(None, description="null: never")
-    learning_rate: float = Field(3e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
-    schedule: str = Field("constant", description="learning-rate schedule: cosine, linear, constant")
+    max_new_tokens: int = Field(2048, ge=1, description="tokens after which a rollout is cut, which makes it wrong")
+    temperature: float = Field(
+        1.0, description="temperature of rollouts; only 1, since pi_old is the untempered distribution"
+    )
+    rollout_tokens: int = Field(
+        16_384, ge=1, description="tokens of a sampling batch with engine hf, rollouts counted at full length"
+    )
+    engine: str = Field(
+        "hf", description="what samples rollouts: hf, or vllm on the training device, its weights kept in step"
+    )
+    reward_model: RewardOptions | None = Field(None, description="null trains on the verifier's outcomes alone")
+    evaluate: EvaluateOptions | None = Field(None, description="how the policy is measured; null measures nothing")
+    learning_rate: float = Field(
+        3e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW; released: 2e-5"
+    )
+    schedule: str = Field("constant", description="learning-rate schedule: cosine, linear or constant")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates spent warming up")
-    save_every: int = Field(10, ge=1, description="steps between two saved states; a killed run goes on from the last")
-    seed: int = Field(0, ge=0, description="of prompt order, sampling and minibatches")
+    save_every: int = Field(10, ge=1, description="steps between two saved states, from which a killed run goes on")
+    seed: int = Field(0, ge=0, description="seed of prompt order, sampling and minibatches")
 
     @model_validator(mode="after")
     def _batches_fit(self) -> RLRecipe:
@@ -93,22 +106,94 @@ class RLRecipe(Algorithm, Optimisation):
             raise ValueError(f"engine '{self.engine}': expected hf or vllm")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_reward(cls, fields: Any) -> Any:
+        """Take what the recipe does not give of the reward model from the preset."""
+        if not isinstance(fields, dict) or not isinstance(reward := fields.get("reward_model"), dict):
+            return fields
+        variant = VARIANTS.get(fields.get("preset", "paper"), Variant())
+        return {**fields, "reward_model": {**variant.reward, **reward}}
+
     @property
     def n(self) -> int:
         """Rollouts of a prompt."""
-        return self.details.samples if self.samples is None else self.samples
+        return self.samples
+
+    def departures(self) -> list[str]:
+        """List the keys whose values are not those of the preset, each with both values."""
+        wanted = {**self.details.recipe, **{f"reward_model.{k}": v for k, v in self.details.reward.items()}}
+        own = {**dict(self), **{f"reward_model.{k}": v for k, v in dict(self.reward_model or {}).items()}}
+        shown = {name: "an adapter" if name.endswith("lora") and own[name] else own[name] for name in own}
+        return [
+            f"{name} {shown[name]} (there {'all weights' if value is None else value})"
+            for name, value in wanted.items()
+            if name in own and own[name] != value
+        ]
+
+    @property
+    def learns_reward(self) -> bool:
+        """Whether the reward model is updated."""
+        return self.reward_model is not None and self.reward_model.update != "frozen"
+
+    def remarks(self) -> list[str]:
+        """List what someone should know of this recipe before it runs, a line each."""
+        lines = []
+        if departures := self.departures():
+            lines.append(f"warning: preset {self.preset}, but the recipe gives {', '.join(departures)}")
+        if self.reward_model is not None and self.rules.advantages is outcome_and_gae and self.details.td_by_prompt:
+            tokens = self.expected.tokens if self.expected else self.max_new_tokens
+            lines.append(
+                f"GAE has gae_weight {self.gae_weight:g}: its mean size is about {self.gae_weight * gae_size(tokens):.1f} at "
+                f"{tokens:,} tokens, and grows like the square root of the length; that of the outcome advantage is about 1"
+            )
+        reward = self.reward_model
+        if reward is not None and self.learns_reward and reward.lora is None and reward.rate > 1e-5:
+            lines.append(
+                f"warning: all weights of the reward model are updated at reward_model.learning_rate {reward.rate:g}, which "
+                f"makes such a model worse from its first update; set reward_model.lora, or lower the rate to {FULL_RATE:g}"
+            )
+        return lines
+
+    def check_reward(self, kind: str | None) -> None:
+        """Refuse a reward model that does not fit the method or its update.
+
+        Args:
+            kind: Kind of the reward model; None where there is none.
+
+        Raises:
+            UserError: It does not fit.
+        """
+        options = self.reward_model
+        self.rules.check_reward(options.model if options else None, kind)
+        if options is not None:
+            check_update(options.update, kind=kind)
 
     def updates(self, records: int) -> int:
-        """Updates that a run over this many problems makes."""
+        """Count the updates that a run makes.
+
+        Args:
+            records: Number of problems to train on.
+
+        Returns:
+            The number of updates.
+        """
         steps = self.max_steps or max(1, math.floor(self.epochs * (records // (self.batch_size * self.oversample))))
         return steps * self.minibatches
 
     def micro_batches(self, processes: int) -> int:
-        """Forward passes of a process in one update: as few as micro_batch_size allows, and such that TRL's loader can deal the
-        sampled rollouts to them evenly.
+        """Count the forward passes of a process in one update.
+
+        They are as few as micro_batch_size allows, and such that TRL's loader can deal the sampled rollouts to them evenly.
+
+        Args:
+            processes: Number of processes.
+
+        Returns:
+            The number of forward passes.
 
         Raises:
-            UserError: it cannot, whatever their number.
+            UserError: They cannot be dealt evenly, whatever their number.
         """
         sampled = self.batch_size * self.oversample
         if sampled % processes or sampled * self.n % (processes * self.minibatches):
@@ -122,10 +207,11 @@ class RLRecipe(Algorithm, Optimisation):
         return next((parts for parts in range(fewest, share + 1) if share % parts == 0), share)
 
     def plan(self) -> TrainingPlan:
-        """See `Optimisation.plan`. Records are problems, rows the rollouts of one; tokens are those of all rollouts, also of
-        prompts that are rejected.
+        """Plan the run, as `Optimisation.plan` says.
+
+        Records are problems, and rows the rollouts of one. Tokens are those of all rollouts, also of prompts that are rejected.
         """
-        check_reward(self, self.reward_model, self._planned_kind())
+        self.check_reward(self._planned_kind())
         shape = self.shape()
         data, source = self._planned_data()
         self.micro_batches(1)
@@ -149,24 +235,26 @@ class RLRecipe(Algorithm, Optimisation):
         return size, f"counted in {self.problems}; rollouts at full length"
 
     def _planned_kind(self) -> str | None:
-        """The kind of the reward model: as the recipe or its card says; where neither is here, what the method takes."""
+        """Return the reward model's kind: as recipe or card says; where neither is here, what the method takes."""
         if self.reward_model is None:
             return None
         folder = Path(self.reward_model.model).expanduser()
         if self.reward_model.kind is None and not folder.is_dir():
-            return self.needs.rewards[0] if self.needs.rewards else "implicit"
+            return next(iter(self.rules.rewards), "implicit")
         return reward_kind(self.reward_model, folder)
 
     def _planned_models(self, memory: Memory) -> list[Item]:
-        """The reward model, and the reference that is neither pi_old nor the policy without its adapter."""
+        """Return the reward model, and the reference that is neither pi_old nor the policy without its adapter."""
         reward, items = self.reward_model, []
-        references = int(self.method == "spro" and not self.lora)
+        references = int(self.rules.from_start and not self.lora)
         if reward is not None:
             items.append(memory.model("reward model", ", as large as the policy"))
             if reward.update != "frozen":
                 learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)
                 items.append(Item("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}"))
-            references += reward.reference not in ("old", *(("start",) if self.lora else ()))
+            origin = self.model if reward.reference == "start" else reward.reference
+            shared = bool(reward.lora) and self.learns_reward and origin == reward.model
+            references += not shared and reward.reference not in ("old", *(("start",) if self.lora else ()))
         return [*items, memory.model("reference")] if references else items
 
     def _planned_cache(self, memory: Memory) -> list[Item]:

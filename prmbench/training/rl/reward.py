@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,19 @@ from prmbench.engines.loading import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
-from prmbench.reward_models.objectives import OBJECTIVES, Objective
 from prmbench.reward_models.registry import find_kind
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
-from prmbench.training.rl.balance import Update, check_update
-from prmbench.training.rl.methods import Algorithm
+from prmbench.training.rl.balance import OnlineObjective, Update
 from prmbench.training.rl.micro import MicroBatch, Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-STATE_WEIGHTS, STATE_MOMENTS = "weights.safetensors", "moments.safetensors"
+STATE_NAME = "state.pt"
+FULL_RATE = 2e-6
+"""Learning rate of a reward model all of whose weights are updated, as in the released code."""
 
 
 class RewardOptions(BaseModel):
@@ -39,39 +39,78 @@ class RewardOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="checkpoint with its card: folder or Hub id; EndoRM's is the SFT policy")
-    kind: str | None = Field(None, description="implicit, q_rm or endo; null: as its card says")
+    model: str = Field(description="checkpoint with its card, as a folder or Hub id; EndoRM's is the SFT policy")
+    kind: str | None = Field(None, description="implicit, q_rm or endo; null reads it from the card")
     update: Update = Field(
-        "frozen", description="online: frozen, naive, dlw, adb or dlw+adb (Eq. 15); implicit reward models"
+        "frozen", description="online update of an implicit model: frozen, naive, dlw, adb or dlw+adb (Eq. 15)"
     )
     reference: str = Field(
         "old", description="pi_ref of its log-ratio: old (the policy that sampled the batch), start, or a checkpoint"
     )
-    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="of its online updates")
-    lora: LoraOptions | None = Field(
-        None, description="an adapter is updated instead of all weights; merged when it is written"
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="rate of online updates; null: 1e-4 with lora, 2e-6 for all weights",
     )
+    minibatch: int | None = Field(
+        None, ge=1, description="rollouts of one online update, whole prompts; null: all of the step; released: 128"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="norm to which gradients of online updates are clipped; released: 10"
+    )
+    lora: LoraOptions | None = Field(
+        None, description="adapter that is updated instead of all weights, and merged when the model is written"
+    )
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the online updates. Appendix C's 1e-4 is that of adapters; all weights have the released code's."""
+        return self.learning_rate or (FULL_RATE if self.lora is None else 1e-4)
 
 
 class Reward(ABC):
-    """A reward model in use. beta: scale of its token values."""
+    """A reward model in use.
+
+    Attributes:
+        beta: Scale of its token values.
+    """
 
     beta: float = 1.0
 
     @abstractmethod
     def values(self, micro: MicroBatch, responses: Sequence[Response]) -> tuple[Tensor, Tensor | None]:
-        """Token values before beta: of the n sampled tokens, and of the m candidates where the kind gives them. float32."""
+        """Score the tokens of a micro-batch.
+
+        Args:
+            micro: The micro-batch, with what was measured of pi_old.
+            responses: Responses of the whole batch.
+
+        Returns:
+            Token values before beta, of the n sampled tokens and of the m candidates. float32, shapes [n] and [m]; None
+            instead of the second where the kind or the method has no candidates.
+        """
 
 
 class FrozenReward(Reward):
     """Any kind that gives token values, scored as the evaluation commands score it."""
 
     def __init__(self, model: RewardModel) -> None:
+        """Use a reward model.
+
+        Args:
+            model: The reward model.
+        """
         self.model = model
         self.beta = model.card.scale()
 
     def values(self, micro: MicroBatch, responses: Sequence[Response]) -> tuple[Tensor, None]:
-        """See `Reward.values`."""
+        """See `Reward.values`.
+
+        Args:
+            micro: The micro-batch.
+            responses: Responses of the whole batch.
+        """
         mine = [responses[i] for i in micro.rows]
         traces = [EncodedTrace(r.ids, r.n_prompt, np.zeros(len(r) - r.n_prompt, dtype=np.int64), 1) for r in mine]
         found = np.concatenate(self.model.token_values(traces))
@@ -83,31 +122,34 @@ class ImplicitReward(Reward):
     """A log-ratio to pi_old, or to a fixed model, whose numerator may be updated.
 
     Attributes:
-        model: pi_phi. reference: pi_ref; None: pi_old. autocast: makes the context that it computes in.
-        optimizer: None: frozen. spec, margin: of the objective that its card names.
+        model: pi_phi.
+        card: Its card.
+        objective: How it is updated.
+        reference: pi_ref; None for pi_old.
+        autocast: Makes the context that it computes in.
+        optimizer: Optimizer of its updates; None where it is frozen.
+        max_grad_norm: Norm that its gradients are clipped to.
     """
 
     model: PreTrainedModel
     card: Card
+    objective: OnlineObjective
     reference: Model | None
     autocast: Callable[[], AbstractContextManager[object]]
     optimizer: torch.optim.AdamW | None = None
     max_grad_norm: float = 1.0
-    spec: Objective = field(init=False)
-    margin: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.beta = self.card.scale()
-        if self.card.objective is None:
-            raise UserError(
-                "the reward model's card names no objective, so its final value is not known: write one into it"
-            )
-        self.spec = OBJECTIVES.find(self.card.objective)
-        self.margin = (self.spec.margin or 0.0) if self.card.margin is None else self.card.margin
+        self.beta = self.objective.beta
 
     @torch.no_grad()
     def values(self, micro: MicroBatch, responses: Sequence[Response]) -> tuple[Tensor, Tensor | None]:
-        """See `Reward.values`."""
+        """See `Reward.values`.
+
+        Args:
+            micro: The micro-batch.
+            responses: Responses of the whole batch.
+        """
         with self.autocast():
             mine = self.model(**micro.call, **micro.pick())
             if self.reference is None:
@@ -119,13 +161,15 @@ class ImplicitReward(Reward):
         return mine["values"] - theirs["values"], mine["picked"] - theirs["picked"]
 
     def learn(self, micros: Sequence[MicroBatch], gradient: Tensor, reduce: Callable[[Tensor], Tensor]) -> float:
-        """One step of its optimizer.
+        """Make one step of its optimizer.
 
-        The loss may join any tokens of any rows of the batch, on whatever process they are: so it is given as its gradient with
-        respect to token values, which the model's backward passes take from there.
+        The loss may join any tokens of any rows of the batch, on whatever process they are. So it is given as its gradient
+        with respect to token values, which the model's backward passes take from there.
 
         Args:
-            gradient: of the loss of the whole batch, shape [b, t]. reduce: sums a tensor over processes.
+            micros: This process's micro-batches.
+            gradient: Gradient of the whole batch's loss. float32, shape [b, t].
+            reduce: Sums a tensor over processes.
 
         Returns:
             Norm of the gradient before clipping.
@@ -138,7 +182,7 @@ class ImplicitReward(Reward):
             with self.autocast():
                 values = self.model(**micro.call)["values"]
             (values * micro.flat(gradient)).sum().backward()
-        parameters = self.trained()
+        parameters = list(self.trained().values())
         for parameter in parameters:
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = reduce(own)
@@ -147,68 +191,80 @@ class ImplicitReward(Reward):
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
-    def trained(self) -> list[torch.nn.Parameter]:
-        """What is updated."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """Return the parameters that are updated, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def write(self, folder: Path) -> None:
-        """Write its weights as a checkpoint, an adapter merged."""
+        """Write its weights as a checkpoint, an adapter merged.
+
+        Args:
+            folder: The checkpoint's folder.
+        """
         merged = self.model.merge_and_unload() if hasattr(self.model, "peft_config") else self.model
         merged.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
-        """Write weights and optimizer, to go on from."""
-        from safetensors.torch import save_file, save_model
+        """Write what is updated, and the optimizer's state, to go on from.
 
+        Args:
+            folder: Where they are written.
+        """
+        assert self.optimizer is not None
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(folder / STATE_WEIGHTS))
-        if self.optimizer is not None:
-            moments = {
-                f"{i}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
-                for i, state in self.optimizer.state_dict()["state"].items()
-                for name, value in state.items()
-            }
-            save_file({name: value.contiguous() for name, value in moments.items()}, str(folder / STATE_MOMENTS))
+        state = {"weights": self.trained(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state, folder / STATE_NAME)
 
     def load_state(self, folder: Path) -> None:
-        """Read what `save_state` wrote."""
-        from safetensors.torch import load_file, load_model
+        """Read what `save_state` wrote.
 
-        load_model(self.model, str(folder / STATE_WEIGHTS))
-        if self.optimizer is not None:
-            whole = self.optimizer.state_dict()
-            for name, value in load_file(str(folder / STATE_MOMENTS)).items():
-                index, _, part = name.partition(".")
-                whole["state"].setdefault(int(index), {})[part] = value
-            self.optimizer.load_state_dict(whole)
+        Args:
+            folder: Where it was written.
+        """
+        assert self.optimizer is not None
+        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, parameter in self.trained().items():
+                parameter.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def without_adapter(model: Any, call: Callable[..., Any]) -> Model:
+    """Return a model as it is without its adapter.
+
+    Args:
+        model: The model with its adapter.
+        call: What is called: the model, or what wraps it.
+
+    Returns:
+        The model without the adapter; the weights are shared.
+    """
+
+    def off(**arguments: Any) -> Any:
+        with model.disable_adapter():
+            return call(**arguments)
+
+    return off
 
 
 def reward_kind(options: RewardOptions, folder: Path) -> str:
-    """The kind of a run's reward model. Raises UserError when neither recipe nor card names one."""
+    """Find the kind of a run's reward model.
+
+    Args:
+        options: The recipe's part about it.
+        folder: Its folder.
+
+    Returns:
+        The kind.
+
+    Raises:
+        UserError: Neither recipe nor card names one, or it is not known.
+    """
     kind = options.kind or (read_card(folder) or {}).get("kind")
     if kind is None:
         raise UserError(f"{folder}: has no card (prmbench.json) that says what it is; set reward_model.kind")
     find_kind(str(kind))
     return str(kind)
-
-
-def check_reward(algorithm: Algorithm, options: RewardOptions | None, kind: str | None) -> None:
-    """Raise UserError where a method and a reward model do not fit."""
-    needs, method = algorithm.needs, algorithm.method
-    if options is None:
-        if needs.rewards and not needs.optional:
-            raise UserError(f"method {method}: needs a reward_model ({', '.join(needs.rewards)})")
-        return
-    if not needs.rewards:
-        raise UserError(f"method {method}: takes no reward_model; leave it out")
-    if kind not in needs.rewards:
-        raise UserError(
-            f"method {method}: takes a reward model of kind {', '.join(needs.rewards)}; {options.model} is {kind}"
-        )
-    if kind != "implicit" and options.update != "frozen":
-        raise UserError(
-            f"reward_model.update {options.update}: only implicit reward models are updated online; set frozen"
-        )
 
 
 def load_implicit(
@@ -217,28 +273,43 @@ def load_implicit(
     load: LoadOptions,
     reference: Model | None,
     autocast: Callable[[], AbstractContextManager[object]],
-    max_grad_norm: float,
+    *,
+    over_base: bool = False,
+    released: bool = False,
 ) -> ImplicitReward:
     """Load pi_phi, with an optimizer where it is updated.
 
+    Args:
+        options: The recipe's part about it.
+        folder: Its folder.
+        load: How weights are loaded.
+        reference: pi_ref; None for pi_old.
+        autocast: Makes the context that it computes in.
+        over_base: Whether pi_ref is what pi_phi starts from. With an adapter it is then pi_phi without it, and no second copy of
+            the weights is needed.
+        released: Whether online updates use the released code's loss.
+
+    Returns:
+        The reward model.
+
     Raises:
-        UserError: a broken card, an adapter, an objective that cannot be updated so.
+        UserError: The card is broken, the folder holds an adapter, or the objective cannot be updated so.
     """
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{folder}: is an adapter; merge it into a checkpoint of its own first (recipe: lora.merge true)"
         )
     card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
+    objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)
     give_logprobs(model, options.model)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
+        reference = without_adapter(model, model) if over_base else reference
     else:
         model.requires_grad_(options.update != "frozen")
-    reward = ImplicitReward(model, card, reference, autocast, max_grad_norm=max_grad_norm)
-    if reward.spec.kind != "implicit":
-        raise UserError(f"{options.model}: was trained with {card.objective}, which makes no implicit reward model")
-    check_update(reward.spec, options.update)
+    reward = ImplicitReward(model, card, objective, reference, autocast, max_grad_norm=options.max_grad_norm)
     if options.update != "frozen":
-        reward.optimizer = torch.optim.AdamW(reward.trained(), lr=options.learning_rate, weight_decay=0.0)
+        parameters = reward.trained().values()
+        reward.optimizer = torch.optim.AdamW(parameters, lr=options.rate, weight_decay=0.0)
     return reward

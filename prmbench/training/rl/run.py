@@ -7,25 +7,22 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prmbench.benchmarks.policy.run import evaluate_policy
 from prmbench.benchmarks.policy.schema import PolicyEntry
 from prmbench.data.problem_sets import find_problems
+from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder, ids_hash
-from prmbench.engines.loading import (
-    LoadOptions,
-    checkpoint_hash,
-    eos_ids,
-    load_causal_lm,
-    load_tokenizer,
-    locate,
-)
+from prmbench.engines.loading import LoadOptions, checkpoint_hash, eos_ids, load_causal_lm, load_tokenizer, locate
 from prmbench.engines.processes import Share, current_share
-from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.quiet import quiet_libraries
@@ -36,23 +33,22 @@ from prmbench.reward_models.card import write_card
 from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.model.export import export_weights
+from prmbench.training.model.forward import give_logprobs
 from prmbench.training.recipes.lora import add_adapter
-from prmbench.training.recipes.optimisation import longest_sequence, shared_arguments
+from prmbench.training.recipes.optimisation import longest_sequence
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import (
     FrozenReward,
     ImplicitReward,
     Reward,
-    check_reward,
     load_implicit,
     reward_kind,
+    without_adapter,
 )
 from prmbench.training.run_folder import claim, hold_output, last_state, refuse_own_folder
 from prmbench.verify import verifier_version
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from prmbench.training.rl.micro import Model
     from prmbench.training.rl.trainer import PolicyTrainer
 
@@ -60,12 +56,20 @@ REPORT_NAME = "rl.json"
 REWARD_FOLDER = "reward_model"
 ENTRIES = "entries"
 TESTED_TRL = ("1.16", "1.17")
-"""At least, and below: what the tests ran."""
+"""The oldest version of TRL that the tests ran with, and the first that they did not."""
 
 
 @dataclass(frozen=True)
 class RLResult:
-    """What a run did. evaluations: average of every measurement, by step; history: figures of every step."""
+    """What a run did.
+
+    Attributes:
+        output: Folder of the policy.
+        steps: Steps (rollout batches) done.
+        reward_model: Folder of the reward model that was updated; None where there is none.
+        evaluations: Average of every measurement, by step.
+        history: Figures of every step.
+    """
 
     output: Path
     steps: int
@@ -75,14 +79,31 @@ class RLResult:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What every stage needs. folder: of the policy that is started from. states: of saved states."""
+class _PolicyRun:
+    """What every stage of a run needs.
+
+    Attributes:
+        recipe: The recipe.
+        folder: Checkpoint that the policy starts from.
+        reward_folder: Checkpoint of the reward model; None where there is none.
+        reference: Checkpoint that the reward model is a ratio against; None where it is pi_old or the start.
+        kind: Kind of the reward model.
+        problems: Problems to train on, each with the token ids of its prompt.
+        encoder: The policy's tokenizer.
+        options: How weights are loaded.
+        share: This process among others.
+        log: Called with a line for every stage and measurement.
+    """
 
     recipe: RLRecipe
     folder: Path
-    options: LoadOptions
+    reward_folder: Path | None
+    reference: Path | None
+    kind: str | None
+    problems: list[tuple[Problem, NDArray[np.int64]]]
     encoder: TraceEncoder
-    states: Path
+    options: LoadOptions
+    share: Share
     log: Callable[[str], None]
 
     @property
@@ -90,101 +111,110 @@ class _Run:
         """Where the policy is written."""
         return Path(self.recipe.output)
 
+    @property
+    def states(self) -> Path:
+        """Folder of saved states."""
+        return self.output / "trainer"
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of what the recipe only names, by what they are of."""
+        folders = {
+            "start": self.folder,
+            "reward_model": self.reward_folder,
+            "reward_model_reference": self.reference,
+        }
+        return {
+            "problems": digest(sorted(problem.digest() for problem, _ in self.problems)),
+            "tokens": ids_hash(ids for _, ids in self.problems),
+            **{name: checkpoint_hash(folder) for name, folder in folders.items() if folder},
+        }
+
 
 def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -> RLResult | None:
-    """Run a recipe. Writes the policy with its tokenizer and ``rl.json`` into ``output``, entries of its measurements into
-    ``output/entries``, and a reward model that was updated, with the reference it is a ratio against, into ``output/reward_model``.
+    """Run a recipe.
 
-    Every `save_every` steps the whole state is kept in ``output/trainer``, the reward model's included; the same call goes on from
-    there after a kill.
+    Writes the policy with its tokenizer and ``rl.json`` into ``output``, entries of its measurements into
+    ``output/entries``, and a reward model that was updated, with the reference it is a ratio against, into
+    ``output/reward_model``.
+
+    Every `save_every` steps the whole state is kept in ``output/trainer``, the reward model's included. The same call goes
+    on from there after a kill.
 
     Args:
-        log: called with a line for every stage and measurement.
+        recipe: The recipe.
+        log: Called with a line for every stage and measurement.
 
     Returns:
         The result; None in processes other than the first.
 
     Raises:
-        UserError: a wrong model, data file or setting; nothing has been trained then.
+        UserError: A model, a data file or a setting is wrong. Nothing has been trained then.
     """
     quiet_libraries()
     share = current_share()
-    _warn_of_trl(log if share.main else lambda _: None)
+    log = log if share.main else lambda _: None
+    _warn_of_trl(log)
     with hold_output(recipe, share):
-        return _train(recipe, share, log)
+        run = _prepare(recipe, share, log)
+        if share.main:
+            claim(run.states, recipe, run.hashes)
+        share.wait()
+        last = last_state(run.states)
+        if share.main:
+            _clear(run, last)
+        reward = _train(run, last)
+        share.wait()
+        result = _finish(run, reward) if share.main else None
+        share.wait()
+        return result
 
 
-def _train(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> RLResult | None:
+def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _PolicyRun:
+    """Find everything that the recipe names, and refuse what does not fit, before anything is loaded."""
     options = LoadOptions(dtype=recipe.dtype)
+    # The policy, and the problems that leave room for a rollout.
     folder = locate(recipe.model, "model")
     template = find_prompt(recipe.prompt)
-    encoder = TraceEncoder(
-        load_tokenizer(folder, options), recipe.tokens.model_copy(update={"system": template.system})
-    )
+    tokens = recipe.tokens.model_copy(update={"system": template.system})
+    encoder = TraceEncoder(load_tokenizer(folder, options), tokens)
     (problems,) = find_problems([recipe.problems]).values()
     if recipe.evaluate is not None:
         find_problems(recipe.evaluate.problems)  # a wrong name is said now, not after training
     room = longest_sequence(recipe, folder)
     asked = [(problem, encoder.prompt_ids(template.render(problem.problem))) for problem in problems]
     fitting = [(problem, ids) for problem, ids in asked if len(ids) + recipe.max_new_tokens <= room]
-    wanted = recipe.batch_size * recipe.oversample
-    if len(fitting) < wanted:
+    if len(fitting) < recipe.batch_size * recipe.oversample:
         raise UserError(
             f"{recipe.problems}: {len(fitting):,} problems leave room for max_new_tokens {recipe.max_new_tokens} within {room:,} "
             f"tokens; a step samples batch_size {recipe.batch_size} x oversample {recipe.oversample}: lower one of them"
         )
-    reward_folder = locate(recipe.reward_model.model, "reward_model.model") if recipe.reward_model else None
-    kind = reward_kind(recipe.reward_model, reward_folder) if recipe.reward_model and reward_folder else None
-    check_reward(recipe, recipe.reward_model, kind)
-    reference = _reference_folder(recipe)
-    refuse_own_folder(recipe, *(one for one in (folder, reward_folder, reference) if one))
-    for other in (reward_folder, reference):
-        if other is not None:
-            check_same_vocabulary(folder, other, options)
-            if kind == "implicit":
-                check_same_logits(folder, other)
-    run = _Run(recipe, folder, options, encoder, Path(recipe.output) / "trainer", log if share.main else lambda _: None)
-    run.log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
-    hashes = {
-        "start": checkpoint_hash(folder),
-        "problems": digest(sorted(problem.digest() for problem, _ in fitting)),
-        "tokens": ids_hash(ids for _, ids in fitting),
-    }
-    if reward_folder:
-        hashes["reward_model"] = checkpoint_hash(reward_folder)
-    if reference:
-        hashes["reward_model_reference"] = checkpoint_hash(reference)
-    if share.main:
-        claim(run.states, recipe, hashes)
-    share.wait()
-    last = last_state(run.states)
-    if share.main:
-        _clear(run, last)
-    trainer = _make_trainer(run, fitting, kind, reward_folder)
-    evaluations = _Evaluations(run)
-    trainer.add_callback(evaluations.callback(trainer))
-    if last is not None:
-        run.log(f"going on from {last}")
-        reward = trainer.setup.reward
-        if isinstance(reward, ImplicitReward) and reward.optimizer is not None:
-            from prmbench.training.rl.trainer import REWARD_STATE
+    # The reward model and its reference.
+    reward = recipe.reward_model
+    reward_folder = locate(reward.model, "reward_model.model") if reward else None
+    kind = reward_kind(reward, reward_folder) if reward and reward_folder else None
+    recipe.check_reward(kind)
+    reference = None
+    if reward is not None and reward.reference not in ("old", "start"):
+        reference = locate(reward.reference, "reward_model.reference")
+    others = [one for one in (reward_folder, reference) if one]
+    refuse_own_folder(recipe, folder, *others)
+    for other in others:
+        check_same_vocabulary(folder, other, options)
+        if kind == "implicit":
+            check_same_logits(folder, other)
+    if recipe.engine == "vllm":
+        from trl.import_utils import is_vllm_available
 
-            reward.load_state(Path(last) / REWARD_STATE)
-    try:
-        trainer.train(resume_from_checkpoint=last)
-    finally:
-        trainer.verifier.close()
-    return _finish(run, trainer, evaluations, hashes)
+        if not is_vllm_available():
+            raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
+    for remark in recipe.remarks():
+        log(remark)
+    log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
+    return _PolicyRun(recipe, folder, reward_folder, reference, kind, fitting, encoder, options, share, log)
 
 
-def _reference_folder(recipe: RLRecipe) -> Path | None:
-    """The checkpoint that a reward model is a ratio against, where it is neither pi_old nor the start."""
-    if recipe.reward_model is None or recipe.reward_model.reference in ("old", "start"):
-        return None
-    return locate(recipe.reward_model.reference, "reward_model.reference")
-
-
-def _clear(run: _Run, last: str | None) -> None:
+def _clear(run: _PolicyRun, last: str | None) -> None:
     """Delete what earlier runs left in the output folder; of this one, entries measured after the state that it goes on from."""
     done = int(last.rpartition("-")[2]) // run.recipe.minibatches if last is not None else -1
     for entry in (run.output / ENTRIES).glob("step-*"):
@@ -204,21 +234,19 @@ def _warn_of_trl(log: Callable[[str], None]) -> None:
         log(f"warning: TRL {trl.__version__} is not a version that this was tested with ({low} to below {high})")
 
 
-def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: Path | None) -> PolicyTrainer:
-    from datasets import Dataset
-    from transformers import PrinterCallback, set_seed
-    from trl import GRPOConfig
-    from trl.import_utils import is_vllm_available
+def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
+    """Train, from a saved state where there is one. The last step's state is saved whatever `save_every` says.
 
-    from prmbench.training.model.forward import give_logprobs
+    Returns:
+        The reward model, where it was updated.
+    """
+    from transformers import set_seed
+
     from prmbench.training.model.progress import progress_callback
-    from prmbench.training.rl.trainer import PolicyTrainer, Setup
+    from prmbench.training.rl.trainer import REWARD_STATE, PolicyTrainer, Setup
 
     recipe = run.recipe
-    if recipe.engine == "vllm" and not is_vllm_available():
-        raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    parts = recipe.micro_batches(processes) * recipe.minibatches
+    # The policy.
     model: Any = load_causal_lm(run.folder, run.options)
     model.requires_grad_(True)
     stop = frozenset({run.encoder.end_of_turn, *eos_ids(model)})
@@ -226,218 +254,173 @@ def _make_trainer(run: _Run, asked: list[Any], kind: str | None, reward_folder: 
     if recipe.lora is not None:
         set_seed(recipe.seed)
         model = add_adapter(model, recipe.lora)
-    updates = recipe.updates(len(asked))
-    config = GRPOConfig(
-        **shared_arguments(recipe, run.states, updates),
-        max_steps=updates,
-        per_device_train_batch_size=recipe.batch_size * recipe.oversample * recipe.n // (processes * parts),
-        gradient_accumulation_steps=recipe.micro_batches(processes),
-        steps_per_generation=parts,
-        num_generations=recipe.n,
-        max_completion_length=recipe.max_new_tokens,
-        temperature=recipe.temperature,
-        beta=0.0,
-        loss_type="grpo",
-        disable_dropout=True,
-        remove_unused_columns=False,
-        save_steps=recipe.save_every * recipe.minibatches,
-        logging_steps=recipe.minibatches,
-        ddp_find_unused_parameters=False,
-        ddp_timeout=6 * 3600,  # processes wait while the first one evaluates
-        generation_kwargs={"stop_token_ids": sorted(stop)} if recipe.engine == "vllm" else None,
-        use_vllm=recipe.engine == "vllm",
-        vllm_mode="colocate",
-    )
+    # What the trainer needs beside it.
+    follows_old = recipe.learns_reward and recipe.reward_model is not None and recipe.reward_model.reference == "old"
     setup = Setup(
-        algorithm=recipe,
-        problems=[problem for problem, _ in asked],
-        prompts=[ids for _, ids in asked],
-        template=find_prompt(recipe.prompt),
+        recipe=recipe,
+        problems=run.problems,
         encoder=run.encoder,
         stop=stop,
-        params=SamplingParams(max_new_tokens=recipe.max_new_tokens),
-        n=recipe.n,
-        kept=recipe.batch_size,
-        minibatches=recipe.minibatches,
-        micro_batches=recipe.micro_batches(processes),
-        batch_tokens=recipe.rollout_tokens,
-        seed=recipe.seed,
-        update=recipe.reward_model.update if recipe.reward_model else "frozen",
+        processes=run.share.count,
+        states=run.states,
+        log=run.log,
+        make_reward=(lambda trainer: _load_reward(run, trainer)) if recipe.reward_model else None,
+        make_start=(lambda trainer: _start(run, trainer)) if recipe.rules.from_start else None,
+        after_step=lambda trainer, step: _measure_between(run, trainer, step),
+        # pi_old of the last step is what the reward model's last update makes it a ratio against.
+        before_last=(lambda trainer: _export_policy(run, trainer, run.output / REWARD_FOLDER / "reference"))
+        if follows_old
+        else (lambda _: None),
     )
-    trainer = PolicyTrainer(
-        setup,
-        model=model,
-        args=config,
-        reward_funcs=[_unused],
-        train_dataset=Dataset.from_list([{"prompt": "", "index": i} for i in range(len(asked))]),
-        processing_class=run.encoder.tokenizer,
-        callbacks=[progress_callback(run.log)] if current_share().main else [],
-    )
-    trainer.remove_callback(PrinterCallback)
-    if recipe.method == "spro":
-        trainer.step.start = _frozen(run, "start", trainer)
-    if recipe.reward_model is not None and reward_folder is not None:
-        reward = _load_reward(run, kind, reward_folder, trainer)
-        trainer.setup.reward = trainer.step.reward = reward
-        if isinstance(reward, ImplicitReward) and reward.reference is None and reward.optimizer is not None:
-            setup.before_last = _keep_reference(run)
-    return trainer
+    trainer = PolicyTrainer(setup, model, [progress_callback(run.log)] if run.share.main else [])
+    reward = trainer.learning_reward
+    if last is not None:
+        run.log(f"going on from {last}")
+        if reward is not None:
+            reward.load_state(Path(last) / REWARD_STATE)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    finally:
+        trainer.verifier.close()
+    return reward
 
 
-def _unused(**_: Any) -> list[float]:
-    """TRL wants a reward function; ours come from the verifier, in the batch."""
-    raise AssertionError("TRL's own scoring was called")
-
-
-def _load_reward(run: _Run, kind: str | None, folder: Path, trainer: PolicyTrainer) -> Reward:
-    options = run.recipe.reward_model
+def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
+    recipe, options, folder = run.recipe, run.recipe.reward_model, run.reward_folder
     assert options is not None
-    load = LoadOptions(dtype=run.recipe.dtype, device=str(trainer.accelerator.device))
-    if kind != "implicit":
-        return FrozenReward(load_reward_model(folder, kind=kind, load_options=load))
-    reference = None if options.reference == "old" else _frozen(run, options.reference, trainer)
-    return load_implicit(options, folder, load, reference, trainer.accelerator.autocast, run.recipe.max_grad_norm)
+    assert folder is not None
+    if run.kind != "implicit":
+        return FrozenReward(load_reward_model(folder, kind=run.kind, load_options=run.options))
+    reference, over_base = None, False
+    if options.reference != "old":
+        of_reference = run.hashes["start" if options.reference == "start" else "reward_model_reference"]
+        over_base = recipe.learns_reward and options.lora is not None and of_reference == run.hashes["reward_model"]
+        if not over_base:
+            reference = _frozen(run, run.reference) if run.reference else _start(run, trainer)
+    return load_implicit(
+        options,
+        folder,
+        run.options,
+        reference,
+        trainer.accelerator.autocast,
+        over_base=over_base,
+        released=recipe.details.released_loss,
+    )
 
 
-def _frozen(run: _Run, name: str, trainer: PolicyTrainer) -> Model:
-    """A model that stays as it is: ``start``, where the policy started from, or a checkpoint."""
-    from prmbench.training.model.forward import give_logprobs
+def _start(run: _PolicyRun, trainer: PolicyTrainer) -> Model:
+    """Return the model that the policy started from. With an adapter it is the policy without it."""
+    if run.recipe.lora is None:
+        return _frozen(run, run.folder)
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    return without_adapter(policy, lambda **call: trainer.model_wrapped(**call))
 
-    if name == "start" and run.recipe.lora is not None:
-        policy = trainer.accelerator.unwrap_model(trainer.model)
 
-        def without_adapter(**call: Any) -> Any:
-            with policy.disable_adapter():
-                return trainer.model_wrapped(**call)
-
-        return without_adapter
-    folder = run.folder if name == "start" else locate(name, "reward_model.reference")
-    load = LoadOptions(dtype=run.recipe.dtype, device=str(trainer.accelerator.device))
-    model = load_causal_lm(folder, load).requires_grad_(False)
-    give_logprobs(model, name)
+def _frozen(run: _PolicyRun, folder: Path) -> Model:
+    model = load_causal_lm(folder, run.options).requires_grad_(False)
+    give_logprobs(model, str(folder))
     return model
 
 
-def _keep_reference(run: _Run) -> Callable[[PolicyTrainer], None]:
-    """Saves pi_old of the last step: what the reward model's last update made it a ratio against."""
-
-    def keep(trainer: PolicyTrainer) -> None:
-        _export_policy(run, trainer, run.output / REWARD_FOLDER / "reference")
-
-    return keep
-
-
-def _export_policy(run: _Run, trainer: PolicyTrainer, output: Path) -> None:
+def _export_policy(run: _PolicyRun, trainer: PolicyTrainer, output: Path) -> None:
     """Write the policy as it is now. All processes must call it."""
     saved = run.states / "policy"
     trainer.save_model(str(saved))
     trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        merges = run.recipe.lora is not None
-
-        def base() -> PreTrainedModel:
-            return load_causal_lm(run.folder, run.options)
-
-        export_weights(saved, output, base if merges else None, load_tokenizer(run.folder, run.options))
+    if run.share.main:
+        _export(run, saved, output)
     trainer.accelerator.wait_for_everyone()
 
 
-class _Evaluations:
-    """Measures the policy with the code of ``prmbench eval --policy``, on a checkpoint of it."""
+def _export(run: _PolicyRun, saved: Path, output: Path) -> None:
+    """Make a checkpoint of what the trainer saved, an adapter merged."""
+    base = (lambda: load_causal_lm(run.folder, run.options)) if run.recipe.lora is not None else None
+    export_weights(saved, output, base, load_tokenizer(run.folder, run.options))
 
-    def __init__(self, run: _Run) -> None:
-        self.run = run
 
-    def measure(self, trainer: PolicyTrainer, step: int, checkpoint: Path) -> None:
-        """Measure a checkpoint; the first process alone."""
-        recipe, options = self.run.recipe, self.run.recipe.evaluate
-        assert options is not None
-        if trainer.is_world_process_zero():
-            load = LoadOptions(dtype=recipe.dtype, device=str(trainer.accelerator.device))
-            policy = load_policy(str(checkpoint), find_prompt(recipe.prompt), load, tokens=recipe.tokens)
-            entry, _ = evaluate_policy(
-                policy,
-                find_problems(options.problems, options.limit),
-                name=f"{self.run.output.name}-step-{step}",
-                source=self.run.output.name,
-                output=self.run.output / ENTRIES / f"step-{step}",
-                n=options.n,
-                params=options.params(),
-                prompt=recipe.prompt,
-                seed=recipe.seed,
-                n_resamples=options.resamples,
-                batch_tokens=recipe.rollout_tokens,
-                limit=options.limit,
-            )
-            average = entry.metrics.mean["average"]
-            self.run.log(f"step {step:,}: avg@{options.n} {average.value:.1%} [{average.low:.1%}, {average.high:.1%}]")
+def _measure_between(run: _PolicyRun, trainer: PolicyTrainer, step: int) -> None:
+    """Measure the policy every so many steps, on a checkpoint of it. All processes must call it."""
+    options = run.recipe.evaluate
+    if options is not None and options.every is not None and step % options.every == 0:
+        folder = run.states / "measured"
+        _export_policy(run, trainer, folder)
+        if run.share.main:
+            _measure(run, step, folder)
         trainer.accelerator.wait_for_everyone()
 
-    def found(self) -> dict[int, float]:
-        """Average by step, from the entries: those of before an interruption too."""
-        paths = (self.run.output / ENTRIES).glob(f"step-*/{ENTRY_NAME}")
-        entries = {int(path.parent.name.partition("-")[2]): read_entry(path, PolicyEntry) for path in paths}
-        return {step: entries[step].metrics.mean["average"].value or 0.0 for step in sorted(entries)}
 
-    def callback(self, trainer: PolicyTrainer) -> Any:
-        """Measures every so many steps; the last measurement is of the finished checkpoint."""
-        from transformers import TrainerCallback
-
-        evaluations, recipe = self, self.run.recipe
-
-        class Measure(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                options = recipe.evaluate
-                if options is None or options.every is None or state.global_step >= state.max_steps:
-                    return
-                step, rest = divmod(state.global_step, recipe.minibatches)
-                if rest == 0 and step % options.every == 0:
-                    folder = evaluations.run.states / "measured"
-                    _export_policy(evaluations.run, trainer, folder)
-                    evaluations.measure(trainer, step, folder)
-
-        return Measure()
+def _measure(run: _PolicyRun, step: int, checkpoint: Path) -> None:
+    """Measure a checkpoint with the code of ``prmbench eval --policy``."""
+    recipe, options = run.recipe, run.recipe.evaluate
+    assert options is not None
+    entry, _ = evaluate_policy(
+        load_policy(str(checkpoint), find_prompt(recipe.prompt), run.options, tokens=recipe.tokens),
+        find_problems(options.problems, options.limit),
+        name=f"{run.output.name}-step-{step}",
+        source=run.output.name,
+        output=run.output / ENTRIES / f"step-{step}",
+        n=options.n,
+        params=options.params(),
+        prompt=recipe.prompt,
+        seed=recipe.seed,
+        n_resamples=options.resamples,
+        batch_tokens=recipe.rollout_tokens,
+        limit=options.limit,
+    )
+    average = entry.metrics.mean["average"]
+    run.log(f"step {step:,}: avg@{options.n} {average.value:.1%} [{average.low:.1%}, {average.high:.1%}]")
 
 
-def _finish(run: _Run, trainer: PolicyTrainer, evaluations: _Evaluations, hashes: dict[str, str]) -> RLResult | None:
+def _averages(output: Path) -> dict[int, float]:
+    """Averages of all measurements by step, from their entries, those of before an interruption too."""
+    entries = {
+        int(path.parent.name.partition("-")[2]): read_entry(path, PolicyEntry)
+        for path in (output / ENTRIES).glob(f"step-*/{ENTRY_NAME}")
+    }
+    return {step: entries[step].metrics.mean["average"].value or 0.0 for step in sorted(entries)}
+
+
+def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> RLResult:
+    """Make the results of the state that was saved last."""
     recipe = run.recipe
-    steps = trainer.state.global_step // recipe.minibatches
-    _export_policy(run, trainer, run.output)
+    saved = last_state(run.states)
+    assert saved is not None
+    state = json.loads((Path(saved) / "trainer_state.json").read_text(encoding="utf-8"))
+    steps = state["global_step"] // recipe.minibatches
+    # The policy, its last measurement, and the reward model.
+    _export(run, Path(saved), run.output)
     if recipe.evaluate is not None:
-        evaluations.measure(trainer, steps, run.output)
-    if not trainer.is_world_process_zero():
-        return None
-    reward_folder = _export_reward(run, trainer)
-    history = [row for row in trainer.state.log_history if "rollouts/accuracy" in row]
+        _measure(run, steps, run.output)
+    written = {"policy": run.output}
+    reward_folder = _export_reward(run, reward) if reward is not None else None
+    if reward_folder is not None:
+        written["updated_reward_model"] = reward_folder
+        if (reward_folder / "reference").is_dir():
+            written["updated_reward_model_reference"] = reward_folder / "reference"
+    # The figures of every step, counted in steps instead of updates.
+    history = [row for row in state["log_history"] if "rollouts/accuracy" in row]
     for row in history:
         row["step"] = row["step"] // recipe.minibatches
         row["seconds/updates"] = row.pop("step_time", 0.0) * recipe.minibatches  # TRL's is of one update
-    hashes = {**hashes, "policy": checkpoint_hash(run.output)}
-    if reward_folder is not None:
-        hashes["updated_reward_model"] = checkpoint_hash(reward_folder)
-        if (reward_folder / "reference").is_dir():
-            hashes["updated_reward_model_reference"] = checkpoint_hash(reward_folder / "reference")
     report = {
         "recipe": recipe.model_dump(),
         "samples": recipe.n,
         "steps": steps,
-        "evaluations": evaluations.found(),
-        "hashes": hashes,
+        "evaluations": _averages(run.output),
+        "hashes": {**run.hashes, **{name: checkpoint_hash(folder) for name, folder in written.items()}},
         "versions": {**versions(), "trl": metadata.version("trl")},
         "verifier": verifier_version(),
         "history": history,
     }
     write_atomically(run.output / REPORT_NAME, json.dumps(report, indent=2) + "\n")
     shutil.rmtree(run.states, ignore_errors=True)
-    return RLResult(run.output, steps, reward_folder, evaluations.found(), history)
+    return RLResult(run.output, steps, reward_folder, _averages(run.output), history)
 
 
-def _export_reward(run: _Run, trainer: PolicyTrainer) -> Path | None:
+def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
     """Write a reward model that was updated, with the reference it is a ratio against, ready for ``prmbench eval --rm``."""
-    options, reward = run.recipe.reward_model, trainer.setup.reward
-    if options is None or not isinstance(reward, ImplicitReward) or reward.optimizer is None:
-        return None
-    output = run.output / REWARD_FOLDER
+    options, output = run.recipe.reward_model, run.output / REWARD_FOLDER
+    assert options is not None
     output.mkdir(parents=True, exist_ok=True)
     reward.write(output)
     load_tokenizer(run.folder, run.options).save_pretrained(output)

@@ -1,14 +1,16 @@
-"""What happens to a step's rollouts before the policy is updated on them, in the order of DESIGN 4.8.
+"""What happens to a step's rollouts before the policy is updated on them (docs/protocols.md, "Policy optimisation").
 
-Measure pi_old; measure the reward model's accuracy, update it, score with it; advantages; what every token's loss needs. Every
-process holds the whole batch's outcomes and token values, and the micro-batches of its own rows: so statistics are those of one.
+In this order: measure pi_old; measure the reward model's accuracy, update it, score with it; make advantages; make what every
+token's loss needs. Every process holds the whole batch's outcomes and token values, and the micro-batches of its own rows. So
+statistics are those of the whole batch, however many processes there are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,68 +20,84 @@ from torch import Tensor
 
 from prmbench.errors import UserError
 from prmbench.training.rl.advantages import scaled_td
-from prmbench.training.rl.balance import Update, boundary, clamped_accuracy, online_loss, outcome_pairs
+from prmbench.training.rl.balance import clamped_accuracy, minibatch_rows, outcome_pairs
 from prmbench.training.rl.batch import RolloutBatch, share_rows
-from prmbench.training.rl.loss import Tokens, candidate_weights
-from prmbench.training.rl.methods import Advantages, Algorithm, compute_advantages
-from prmbench.training.rl.micro import MicroBatch, Model, candidate_finder, make_micro, measure_old
+from prmbench.training.rl.loss import Tokens, candidate_weights, token_weights
+from prmbench.training.rl.methods import Advantages, Algorithm, ScoredBatch, compute_advantages
+from prmbench.training.rl.micro import MicroBatch, Model, make_micro, measure_old
 from prmbench.training.rl.reward import ImplicitReward, Reward
-from prmbench.training.rl.surrogate import token_weights
 from prmbench.training.rm.heldout import final_values
+
+LARGEST_RATIO = 3.0
+"""Of the mean |GAE| to the mean |outcome advantage|, past which a run warns."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run. gather: joins lists, in order. total: sums a tensor."""
+    """The processes of a run. The defaults are those of a run with one.
 
-    rank: int
-    count: int
-    gather: Callable[[list[Any]], list[Any]]
-    total: Callable[[Tensor], Tensor]
+    Attributes:
+        rank: Number of this process, from 0.
+        count: Number of processes.
+        gather: Joins the lists of all processes, in order.
+        total: Sums a tensor over processes.
+    """
 
-
-def one_process() -> Processes:
-    """No others."""
-    return Processes(0, 1, lambda one: one, lambda one: one)
+    rank: int = 0
+    count: int = 1
+    gather: Callable[[list[Any]], list[Any]] = lambda own: own
+    total: Callable[[Tensor], Tensor] = lambda own: own
 
 
 @dataclass
-class Step:
-    """Attributes:
-    algorithm: method and numbers. stop: ids that end a rollout, int64, on the device.
-    reward, update: the reward model and how it is updated. start: where the policy started from, for ``spro``.
-    micro_batches: of a process in one minibatch. autocast: makes the context that models compute in.
-    log: called with a figure's name and value.
+class Preparation:
+    """Makes micro-batches that are ready for the policy loss of a step's rollouts.
+
+    Attributes:
+        algorithm: The method and its numbers.
+        stop: Ids that end a rollout. int64, on the device.
+        micro_batches: Micro-batches of a process in one minibatch.
+        autocast: Makes the context that models compute in.
+        log: Called with a figure's name and value.
+        warn: Called with a line of warning.
+        processes: The processes of the run.
+        reward: The reward model; None where there is none.
+        start: Where the policy started from, for a method that compares with it.
     """
 
     algorithm: Algorithm
     stop: Tensor
-    processes: Processes
     micro_batches: int
     autocast: Callable[[], AbstractContextManager[Any]]
     log: Callable[[str, float], None]
+    warn: Callable[[str], None] = lambda _: None
+    processes: Processes = Processes()
     reward: Reward | None = None
-    update: Update = "frozen"
     start: Model | None = None
+    _warned: bool = field(init=False, default=False)
 
-    def prepare(self, policy: Model, batch: RolloutBatch, *, learn: bool) -> list[MicroBatch]:
-        """This process's micro-batches, ready for `policy_loss`: those of the first minibatch, then of the second, ...
+    def run(self, policy: Model, batch: RolloutBatch, *, learn: bool) -> list[MicroBatch]:
+        """Prepare this process's micro-batches.
 
         Args:
-            policy: pi_old, as it is trained. learn: False when no prompt was kept: then nothing counts.
+            policy: pi_old, as it is trained.
+            batch: The kept rollouts.
+            learn: False where no prompt was kept; then nothing counts.
+
+        Returns:
+            Those of the first minibatch, then those of the second, and so on.
         """
         micros = self._share(batch, learn)
-        find = candidate_finder(self.algorithm, self.stop)
         with self.autocast():
             for micro in micros:
-                measure_old(policy, micro, find)
+                measure_old(policy, micro, self.algorithm, self.stop)
         values, picked, beta = self._token_values(batch, micros, learn)
-        advantages = compute_advantages(self.algorithm, batch.rewards.double(), batch.groups, batch.mask, values, beta)
-        if learn and advantages.gae is not None and advantages.outcome is not None:
-            self.log("advantage/gae", float(advantages.gae[batch.mask].abs().mean()))
-            self.log("advantage/outcome", float(advantages.outcome.abs().mean()))
+        scored = ScoredBatch(batch.rewards.double(), batch.groups, batch.mask, values, beta)
+        advantages = compute_advantages(self.algorithm, scored)
+        if learn:
+            self._log_advantages(batch, advantages)
         self._set_targets(batch, micros, advantages)
-        if self.algorithm.method == "distrl":
+        if self.algorithm.rules.candidates:
             assert advantages.sigma is not None
             self._set_candidates(micros, picked, advantages.sigma, beta)
         if learn:
@@ -87,23 +105,27 @@ class Step:
         return micros
 
     def _share(self, batch: RolloutBatch, real: bool) -> list[MicroBatch]:
-        lengths = [len(r) for r in batch.responses]
-        rank, count = self.processes.rank, self.processes.count
-        shares = [share_rows(rows, lengths, rank, count, self.micro_batches) for rows in batch.minibatches]
-        dist = self.algorithm.method == "distrl"
+        return [micro for rows in batch.minibatches for micro in self._micros(batch, rows, self.micro_batches, real)]
+
+    def _micros(self, batch: RolloutBatch, rows: Sequence[int], count: int, real: bool = True) -> list[MicroBatch]:
+        """Make this process's micro-batches of some rows."""
+        lengths, processes = [len(r) for r in batch.responses], self.processes
         return [
             make_micro(
-                rows if real else [], batch.responses, teaches=real and bool(every), dist=dist, device=self.stop.device
+                part if real else [],
+                batch.responses,
+                teaches=real and bool(rows),
+                dist=self.algorithm.rules.candidates,
+                device=self.stop.device,
             )
-            for every, share in zip(batch.minibatches, shares, strict=True)
-            for rows in share
+            for part in share_rows(rows, lengths, processes.rank, processes.count, count)
         ]
 
     def _token_values(
         self, batch: RolloutBatch, micros: list[MicroBatch], learn: bool
     ) -> tuple[Tensor | None, list[Tensor | None], float]:
-        """(token values of the whole batch, after the reward model's update; of each micro-batch's candidates; beta)."""
-        if self.algorithm.method == "spro":
+        """Return token values of the whole batch after the reward model's update, those of each micro-batch's candidates, beta."""
+        if self.algorithm.rules.from_start:
             assert self.start is not None
             with torch.no_grad(), self.autocast():
                 found = [micro.old - self.start(**micro.call)["values"] for micro in micros]
@@ -113,39 +135,45 @@ class Step:
         reward = self.reward
         if reward is None:
             return None, [], 1.0
-        scored = [reward.values(micro, batch.responses) for micro in micros]
-        values = self._whole(batch, micros, [one for one, _ in scored])
+        values, picked = self._score(reward, batch, micros)
         if not learn:
-            return values, [picked for _, picked in scored], reward.beta
+            return values, picked, reward.beta
         if isinstance(reward, ImplicitReward):
             self._log_accuracy(reward, values, batch)
             if reward.optimizer is not None:
                 self._update(reward, values, batch, micros)
-                scored = [reward.values(micro, batch.responses) for micro in micros]
-                values = self._whole(batch, micros, [one for one, _ in scored])
+                values, picked = self._score(reward, batch, micros)
         self.log("reward_model/score", float((values.sum(dim=1) / batch.mask.sum(dim=1)).mean()))
-        return values, [picked for _, picked in scored], reward.beta
+        return values, picked, reward.beta
+
+    def _score(
+        self, reward: Reward, batch: RolloutBatch, micros: list[MicroBatch]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        scored = [reward.values(micro, batch.responses) for micro in micros]
+        return self._whole(batch, micros, [one for one, _ in scored]), [picked for _, picked in scored]
 
     def _update(
         self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch, micros: Sequence[MicroBatch]
     ) -> None:
-        leaf = values.clone().requires_grad_()
-        loss = online_loss(
-            reward.spec,
-            leaf,
-            batch.mask,
-            batch.rewards > 0,
-            batch.groups,
-            beta=reward.beta,
-            margin=reward.margin,
-            update=self.update,
-            unit_mean=self.algorithm.details.unit_mean,
-        )
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        _check_finite(loss, "the reward model's online loss")
-        norm = reward.learn(micros, gradient.float(), self.processes.total)
-        self.log("reward_model/loss", float(loss.detach()))
-        self.log("reward_model/grad_norm", norm)
+        """Update the reward model, once or once a minibatch of its own."""
+        parts = minibatch_rows(batch.groups, reward.objective.minibatch)
+        old = self._whole(batch, micros, [micro.old for micro in micros]).float() if len(parts) > 1 else None
+        for rows in parts:
+            if (
+                old is not None
+            ):  # other rows together than the policy's minibatches, and another model than measured `values`
+                micros = self._micros(batch, rows, math.ceil(len(micros) * len(rows) / len(old)))
+                for micro in micros:
+                    micro.old, micro.dist = micro.flat(old), False
+                values, _ = self._score(reward, batch, micros)
+            leaf = values.clone().requires_grad_()
+            correct = batch.rewards[rows] > 0
+            loss = reward.objective.loss(leaf[rows], batch.mask[rows], correct, batch.groups[rows])
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            _check_finite(loss, "the reward model's online loss")
+            norm = reward.learn(micros, gradient.float(), self.processes.total)
+            self.log("reward_model/loss", float(loss.detach()))
+            self.log("reward_model/grad_norm", norm)
 
     def _set_targets(self, batch: RolloutBatch, micros: list[MicroBatch], advantages: Advantages) -> None:
         # DDP averages gradients over processes; the weights are made for their sum.
@@ -164,23 +192,19 @@ class Step:
     ) -> None:
         for start in range(0, len(micros), self.micro_batches):
             minibatch = range(start, start + self.micro_batches)
-            mass = sum(
-                (micros[i].old_picked.exp().sum() for i in minibatch if micros[i].real), sigma.new_zeros(()).float()
-            )
-            mass = self.processes.total(mass.to(self.stop.device)) / self.processes.count
+            own = [micros[i].old_picked.exp().sum() for i in minibatch if micros[i].real]
+            mass = torch.stack([*own, self.stop.new_zeros((), dtype=torch.float32)]).sum()
+            mass = self.processes.total(mass) / self.processes.count
             for i in minibatch:
                 micro, values = micros[i], picked[i]
                 assert micro.sampled is not None
                 assert values is not None
                 weights = candidate_weights(self.algorithm, micro.sampled.weights, micro.where, mass)
-                micro.candidates = Tokens(
-                    micro.old_picked,
-                    scaled_td(values, sigma.to(values), beta),
-                    weights if micro.real else torch.zeros_like(weights),
-                )
+                td = scaled_td(values, sigma.to(values), beta)
+                micro.candidates = Tokens(micro.old_picked, td, weights if micro.real else torch.zeros_like(weights))
 
     def _whole(self, batch: RolloutBatch, micros: Sequence[MicroBatch], flat: Sequence[Tensor]) -> Tensor:
-        """Values of all rows, from all processes. float64, shape [b, t], 0 in padding."""
+        """Return the values of all rows, from all processes. float64, shape [b, t], 0 in padding."""
         own: list[tuple[int, NDArray[np.float64]]] = []
         for micro, values in zip(micros, flat, strict=True):
             if micro.real:
@@ -193,23 +217,43 @@ class Step:
         return out
 
     def _log_accuracy(self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch) -> None:
-        """Before the update: is the final value on the outcome's side of 0 (with ADB: of the prompt's boundary, which knows how
-        many of its rollouts are right)? And, what no boundary touches: of a right and a wrong rollout of one prompt, does the right
-        one have the higher value?"""
-        correct = batch.rewards > 0
+        """Log how good the reward model is before its update.
+
+        ``accuracy``: is the final value on the outcome's side of 0? With ADB: of the prompt's boundary, which knows how many
+        of its rollouts are right. ``pair_accuracy``, which no boundary touches: of a right and a wrong rollout of one
+        prompt, does the right one have the higher value?
+        """
+        correct, objective = batch.rewards > 0, reward.objective
         rows = [v[m].numpy() for v, m in zip(values, batch.mask, strict=True)]
-        final = torch.from_numpy(final_values(rows, reward.spec, reward.beta))
+        final = torch.from_numpy(final_values(rows, objective.meaning, objective.beta))
         right, wrong = outcome_pairs(correct, batch.groups).T
         higher = (final[right] > final[wrong]).double() + 0.5 * (final[right] == final[wrong]).double()
         self.log("reward_model/pair_accuracy", float(higher.mean()))
-        if "adb" in self.update:
-            final = final + boundary(clamped_accuracy(correct, batch.groups, torch.float64))
+        if "adb" in objective.update:
+            final = final + torch.logit(clamped_accuracy(correct, batch.groups, torch.float64))
         self.log("reward_model/accuracy", float(((final > 0) == correct).double().mean()))
 
+    def _log_advantages(self, batch: RolloutBatch, advantages: Advantages) -> None:
+        """Log how large the two parts of the advantage are, and say once where GAE swamps the outcome."""
+        if advantages.gae is None or advantages.outcome is None:
+            return
+        gae, outcome = float(advantages.gae[batch.mask].abs().mean()), float(advantages.outcome.abs().mean())
+        self.log("advantage/gae", gae)
+        self.log("advantage/outcome", outcome)
+        if outcome > 0:
+            ratio = gae / outcome
+            self.log("advantage/gae_to_outcome", ratio)
+            if ratio > LARGEST_RATIO and not self._warned:
+                self._warned = True
+                self.warn(
+                    f"warning: the mean |GAE| is {ratio:.1f} times the mean |outcome advantage|, which it swamps; lower "
+                    f"gae_weight {self.algorithm.gae_weight:g}"
+                )
+
     def _log_tokens(self, micros: Sequence[MicroBatch]) -> None:
-        """Entropy of pi_old; how many candidates a state has, and how much of pi_old they hold."""
+        """Log the entropy of pi_old; how many candidates a state has, and how much of pi_old they hold."""
         real = [m for m in micros if m.real]
-        ends = [torch.isin(m.call["input_ids"][m.call["rows"], m.call["columns"]], self.stop) for m in real]
+        ends = [m.ends(self.algorithm, self.stop) for m in real]
         sums = [
             sum(float(m.entropy.sum()) for m in real),
             sum(len(m.old) for m in real),
@@ -220,7 +264,7 @@ class Step:
         found = self.processes.total(torch.tensor(sums, device=self.stop.device, dtype=torch.float64)).tolist()
         entropy, tokens, states, size, mass = found
         self.log("entropy", entropy / max(tokens, 1))
-        if self.algorithm.method == "distrl":
+        if self.algorithm.rules.candidates:
             self.log("candidates/size", size / max(states, 1))
             self.log("candidates/mass", mass / max(states, 1))
 

@@ -11,10 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.training.rl.advantages import gae, normalise_by_group, prefix_values, scaled_td, value_spread, whiten
-from prmbench.training.rl.methods import Algorithm, compute_advantages
-from prmbench.training.rl.outcome import leave_one_out, outcome_advantage
-from prmbench.training.rl.rivals import prime_advantage, reinforce_reward, spro_advantage
+from prmbench.training.rl.advantages import (
+    gae,
+    gae_size,
+    leave_one_out,
+    normalise_by_group,
+    outcome_advantage,
+    prefix_values,
+    prime_advantage,
+    reinforce_reward,
+    scaled_td,
+    spro_advantage,
+    value_spread,
+    whiten,
+)
+from prmbench.training.rl.methods import Algorithm, ScoredBatch, compute_advantages
 
 DOUBLE = torch.float64
 
@@ -123,6 +134,17 @@ def test_gae_is_the_discounted_sum(batch, discounts):
     close(unpad(gae(values, mask, *discounts), rows), [slow_gae(row, *discounts) for row in rows])
 
 
+def test_the_size_of_gae_at_a_real_length():
+    """At 900 tokens |GAE| is some 16 times the outcome advantage, if token values are noise."""
+    values = torch.randn(256, 900, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    mask, groups = torch.ones(256, 900, dtype=torch.bool), torch.arange(64).repeat_interleave(4)
+    rewards = torch.tensor([1.0, 0, 0, 0] * 64, dtype=DOUBLE)
+    found = compute_advantages(Algorithm(), ScoredBatch(rewards, groups, mask, values, 10.0))
+    assert float(found.gae.abs().mean()) == pytest.approx(gae_size(900), rel=0.1)
+    assert gae_size(900) == pytest.approx(16, abs=0.1)
+    assert float(found.outcome.abs().mean()) == pytest.approx(math.sqrt(3) / 2)
+
+
 def test_gae_without_discount_is_the_suffix_sum():
     values, mask = pad([[1.0, 2.0, 3.0], [5.0]])
     assert unpad(gae(values, mask, 1.0, 1.0), [[0] * 3, [0]]) == [[6.0, 5.0, 3.0], [5.0]]
@@ -145,7 +167,7 @@ def test_value_spread_and_prefix_values(batch):
 def test_grpo_with_a_reward_model_is_eq_13(batch, beta):
     rows, rewards, groups = batch
     values, mask = pad(rows)
-    found = compute_advantages(Algorithm(gae_weight=0.5), *tensors(rewards, groups), mask, values, beta)
+    found = compute_advantages(Algorithm(gae_weight=0.5), ScoredBatch(*tensors(rewards, groups), mask, values, beta))
     scaled = normalise_or_zero(rows, groups, beta)
     outcome = slow_outcome(rewards, groups)
     wanted = [[o + 0.5 * x for x in slow_gae(row, 1, 1)] for o, row in zip(outcome, scaled, strict=True)]
@@ -166,7 +188,7 @@ def test_beta_cancels_in_both_branches(batch):
     rows, rewards, groups = batch
     values, mask = pad(rows)
     found = [
-        compute_advantages(Algorithm(method="distrl"), *tensors(rewards, groups), mask, values, beta)
+        compute_advantages(Algorithm(method="distrl"), ScoredBatch(*tensors(rewards, groups), mask, values, beta))
         for beta in (0.05, 10.0)
     ]
     torch.testing.assert_close(found[0].total, found[1].total, rtol=1e-7, atol=1e-7)
@@ -177,29 +199,55 @@ def test_beta_cancels_in_both_branches(batch):
 
 def test_a_model_that_equals_its_reference_adds_nothing():
     values, mask = pad([[0.0, 0.0], [0.0]])
-    found = compute_advantages(Algorithm(method="distrl"), *tensors([1, 0], [0, 0]), mask, values, 10.0)
+    found = compute_advantages(Algorithm(method="distrl"), ScoredBatch(*tensors([1, 0], [0, 0]), mask, values, 10.0))
     assert unpad(found.total, [[0, 0], [0]]) == [[1.0, 1.0], [-1.0]]
     assert float(found.sigma) == 0
     assert scaled_td(torch.tensor([3.0]), found.sigma, 10.0).tolist() == [0.0]
 
 
+def slow_released(rows, rewards, groups, beta):
+    """(advantages, sigma_V, GAE before it is whitened) of the released code, in floats."""
+    td = [[beta * x for x in row[:-1]] + [0.0] for row in rows]  # the last token has no reward
+    values = [sum(row[: t + 1]) for row in td for t in range(len(row))]
+    if max(values) == min(values):
+        return None
+    sigma = statistics.pstdev(values)
+    mean = statistics.fmean(itertools.chain.from_iterable(td))
+    sums = [slow_gae([(x - mean) / sigma for x in row], 1, 1) for row in td]
+    white = slow_standardise(sums, [0] * len(sums))
+    outcome = slow_outcome(rewards, groups)
+    return [[o + 0.05 * x for x in row] for o, row in zip(outcome, white, strict=True)], sigma, sums
+
+
 @settings(deadline=None)
 @given(batches())
 def test_released_preset(batch):
-    """TD centred by the batch's mean, scaled by the spread of V, 0 at the last token; GAE whitened, times 0.05."""
+    """The last token's TD is 0 before sigma_V and the mean are taken; centred, scaled, summed, whitened, times 0.05."""
     rows, rewards, groups = batch
     values, mask = pad(rows)
-    found = compute_advantages(Algorithm(preset="released"), *tensors(rewards, groups), mask, values, 2.0)
-    every = [2.0 * sum(row[: t + 1]) for row in rows for t in range(len(row))]
-    sigma = statistics.pstdev(every) if max(every) > min(every) else math.inf
-    td = [[2.0 * x / sigma for x in row] for row in rows]
-    mean = statistics.fmean(itertools.chain.from_iterable(td))
-    sums = [slow_gae([x - mean for x in row[:-1]] + [0.0], 1, 1) for row in td]
-    white = slow_standardise(sums, [0] * len(sums))
-    outcome = slow_outcome(rewards, groups)
+    scored = ScoredBatch(*tensors(rewards, groups), mask, values, 2.0)
+    found = compute_advantages(Algorithm(method="distrl", preset="released"), scored)
+    slow = slow_released(rows, rewards, groups, 2.0)
+    if slow is None:
+        assert float(found.sigma) == 0
+        return
+    wanted, sigma, sums = slow
+    assert float(found.sigma) == pytest.approx(sigma, rel=1e-9)
     spread = list(itertools.chain.from_iterable(sums))
     if max(spread) - min(spread) > 1e-6:
-        close(unpad(found.total, rows), [[o + 0.05 * x for x in row] for o, row in zip(outcome, white, strict=True)])
+        close(unpad(found.total, rows), wanted)
+
+
+def test_released_preset_does_not_see_the_last_token():
+    """A log-ratio at the end of turn is never learnt from, and must move nothing."""
+    rows = [[0.2, -0.1, 0.4], [0.3, 0.1]]
+    found = []
+    for end in (0.0, 1.0):
+        values, mask = pad([[*row[:-1], row[-1] + end] for row in rows])
+        scored = ScoredBatch(*tensors([1, 0], [0, 0]), mask, values, 10.0)
+        found.append(compute_advantages(Algorithm(method="distrl", preset="released"), scored))
+    assert torch.equal(found[0].total, found[1].total)
+    assert torch.equal(found[0].sigma, found[1].sigma)
 
 
 def slow_prime(rows, rewards, groups, beta):
@@ -279,6 +327,6 @@ def test_values_that_are_missing():
     mask = torch.ones(2, 3, dtype=torch.bool)
     for method in ("distrl", "prime", "spro", "reinforce"):
         with pytest.raises(ValueError, match="needs token values"):
-            compute_advantages(Algorithm(method=method), rewards, groups, mask, None, 1.0)
-    plain = compute_advantages(Algorithm(), rewards, groups, mask, None, 1.0)
+            compute_advantages(Algorithm(method=method), ScoredBatch(rewards, groups, mask, None, 1.0))
+    plain = compute_advantages(Algorithm(), ScoredBatch(rewards, groups, mask, None, 1.0))
     assert plain.total.tolist() == [[1.0] * 3, [-1.0] * 3]

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
+import statistics
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prmbench.errors import UserError
+from prmbench.reward_models.card import Card
 from prmbench.reward_models.objectives import OBJECTIVES
-from prmbench.training.rl.balance import check_update, clamped_accuracy, online_loss, outcome_pairs
+from prmbench.training.data.pairs import Response
+from prmbench.training.rl.balance import (
+    OnlineObjective,
+    check_update,
+    clamped_accuracy,
+    minibatch_rows,
+    outcome_pairs,
+    zipped_pairs,
+)
 from prmbench.training.rl.candidates import likely_tokens, released_candidates
-from prmbench.training.rl.loss import Tokens, candidate_weights, policy_loss
-from prmbench.training.rl.methods import Algorithm
-from prmbench.training.rl.surrogate import Clip, candidate_surrogate, is_clipped, surrogate, token_weights
+from prmbench.training.rl.loss import Tokens, candidate_weights, is_clipped, policy_loss, surrogate, token_weights
+from prmbench.training.rl.methods import Algorithm, Clip
+from prmbench.training.rl.micro import make_micro
 
 DOUBLE = torch.float64
 number = st.floats(-3, 3, allow_nan=False).map(lambda x: round(x, 4))
@@ -37,8 +48,13 @@ def test_surrogate_is_the_equation(rows, dual):
         gain = min(rho * a, min(max(rho, 0.8), 1.28) * a)
         wanted.append(-(max(gain, dual * a) if dual is not None and a < 0 else gain))
     assert surrogate(new, old, advantage, clip).tolist() == pytest.approx(wanted, rel=1e-12)
-    weighted = [math.exp(o) * x for (_, o, _), x in zip(rows, wanted, strict=True)]
-    assert candidate_surrogate(new, old, advantage, clip).tolist() == pytest.approx(weighted, rel=1e-12)
+    if dual is None:  # a candidate's term is weighted by its pi_old
+        weighted = math.fsum(math.exp(o) * x for (_, o, _), x in zip(rows, wanted, strict=True))
+        one = torch.ones_like(new)
+        tokens = Tokens(old, advantage, one)
+        found = policy_loss(Algorithm(method="distrl"), new, tokens, new, tokens)
+        assert float(found.candidates) == pytest.approx(weighted, rel=1e-12, abs=1e-12)
+        assert float(found.sampled) == pytest.approx(math.fsum(wanted), rel=1e-12, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -117,20 +133,32 @@ def test_no_token_is_likely_enough():
 
 
 @settings(deadline=None)
-@given(st.integers(0, 10_000))
-def test_released_candidates(seed):
-    """Top 5 strictly above P_min, and the sampled token always; each once."""
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.1]))
+def test_released_candidates(seed, p_min):
+    """The five likeliest tokens with the sampled one forced among them in the place of the last; of these, the sampled one and
+    those strictly above P_min."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(4, 12, generator=generator, dtype=DOUBLE)
     sampled = torch.randint(12, (4,), generator=generator)
     p = logits.softmax(-1)
-    found = list(zip(*(x.tolist() for x in released_candidates(logits.log_softmax(-1), sampled, 0.1)), strict=True))
+    found = list(zip(*(x.tolist() for x in released_candidates(logits.log_softmax(-1), sampled, p_min)), strict=True))
     wanted = set()
     for s in range(4):
         best = sorted(range(12), key=lambda y, s=s: -p[s, y])[:5]
-        wanted |= {(s, y) for y in best if p[s, y] > 0.1} | {(s, int(sampled[s]))}
+        if int(sampled[s]) not in best:
+            best = [int(sampled[s]), *best[:4]]
+        wanted |= {(s, y) for y in best if p[s, y] > p_min or y == int(sampled[s])}
     assert set(found) == wanted
     assert len(found) == len(wanted)
+
+
+@pytest.mark.parametrize(("preset", "without"), [("paper", [2]), ("released", [2, 4])])
+def test_where_there_are_no_candidates(preset, without):
+    """The paper's rule leaves out the end of turn (token 7); the released code every rollout's last token, of a cut one too."""
+    rows = [Response(np.array([1, 3, 4, 7]), 1), Response(np.array([1, 5, 6]), 1)]
+    micro = make_micro([0, 1], rows, teaches=True, dist=True, device="cpu")
+    ends = micro.ends(Algorithm(method="distrl", preset=preset), torch.tensor([7]))
+    assert ends.nonzero()[:, 0].tolist() == without
 
 
 def test_weights():
@@ -150,24 +178,15 @@ BATCH = {
 }
 
 
-def online(objective, update, **options):
-    rows = BATCH["values"]
+def online(objective, update, batch=None, **options):
+    rows, correct, groups = batch or (BATCH["values"], BATCH["correct"], BATCH["groups"])
     values = torch.full((len(rows), 3), float("nan"), dtype=DOUBLE)
     mask = torch.zeros(len(rows), 3, dtype=torch.bool)
     for i, row in enumerate(rows):
         values[i, : len(row)], mask[i, : len(row)] = vector(row), True
     spec = OBJECTIVES.find(objective)
-    return online_loss(
-        spec,
-        values,
-        mask,
-        torch.tensor(BATCH["correct"]),
-        torch.tensor(BATCH["groups"]),
-        beta=2.0,
-        margin=0.0 if spec.margin is None else 0.5,
-        update=update,
-        **options,
-    )
+    made = OnlineObjective(spec, 2.0, 0.0 if spec.margin is None else 0.5, update, **options)
+    return made.loss(values, mask, torch.tensor(correct), torch.tensor(groups))
 
 
 def sigmoid(x):
@@ -202,14 +221,47 @@ def test_online_dpo_is_over_every_pair_of_a_prompt():
     assert pairs.tolist() == [[0, 1], [0, 2], [3, 5], [4, 5]]
 
 
-def test_released_weights_have_mean_one_over_a_prompt():
-    """Weights 2/3 1/3 1/3 and 1/3 1/3 2/3, over their mean 4/9."""
-    unit = [1.5, 0.75, 0.75, 0.75, 0.75, 1.5]
+@pytest.mark.parametrize("update", ["naive", "dlw", "adb", "dlw+adb"])
+@pytest.mark.parametrize("objective", ["ipvrm", "implicit_prm"])
+def test_released_online_loss(objective, update):
+    """Weights of DLW over their mean in the prompt; a prompt that is all right or all wrong weighs nothing, but is counted."""
+    rows = [*BATCH["values"], [0.4, 0.3], [0.2], [-0.2], [0.7, 0.1]]
+    outcomes = [*BATCH["correct"], True, True, False, False]
+    groups = [*BATCH["groups"], 2, 2, 3, 3]
     total = 0.0
-    for row, right, weight in zip(BATCH["values"], BATCH["correct"], unit, strict=True):
-        x = 2.0 * sum(row)
-        total -= weight * (math.log(sigmoid(x)) if right else math.log(1 - sigmoid(x)))
-    assert float(online("implicit_prm", "dlw", unit_mean=True)) == pytest.approx(total / 6, rel=1e-12)
+    for row, right, group in zip(rows, outcomes, groups, strict=True):
+        if group > 1:
+            continue
+        mu = {0: 1 / 3, 1: 2 / 3}[group]
+        weights = [(1 - mu) if o else mu for o, g in zip(outcomes, groups, strict=True) if g == group]
+        weight = ((1 - mu) if right else mu) * len(weights) / sum(weights) if "dlw" in update else 1.0
+        # The released code moves the margin instead of the value: by -logit(mu) for a right response, +logit(mu) for a wrong one.
+        shift = math.log(mu / (1 - mu)) if "adb" in update else 0.0
+        sign = 1 if right else -1
+        margin = (0.5 if objective == "ipvrm" else 0.0) - sign * shift
+        v = [2.0 * sum(row[: t + 1]) / (t + 1) for t in range(len(row))] if objective == "ipvrm" else [2.0 * sum(row)]
+        total -= weight * sum(math.log(sigmoid(sign * x - margin)) for x in v) / len(v)
+    found = online(objective, update, batch=(rows, outcomes, groups), released=True)
+    assert float(found) == pytest.approx(total / len(rows), rel=1e-12)
+
+
+def test_released_online_dpo_pairs_the_first_with_the_first():
+    """As many pairs as there are of the rarer outcome, and one mean over all of them."""
+    rows, outcomes = [[0.3], [0.1], [-0.4], [0.6], [0.2]], [True, True, False, True, False]
+    groups = [0, 0, 0, 1, 1]
+    sums = [2.0 * sum(row) for row in rows]
+    wanted = statistics.fmean(-math.log(sigmoid(sums[i] - sums[j])) for i, j in ((0, 2), (3, 4)))
+    found = online("dpo", "naive", batch=(rows, outcomes, groups), released=True)
+    assert float(found) == pytest.approx(wanted, rel=1e-12)
+    assert zipped_pairs(torch.tensor(outcomes), torch.tensor(groups)).tolist() == [[0, 2], [3, 4]]
+    assert float(online("dpo", "naive", batch=(rows[:2], [True, True], [0, 0]), released=True)) == 0
+
+
+def test_minibatches_of_a_reward_model_are_whole_prompts():
+    groups = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert minibatch_rows(groups, None) == [list(range(9))]
+    assert minibatch_rows(groups, 7) == [[0, 1, 2, 3, 4, 5], [6, 7, 8]]
+    assert minibatch_rows(groups, 1) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 def test_accuracy_is_kept_away_from_0_and_1():
@@ -218,7 +270,12 @@ def test_accuracy_is_kept_away_from_0_and_1():
 
 
 def test_what_cannot_be_updated():
-    for objective, update, message in (("dpo", "adb", "balanced as it is"), ("q_rm", "naive", "set frozen")):
-        with pytest.raises(UserError, match=message):
-            check_update(OBJECTIVES.find(objective), update)
-    check_update(OBJECTIVES.find("dpo"), "naive")
+    with pytest.raises(UserError, match="balanced as it is"):
+        OnlineObjective.of_card(Card(kind="implicit", objective="dpo"), "adb")
+    with pytest.raises(UserError, match="set frozen"):
+        check_update("naive", kind="q_rm")
+    with pytest.raises(UserError, match="makes no implicit reward model"):
+        OnlineObjective.of_card(Card(kind="implicit", objective="q_rm"), "naive")
+    with pytest.raises(UserError, match="names no objective"):
+        OnlineObjective.of_card(Card(kind="implicit"), "frozen")
+    assert OnlineObjective.of_card(Card(kind="implicit", objective="dpo"), "naive").beta == 0.05
