@@ -83,7 +83,15 @@ def eval_command(
     ] = None,
     beta: Annotated[float | None, typer.Option(help="scale of token values")] = None,
     margin: Annotated[float | None, typer.Option(help="margin m of the objective")] = None,
-    discount: Annotated[float | None, typer.Option(help="EndoRM's discount of V(s')")] = None,
+    discount: Annotated[
+        float | None, typer.Option(help="endo: weight of V(s') in a token's reward; default: 1")
+    ] = None,
+    decay: Annotated[
+        float | None, typer.Option(help="endo: decay from token to token in a whole response's score; default: 0.95")
+    ] = None,
+    decay_floor: Annotated[
+        float | None, typer.Option(help="endo: smallest weight of a token there; default: 0")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="system message before the problem")] = None,
     separator: Annotated[
         str | None, typer.Option(help="text between steps; \\n is a newline; default: a blank line")
@@ -194,6 +202,8 @@ def eval_command(
         "beta": beta,
         "margin": margin,
         "discount": discount,
+        "decay": decay,
+        "decay_floor": decay_floor,
     }
     assert rm is not None
     if benchmark == "best-of-n":
@@ -302,6 +312,8 @@ _REWARD_MODEL = _LOADING | {
     "beta",
     "margin",
     "discount",
+    "decay",
+    "decay_floor",
     "plugin",
     "reference_cache",
 }

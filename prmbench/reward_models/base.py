@@ -121,7 +121,7 @@ class RewardModel(ABC):
         kind: Name of the kind.
         step_valued: Whether `score` gives one score a step instead of sums of token values.
         predicts: Whether it gives votes for the first wrong step instead of scores.
-        reads: Which of the fields marks, pair and generation of a card the kind uses.
+        reads: Which of the fields of a card that `loading` names in `SPECIAL` the kind uses.
         own_layout: Whether it shows a trace in a way of its own, not as a policy sees it.
         batch_tokens: Padded tokens of a batch where the user says nothing; None for what suits scoring on the device.
         card: Its card, with the user's settings over it.
@@ -180,6 +180,17 @@ class RewardModel(ABC):
             One array a trace. float64, shape [t].
         """
         raise NotImplementedError(f"{type(self).__name__} gives no token values")
+
+    def weighted_total(self, values: NDArray[np.float64]) -> float | None:
+        """Score a whole response in a way that is neither the sum nor the mean of its token values, before beta.
+
+        Args:
+            values: Token values of the response. float64, shape [t].
+
+        Returns:
+            The score; None for kinds whose own way is the sum or the mean.
+        """
+        return None
 
     def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
         """Score the steps of a batch of traces: here, token values summed over each step.

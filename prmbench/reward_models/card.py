@@ -63,7 +63,15 @@ class Card(BaseModel):
     margin: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="margin m of the objective (Eq. 9); null: none or unknown"
     )
-    discount: float | None = Field(None, ge=0, le=1, description="endo: the discount of V(s'); null: 0.95")
+    discount: float | None = Field(
+        None, ge=0, le=1, description="endo: weight of V(s') in a token's reward; null: 1, which is no discount"
+    )
+    decay: float | None = Field(
+        None, gt=0, le=1, description="endo: factor from token to token in the score of a whole response; null: 0.95"
+    )
+    decay_floor: float | None = Field(
+        None, ge=0, le=1, description="endo: smallest weight of a token in the score of a whole response; null: 0"
+    )
     read_state: ReadState = Field(
         "after", description="q_rm: the state that the value of a token is read from, after or before the token"
     )

@@ -15,6 +15,9 @@ from prmbench.reward_models.card import CARD_NAME, Card, make_card, read_card
 from prmbench.reward_models.presets import fill_in, find_preset
 from prmbench.reward_models.registry import find_kind
 
+SPECIAL = ("marks", "pair", "generation", "discount", "decay", "decay_floor")
+"""Fields of a card that only some kinds use (`RewardModel.reads`)."""
+
 
 def load_reward_model(
     rm: str | Path,
@@ -105,7 +108,7 @@ def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> di
 def _refuse_unread(card: Card) -> None:
     """Raise UserError when the card says something that its kind makes nothing of."""
     found = find_kind(card.kind)
-    for name in ("marks", "pair", "generation"):
+    for name in SPECIAL:
         if getattr(card, name) is not None and name not in found.reads:
             raise UserError(
                 f"'{name}' means nothing for the kind {card.kind}; leave it out (docs/checkpoints.md says what does)"

@@ -57,8 +57,9 @@ def test_a_model_against_itself_is_zero(tiny):
     assert (model.score([model.encode(PROBLEM, STEPS)])[0].sums == 0).all()
 
 
-def test_endo_equals_a_plain_loop(tiny):
-    model = load_reward_model(tiny, kind="endo", discount=0.9)
+@pytest.mark.parametrize("discount", [None, 0.9])
+def test_endo_equals_a_plain_loop(tiny, discount):
+    model = load_reward_model(tiny, kind="endo", discount=discount)
     encoded = model.encode(PROBLEM, STEPS)
     logits = full_logits(tiny, encoded.ids)
     sums = [0.0, 0.0]
@@ -66,7 +67,7 @@ def test_endo_equals_a_plain_loop(tiny):
         if step >= 0:
             state = encoded.n_prompt + t - 1
             value_next = np.log(np.exp(logits[state + 1]).sum())
-            sums[step] += logits[state][encoded.ids[state + 1]] - 0.9 * value_next
+            sums[step] += logits[state][encoded.ids[state + 1]] - (discount or 1) * value_next
     assert model.score([encoded])[0].sums == pytest.approx(sums, abs=1e-4)
 
 
@@ -75,8 +76,40 @@ def test_endo_hand_worked():
     assert endo_rewards(np.array([3.0, 5.0]), np.array([9.0, 4.0]), 0.5).tolist() == [1.0, 5.0]
 
 
-def test_endo_default_discount_and_no_reference(tiny):
-    assert load_reward_model(tiny, kind="endo").card.discount == 0.95
+def test_endo_of_a_response_is_its_logprob_and_the_first_value(tiny):
+    """No token is paid for its being there: the sum telescopes, whatever the length."""
+    model = load_reward_model(tiny, kind="endo")
+    for steps in (STEPS, ["So \\boxed{9}."], STEPS * 6):
+        encoded = model.encode(PROBLEM, steps)
+        logits = full_logits(tiny, encoded.ids)
+        first = encoded.n_prompt - 1
+        logprob = sum(log_softmax(logits[i])[encoded.ids[i + 1]] for i in range(first, len(encoded) - 1))
+        (values,) = model.token_values([encoded])
+        assert values.sum() == pytest.approx(logprob + np.log(np.exp(logits[first]).sum()), abs=1e-3)
+
+
+def test_endo_decay_weighs_positions_in_a_whole_response_only(tiny):
+    model = load_reward_model(tiny, kind="endo")
+    floored = load_reward_model(tiny, kind="endo", decay=0.5, decay_floor=0.2)
+    encoded = model.encode(PROBLEM, STEPS)
+    assert (model.scoring(), floored.scoring()) == (
+        {"decay": 0.95, "decay_floor": 0.0},
+        {"decay": 0.5, "decay_floor": 0.2},
+    )
+    (values,) = model.token_values([encoded])
+    assert (values == floored.token_values([encoded])[0]).all()
+    for one, decay, floor in ((model, 0.95, 0.0), (floored, 0.5, 0.2)):
+        total, weight = 0.0, 1.0
+        for value in values:
+            total += max(weight, floor) * value
+            weight *= decay
+        assert one.weighted_total(values) == pytest.approx(total, rel=1e-12)
+    assert load_reward_model(tiny, reference=tiny).weighted_total(values) is None
+
+
+def test_endo_takes_no_reference_and_others_no_decay(tiny):
+    with pytest.raises(UserError, match="'decay' means nothing for the kind implicit"):
+        load_reward_model(tiny, reference=tiny, decay=0.95)
     with pytest.raises(UserError, match="`reference=.*`: endo scores with one model alone"):
         load_reward_model(tiny, kind="endo", reference=tiny)
 

@@ -63,6 +63,7 @@ class CandidateItem:
         length: response tokens, end of turn included. n_tokens: int64, shape [n_steps].
         sums: token values summed over each step, before beta; total: over the whole response, end of turn included.
         scores: of step-valued models, shape [n_steps], instead.
+        weighted: Total with weights that decay with the position, of models whose own way to score a response that is (EndoRM).
     """
 
     subset: str
@@ -76,6 +77,7 @@ class CandidateItem:
     sums: Floats | None
     total: float | None
     scores: Floats | None
+    weighted: float | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -104,7 +106,7 @@ def parse_candidate(place: str, fields: Any) -> CandidateItem:
         check_number(place, name, fields[name], low=low, whole=True)
     for count in fields["n_tokens"]:
         check_number(place, "n_tokens", count, low=0, whole=True)
-    numbers = [*values, *([fields["total"]] if "total" in fields else [])]
+    numbers = [*values, *(fields[name] for name in ("total", "weighted") if name in fields)]
     if not all(type(v) in (int, float) and (abs(v) < LARGE or v in (math.inf, -math.inf)) for v in numbers):
         raise UserError(f"{place}: scores must be numbers below {LARGE:g}, and none NaN")
     stepwise = "scores" in fields
@@ -114,6 +116,7 @@ def parse_candidate(place: str, fields: Any) -> CandidateItem:
         sums=None if stepwise else np.array(values, dtype=np.float64),
         total=None if stepwise else float(fields["total"]),
         scores=np.array(values, dtype=np.float64) if stepwise else None,
+        weighted=float(fields["weighted"]) if "weighted" in fields else None,
     )
 
 
@@ -145,7 +148,11 @@ def candidate_scores(item: CandidateItem, convention: Convention) -> dict[str, f
         assert item.total is not None
         total = convention.beta * item.total
         found = {"token_mean": total / max(item.length, 1), "sum": total}
+        if item.weighted is not None:
+            found["decayed_sum"] = convention.beta * item.weighted
         found |= {how: aggregate(convention.beta * item.sums, how) for how in AGGREGATIONS}
+    if convention.own not in found:
+        raise UserError(f"candidate '{item.key[1]}' has no field 'weighted', by which its model scores a response")
     return {convention.own: found[convention.own], **found}
 
 

@@ -278,7 +278,7 @@ def _score_missing(
                 items.append(_item(judged, i, encoded[i], True, one.scores))
         else:
             for i, values in zip(indices, model.token_values(batch), strict=True):
-                items.append(_item(judged, i, encoded[i], False, values))
+                items.append(_item(judged, i, encoded[i], False, values, model.weighted_total(values)))
         folder.append(item for i, item in zip(indices, items, strict=True) if i in missing)
 
     batches = [[full[k] for k in batch] for batch in plan_batches([lengths[i] for i in full], batch_tokens)]
@@ -286,7 +286,12 @@ def _score_missing(
 
 
 def _item(
-    judged: Judged, i: int, trace: EncodedTrace | None, stepwise: bool, found: NDArray[np.float64]
+    judged: Judged,
+    i: int,
+    trace: EncodedTrace | None,
+    stepwise: bool,
+    found: NDArray[np.float64],
+    weighted: float | None = None,
 ) -> CandidateItem:
     """trace: None where there is no token. found: a score a step where `stepwise`, else a value a token."""
     one = judged.candidates[i]
@@ -304,4 +309,5 @@ def _item(
         sums=None if stepwise else found if trace is None else trace.step_sums(found),
         total=None if stepwise else float(found.sum()),
         scores=found if stepwise else None,
+        weighted=weighted,
     )
