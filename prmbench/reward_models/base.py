@@ -132,6 +132,7 @@ class RewardModel(ABC):
         facts: Architecture, size and the like, for provenance.
         source: The checkpoint as the user named it.
         engine: What computes its tokens: ``hf`` or ``vllm``.
+        warnings: What puts its scores at risk, in whole sentences.
     """
 
     kind: ClassVar[str]
@@ -148,6 +149,7 @@ class RewardModel(ABC):
     facts: dict[str, Any]
     source: str
     engine: str = "hf"
+    warnings: Sequence[str] = ()
 
     @property
     def cached_tokens(self) -> int:

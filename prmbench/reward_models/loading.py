@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from prmbench.engines.choose import check_engine
 from prmbench.engines.loading import LoadOptions, locate
 from prmbench.errors import ArgumentError, UserError, argument, first_line
 from prmbench.reward_models.base import LoadRequest, RewardModel
-from prmbench.reward_models.card import CARD_NAME, Card, make_card, read_card
+from prmbench.reward_models.card import CARD_NAME, Card, find_reference, make_card, read_card
 from prmbench.reward_models.presets import fill_in, find_preset
 from prmbench.reward_models.registry import find_kind
 
@@ -77,7 +78,7 @@ def load_reward_model(
         folder=folder,
         source=source,
         card=card,
-        reference=str(reference) if reference is not None else _beside(folder, card.reference),
+        reference=str(reference) if reference is not None else find_reference(card, folder),
         chat_template=read_template(Path(chat_template)) if chat_template is not None else None,
         options=load_options or LoadOptions(),
         engine=engine,
@@ -85,6 +86,8 @@ def load_reward_model(
     )
     model = find_kind(card.kind).load(request)
     model.source = source
+    for warning in model.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if plugin is not None:
         model.facts["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
     return model
@@ -113,13 +116,6 @@ def _refuse_unread(card: Card) -> None:
             raise UserError(
                 f"'{name}' means nothing for the kind {card.kind}; leave it out (docs/checkpoints.md says what does)"
             )
-
-
-def _beside(folder: Path, reference: str | None) -> str | None:
-    """Resolve the reference of a card, which is relative to the card where such a folder exists."""
-    if reference is not None and (folder / reference).is_dir():
-        return str((folder / reference).resolve())
-    return reference
 
 
 def read_template(path: Path) -> str:

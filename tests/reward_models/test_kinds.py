@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import prmbench
 from prmbench.data.tokens import TraceEncoder
+from prmbench.engines.loading import checkpoint_hash
 from prmbench.errors import UserError
-from prmbench.reward_models.card import Card, make_card, read_card, write_card
+from prmbench.reward_models.card import Card, make_card, read_card, reference_fields, write_card
 from prmbench.reward_models.endo import endo_rewards
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.registry import find_kind
@@ -401,3 +404,65 @@ def test_the_library_names_arguments_and_no_flags(tiny, tmp_path):
         with pytest.raises(UserError, match=name) as found:
             mistake()
         assert "--" not in str(found.value)
+
+
+# --- where a card says that its reference is ---
+
+
+def test_a_reference_in_the_same_tree_is_named_by_a_path_that_moves_with_it(tiny, tiny_tuned, tmp_path):
+    shutil.copytree(tiny, tmp_path / "run" / "sft")
+    folder = shutil.copytree(tiny_tuned, tmp_path / "run" / "out" / "rm")
+    weights = checkpoint_hash(tiny)
+    fields = reference_fields(str(tmp_path / "run" / "sft"), weights, folder)
+    assert fields == {"reference": "../../sft", "reference_name": None, "reference_weights": weights}
+    write_card(folder, Card(kind="implicit", **fields))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    model = load_reward_model(tmp_path / "moved" / "out" / "rm")
+    assert (model.hashes["reference"], model.warnings) == (weights, [])
+    assert reference_fields("owner/sft", weights, folder)["reference"] == "owner/sft"
+
+
+def test_a_reference_elsewhere_is_named_by_its_weights(tiny, tiny_tuned, tmp_path, capsys):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "a" / "b" / "c" / "d" / "rm")
+    shutil.copytree(tiny, tmp_path / "far" / "sft")
+    weights = checkpoint_hash(tiny)
+    fields = reference_fields(str(tmp_path / "far" / "sft"), weights, folder)
+    assert fields == {"reference": None, "reference_name": "sft", "reference_weights": weights}
+    write_card(folder, Card(kind="implicit", **fields))
+    text = (folder / "prmbench.json").read_text()
+    assert ".." not in text
+    assert str(tmp_path) not in text
+    with pytest.raises(
+        UserError, match=rf"its reference 'sft' \(weights {weights[:12]}\) is not beside it; pass `reference=`"
+    ):
+        load_reward_model(folder)
+    assert load_reward_model(folder, reference=tiny).warnings == []
+    capsys.readouterr()
+    model = load_reward_model(folder, reference=tiny_tuned)
+    assert f"the model was trained against {weights[:12]}" in model.warnings[0]
+    assert model.warnings[0] in capsys.readouterr().err
+    assert load_reward_model(folder, kind="endo").kind == "endo"
+
+
+def test_a_reference_is_never_looked_for_in_the_current_folder(tiny, tiny_tuned, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "rm")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("sft", "owner/sft", "./sft"):
+        shutil.copytree(tiny, name, dirs_exist_ok=True)
+        write_card(folder, Card(kind="implicit", reference=name))
+        with pytest.raises(UserError, match=f"its reference '{name}' is not beside it"):
+            load_reward_model(folder)
+
+
+def test_a_root_is_no_tree(tmp_path):
+    (tmp_path / "sft").mkdir()
+    assert reference_fields(str(tmp_path / "sft"), "0", Path("/out"))["reference_name"] == "sft"
+
+
+def test_an_entry_records_what_the_model_warns_of(tiny, tiny_tuned, traces_file, tmp_path):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "rm")
+    write_card(folder, Card(kind="implicit", reference_name="sft", reference_weights="0" * 64))
+    options = prmbench.RunOptions(batch_tokens=4096)
+    entry, _ = prmbench.evaluate(folder, reference=tiny, data=traces_file, output=tmp_path / "out", options=options)
+    assert "trained against 000000000000" in entry.provenance.warnings[0]

@@ -189,6 +189,7 @@ def evaluate_best_of_n(
         risk = precision_warning(dtype, *_within_problems(items)) if subject.kind == "implicit" else None
         warnings = [risk] if risk else []
         tell(warnings)
+        warnings = [*model.warnings, *warnings]  # the model's were told when it was loaded
         provenance = run_provenance(
             model.encoder,
             engine=model.engine,

@@ -125,6 +125,7 @@ def evaluate_traces(
             risk = precision_warning(dtype, np.concatenate(sums), np.concatenate([item.n_tokens for item in items]))
         warnings = [risk] if risk else []
         tell(warnings)
+        warnings = [*model.warnings, *warnings]  # the model's were told when it was loaded
         provenance = run_provenance(
             model.encoder,
             engine=model.engine,
