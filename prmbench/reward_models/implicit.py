@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from prmbench.engines.types import Engine
 from prmbench.errors import UserError, argument, first_line
 from prmbench.reward_models.base import EngineRewardModel, LoadRequest
 from prmbench.reward_models.card import Card
+from prmbench.reward_models.log_ratio_dtype import choose_dtype
 from prmbench.reward_models.reference_model import ReferenceModel, logprobs_of, reference_identity
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -89,7 +91,10 @@ class ImplicitRewardModel(EngineRewardModel):
             )
         folder = locate(name, "reference")
         hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(folder)}
-        warnings = _other_reference(request.card, name, hashes["reference"])
+        share = None if request.engine == "hf" else MEMORY_SHARE
+        options, warnings = choose_dtype(request.options, [request.folder, folder], share=share)
+        request = dataclasses.replace(request, options=options)
+        warnings += _other_reference(request.card, name, hashes["reference"])
         encoder = request.encoder(_tokenizer_folder(request.folder, folder))
         pair = _load_adapter if is_adapter else _load_both
         model, reference = pair(request, name, folder, hashes["reference"])
