@@ -55,7 +55,8 @@ class Subject(Record):
     )
     scoring: dict[str, Any] | None = Field(
         None,
-        description="what else decided the scores: layout of the marks, the two tokens, sampling of verdicts, EndoRM's decay",
+        description="what else decided the scores: layout of the marks, the two tokens, sampling of verdicts, EndoRM's decay, the "
+        "prompt template where there is one",
     )
     fixed_thresholds: dict[str, float] = Field(
         default_factory=dict, description="protocols whose logit is a probability's, with the logit of 0.5"

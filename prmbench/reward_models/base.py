@@ -209,16 +209,16 @@ class RewardModel(ABC):
         ]
 
     def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
-        """Turn a trace into token ids as this model wants them.
+        """Turn a trace into token ids as this model wants them, with the problem put as in its training.
 
         Args:
-            problem: Text of the problem.
+            problem: Text of the problem alone.
             steps: Texts of the steps.
 
         Raises:
             UserError: The tokenizer gives an id that the vocabulary of the model lacks.
         """
-        encoded = self.encode_trace(problem, steps)
+        encoded = self.encode_trace(self.card.template.render(problem), steps)
         highest = int(encoded.ids.max())
         if highest >= self.vocabulary:
             raise UserError(
@@ -231,14 +231,15 @@ class RewardModel(ABC):
         """Turn a trace into token ids, unchecked: here, as the encoder does.
 
         Args:
-            problem: Text of the problem.
+            problem: Text of the problem, in the prompt template.
             steps: Texts of the steps.
         """
         return self.encoder.encode(problem, steps)
 
     def scoring(self) -> dict[str, Any] | None:
         """Return what else decides the scores and belongs into an entry; None for nothing."""
-        return None
+        name = self.card.template.name
+        return None if name == "bare" else {"prompt": name}
 
     def fixed_thresholds(self) -> dict[str, float]:
         """Return the protocols whose score is the logit of a probability, with the logit of probability 0.5.

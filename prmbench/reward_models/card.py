@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError, argument, nearest
 from prmbench.reward_models.marks import MarkLayout
@@ -85,6 +86,9 @@ class Card(BaseModel):
     )
     reference_name: str | None = Field(None, description="name of the folder of pi_ref, where it is not near the card")
     reference_weights: str | None = Field(None, description="sha256 of the weights of pi_ref; null: unknown")
+    prompt: str | None = Field(
+        None, description="name of the prompt template that problems were put with in training; null: bare, or unknown"
+    )
     tokens: TokenOptions = Field(default_factory=lambda: TokenOptions(), description="how a trace becomes text")
     marks: MarkLayout | None = Field(
         None, description="classifier, token_pair, value_head: where the marks are; null: what the kind has by default"
@@ -95,6 +99,11 @@ class Card(BaseModel):
     generation: Generation | None = Field(
         None, description="critic, judge: how texts are sampled; null: what the kind has by default"
     )
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The prompt template that problems are put with."""
+        return find_prompt(self.prompt or "bare")
 
     def scale(self) -> float:
         """Return beta, or its default for the objective."""

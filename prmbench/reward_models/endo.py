@@ -81,6 +81,6 @@ class EndoRewardModel(EngineRewardModel):
         return float(position_weights(len(values), weights["decay"], weights["decay_floor"]) @ values)
 
     def scoring(self) -> dict[str, Any]:
-        """Return how positions weigh in the score of a whole response."""
-        decay, floor = self.card.decay, self.card.decay_floor
-        return {"decay": DEFAULT_DECAY if decay is None else decay, "decay_floor": 0.0 if floor is None else floor}
+        """Return how positions weigh in the score of a whole response, and the prompt."""
+        decay = DEFAULT_DECAY if self.card.decay is None else self.card.decay
+        return {**(super().scoring() or {}), "decay": decay, "decay_floor": self.card.decay_floor or 0.0}

@@ -47,8 +47,8 @@ def load_reward_model(
         plugin: Python file that registers a kind of your own; it is run. None runs nothing.
         engine: What computes tokens: ``hf``, or ``vllm`` for implicit models (model and reference both) and critics.
         reference_cache: Whether to keep log-probs of the reference of an implicit model between runs, and to use those kept.
-        **settings: Other fields of `Card`, such as objective, beta, margin, tokens, marks or generation, over those of the card.
-            None leaves a field as it is.
+        **settings: Other fields of `Card`, such as objective, beta, prompt, tokens, marks or generation, over those of the card.
+            None leaves a field as it is. ``prompt="bare"`` puts problems without the instruction that the model was trained with.
 
     Returns:
         The model, ready to score.
@@ -74,6 +74,8 @@ def load_reward_model(
     fields = fill_in(fields, {name: value for name, value in settings.items() if value not in (None, {})})
     card = make_card(fields, str(folder / CARD_NAME) if found else "the settings")
     _refuse_unread(card)
+    if card.template.system is not None and card.tokens.system is None:
+        card.tokens = card.tokens.model_copy(update={"system": card.template.system})
     request = LoadRequest(
         folder=folder,
         source=source,
@@ -111,6 +113,8 @@ def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> di
 def _refuse_unread(card: Card) -> None:
     """Raise UserError when the card says something that its kind makes nothing of."""
     found = find_kind(card.kind)
+    if card.template.name != "bare" and found.own_layout:
+        raise ArgumentError("prompt", card.prompt, f"{card.kind} shows a problem in a way of its own; leave it out")
     for name in SPECIAL:
         if getattr(card, name) is not None and name not in found.reads:
             raise UserError(

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prmbench
+from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.loading import checkpoint_hash
 from prmbench.errors import UserError
@@ -272,6 +273,7 @@ def test_unknown_kind_names_the_nearest(tiny):
 PLUGIN = '''
 import numpy as np
 from prmbench import RewardModel, StepScores, register
+from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.loading import load_tokenizer
 
@@ -466,3 +468,55 @@ def test_an_entry_records_what_the_model_warns_of(tiny, tiny_tuned, traces_file,
     options = prmbench.RunOptions(batch_tokens=4096)
     entry, _ = prmbench.evaluate(folder, reference=tiny, data=traces_file, output=tmp_path / "out", options=options)
     assert "trained against 000000000000" in entry.provenance.warnings[0]
+
+
+# --- the prompt that it was trained with ---
+
+
+def with_prompt(tiny_tuned, tmp_path, **fields):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "rm")
+    write_card(folder, Card(kind="implicit", **fields))
+    return folder
+
+
+def test_a_problem_is_put_as_in_training_unless_told_otherwise(tiny, tiny_tuned, tmp_path):
+    folder = with_prompt(tiny_tuned, tmp_path, prompt="boxed")
+    plain = load_reward_model(tiny_tuned, reference=tiny)
+    asked = load_reward_model(folder, reference=tiny)
+    bare = load_reward_model(folder, reference=tiny, prompt="bare")
+    expected = plain.encode(find_prompt("boxed").render(PROBLEM), STEPS)
+    assert asked.encode(PROBLEM, STEPS).ids.tolist() == expected.ids.tolist()
+    assert (
+        bare.encode(PROBLEM, STEPS).ids.tolist() == plain.encode(PROBLEM, STEPS).ids.tolist() != expected.ids.tolist()
+    )
+    assert (asked.scoring(), bare.scoring(), plain.scoring()) == ({"prompt": "boxed"}, None, None)
+    assert load_reward_model(tiny, kind="endo", prompt="boxed").scoring()["prompt"] == "boxed"
+    with pytest.raises(UserError, match=r"prompt template 'boxd' is not known \(did you mean 'boxed'"):
+        load_reward_model(folder, reference=tiny, prompt="boxd")
+    with pytest.raises(UserError, match="`prompt=boxed`: critic shows a problem in a way of its own"):
+        load_reward_model(tiny, kind="critic", prompt="boxed")
+
+
+def test_both_figures_can_be_had(tiny, tiny_tuned, tmp_path, traces_file, monkeypatch):
+    folder = with_prompt(tiny_tuned, tmp_path, prompt="boxed")
+    monkeypatch.chdir(tmp_path)  # where results go that name no output
+    options = prmbench.RunOptions(batch_tokens=4096)
+    entries = [
+        prmbench.evaluate(folder, reference=tiny, data=traces_file, options=options, prompt=prompt)
+        for prompt in (None, "bare")
+    ]
+    (asked, asked_path), (bare, bare_path) = entries
+    assert asked_path != bare_path
+    assert asked.benchmark.fingerprint == bare.benchmark.fingerprint
+    assert (asked.subject.scoring, bare.subject.scoring) == ({"prompt": "boxed"}, None)
+    assert asked.provenance.run.tokens > bare.provenance.run.tokens
+
+
+def test_the_system_message_of_a_prompt_comes_with_it(tiny, tiny_tuned, tmp_path, monkeypatch):
+    mine = PromptTemplate("mine", "{problem} Go.", "Be brief.", "boxed")
+    monkeypatch.setitem(PROMPT_TEMPLATES, "mine", mine)
+    folder = with_prompt(tiny_tuned, tmp_path, prompt="mine")
+    found = load_reward_model(folder, reference=tiny)
+    said = load_reward_model(tiny_tuned, reference=tiny, tokens={"system": "Be brief."})
+    assert found.encode(PROBLEM, STEPS).ids.tolist() == said.encode(f"{PROBLEM} Go.", STEPS).ids.tolist()
+    assert load_reward_model(folder, reference=tiny, prompt="bare").encoder.options.system is None
