@@ -60,6 +60,8 @@ def evaluate(
         UserError: A mistake in what was asked for.
     """
     found = _benchmark(benchmark, rm, policy, more)
+    if found.prompt_is_models and more.get("prompt") is not None:
+        loading = {**(loading or {}), "prompt": more.pop("prompt")}
     request = Request(**{key: more.pop(key) for key in DATA if key in more})
     run: RunKeywords = {key: more.pop(key) for key in RUN if key in more}  # type: ignore[assignment]
     options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})

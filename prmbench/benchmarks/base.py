@@ -28,7 +28,20 @@ if TYPE_CHECKING:
 
 # Options of the command line that several benchmarks share; a benchmark names those that mean something to it.
 REWARD_MODEL = frozenset(
-    {"rm", "reference", "kind", "preset", "objective", "beta", "margin", "discount", "plugin", "reference_cache"}
+    {
+        "rm",
+        "reference",
+        "kind",
+        "preset",
+        "objective",
+        "beta",
+        "margin",
+        "discount",
+        "decay",
+        "decay_floor",
+        "plugin",
+        "reference_cache",
+    }
 )
 POLICY = frozenset({"policy"})
 TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "end_of_turn"})
@@ -181,6 +194,7 @@ class Plan:
         units: Gives the work, once the folder is held; it may sample into the folder first.
         cached_tokens: Tokens whose reference log-probs came from the cache so far.
         warn: Says in words what puts the figures at risk; None: nothing.
+        told: Warnings that were printed already, when the model was loaded; they are recorded.
         provenance: Where the items come from, if this run does not make them; None: it makes them.
     """
 
@@ -194,6 +208,7 @@ class Plan:
     units: Callable[[Path, Share], Units]
     cached_tokens: Callable[[], int] = lambda: 0
     warn: Callable[[Sequence[Any]], str | None] = lambda _: None
+    told: Sequence[str] = ()
     provenance: Provenance | None = None
 
 
@@ -255,6 +270,7 @@ class Benchmark(ABC):
         options: The dataclass of its own options, whose fields are made by `option`.
         uses: The shared options of the command line that mean something to it.
         defaults: Shared options whose default differs from the command line's.
+        prompt_is_models: Whether the option ``prompt`` says how the reward model sees a problem, not how a policy saw it.
         choices: Options of `compare` that mean something to it.
         resamples: Bootstrap resamples where nothing is given.
     """
@@ -268,6 +284,7 @@ class Benchmark(ABC):
     options: ClassVar[type[Any]] = NoOptions
     uses: ClassVar[frozenset[str]] = frozenset()
     defaults: ClassVar[Mapping[str, Any]] = {}
+    prompt_is_models: ClassVar[bool] = False
     choices: ClassVar[frozenset[str]] = frozenset()
     resamples: ClassVar[int] = 10_000
 

@@ -96,7 +96,7 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
             resumed=units.resumed + len(done),
             cached_tokens=plan.cached_tokens() - cached_before,
             processes=share.count,
-            warnings=warnings,
+            warnings=[*plan.told, *warnings],
             **statistics,
         )
         # Where nothing new was computed, the entry's run is still the one that computed it.

@@ -57,14 +57,21 @@ _SHARED = [
     Flag("objective", str, "what it was trained with (ipvrm, implicit_prm, dpo, ...)", SUBJECT),
     Flag("beta", float, "scale of token values", SUBJECT),
     Flag("margin", float, "margin m of the objective", SUBJECT),
-    Flag("discount", float, "EndoRM's discount of V(s')", SUBJECT),
+    Flag("discount", float, "endo: weight of V(s') in a token's reward (1)", SUBJECT),
+    Flag("decay", float, "endo: decay from token to token in a whole response's score (0.95)", SUBJECT),
+    Flag("decay_floor", float, "endo: smallest weight of a token there (0)", SUBJECT),
     Flag("plugin", Path, "Python file that registers a kind of your own; it is run", SUBJECT),
     Flag("trust_remote_code", bool, "run code that the checkpoint carries", SUBJECT, False),
     Flag("data", Path, "file or folder of traces; default: $PRMBENCH_DATA_DIR, then the Hub", DATA),
     Flag("subset", list[str], "subset; of a policy: problem set by name, or file; may be repeated", DATA),
     Flag("rollouts", list[Path], "file or run folder of completions; may be repeated", DATA),
     Flag("limit", int, "only N traces (a fixed sample), or the first N problems, of each subset", DATA, low=1),
-    Flag("prompt", str, "prompt template: boxed (default), bare, answer-line, number; of rollouts: as sampled", DATA),
+    Flag(
+        "prompt",
+        str,
+        "prompt template: boxed, bare, answer-line, number; default: as trained or sampled, else boxed",
+        DATA,
+    ),
     Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0),
     Flag("temperature", float, "0: greedy", SAMPLING, low=0, high=100),
     Flag("top_p", float, "nucleus", SAMPLING, low=1e-6, high=1),
@@ -265,7 +272,19 @@ def loading_of(values: Mapping[str, Any], benchmark: Benchmark | None = None) ->
         values: The values of the command.
         benchmark: The benchmark, where there is one: a policy's sampling is not the reward model's.
     """
-    names = ("reference", "kind", "preset", "chat_template", "plugin", "objective", "beta", "margin", "discount")
+    names = (
+        "reference",
+        "kind",
+        "preset",
+        "chat_template",
+        "plugin",
+        "objective",
+        "beta",
+        "margin",
+        "discount",
+        "decay",
+        "decay_floor",
+    )
     sampling = {} if benchmark is not None and "policy" in benchmark.measures else sampling_of(values)
     votes = values.get("n")
     if votes and (benchmark is None or "n" not in {flag.name for flag in own_flags(benchmark)}):

@@ -53,6 +53,9 @@ def score_command(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
     engine: Annotated[str, typer.Option(help="where tokens are computed: hf or vllm")] = "hf",
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="padded tokens of a batch")] = None,
+    reference_cache: Annotated[
+        bool, typer.Option("--reference-cache/--no-reference-cache", help="keep the reference's log-probs between runs")
+    ] = True,
     trust_remote_code: Annotated[bool, typer.Option(help="run code that the checkpoint carries")] = False,
 ) -> None:
     """Score the steps of your own solutions; no labels needed. Whatever else decides scores goes into the checkpoint's card."""
@@ -79,6 +82,7 @@ def score_command(
         chat_template=chat_template,
         plugin=plugin,
         engine=engine,
+        reference_cache=reference_cache,
         **loading,
     )
     known = protocols_of(model)

@@ -40,7 +40,7 @@ class Subject(Record):
     objective: str | None = Field(None, description="training objective, where known")
     beta: float = Field(1.0, description="scale of token values; multiplies every stored sum")
     margin: float | None = Field(None, description="margin m of the objective, where it has one")
-    discount: float | None = Field(None, description="EndoRM's discount of V(s')")
+    discount: float | None = Field(None, description="weight of V(s') in the reward of EndoRM; null: 1, no discount")
     reference: str | None = Field(None, description="pi_ref, named as source is")
     weights: dict[str, str] = Field(
         default_factory=dict, description="sha256 of weights and config by role: model, reference"
@@ -54,7 +54,9 @@ class Subject(Record):
         None, description="true: the preset was not checked against numbers that its authors produced; null: no preset"
     )
     scoring: dict[str, Any] | None = Field(
-        None, description="what else decided the scores: layout of the marks, the two tokens, sampling of verdicts"
+        None,
+        description="what else decided the scores: layout of the marks, the two tokens, sampling of verdicts, EndoRM's decay, the "
+        "prompt template where there is one",
     )
     fixed_thresholds: dict[str, float] = Field(
         default_factory=dict, description="protocols whose logit is a probability's, with the logit of 0.5"

@@ -121,7 +121,7 @@ class RewardModel(ABC):
         kind: Name of the kind.
         step_valued: Whether `score` gives one score a step instead of sums of token values.
         predicts: Whether it gives votes for the first wrong step instead of scores.
-        reads: Which of the fields marks, pair and generation of a card the kind uses.
+        reads: Which of the fields of a card that `loading` names in `SPECIAL` the kind uses.
         own_layout: Whether it shows a trace in a way of its own, not as a policy sees it.
         batch_tokens: Padded tokens of a batch where the user says nothing; None for what suits scoring on the device.
         card: Its card, with the user's settings over it.
@@ -132,6 +132,7 @@ class RewardModel(ABC):
         facts: Architecture, size and the like, for provenance.
         source: The checkpoint as the user named it.
         engine: What computes its tokens: ``hf`` or ``vllm``.
+        warnings: What puts its scores at risk, in whole sentences.
     """
 
     kind: ClassVar[str]
@@ -148,6 +149,7 @@ class RewardModel(ABC):
     facts: dict[str, Any]
     source: str
     engine: str = "hf"
+    warnings: Sequence[str] = ()
 
     @property
     def cached_tokens(self) -> int:
@@ -181,6 +183,17 @@ class RewardModel(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} gives no token values")
 
+    def weighted_total(self, values: NDArray[np.float64]) -> float | None:
+        """Score a whole response in a way that is neither the sum nor the mean of its token values, before beta.
+
+        Args:
+            values: Token values of the response. float64, shape [t].
+
+        Returns:
+            The score; None for kinds whose own way is the sum or the mean.
+        """
+        return None
+
     def score(self, batch: Sequence[EncodedTrace]) -> list[StepScores]:
         """Score the steps of a batch of traces: here, token values summed over each step.
 
@@ -196,16 +209,16 @@ class RewardModel(ABC):
         ]
 
     def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
-        """Turn a trace into token ids as this model wants them.
+        """Turn a trace into token ids as this model wants them, with the problem put as in its training.
 
         Args:
-            problem: Text of the problem.
+            problem: Text of the problem alone.
             steps: Texts of the steps.
 
         Raises:
             UserError: The tokenizer gives an id that the vocabulary of the model lacks.
         """
-        encoded = self.encode_trace(problem, steps)
+        encoded = self.encode_trace(self.card.template.render(problem), steps)
         highest = int(encoded.ids.max())
         if highest >= self.vocabulary:
             raise UserError(
@@ -218,14 +231,15 @@ class RewardModel(ABC):
         """Turn a trace into token ids, unchecked: here, as the encoder does.
 
         Args:
-            problem: Text of the problem.
+            problem: Text of the problem, in the prompt template.
             steps: Texts of the steps.
         """
         return self.encoder.encode(problem, steps)
 
     def scoring(self) -> dict[str, Any] | None:
         """Return what else decides the scores and belongs into an entry; None for nothing."""
-        return None
+        name = self.card.template.name
+        return None if name == "bare" else {"prompt": name}
 
     def fixed_thresholds(self) -> dict[str, float]:
         """Return the protocols whose score is the logit of a probability, with the logit of probability 0.5.

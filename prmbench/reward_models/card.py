@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.tokens import TokenOptions
-from prmbench.errors import UserError, nearest
+from prmbench.errors import UserError, argument, nearest
 from prmbench.reward_models.marks import MarkLayout
 from prmbench.reward_models.objectives import OBJECTIVES, meaning_of
 
 CARD_NAME = "prmbench.json"
+MAX_UP = 3
+"""Folders that the path from a card to its reference may go up."""
 
 ReadState = Literal["after", "before"]
 
@@ -63,12 +68,26 @@ class Card(BaseModel):
     margin: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="margin m of the objective (Eq. 9); null: none or unknown"
     )
-    discount: float | None = Field(None, ge=0, le=1, description="endo: the discount of V(s'); null: 0.95")
+    discount: float | None = Field(
+        None, ge=0, le=1, description="endo: weight of V(s') in a token's reward; null: 1, which is no discount"
+    )
+    decay: float | None = Field(
+        None, gt=0, le=1, description="endo: factor from token to token in the score of a whole response; null: 0.95"
+    )
+    decay_floor: float | None = Field(
+        None, ge=0, le=1, description="endo: smallest weight of a token in the score of a whole response; null: 0"
+    )
     read_state: ReadState = Field(
         "after", description="q_rm: the state that the value of a token is read from, after or before the token"
     )
     reference: str | None = Field(
-        None, description="pi_ref: a folder relative to the card, or a Hub id; null where the kind needs none"
+        None,
+        description="pi_ref: a folder relative to the card, or a Hub id; null where the kind needs none or none is near",
+    )
+    reference_name: str | None = Field(None, description="name of the folder of pi_ref, where it is not near the card")
+    reference_weights: str | None = Field(None, description="sha256 of the weights of pi_ref; null: unknown")
+    prompt: str | None = Field(
+        None, description="name of the prompt template that problems were put with in training; null: bare, or unknown"
     )
     tokens: TokenOptions = Field(default_factory=lambda: TokenOptions(), description="how a trace becomes text")
     marks: MarkLayout | None = Field(
@@ -80,6 +99,11 @@ class Card(BaseModel):
     generation: Generation | None = Field(
         None, description="critic, judge: how texts are sampled; null: what the kind has by default"
     )
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The prompt template that problems are put with."""
+        return find_prompt(self.prompt or "bare")
 
     def scale(self) -> float:
         """Return beta, or its default for the objective."""
@@ -140,6 +164,57 @@ def make_card(fields: dict[str, Any], where: str) -> Card:
             f"expected one of {', '.join(known)}, or none"
         )
     return card
+
+
+def reference_fields(reference: str, weights: str, output: Path) -> dict[str, str | None]:
+    """Say in a card which model the reference is, without a path that means something on this machine alone.
+
+    Args:
+        reference: The reference as it was named: a folder, absolute or relative to the current folder, or a Hub id.
+        weights: sha256 of its weights.
+        output: Folder that the card is written into.
+
+    Returns:
+        The fields `reference`, `reference_name` and `reference_weights`. A folder is named by its path from the card where both
+        are in one tree: at most `MAX_UP` folders up, and not up to the root. Elsewhere only its name is kept.
+    """
+    folder = Path(reference).expanduser()
+    if not folder.is_dir():
+        return {"reference": reference, "reference_name": None, "reference_weights": weights}
+    ours, theirs = output.resolve(), folder.resolve()
+    path = Path(os.path.relpath(theirs, ours))
+    near = path.parts.count("..") <= MAX_UP and os.path.commonpath([ours, theirs]) != ours.anchor
+    return {
+        "reference": path.as_posix() if near else None,
+        "reference_name": None if near else theirs.name,
+        "reference_weights": weights,
+    }
+
+
+def find_reference(card: Card, folder: Path) -> str | None:
+    """Find the reference that a card names. It is never looked for in the current folder.
+
+    Args:
+        card: The card.
+        folder: Folder of the card.
+
+    Returns:
+        The folder of the reference, or a Hub id; None where the card names none.
+
+    Raises:
+        UserError: It is not where the card says.
+    """
+    name = card.reference
+    if name is not None and (folder / name).is_dir():
+        return str((folder / name).resolve())
+    is_id = name is not None and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None and not Path(name).exists()
+    if is_id or (name is None and card.reference_name is None):
+        return name
+    weights = f" (weights {card.reference_weights[:12]})" if card.reference_weights else ""
+    raise UserError(
+        f"{folder / CARD_NAME}: its reference '{name or card.reference_name}'{weights} is not beside it; pass "
+        f"{argument('reference')} with the folder that holds it"
+    )
 
 
 def write_card(folder: Path, card: Card) -> Path:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.types import Engine
+from prmbench.data.tokens import EncodedTrace
 from prmbench.reward_models.base import EngineRewardModel
-from prmbench.reward_models.card import Card
 
-DEFAULT_DISCOUNT = 0.95
+DEFAULT_DECAY = 0.95
+"""The decay factor that the paper names (Appendix C). It names no floor."""
 
 
-def endo_rewards(logit: NDArray[np.float64], logsumexp: NDArray[np.float64], discount: float) -> NDArray[np.float64]:
-    """Give the reward of every response token, r(s_t, a_t) = Q(s_t, a_t) - discount * V(s_{t+1}).
+def endo_rewards(
+    logit: NDArray[np.float64], logsumexp: NDArray[np.float64], discount: float = 1.0
+) -> NDArray[np.float64]:
+    """Give the reward of every response token, r(s_t, a_t) = Q(s_t, a_t) - V(s_{t+1}).
 
-    Q is the logit and V the log-sum-exp of all logits. The last token ends the turn, and V of the state after it is 0.
+    Q is the logit and V the log-sum-exp of all logits: the inverse soft Bellman operator. The last token ends the turn, and V of
+    the state after it is 0. So the sum over a response is its log-probability plus V(s_1), whatever its length.
 
     Args:
         logit: Logit of each response token, at the state before it. float64, shape [t].
         logsumexp: Log-sum-exp of all logits at the same states. float64, shape [t].
-        discount: Weight of V(s'), between 0 and 1.
+        discount: Weight of V(s'). Below 1 every token gets a share of V, which rewards length.
 
     Returns:
         The rewards. float64, shape [t].
@@ -31,21 +34,25 @@ def endo_rewards(logit: NDArray[np.float64], logsumexp: NDArray[np.float64], dis
     return logit - discount * np.append(logsumexp[1:], 0.0)
 
 
+def position_weights(n: int, decay: float, floor: float) -> NDArray[np.float64]:
+    """Give the weights of the tokens of a response in the score of the whole of it.
+
+    Args:
+        n: Number of tokens.
+        decay: Factor from one token to the next, above 0 and at most 1.
+        floor: Smallest weight, between 0 and 1.
+
+    Returns:
+        decay^(h-1) for the token at position h, or the floor where that is larger. float64, shape [n].
+    """
+    return np.maximum(decay ** np.arange(n, dtype=np.float64), floor)
+
+
 class EndoRewardModel(EngineRewardModel):
-    """Token values are `endo_rewards` of the model's own logits."""
+    """Token values are `endo_rewards` of the model's own logits. A whole response is scored with `position_weights`."""
 
     needs = "logits"
-
-    def __init__(self, model: Engine, encoder: TraceEncoder, card: Card) -> None:
-        """Take what was loaded.
-
-        Args:
-            model: The engine that holds the language model.
-            encoder: What turns a trace into token ids.
-            card: The card, with the user's settings over it. Its discount is 0.95 where it says none.
-        """
-        discount = DEFAULT_DISCOUNT if card.discount is None else card.discount
-        super().__init__(model, encoder, card.model_copy(update={"discount": discount}))
+    reads = frozenset({"discount", "decay", "decay_floor"})
 
     def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
         """Give the rewards. See `RewardModel.token_values`.
@@ -53,7 +60,7 @@ class EndoRewardModel(EngineRewardModel):
         Args:
             batch: The traces, from `encode`.
         """
-        assert self.card.discount is not None
+        discount = 1.0 if self.card.discount is None else self.card.discount
         found = self.model.score(
             [trace.ids for trace in batch], [trace.n_prompt for trace in batch], frozenset({"logit", "logsumexp"})
         )
@@ -61,5 +68,19 @@ class EndoRewardModel(EngineRewardModel):
         for tokens in found:
             assert tokens.logit is not None
             assert tokens.logsumexp is not None
-            out.append(endo_rewards(tokens.logit, tokens.logsumexp, self.card.discount))
+            out.append(endo_rewards(tokens.logit, tokens.logsumexp, discount))
         return out
+
+    def weighted_total(self, values: NDArray[np.float64]) -> float:
+        """Score a whole response: token values weighted by position. See `RewardModel.weighted_total`.
+
+        Args:
+            values: Token values of the response. float64, shape [t].
+        """
+        weights = self.scoring()
+        return float(position_weights(len(values), weights["decay"], weights["decay_floor"]) @ values)
+
+    def scoring(self) -> dict[str, Any]:
+        """Return how positions weigh in the score of a whole response, and the prompt."""
+        decay = DEFAULT_DECAY if self.card.decay is None else self.card.decay
+        return {**(super().scoring() or {}), "decay": decay, "decay_floor": self.card.decay_floor or 0.0}

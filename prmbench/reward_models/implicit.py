@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from prmbench.engines.types import Engine
 from prmbench.errors import UserError, argument, first_line
 from prmbench.reward_models.base import EngineRewardModel, LoadRequest
 from prmbench.reward_models.card import Card
+from prmbench.reward_models.log_ratio_dtype import choose_dtype
 from prmbench.reward_models.reference_model import ReferenceModel, logprobs_of, reference_identity
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -89,11 +91,15 @@ class ImplicitRewardModel(EngineRewardModel):
             )
         folder = locate(name, "reference")
         hashes = {"model": checkpoint_hash(request.folder), "reference": checkpoint_hash(folder)}
+        share = None if request.engine == "hf" else MEMORY_SHARE
+        options, warnings = choose_dtype(request.options, [request.folder, folder], share=share)
+        request = dataclasses.replace(request, options=options)
+        warnings += _other_reference(request.card, name, hashes["reference"])
         encoder = request.encoder(_tokenizer_folder(request.folder, folder))
         pair = _load_adapter if is_adapter else _load_both
         model, reference = pair(request, name, folder, hashes["reference"])
         loaded = cls(model, reference, encoder, request.card)
-        loaded.hashes, loaded.engine = hashes, request.engine
+        loaded.hashes, loaded.engine, loaded.warnings = hashes, request.engine, warnings
         loaded.facts |= {"reference": name} | ({"adapter": True} if is_adapter else {})
         return loaded
 
@@ -149,6 +155,16 @@ def _load_adapter(request: LoadRequest, name: str, folder: Path, digest: str) ->
         switched=adapter.disable_adapter,
     )
     return engine, reference
+
+
+def _other_reference(card: Card, name: str, weights: str) -> list[str]:
+    """Warn where the reference is not the one that the model was trained against."""
+    if card.reference_weights in (None, weights):
+        return []
+    return [
+        f"the reference {name} has the weights {weights[:12]}, the model was trained against {card.reference_weights[:12]}: "
+        "its values are not those that it was trained to give"
+    ]
 
 
 def _base_of_adapter(request: LoadRequest) -> str:

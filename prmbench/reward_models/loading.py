@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from prmbench.engines.choose import check_engine
 from prmbench.engines.loading import LoadOptions, locate
 from prmbench.errors import ArgumentError, UserError, argument, first_line
 from prmbench.reward_models.base import LoadRequest, RewardModel
-from prmbench.reward_models.card import CARD_NAME, Card, make_card, read_card
+from prmbench.reward_models.card import CARD_NAME, Card, find_reference, make_card, read_card
 from prmbench.reward_models.presets import fill_in, find_preset
 from prmbench.reward_models.registry import find_kind
+
+SPECIAL = ("marks", "pair", "generation", "discount", "decay", "decay_floor")
+"""Fields of a card that only some kinds use (`RewardModel.reads`)."""
 
 
 def load_reward_model(
@@ -43,8 +47,8 @@ def load_reward_model(
         plugin: Python file that registers a kind of your own; it is run. None runs nothing.
         engine: What computes tokens: ``hf``, or ``vllm`` for implicit models (model and reference both) and critics.
         reference_cache: Whether to keep log-probs of the reference of an implicit model between runs, and to use those kept.
-        **settings: Other fields of `Card`, such as objective, beta, margin, tokens, marks or generation, over those of the card.
-            None leaves a field as it is.
+        **settings: Other fields of `Card`, such as objective, beta, prompt, tokens, marks or generation, over those of the card.
+            None leaves a field as it is. ``prompt="bare"`` puts problems without the instruction that the model was trained with.
 
     Returns:
         The model, ready to score.
@@ -70,11 +74,13 @@ def load_reward_model(
     fields = fill_in(fields, {name: value for name, value in settings.items() if value not in (None, {})})
     card = make_card(fields, str(folder / CARD_NAME) if found else "the settings")
     _refuse_unread(card)
+    if card.template.system is not None and card.tokens.system is None:
+        card.tokens = card.tokens.model_copy(update={"system": card.template.system})
     request = LoadRequest(
         folder=folder,
         source=source,
         card=card,
-        reference=str(reference) if reference is not None else _beside(folder, card.reference),
+        reference=str(reference) if reference is not None else find_reference(card, folder),
         chat_template=read_template(Path(chat_template)) if chat_template is not None else None,
         options=load_options or LoadOptions(),
         engine=engine,
@@ -82,6 +88,8 @@ def load_reward_model(
     )
     model = find_kind(card.kind).load(request)
     model.source = source
+    for warning in model.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if plugin is not None:
         model.facts["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
     return model
@@ -105,18 +113,13 @@ def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> di
 def _refuse_unread(card: Card) -> None:
     """Raise UserError when the card says something that its kind makes nothing of."""
     found = find_kind(card.kind)
-    for name in ("marks", "pair", "generation"):
+    if card.template.name != "bare" and found.own_layout:
+        raise ArgumentError("prompt", card.prompt, f"{card.kind} shows a problem in a way of its own; leave it out")
+    for name in SPECIAL:
         if getattr(card, name) is not None and name not in found.reads:
             raise UserError(
                 f"'{name}' means nothing for the kind {card.kind}; leave it out (docs/checkpoints.md says what does)"
             )
-
-
-def _beside(folder: Path, reference: str | None) -> str | None:
-    """Resolve the reference of a card, which is relative to the card where such a folder exists."""
-    if reference is not None and (folder / reference).is_dir():
-        return str((folder / reference).resolve())
-    return reference
 
 
 def read_template(path: Path) -> str:

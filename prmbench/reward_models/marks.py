@@ -35,7 +35,10 @@ class MarkLayout(BaseModel):
         description="chat: the prompt of the chat template, then steps and marks as the answer; text: the bare problem, then "
         "steps and marks; turns: a user turn for each step, with the mark as the assistant's turn after it",
     )
-    bos: bool = Field(False, description="text: whether the tokenizer's beginning-of-sequence token comes first")
+    bos: bool | Literal["auto"] = Field(
+        False,
+        description="text: whether the tokenizer's beginning-of-sequence token comes first; auto: where the tokenizer has one",
+    )
     before_steps: str = Field("", description="text, turns: what stands between the problem and the first step")
     mark: str = Field("<extra_0>", min_length=1, description="the text of the mark")
     one_token: bool = Field(True, description="whether a tokenizer in which the mark is several tokens is refused")
@@ -263,7 +266,8 @@ class MarkEncoder:
                 "a system message, template arguments or a chat template: this layout has the bare problem as its prompt "
                 "(marks.prompt is text); leave them out"
             )
-        if layout.bos and tokenizer.bos_token_id is None:
+        self._bos = [] if tokenizer.bos_token_id is None or not layout.bos else [tokenizer.bos_token_id]
+        if layout.bos is True and not self._bos:
             raise UserError(
                 f"{name}: has no beginning-of-sequence token, which this layout puts first; is it the model's tokenizer? "
                 "Otherwise set marks.bos to false"
@@ -310,8 +314,7 @@ class MarkEncoder:
             ids, marks = encode_pieces(segments, self.text_ids, layout.read)
         else:
             ids, marks = encode_whole(segments, self._with_offsets, layout.read)
-        if layout.bos:
-            ids, marks = np.concatenate([[self.tokenizer.bos_token_id], ids]).astype(np.int64), marks + 1
+        ids, marks = np.concatenate([self._bos, ids]).astype(np.int64), marks + len(self._bos)
         before = int(marks[0]) - int(counts[0]) if layout.prompt == "turns" else len(self.text_ids(segments[0].text))
         n_prompt = max(0, before)
         return MarkedTrace(

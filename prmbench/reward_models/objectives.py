@@ -8,7 +8,7 @@ from typing import Literal
 from prmbench.plugins import Registry
 from prmbench.results.schema import Subject
 
-Final = Literal["sum", "token_mean"]
+Final = Literal["sum", "token_mean", "decayed_sum"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Objective:
         kind: Kind of the reward model that it makes.
         beta: Scale of token values, as the paper has it (Appendix C).
         margin: Margin m that the paper has; None where the equation has none.
-        final: How it scores a whole response: beta times the sum or the mean of the token values.
+        final: How it scores a whole response: beta times the sum or the mean of the token values, or times their sum with
+            weights that decay with the position (`prmbench.reward_models.endo.position_weights`).
         is_logit: Whether that score stands for a probability that the response is right, by the link of the margin
             (`prmbench.stats.calibration.margin_logit`).
         loss: Where the loss of an objective from another package is, as ``module:function``; None for our own.
@@ -47,7 +48,7 @@ OBJECTIVES: Registry[Objective] = Registry(
             Objective("implicit_prm", "implicit", 0.05, None, "sum", is_logit=True),
             Objective("dpo", "implicit", 0.05, None, "sum", is_logit=False),
             Objective("q_rm", "q_rm", 0.2, 2.0, "token_mean", is_logit=False),
-            Objective("endo", "endo", 1.0, None, "token_mean", is_logit=False),
+            Objective("endo", "endo", 1.0, None, "decayed_sum", is_logit=False),
         )
     },
 )
@@ -76,14 +77,14 @@ class Convention:
     """How a model scores a whole response, its own way.
 
     Attributes:
-        own: ``token_mean`` or ``sum`` of token values, as its objective has it; ``product`` of step probabilities for models
-            that give one score a step.
+        own: ``token_mean``, ``sum`` or ``decayed_sum`` of token values, as its objective has it; ``product`` of step
+            probabilities for models that give one score a step.
         beta: Scale of token values.
         margin: Margin of the link from that score to a probability that the response is right; None where the score stands for
             none, or where its margin is not known.
     """
 
-    own: Literal["token_mean", "sum", "product"]
+    own: Final | Literal["product"]
     beta: float
     margin: float | None
 
@@ -98,4 +99,7 @@ class Convention:
             return cls("product", subject.beta, None)
         meaning = meaning_of(subject.objective, subject.kind)
         margin = subject.margin if meaning.margin is not None else 0.0
-        return cls(meaning.final, subject.beta, margin if meaning.is_logit else None)
+        final = meaning.final
+        if final == "decayed_sum" and "decay" not in (subject.scoring or {}):
+            final = "token_mean"  # an entry from when EndoRM was scored by the mean
+        return cls(final, subject.beta, margin if meaning.is_logit else None)

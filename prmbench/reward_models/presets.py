@@ -102,9 +102,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "trl-prm": Preset(
         "what TRL's PRMTrainer trains, with its default separator",
-        {"kind": "classifier", "marks": {**_NEWLINES, "one_token": False}},
+        {"kind": "classifier", "marks": {**_NEWLINES, "one_token": False, "bos": "auto"}},
         "PRMTrainer.tokenize_row: prompt and steps each alone, the ids of the separator after every step, the label at the last of "
-        "them. A tokenizer with a beginning-of-sequence token gets it first: marks.bos true",
+        "them. Where the tokenizer has a beginning-of-sequence token (Llama, Mistral, Gemma), it comes first",
     ),
     "genprm-style": Preset(
         "generative judges in the manner of RyanLiu112/GenPRM: one written check a step, then yes or no",

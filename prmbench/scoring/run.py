@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prmbench.data.records import check_fields
+from prmbench.data.records import check_fields, check_number
 from prmbench.data.solutions import Solution
 from prmbench.data.tokens import ids_hash
 from prmbench.engines.batching import default_batch_tokens
@@ -20,7 +22,7 @@ from prmbench.results.schema import digest
 from prmbench.results.store import RunFolder
 from prmbench.reward_models.base import RewardModel, StepScores
 from prmbench.reward_models.subject import describe
-from prmbench.scoring.threshold import Threshold
+from prmbench.scoring.threshold import Threshold, protocols_of
 from prmbench.stats.protocols import STEP_PROTOCOL, token_protocol_scores
 from prmbench.stats.thresholds import first_below
 from prmbench.stats.votes import vote
@@ -76,10 +78,27 @@ def parse_scored(place: str, fields: Any) -> Scored:
     Raises:
         UserError: It is none; the field is named.
     """
-    kept = check_fields(
-        place, fields, {"id": str, "digest": str, "n_tokens": list, "scores": dict}, "a scored solution"
+    kinds: dict[str, type] = {"id": str, "digest": str, "n_tokens": list, "scores": dict}
+    one = Scored(
+        **check_fields(place, fields, kinds, "a scored solution"),
+        votes=fields.get("votes"),
+        first_error=fields.get("first_error"),
     )
-    return Scored(**kept, votes=fields.get("votes"), first_error=fields.get("first_error"))
+    n = len(one.n_tokens)
+    for count in one.n_tokens:
+        check_number(place, "n_tokens", count, low=0, whole=True)
+    for name, values in one.scores.items():
+        if not (isinstance(values, list) and len(values) == n and all(_is_score(v) for v in values)):
+            raise UserError(f"{place}: field 'scores.{name}' must hold {n} numbers, one a step and none NaN")
+    steps = [one.first_error, *(one.votes if isinstance(one.votes, list) else [one.votes])]
+    for step in steps:
+        if step is not None:
+            check_number(place, "votes or first_error", step, low=-1, whole=True)
+    return one
+
+
+def _is_score(value: Any) -> bool:
+    return type(value) in (int, float) and not math.isnan(value)
 
 
 def score_solutions(
@@ -144,8 +163,10 @@ def score_solutions(
         "tokens": ids_hash(one.ids for one in encoded),
     }
     with RunFolder(output, settings, parse_scored, stem=FILE_STEM) as folder:
+        kept = list(folder.completed().values())
+        _check_kept(output, kept, solutions, model, threshold)
         try:
-            score_missing({one.id for one in folder.completed().values()}, folder.append)
+            score_missing({one.id for one in kept}, folder.append)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"stopped; {len(folder.completed()):,} of {len(solutions):,} solutions are kept in {output}: the same command "
@@ -157,18 +178,46 @@ def score_solutions(
     return ordered
 
 
+def _check_kept(
+    output: Path, kept: Sequence[Scored], solutions: Sequence[Solution], model: RewardModel, threshold: Threshold | None
+) -> None:
+    """Raise UserError where a kept line is not what scoring its solution now would write."""
+    by_id = {one.id: one for one in solutions}
+    names = set(protocols_of(model))
+    for one in kept:
+        solution = by_id.get(one.id)
+        if solution is None or solution.digest() != one.digest:
+            wrong = "it is not the solution of that id"
+        elif len(one.n_tokens) != len(solution.steps):
+            wrong = f"it has {len(one.n_tokens)} steps, the solution has {len(solution.steps)}"
+        elif set(one.scores) != names or (one.votes is None) == model.predicts:
+            wrong = f"it holds other scores than this model gives ({', '.join(sorted(names)) or 'votes'})"
+        elif one.first_error != _first_error(one.scores, one.votes, threshold):
+            wrong = "its first_error does not follow from its scores"
+        else:
+            continue
+        raise UserError(f"{output}/{FILE_STEM}.jsonl: the line of '{one.id}': {wrong}; delete the line and run again")
+
+
+def _first_error(
+    scores: Mapping[str, Sequence[float]], votes: Sequence[int | None] | None, threshold: Threshold | None
+) -> int | None:
+    if votes is not None:
+        return vote(votes)
+    return None if threshold is None else first_below(np.asarray(scores[threshold.protocol]), threshold.value)
+
+
 def _scored(model: RewardModel, solution: Solution, found: StepScores, threshold: Threshold | None) -> Scored:
     n_tokens = found.n_tokens.tolist()
-    if found.votes is not None:
-        return Scored(solution.id, solution.digest(), n_tokens, {}, list(found.votes), vote(found.votes))
+    votes = None if found.votes is None else list(found.votes)
+    scores: dict[str, NDArray[np.float64]] = {}
     if found.scores is not None:
         scores = {STEP_PROTOCOL: found.scores}
-    else:
-        assert found.sums is not None
+    elif found.sums is not None:
         scores = token_protocol_scores(found.sums, found.n_tokens, model.card.scale())
     if any(np.isnan(values).any() for values in scores.values()):
         dtype = argument("dtype", "float32")
         raise UserError(f"solution '{solution.id}': the model gives a NaN score; try {dtype}, and check the checkpoint")
-    first_error = None if threshold is None else first_below(scores[threshold.protocol], threshold.value)
-    values = {name: values.tolist() for name, values in scores.items()}
-    return Scored(solution.id, solution.digest(), n_tokens, values, first_error=first_error)
+    as_lists = {name: values.tolist() for name, values in scores.items()}
+    first_error = _first_error(as_lists, votes, threshold)
+    return Scored(solution.id, solution.digest(), n_tokens, as_lists, votes, first_error)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import prmbench
+from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
 from prmbench.data.tokens import TraceEncoder
+from prmbench.engines.loading import checkpoint_hash
 from prmbench.errors import UserError
-from prmbench.reward_models.card import Card, make_card, read_card, write_card
+from prmbench.reward_models.card import Card, make_card, read_card, reference_fields, write_card
 from prmbench.reward_models.endo import endo_rewards
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.registry import find_kind
@@ -57,8 +61,9 @@ def test_a_model_against_itself_is_zero(tiny):
     assert (model.score([model.encode(PROBLEM, STEPS)])[0].sums == 0).all()
 
 
-def test_endo_equals_a_plain_loop(tiny):
-    model = load_reward_model(tiny, kind="endo", discount=0.9)
+@pytest.mark.parametrize("discount", [None, 0.9])
+def test_endo_equals_a_plain_loop(tiny, discount):
+    model = load_reward_model(tiny, kind="endo", discount=discount)
     encoded = model.encode(PROBLEM, STEPS)
     logits = full_logits(tiny, encoded.ids)
     sums = [0.0, 0.0]
@@ -66,7 +71,7 @@ def test_endo_equals_a_plain_loop(tiny):
         if step >= 0:
             state = encoded.n_prompt + t - 1
             value_next = np.log(np.exp(logits[state + 1]).sum())
-            sums[step] += logits[state][encoded.ids[state + 1]] - 0.9 * value_next
+            sums[step] += logits[state][encoded.ids[state + 1]] - (discount or 1) * value_next
     assert model.score([encoded])[0].sums == pytest.approx(sums, abs=1e-4)
 
 
@@ -75,8 +80,40 @@ def test_endo_hand_worked():
     assert endo_rewards(np.array([3.0, 5.0]), np.array([9.0, 4.0]), 0.5).tolist() == [1.0, 5.0]
 
 
-def test_endo_default_discount_and_no_reference(tiny):
-    assert load_reward_model(tiny, kind="endo").card.discount == 0.95
+def test_endo_of_a_response_is_its_logprob_and_the_first_value(tiny):
+    """No token is paid for its being there: the sum telescopes, whatever the length."""
+    model = load_reward_model(tiny, kind="endo")
+    for steps in (STEPS, ["So \\boxed{9}."], STEPS * 6):
+        encoded = model.encode(PROBLEM, steps)
+        logits = full_logits(tiny, encoded.ids)
+        first = encoded.n_prompt - 1
+        logprob = sum(log_softmax(logits[i])[encoded.ids[i + 1]] for i in range(first, len(encoded) - 1))
+        (values,) = model.token_values([encoded])
+        assert values.sum() == pytest.approx(logprob + np.log(np.exp(logits[first]).sum()), abs=1e-3)
+
+
+def test_endo_decay_weighs_positions_in_a_whole_response_only(tiny):
+    model = load_reward_model(tiny, kind="endo")
+    floored = load_reward_model(tiny, kind="endo", decay=0.5, decay_floor=0.2)
+    encoded = model.encode(PROBLEM, STEPS)
+    assert (model.scoring(), floored.scoring()) == (
+        {"decay": 0.95, "decay_floor": 0.0},
+        {"decay": 0.5, "decay_floor": 0.2},
+    )
+    (values,) = model.token_values([encoded])
+    assert (values == floored.token_values([encoded])[0]).all()
+    for one, decay, floor in ((model, 0.95, 0.0), (floored, 0.5, 0.2)):
+        total, weight = 0.0, 1.0
+        for value in values:
+            total += max(weight, floor) * value
+            weight *= decay
+        assert one.weighted_total(values) == pytest.approx(total, rel=1e-12)
+    assert load_reward_model(tiny, reference=tiny).weighted_total(values) is None
+
+
+def test_endo_takes_no_reference_and_others_no_decay(tiny):
+    with pytest.raises(UserError, match="'decay' means nothing for the kind implicit"):
+        load_reward_model(tiny, reference=tiny, decay=0.95)
     with pytest.raises(UserError, match="`reference=.*`: endo scores with one model alone"):
         load_reward_model(tiny, kind="endo", reference=tiny)
 
@@ -236,6 +273,7 @@ def test_unknown_kind_names_the_nearest(tiny):
 PLUGIN = '''
 import numpy as np
 from prmbench import RewardModel, StepScores, register
+from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.loading import load_tokenizer
 
@@ -368,3 +406,117 @@ def test_the_library_names_arguments_and_no_flags(tiny, tmp_path):
         with pytest.raises(UserError, match=name) as found:
             mistake()
         assert "--" not in str(found.value)
+
+
+# --- where a card says that its reference is ---
+
+
+def test_a_reference_in_the_same_tree_is_named_by_a_path_that_moves_with_it(tiny, tiny_tuned, tmp_path):
+    shutil.copytree(tiny, tmp_path / "run" / "sft")
+    folder = shutil.copytree(tiny_tuned, tmp_path / "run" / "out" / "rm")
+    weights = checkpoint_hash(tiny)
+    fields = reference_fields(str(tmp_path / "run" / "sft"), weights, folder)
+    assert fields == {"reference": "../../sft", "reference_name": None, "reference_weights": weights}
+    write_card(folder, Card(kind="implicit", **fields))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    model = load_reward_model(tmp_path / "moved" / "out" / "rm")
+    assert (model.hashes["reference"], model.warnings) == (weights, [])
+    assert reference_fields("owner/sft", weights, folder)["reference"] == "owner/sft"
+
+
+def test_a_reference_elsewhere_is_named_by_its_weights(tiny, tiny_tuned, tmp_path, capsys):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "a" / "b" / "c" / "d" / "rm")
+    shutil.copytree(tiny, tmp_path / "far" / "sft")
+    weights = checkpoint_hash(tiny)
+    fields = reference_fields(str(tmp_path / "far" / "sft"), weights, folder)
+    assert fields == {"reference": None, "reference_name": "sft", "reference_weights": weights}
+    write_card(folder, Card(kind="implicit", **fields))
+    text = (folder / "prmbench.json").read_text()
+    assert ".." not in text
+    assert str(tmp_path) not in text
+    with pytest.raises(
+        UserError, match=rf"its reference 'sft' \(weights {weights[:12]}\) is not beside it; pass `reference=`"
+    ):
+        load_reward_model(folder)
+    assert load_reward_model(folder, reference=tiny).warnings == []
+    capsys.readouterr()
+    model = load_reward_model(folder, reference=tiny_tuned)
+    assert f"the model was trained against {weights[:12]}" in model.warnings[0]
+    assert model.warnings[0] in capsys.readouterr().err
+    assert load_reward_model(folder, kind="endo").kind == "endo"
+
+
+def test_a_reference_is_never_looked_for_in_the_current_folder(tiny, tiny_tuned, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "rm")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("sft", "owner/sft", "./sft"):
+        shutil.copytree(tiny, name, dirs_exist_ok=True)
+        write_card(folder, Card(kind="implicit", reference=name))
+        with pytest.raises(UserError, match=f"its reference '{name}' is not beside it"):
+            load_reward_model(folder)
+
+
+def test_a_root_is_no_tree(tmp_path):
+    (tmp_path / "sft").mkdir()
+    assert reference_fields(str(tmp_path / "sft"), "0", Path("/out"))["reference_name"] == "sft"
+
+
+def test_an_entry_records_what_the_model_warns_of(tiny, tiny_tuned, traces_file, tmp_path):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "rm")
+    write_card(folder, Card(kind="implicit", reference_name="sft", reference_weights="0" * 64))
+    options = prmbench.RunOptions(batch_tokens=4096)
+    entry, _ = prmbench.evaluate(folder, reference=tiny, data=traces_file, output=tmp_path / "out", options=options)
+    assert "trained against 000000000000" in entry.provenance.warnings[0]
+
+
+# --- the prompt that it was trained with ---
+
+
+def with_prompt(tiny_tuned, tmp_path, **fields):
+    folder = shutil.copytree(tiny_tuned, tmp_path / "rm")
+    write_card(folder, Card(kind="implicit", **fields))
+    return folder
+
+
+def test_a_problem_is_put_as_in_training_unless_told_otherwise(tiny, tiny_tuned, tmp_path):
+    folder = with_prompt(tiny_tuned, tmp_path, prompt="boxed")
+    plain = load_reward_model(tiny_tuned, reference=tiny)
+    asked = load_reward_model(folder, reference=tiny)
+    bare = load_reward_model(folder, reference=tiny, prompt="bare")
+    expected = plain.encode(find_prompt("boxed").render(PROBLEM), STEPS)
+    assert asked.encode(PROBLEM, STEPS).ids.tolist() == expected.ids.tolist()
+    assert (
+        bare.encode(PROBLEM, STEPS).ids.tolist() == plain.encode(PROBLEM, STEPS).ids.tolist() != expected.ids.tolist()
+    )
+    assert (asked.scoring(), bare.scoring(), plain.scoring()) == ({"prompt": "boxed"}, None, None)
+    assert load_reward_model(tiny, kind="endo", prompt="boxed").scoring()["prompt"] == "boxed"
+    with pytest.raises(UserError, match=r"prompt template 'boxd' is not known \(did you mean 'boxed'"):
+        load_reward_model(folder, reference=tiny, prompt="boxd")
+    with pytest.raises(UserError, match="`prompt=boxed`: critic shows a problem in a way of its own"):
+        load_reward_model(tiny, kind="critic", prompt="boxed")
+
+
+def test_both_figures_can_be_had(tiny, tiny_tuned, tmp_path, traces_file, monkeypatch):
+    folder = with_prompt(tiny_tuned, tmp_path, prompt="boxed")
+    monkeypatch.chdir(tmp_path)  # where results go that name no output
+    options = prmbench.RunOptions(batch_tokens=4096)
+    entries = [
+        prmbench.evaluate(folder, reference=tiny, data=traces_file, options=options, prompt=prompt)
+        for prompt in (None, "bare")
+    ]
+    (asked, asked_path), (bare, bare_path) = entries
+    assert asked_path != bare_path
+    assert asked.benchmark.fingerprint == bare.benchmark.fingerprint
+    assert (asked.subject.scoring, bare.subject.scoring) == ({"prompt": "boxed"}, None)
+    assert asked.provenance.run.tokens > bare.provenance.run.tokens
+
+
+def test_the_system_message_of_a_prompt_comes_with_it(tiny, tiny_tuned, tmp_path, monkeypatch):
+    mine = PromptTemplate("mine", "{problem} Go.", "Be brief.", "boxed")
+    monkeypatch.setitem(PROMPT_TEMPLATES, "mine", mine)
+    folder = with_prompt(tiny_tuned, tmp_path, prompt="mine")
+    found = load_reward_model(folder, reference=tiny)
+    said = load_reward_model(tiny_tuned, reference=tiny, tokens={"system": "Be brief."})
+    assert found.encode(PROBLEM, STEPS).ids.tolist() == said.encode(f"{PROBLEM} Go.", STEPS).ids.tolist()
+    assert load_reward_model(folder, reference=tiny, prompt="bare").encoder.options.system is None

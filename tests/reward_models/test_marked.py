@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import support_prm
@@ -80,7 +82,8 @@ def test_token_classification(smol, tmp_path, preset, arch):
     model = load_reward_model(folder, preset=preset)
     steps = steps_with("\n")
     whole = AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float64)
-    ids, expected = ids_of(smol, PROBLEM), []
+    bos = [smol.bos_token_id] if preset == "trl-prm" else []  # TRL puts it in where the tokenizer has one
+    ids, expected = [*bos, *ids_of(smol, PROBLEM)], []
     for step in steps:
         ids = [*ids, *ids_of(smol, step), *ids_of(smol, "\n")]
         wrong, right = last_logits(whole, ids).log_softmax(-1)
@@ -90,7 +93,7 @@ def test_token_classification(smol, tmp_path, preset, arch):
 
 def test_separator_of_several_tokens(smol, tmp_path):
     folder = support_prm.save_linear_classifier(tmp_path / "m", smol)
-    model = load_reward_model(folder, preset="trl-prm", marks={"mark": " [end of step]", "bos": True})
+    model = load_reward_model(folder, preset="trl-prm", marks={"mark": " [end of step]"})
     whole = AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float64)
     mark = ids_of(smol, " [end of step]")
     assert len(mark) > 2
@@ -100,6 +103,17 @@ def test_separator_of_several_tokens(smol, tmp_path):
         logits = last_logits(whole, ids)
         expected.append(float(logits[1] - logits[0]))
     assert scored(model, PROBLEM, ["a", "b c"]).scores == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_trl_puts_bos_where_the_tokenizer_has_one(smol, tmp_path, has_bos):
+    folder = support_prm.save_linear_classifier(tmp_path / "m", smol)
+    if not has_bos:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": None}))
+    found = load_reward_model(folder, preset="trl-prm").encode(PROBLEM, ["One."])
+    assert found.ids.tolist() == [smol.bos_token_id] * has_bos + ids_of(smol, PROBLEM) + ids_of(smol, "One.\n")
+    assert found.marks.tolist() == [len(found) - 1]
 
 
 def test_skywork(smol, tmp_path):

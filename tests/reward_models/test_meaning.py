@@ -25,7 +25,8 @@ def convention(**fields: object) -> Convention:
         ({"objective": "dpo"}, ("sum", None)),
         ({}, ("sum", None)),
         ({"kind": "q_rm"}, ("token_mean", None)),
-        ({"kind": "endo"}, ("token_mean", None)),
+        ({"kind": "endo", "scoring": {"decay": 0.95, "decay_floor": 0.0}}, ("decayed_sum", None)),
+        ({"kind": "endo", "discount": 0.95}, ("token_mean", None)),  # an entry from before
         ({"kind": "classifier", "step_valued": True}, ("product", None)),
     ],
 )

@@ -84,6 +84,30 @@ def test_resumed_is_the_same_bit_for_bit(implicit, solutions, tmp_path, monkeypa
         score_solutions(implicit, solutions, output=tmp_path / "cut", batch_tokens=300)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_tokens": ["x"]}, "field 'n_tokens' is \"x\"; expected a whole number"),
+        ({"scores": {"process": ["x"]}}, r"field 'scores.process' must hold \d numbers"),
+        ({"scores": {"process": [1.0]}}, r"field 'scores.process' must hold \d numbers"),
+        ({"first_error": "x"}, "field 'votes or first_error' is \"x\""),
+        ({"scores": {}}, "it holds other scores than this model gives"),
+        ({"votes": [1]}, "it holds other scores than this model gives"),
+        ({"id": "other"}, "the line of 'other': it is not the solution of that id"),
+        ({"digest": "0" * 64}, "it is not the solution of that id"),
+        ({"first_error": 7}, "its first_error does not follow from its scores"),
+    ],
+)
+def test_kept_lines_are_checked_as_new_ones_are(implicit, solutions, tmp_path, change, message):
+    threshold = Threshold(0.0, "process", "as given")
+    score_solutions(implicit, solutions, output=tmp_path / "out", threshold=threshold)
+    file = tmp_path / "out" / "scores.jsonl"
+    first, *others = file.read_text().splitlines(keepends=True)
+    file.write_text(json.dumps({**json.loads(first), **change}) + "\n" + "".join(others))
+    with pytest.raises(UserError, match=message):
+        score_solutions(implicit, solutions, output=tmp_path / "out", threshold=threshold)
+
+
 def test_threshold_of_an_entry_predicts_as_the_entry_does(implicit, entry):
     """On the entry's own traces: its gsm8k policy's predictions, item by item."""
     from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
@@ -176,6 +200,19 @@ def test_colours_do_not_depend_on_how_many_are_shown():
 
 def run(*arguments):
     return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+
+def test_the_reference_cache_can_be_left_out(tiny, tiny_tuned, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRMBENCH_CACHE_GIB", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"problem": "What is 2 + 2?", "steps": ["4"]}) + "\n")
+    common = (file, "--rm", tiny_tuned, "--reference", tiny, "--json")
+    without = run(*common, "--no-reference-cache")
+    assert without.exit_code == 0, without.output
+    assert not list((tmp_path / "cache").rglob("*.sqlite*"))
+    assert run(*common).stdout == without.stdout
+    assert list((tmp_path / "cache").rglob("*.sqlite*"))
 
 
 def test_command(tiny, tiny_tuned, tmp_path):

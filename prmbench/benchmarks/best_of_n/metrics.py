@@ -41,7 +41,11 @@ def completion_scores(item: CompletionScores, convention: Convention) -> dict[st
         assert item.total is not None
         total = convention.beta * item.total
         found = {"token_mean": total / max(item.length, 1), "sum": total}
+        if item.weighted is not None:
+            found["decayed_sum"] = convention.beta * item.weighted
         found |= {how: aggregate(convention.beta * item.sums, how) for how in AGGREGATIONS}
+    if convention.own not in found:
+        raise UserError(f"completion '{item.key[1]}' has no field 'weighted', by which its model scores a response")
     return {convention.own: found[convention.own], **found}
 
 

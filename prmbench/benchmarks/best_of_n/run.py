@@ -92,6 +92,7 @@ def plan_best_of_n(job: Job) -> Plan:
                 sums=None if model.step_valued else found if empty[i] else trace.step_sums(found),
                 total=None if model.step_valued else float(found.sum()),
                 scores=found if model.step_valued else None,
+                weighted=None if model.step_valued or empty[i] else model.weighted_total(found),
             )
 
         def work(indices: Sequence[int]) -> list[CompletionScores]:
@@ -115,7 +116,13 @@ def plan_best_of_n(job: Job) -> Plan:
         dtype = model.device_and_dtype()[1]
         return precision_warning(dtype, *_within_problems(items)) if model.kind == "implicit" else None
 
-    return Plan(subject=subject, units=units, warn=warn, **plan_fields(model, data, encoded, job.batch_tokens))
+    return Plan(
+        subject=subject,
+        units=units,
+        warn=warn,
+        told=model.warnings,
+        **plan_fields(model, data, encoded, job.batch_tokens),
+    )
 
 
 def _within_problems(items: Sequence[CompletionScores]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -26,6 +26,7 @@ class CompletionScores(SampleItem):
         sums: Token values summed over each step, before beta. Shape [n_steps].
         total: Token values summed over the whole response, the end of turn included, before beta.
         scores: Scores of models that score steps, logits. Shape [n_steps].
+        weighted: The total with weights that decay with the position, where the model scores a response so (EndoRM).
     """
 
     subset: str
@@ -39,6 +40,7 @@ class CompletionScores(SampleItem):
     sums: Numbers | None = None
     total: Real | None = None
     scores: Numbers | None = None
+    weighted: Real | None = None
 
     @model_validator(mode="after")
     def _fields_fit(self) -> CompletionScores:

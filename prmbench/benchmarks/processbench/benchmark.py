@@ -51,7 +51,8 @@ class ProcessBench(Benchmark):
     figure = "F1"
     measures = frozenset({"rm"})
     options = ProcessBenchOptions
-    uses = REWARD_MODEL | TOKENS | SAMPLING | {"data", "subset", "limit", "n"}
+    uses = REWARD_MODEL | TOKENS | SAMPLING | {"data", "subset", "limit", "n", "prompt"}
+    prompt_is_models = True
     choices = frozenset({"protocol", "thresholds"})
 
     @property

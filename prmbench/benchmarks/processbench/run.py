@@ -75,6 +75,7 @@ def plan_traces(job: Job) -> Plan:
         units=lambda folder, share: units,
         cached_tokens=lambda: model.cached_tokens,
         warn=warn,
+        told=model.warnings,
     )
 
 

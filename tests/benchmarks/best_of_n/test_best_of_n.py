@@ -196,6 +196,21 @@ def test_entry_of_a_real_model(tiny, tiny_tuned, tmp_path):
 
     endo, _ = prmbench.rerank(tiny, [file], output=tmp_path / "endo", kind="endo", n_resamples=40)
     assert endo.benchmark.fingerprint == entry.benchmark.fingerprint
+    assert endo.metrics.own == "decayed_sum"
+    assert endo.subject.scoring == {"decay": 0.95, "decay_floor": 0.0}
+    alone = load_reward_model(tiny, kind="endo")
+    (values,) = alone.token_values([trace])
+    weighted = sum(0.95**h * value for h, value in enumerate(values))
+    items = read_candidates(tmp_path / "endo" / "items.jsonl")
+    assert items[0].weighted == pytest.approx(weighted, abs=1e-4)
+    assert next(iter(completion_scores(items[0], Convention.of(endo.subject)).items())) == (
+        "decayed_sum",
+        items[0].weighted,
+    )
+    assert recompute(tmp_path / "endo").metrics == endo.metrics
+    without = CompletionScores(**{**items[0].__dict__, "weighted": None})
+    with pytest.raises(UserError, match="'p0/0' has no field 'weighted'"):
+        completion_scores(without, Convention.of(endo.subject))
     for name in ("plot.svg", "plot.png"):
         assert plot_best_of_n([entry, endo], tmp_path / name).stat().st_size > 1000
     other, _ = prmbench.rerank(tiny, [file], output=tmp_path / "other", kind="endo", limit=2, n_resamples=40)
@@ -376,7 +391,7 @@ def test_command_line(tiny, tmp_path):
     ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert "token_mean (own)" in done.output
+    assert "decayed_sum (own)" in done.output
     again = CliRunner().invoke(app, ["eval", "--from-items", str(tmp_path / "out")])
     assert "Best-of-N: tiny" in again.output
     plot = CliRunner().invoke(app, ["plot", str(tmp_path / "out"), "--output", str(tmp_path / "p.svg")])
