@@ -11,9 +11,10 @@ from typing import Any
 from prmbench.benchmarks.best_of_n.run import BestOfNEntry, evaluate_best_of_n
 from prmbench.benchmarks.policy.run import PolicyEntry, evaluate_policy
 from prmbench.benchmarks.processbench.run import ProcessBenchEntry, RunOptions, evaluate_traces
-from prmbench.data.completions import Candidate, load_candidates, prompt_of
+from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.problem_sets import POLICY_SETS, find_problems
 from prmbench.data.prompts import PromptTemplate, find_prompt
+from prmbench.data.rollouts import prompt_of
 from prmbench.data.traces import load_traces
 from prmbench.engines.loading import LoadOptions, local_folder
 from prmbench.engines.sampling import SamplingParams
@@ -82,7 +83,7 @@ def rerank(
 
     Args:
         rm, name, output, loading: as in `evaluate`.
-        rollouts, limit: as in `prmbench.data.completions.load_candidates`.
+        rollouts, limit: as in `prmbench.data.completions.load_completions`.
         prompt: name of the prompt template; None: the one the rollouts were sampled with, else ``boxed``.
         sizes, seed, n_resamples, batch_tokens: as in `prmbench.benchmarks.best_of_n.run.evaluate_best_of_n`.
 
@@ -119,13 +120,13 @@ def _check_names(rm: str | Path | RewardModel, reference: str | Path | None) -> 
 
 def find_candidates(
     rollouts: Sequence[str | Path], prompt: str | None, limit: int | None
-) -> tuple[list[Candidate], PromptTemplate]:
+) -> tuple[list[StoredCompletion], PromptTemplate]:
     """Candidates of files and run folders, and the prompt template they were sampled with.
 
     Raises:
-        UserError: as `load_candidates` does, or the prompt given is not theirs.
+        UserError: as `load_completions` does, or the prompt given is not theirs.
     """
-    candidates = load_candidates(rollouts, limit)
+    candidates = load_completions(rollouts, limit)
     used = {found for path in rollouts if (found := prompt_of(path)) is not None}
     if len(used | ({prompt} if prompt else set())) > 1:
         raise UserError(

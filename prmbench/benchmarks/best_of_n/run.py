@@ -23,7 +23,7 @@ from prmbench.benchmarks.best_of_n.metrics import (
 )
 from prmbench.benchmarks.missing import run_missing
 from prmbench.benchmarks.precision import precision_warning, tell
-from prmbench.data.completions import Candidate
+from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.tokens import EncodedTrace, TraceEncoder, ids_hash, split_response
 from prmbench.data.traces import data_hash
@@ -54,12 +54,12 @@ BestOfNEntry = Entry[BestOfNMetrics]
 class Judged:
     """Candidates with their verdicts and answer classes, in one order."""
 
-    candidates: list[Candidate]
+    candidates: list[StoredCompletion]
     correct: list[bool]
     answers: list[int]
 
 
-def judge(candidates: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
+def judge(candidates: Sequence[StoredCompletion], prompt: PromptTemplate) -> Judged:
     """Verify every candidate's answer and find which answers are the same. A truncated candidate is wrong and has no answer."""
     with Verifier() as verifier, progress("verifying", len(candidates), "candidates") as advance:
         verdicts = verifier.verify(
@@ -77,7 +77,9 @@ def judge(candidates: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
     return Judged(list(candidates), correct, answers)
 
 
-def check_positions(model: RewardModel, candidates: Sequence[Candidate], encoded: Sequence[EncodedTrace]) -> None:
+def check_positions(
+    model: RewardModel, candidates: Sequence[StoredCompletion], encoded: Sequence[EncodedTrace]
+) -> None:
     """Raise UserError when a candidate is longer than the model allows."""
     if model.max_length is None or not encoded:
         return
@@ -90,7 +92,7 @@ def check_positions(model: RewardModel, candidates: Sequence[Candidate], encoded
 
 
 def encode_candidates(
-    model: RewardModel, candidates: Sequence[Candidate], prompt: PromptTemplate
+    model: RewardModel, candidates: Sequence[StoredCompletion], prompt: PromptTemplate
 ) -> list[EncodedTrace]:
     """Token ids of each candidate: as sampled where the model's tokenizer reads the sampled ids the same, else its own.
 
@@ -124,7 +126,7 @@ def encode_candidates(
 
 def evaluate_best_of_n(
     model: RewardModel,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[StoredCompletion],
     prompt: PromptTemplate,
     *,
     name: str,
@@ -249,7 +251,7 @@ def _within_problems(items: Sequence[CandidateItem]) -> tuple[NDArray[np.float64
     return np.concatenate([one - one.mean() for one in totals]), np.array(lengths, dtype=np.int64)
 
 
-def has_no_token(one: Candidate, ids: EncodedTrace) -> bool:
+def has_no_token(one: StoredCompletion, ids: EncodedTrace) -> bool:
     """Whether nothing was sampled, because the prompt left no room: there is nothing to score, and it is never chosen."""
     return len(ids) == ids.n_prompt or (not one.text and one.ids is not None and not len(one.ids))
 

@@ -17,7 +17,7 @@ from prmbench.benchmarks.best_of_n.run import Judged, check_positions, encode_ca
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.benchmarks.missing import run_missing
 from prmbench.benchmarks.td_probe.metrics import link_margin
-from prmbench.data.completions import Candidate
+from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.records import check_fields, check_number, read_records
 from prmbench.data.tokens import EncodedTrace, ids_hash
@@ -182,7 +182,7 @@ def _diagram(p: Floats, outcome: Floats) -> list[tuple[float, float, float]]:
 
 def evaluate_calibration(
     model: RewardModel,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[StoredCompletion],
     prompt: PromptTemplate,
     *,
     name: str,
