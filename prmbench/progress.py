@@ -17,8 +17,11 @@ def progress(
     """Show how far a loop is, at what rate, and the time left.
 
     Args:
-        total: units of the whole work. done: units finished by an earlier run; they do not count for the rate.
-        quiet: show nothing (processes other than the first).
+        title: What the work is.
+        total: Units of the whole work.
+        unit: What a unit is, in the plural.
+        done: Units that an earlier run finished. They do not count for the rate.
+        quiet: Whether to show nothing, as processes other than the first do.
 
     Yields:
         A function to call with the number of units just finished.
@@ -59,7 +62,7 @@ def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int
 
 
 class _Lines:
-    """One line every `_LINE_SECONDS`, and one at the end."""
+    """Prints one line every `_LINE_SECONDS`, and one at the end."""
 
     def __init__(self, title: str, total: int, unit: str, done: int) -> None:
         self.title, self.total, self.unit, self.before = title, total, unit, done
@@ -90,8 +93,14 @@ def _figure(rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``75`` as ``1:15``, ``3700`` as ``1:01:40``."""
-    whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
+    """Write a duration as a clock does: ``75`` as ``1:15``, ``3700`` as ``1:01:40``.
+
+    Args:
+        seconds: The duration, in seconds.
+
+    Returns:
+        The text.
+    """
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 def quiet_libraries() -> None:
-    """Turn off the libraries' own bars, chatter and telemetry (TRL reports every trainer it makes)."""
+    """Turn off the bars, the chatter and the telemetry of the libraries. TRL, for one, reports every trainer that it makes."""
     from datasets import disable_progress_bars
     from huggingface_hub import constants
     from transformers.utils import logging

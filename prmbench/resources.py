@@ -8,10 +8,17 @@ FOLDERS = ("tasks", "training", "leaderboards")
 
 
 def resource_folder(name: str) -> Path:
-    """The folder `name` of this installation.
+    """Find a folder of this installation.
+
+    Args:
+        name: One of `FOLDERS`.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: not one of `FOLDERS`. FileNotFoundError: the installation lacks it.
+        ValueError: It is not one of `FOLDERS`.
+        FileNotFoundError: The installation lacks it.
     """
     if name not in FOLDERS:
         raise ValueError(f"no resource folder '{name}'; there are {', '.join(FOLDERS)}")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.completions import Candidate, load_candidates, prompt_of
+from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import PromptTemplate, find_prompt
+from prmbench.data.rollouts import prompt_of
 from prmbench.data.tokens import EncodedTrace, TraceEncoder, ids_hash, split_response
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens
@@ -31,7 +32,7 @@ class Completions:
         prompt: The prompt template they were sampled with; it also says where answers are.
     """
 
-    completions: list[Candidate]
+    completions: list[StoredCompletion]
     prompt: PromptTemplate
 
 
@@ -39,16 +40,16 @@ def find_completions(rollouts: Sequence[Any], prompt: str | None, limit: int | N
     """Read completions from files and run folders.
 
     Args:
-        rollouts: The files and folders; see `prmbench.data.completions.load_candidates`.
+        rollouts: The files and folders; see `prmbench.data.completions.load_completions`.
         prompt: The name of the prompt template; None: the one that the rollouts were sampled with, else ``boxed``.
         limit: Only the first this many problems of each file; None: all.
 
     Raises:
-        UserError: As `load_candidates` does, or a prompt that is not theirs.
+        UserError: As `load_completions` does, or a prompt that is not theirs.
     """
     if not rollouts:
         raise ArgumentError("rollouts", None, "expected a file or a run folder of completions")
-    completions = load_candidates(rollouts, limit)
+    completions = load_completions(rollouts, limit)
     used = {found for path in rollouts if (found := prompt_of(path)) is not None}
     if len(used | ({prompt} if prompt else set())) > 1:
         raise ArgumentError(
@@ -81,7 +82,7 @@ class Judged:
     answers: list[int]
 
 
-def judge(completions: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
+def judge(completions: Sequence[StoredCompletion], prompt: PromptTemplate) -> Judged:
     """Verify every completion's answer, and find which answers of a problem are the same.
 
     A truncated completion is wrong and has no answer.
@@ -107,7 +108,7 @@ def judge(completions: Sequence[Candidate], prompt: PromptTemplate) -> Judged:
 
 
 def encode_completions(
-    model: RewardModel, completions: Sequence[Candidate], prompt: PromptTemplate
+    model: RewardModel, completions: Sequence[StoredCompletion], prompt: PromptTemplate
 ) -> list[EncodedTrace]:
     """Token ids of each completion: as sampled where the model's tokenizer reads the sampled ids the same, else its own.
 
@@ -143,7 +144,7 @@ def encode_completions(
 
 
 def _encode_one(
-    encoder: TraceEncoder, one: Candidate, prompt: PromptTemplate, prompts: dict[str, NDArray[np.int64]]
+    encoder: TraceEncoder, one: StoredCompletion, prompt: PromptTemplate, prompts: dict[str, NDArray[np.int64]]
 ) -> EncodedTrace:
     if one.problem not in prompts:
         prompts[one.problem] = encoder.prompt_ids(prompt.render(one.problem))
@@ -156,7 +157,7 @@ def _encode_one(
     return encoder.encode_response(prompts[one.problem], one.text, ids, finished=not one.truncated)
 
 
-def has_no_token(one: Candidate, ids: EncodedTrace) -> bool:
+def has_no_token(one: StoredCompletion, ids: EncodedTrace) -> bool:
     """Whether nothing was sampled, because the prompt left no room: there is nothing to score.
 
     Args:

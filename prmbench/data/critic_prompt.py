@@ -18,7 +18,15 @@ no mistake anywhere, the answer is -1. Explain your checks, then give the number
 
 
 def critic_prompt(problem: str, steps: Sequence[str]) -> str:
-    """The user's message. Only the two marks are replaced: braces and marks in the texts are safe."""
+    """Write the user's message. Only the two marks are replaced, so that braces and marks in the texts are safe.
+
+    Args:
+        problem: The question.
+        steps: The steps of its solution.
+
+    Returns:
+        The message.
+    """
     paragraphs = "\n\n".join(f"<paragraph_{i}>\n{step}\n</paragraph_{i}>" for i, step in enumerate(steps))
     before, _, rest = PROMPT.partition("{problem}")
     middle, _, after = rest.partition("{paragraphs}")

@@ -10,9 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.problems import Problem, check_problems, load_problems
-from prmbench.data.records import stem
+from prmbench.data.records import SUFFIXES, check_limit, stem
 from prmbench.data.traces import DATA_DIR_VARIABLE
 from prmbench.errors import UserError, first_line, nearest
+
+Row = dict[str, Any]
+
+
+def _plain(problem: str, answer: str) -> Callable[[Row], tuple[str, str]]:
+    return lambda row: (str(row[problem]), str(row[answer]))
+
+
+def _after_marks(row: Row) -> tuple[str, str]:
+    """GSM8K writes the answer after four hashes, with thousands separators."""
+    return row["question"], re.sub(r"(?<=\d),(?=\d)", "", row["answer"].rpartition("####")[2].strip())
+
+
+def _final_answers(row: Row) -> tuple[str, str]:
+    return row["question"], ", ".join(text.strip().strip("$") for text in row["final_answer"])
+
+
+_QUESTION, _MATH = _plain("question", "answer"), _plain("problem", "answer")
 
 
 @dataclass(frozen=True)
@@ -20,41 +38,30 @@ class ProblemSet:
     """Where a named set is.
 
     Attributes:
-        file: under the data folder, without suffix. hub, config, split: of the Hub's copy. read: (problem, answer) of a row there.
+        file: Its file under the data folder, without suffix.
+        hub: Its repository on the Hub.
+        config: Configuration of the repository; None is the only one.
+        split: Split of the repository.
+        read: Makes the problem and its answer from a row of the repository.
     """
 
     file: str
     hub: str
-    config: str | None
-    split: str
-    read: Callable[[dict[str, Any]], tuple[str, str]]
-
-
-def _plain(problem: str, answer: str) -> Callable[[dict[str, Any]], tuple[str, str]]:
-    return lambda row: (str(row[problem]), str(row[answer]))
-
-
-def _after_marks(row: dict[str, Any]) -> tuple[str, str]:
-    """GSM8K writes the answer after four hashes, with thousands separators."""
-    return row["question"], re.sub(r"(?<=\d),(?=\d)", "", row["answer"].rpartition("####")[2].strip())
-
-
-def _final_answers(row: dict[str, Any]) -> tuple[str, str]:
-    return row["question"], ", ".join(text.strip().strip("$") for text in row["final_answer"])
+    config: str | None = None
+    split: str = "test"
+    read: Callable[[Row], tuple[str, str]] = _QUESTION
 
 
 PROBLEM_SETS = {
-    "aime": ProblemSet("policy/aime", "AI-MO/aimo-validation-aime", None, "train", _plain("problem", "answer")),
-    "amc": ProblemSet("policy/amc", "AI-MO/aimo-validation-amc", None, "train", _plain("problem", "answer")),
-    "amc23": ProblemSet("policy/amc23", "math-ai/amc23", None, "test", _plain("question", "answer")),
-    "math500": ProblemSet("policy/math500", "HuggingFaceH4/MATH-500", None, "test", _plain("problem", "answer")),
-    "minerva_math": ProblemSet(
-        "policy/minerva_math", "math-ai/minervamath", None, "test", _plain("question", "answer")
-    ),
+    "aime": ProblemSet("policy/aime", "AI-MO/aimo-validation-aime", split="train", read=_MATH),
+    "amc": ProblemSet("policy/amc", "AI-MO/aimo-validation-amc", split="train", read=_MATH),
+    "amc23": ProblemSet("policy/amc23", "math-ai/amc23"),
+    "math500": ProblemSet("policy/math500", "HuggingFaceH4/MATH-500", read=_MATH),
+    "minerva_math": ProblemSet("policy/minerva_math", "math-ai/minervamath"),
     "olympiadbench": ProblemSet(
         "policy/olympiadbench", "Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", _final_answers
     ),
-    "gsm8k": ProblemSet("problems/gsm8k_test", "openai/gsm8k", "main", "test", _after_marks),
+    "gsm8k": ProblemSet("problems/gsm8k_test", "openai/gsm8k", "main", read=_after_marks),
 }
 
 POLICY_SETS = ("aime", "amc", "math500", "minerva_math", "olympiadbench")
@@ -65,12 +72,17 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
     """Load problem sets.
 
     Args:
-        names: of `PROBLEM_SETS`, or files of ``{id, problem, answer}`` records, which are called by their file names.
-        limit: keep the first this many of each.
+        names: Names in `PROBLEM_SETS`, or files of ``{id, problem, answer}`` records, which are called by their file names.
+        limit: Keep the first this many of each; None keeps all.
+
+    Returns:
+        The problems of each set, by its name.
 
     Raises:
-        UserError: an unknown name (the nearest is named), a wrong file, or a set that is neither here nor to be had from the Hub.
+        UserError: A name is not known (the nearest is given) or used twice, a file is wrong, or a set is neither here nor to be
+            had from the Hub.
     """
+    check_limit(limit)
     found: dict[str, list[Problem]] = {}
     for name in names:
         path = Path(name)
@@ -91,11 +103,9 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
 
 def _named(name: str) -> list[Problem]:
     known = PROBLEM_SETS[name]
-    root = os.environ.get(DATA_DIR_VARIABLE)
-    if root:
-        for suffix in (".jsonl", ".json", ".jsonl.gz", ".parquet"):
-            file = Path(root) / (known.file + suffix)
-            if file.exists():
+    if root := os.environ.get(DATA_DIR_VARIABLE):
+        for suffix in SUFFIXES:
+            if (file := Path(root) / (known.file + suffix)).exists():
                 return load_problems(file)
     import datasets
 

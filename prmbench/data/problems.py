@@ -9,20 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench.data.records import Located, check_characters, read_records
-from prmbench.errors import UserError, nearest, nearest_path
+from prmbench.data.records import (
+    Located,
+    check_limit,
+    check_object,
+    check_text,
+    find_file,
+    read_records,
+    refuse_duplicates,
+)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. id: unique in its file. problem: the question. answer: the gold answer, as text."""
+    """One problem.
+
+    Attributes:
+        id: Its name, unique in its file.
+        problem: The question.
+        answer: The gold answer, as text.
+    """
 
     id: str
     problem: str
     answer: str
 
     def digest(self) -> str:
-        """sha256 (hex) of all three fields."""
+        """Hash all three fields with sha256, in hex."""
         return hashlib.sha256(json.dumps([self.id, self.problem, self.answer]).encode()).hexdigest()
 
 
@@ -30,45 +43,37 @@ def load_problems(path: str | Path, limit: int | None = None) -> list[Problem]:
     """Load a file of ``{id, problem, answer}`` records (.json, .jsonl, .jsonl.gz, .parquet).
 
     Args:
-        limit: keep the first this many.
+        path: The file.
+        limit: Keep the first this many; None keeps all.
+
+    Returns:
+        The problems, in the order of the file.
 
     Raises:
-        UserError: no such file, or a wrong record; the message names the line and the field.
+        UserError: There is no such file, or a record is wrong. The message names the line and the field.
     """
-    path = Path(path)
-    if not path.is_file():
-        near = nearest_path(path)
-        raise UserError(f"{path}: no such file{near}; expected problems, one {{id, problem, answer}} a line")
-    return check_problems(read_records(path))[:limit]
+    check_limit(limit)
+    return check_problems(read_records(find_file(path, "problems, one {id, problem, answer} a line")))[:limit]
 
 
 def check_problems(records: Iterable[Located]) -> list[Problem]:
-    """Check records, each with its place. Raises UserError, naming the place, for a wrong one or an id used twice."""
-    problems: list[Problem] = []
-    seen: dict[str, str] = {}
-    for place, record in records:
-        problem = _check(place, record)
-        if problem.id in seen:
-            raise UserError(f"{place}: id '{problem.id}' was already used at {seen[problem.id]}; ids must be unique")
-        seen[problem.id] = place
-        problems.append(problem)
-    return problems
+    """Check records of problems.
+
+    Args:
+        records: The records, each with its place.
+
+    Returns:
+        The problems.
+
+    Raises:
+        UserError: A record is wrong, or an id is used twice. The message names the place.
+    """
+    found = [(place, _check(place, record)) for place, record in records]
+    refuse_duplicates((problem.id for _, problem in found), (place for place, _ in found))
+    return [problem for _, problem in found]
 
 
 def _check(place: str, record: Any) -> Problem:
-    if not isinstance(record, dict):
-        raise UserError(f"{place}: is a JSON {type(record).__name__}; expected an object with id, problem and answer")
-    values = []
-    for field in ("id", "problem", "answer"):
-        if field not in record:
-            raise UserError(
-                f"{place}: field '{field}' is missing{nearest(field, record)}; a problem needs id, problem, answer"
-            )
-        value = record[field]
-        if isinstance(value, int | float) and not isinstance(value, bool) and field != "problem":
-            value = str(value)
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{place}: field '{field}' is {json.dumps(record[field])[:40]}; expected some text")
-        check_characters(place, field, value)
-        values.append(value)
-    return Problem(*values)
+    fields = ("id", "problem", "answer")
+    check_object(place, record, fields, "an object with id, problem and answer")
+    return Problem(*(check_text(place, name, record[name], number=name != "problem") for name in fields))

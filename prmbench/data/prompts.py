@@ -12,40 +12,58 @@ AnswerStyle = Literal["boxed", "answer_line", "number", "auto"]
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A named prompt. user: text with ``{problem}``. system: system message or None. style: where the answer is."""
+    """A named prompt.
+
+    Attributes:
+        name: Its name.
+        user: The user's message, with the mark ``{problem}`` where the problem goes.
+        style: Where the answer is in a completion.
+        system: The system message; None is none.
+    """
 
     name: str
     user: str
-    system: str | None
     style: AnswerStyle
+    system: str | None = None
 
     def render(self, problem: str) -> str:
-        """The user's message. Only the mark itself is replaced: braces in a problem are safe."""
+        """Write the user's message. Only the mark itself is replaced, so that braces in a problem are safe.
+
+        Args:
+            problem: The question.
+
+        Returns:
+            The message.
+        """
         return self.user.replace("{problem}", problem)
 
+
+_STEPWISE = "{problem}\n\nReason step by step"
 
 PROMPT_TEMPLATES = {
     template.name: template
     for template in (
-        PromptTemplate(
-            "boxed", "{problem}\n\nReason step by step, and put the final answer within \\boxed{}.", None, "boxed"
-        ),
-        PromptTemplate("bare", "{problem}", None, "boxed"),
-        PromptTemplate(
-            "answer-line",
-            "{problem}\n\nReason step by step. End with a line 'Answer: ' and the answer.",
-            None,
-            "answer_line",
-        ),
-        PromptTemplate("number", "{problem}\n\nReason step by step. The last number is the answer.", None, "number"),
+        PromptTemplate("boxed", f"{_STEPWISE}, and put the final answer within \\boxed{{}}.", "boxed"),
+        PromptTemplate("bare", "{problem}", "boxed"),
+        PromptTemplate("answer-line", f"{_STEPWISE}. End with a line 'Answer: ' and the answer.", "answer_line"),
+        PromptTemplate("number", f"{_STEPWISE}. The last number is the answer.", "number"),
     )
 }
 
 
 def find_prompt(name: str) -> PromptTemplate:
-    """The template of a name. Raises UserError, with the nearest name, when there is none."""
+    """Find a prompt template.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The template.
+
+    Raises:
+        UserError: There is none of that name. The nearest name is given.
+    """
     if name not in PROMPT_TEMPLATES:
-        raise UserError(
-            f"prompt template '{name}' is not known{nearest(name, PROMPT_TEMPLATES)}; known: {', '.join(PROMPT_TEMPLATES)}"
-        )
+        known = ", ".join(PROMPT_TEMPLATES)
+        raise UserError(f"prompt template '{name}' is not known{nearest(name, PROMPT_TEMPLATES)}; known: {known}")
     return PROMPT_TEMPLATES[name]

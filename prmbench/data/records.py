@@ -1,89 +1,385 @@
-"""Read records from .json, .jsonl, .jsonl.gz and .parquet files, each with the place it came from.
+"""Files of data, read in one place: JSON, JSON lines, gzip and parquet, each record with the place it came from.
 
-Nothing here knows what a record means; `prmbench.data.traces` checks that. Errors name the file and the line or record.
+Whatever a file holds, reading it ends in records or in one sentence that names the file and the line, in bounded time and memory.
+Only regular files are opened, because a pipe or a device may never end. Lines are read one at a time and must not be longer than
+any record is. An archive that expands as no real data do is refused while it expands. What a record means is checked elsewhere,
+with the helpers below.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
+import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.errors import UserError, first_line, shortened
+from prmbench.errors import ArgumentError, UserError, first_line, nearest, nearest_path
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+
+LARGE = 1e15
+"""Beyond any token value or count; larger numbers overflow."""
+
+MAX_RECORD, MAX_OBJECT, MAX_ARRAY = 1 << 25, 1 << 26, 1 << 30
+"""The most bytes of a line, of a file that holds one object, and of a ``.json`` file of records."""
+
+MAX_EXPANSION, SMALL_EXPANSION = 100, 1 << 24
+"""How many times its size a file may expand to, and the number of bytes up to which any file may."""
+
+BOM = b"\xef\xbb\xbf"
 
 Located = tuple[str, Any]
 """A place such as ``"gsm8k.jsonl, line 3"`` and the record found there."""
 
 
 def stem(path: Path) -> str:
-    """File name without its data suffix (``gsm8k.jsonl.gz`` gives ``gsm8k``)."""
+    """Cut the data suffix off a file's name: ``gsm8k.jsonl.gz`` gives ``gsm8k``.
+
+    Args:
+        path: The file, which need not exist.
+
+    Returns:
+        The name without its suffix.
+    """
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if path.name.endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem
 
 
-def is_data_file(path: Path) -> bool:
-    """Whether the name ends in one of `SUFFIXES`."""
-    return path.name.endswith(SUFFIXES)
+def find_file(path: str | Path, expected: str) -> Path:
+    """Check that a path is a regular file.
+
+    Args:
+        path: The file.
+        expected: What the file should be, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: There is no such file, or it is a folder, a pipe or a device.
+    """
+    path = Path(path)
+    try:
+        if path.is_file():
+            return path
+        if path.exists():
+            what = "is a folder" if path.is_dir() else "is a pipe or a device"
+        else:
+            what = f"no such file{nearest_path(path)}"
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        what = f"cannot be read ({error.strerror})"
+    raise UserError(f"{path}: {what}; expected {expected}")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The open file, in binary.
+
+    Raises:
+        UserError: It is no regular file, or cannot be read.
+    """
+    try:
+        return find_file(path, "a file").open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check that it is readable") from None
+
+
+def read_whole(path: Path, most: int = MAX_OBJECT) -> bytes:
+    """Read a small file as a whole.
+
+    Args:
+        path: The file.
+        most: The most bytes that it may have.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        UserError: It is no regular file, cannot be read, or is larger.
+    """
+    with open_file(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path}: is larger than {most >> 20:,} MiB, the most for such a file")
+    return content
+
+
+def parse_json(place: str, content: bytes, *, line: bool = False, mend: str = "") -> Any:
+    """Parse JSON that may be broken, or hostile.
+
+    Args:
+        place: Where it is from, for the message.
+        content: The JSON, in UTF-8.
+        line: Whether it is a line that `place` already names.
+        mend: What to do about broken JSON, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        UserError: It is no UTF-8, no JSON, nested too deep, or has a number of thousands of digits.
+    """
+    mend = f"; {mend}" if mend else ""
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place}: not UTF-8 at byte {error.start}; save the file as UTF-8 (iconv -t utf-8 converts it)"
+        ) from None
+    except json.JSONDecodeError as error:
+        where = f"{place}{'' if line else f', line {error.lineno}'}, column {error.colno}"
+        raise UserError(f"{where}: broken JSON ({error.msg}){mend}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not readable as JSON ({first_line(error)}){mend}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: The file is missing, cannot be read, is too large, is broken, or holds no object.
+    """
+    data = parse_json(str(path), read_whole(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected an object")
+    return data
+
+
+def read_records(path: Path) -> Iterator[Located]:
+    """Read the records of one file, one after the other, so that a large file does not fill memory.
+
+    Args:
+        path: A file whose name ends in one of `SUFFIXES`.
+
+    Yields:
+        The place and the value of each record.
+
+    Raises:
+        UserError: The name ends otherwise; the file cannot be read, is broken (the line and column are named), expands too much,
+            holds a line that is too long, is no list, or holds no record at all.
+    """
+    if not path.name.endswith(SUFFIXES):
+        raise UserError(f"{path}: unknown kind of data file; expected a name that ends in {', '.join(SUFFIXES)}")
+    readers = {".parquet": _read_parquet, ".json": _read_array}
+    records = readers.get(path.suffix, read_lines)(path)
+    first = next(records, None)
+    if first is None:
+        raise UserError(f"{path}: the file holds no records; expected at least one")
+    yield first
+    yield from records
+
+
+def read_lines(path: Path, *, cut: bool = False) -> Iterator[Located]:
+    """Read a file of JSON lines, or a gzip archive of one. Blank lines are skipped.
+
+    Args:
+        path: The file.
+        cut: Whether a last line without an end is left out, because a kill may have cut it short.
+
+    Yields:
+        The place and the value of each line.
+
+    Raises:
+        UserError: The file cannot be read, a line is broken or too long, or an archive expands too much.
+    """
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(open_file(path))
+        packed = path.name.endswith(".gz")
+        file = io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=raw)), 1 << 20) if packed else raw
+        number = read = 0
+        try:
+            while line := file.readline(MAX_RECORD + 1):  # ends at \n alone: U+2028 and its like occur inside strings
+                number, read = number + 1, read + len(line)
+                if packed:
+                    _refuse_expansion(path, read)
+                if len(line) > MAX_RECORD:
+                    raise UserError(
+                        f"{path}, line {number}: is longer than {MAX_RECORD >> 20} MiB, the most for a record"
+                    )
+                if line.isspace() or (cut and not line.endswith(b"\n")):
+                    continue
+                place, line = f"{path}, line {number}", line.removeprefix(BOM) if number == 1 else line
+                yield place, parse_json(place, line.rstrip(b"\n"), line=True, mend="mend or delete the line")
+        except (OSError, EOFError, zlib.error) as error:  # a broken archive raises any of them
+            raise UserError(f"{path}: cannot be read ({error}); check that the file is whole and readable") from None
+
+
+def _read_array(path: Path) -> Iterator[Located]:
+    content = read_whole(path, MAX_ARRAY).removeprefix(BOM)
+    mend = "for one object a line, name the file .jsonl"
+    data = parse_json(str(path), content, mend=mend) if content.strip() else []
+    if not isinstance(data, list):
+        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected a list of records")
+    for i, record in enumerate(data):
+        yield f"{path}, record {i}", record
+
+
+def _read_parquet(path: Path) -> Iterator[Located]:
+    import pyarrow.parquet as pq
+
+    with open_file(path) as raw:
+        try:
+            file = pq.ParquetFile(raw)
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            # No real record takes less than a byte.
+            _refuse_expansion(
+                path, max(sum(one.total_byte_size for one in groups), MAX_EXPANSION * file.metadata.num_rows)
+            )
+            number = read = 0
+            for batch in file.iter_batches(batch_size=256):
+                _refuse_expansion(path, read := read + batch.nbytes)
+                for row in batch.to_pylist():
+                    yield f"{path}, row {number}", row
+                    number += 1
+        except UserError:
+            raise
+        except Exception as error:  # of many kinds: broken pages, dates out of range, unknown time zones
+            raise UserError(f"{path}: cannot be read as parquet ({first_line(error)})") from None
+
+
+def _refuse_expansion(path: Path, size: int) -> None:
+    """Refuse an archive that has come to `size` bytes, where that is far more than real data come to."""
+    if size > SMALL_EXPANSION and size > MAX_EXPANSION * path.stat().st_size:
+        raise UserError(f"{path}: expands to more than {MAX_EXPANSION} times its size, which no real data do")
+
+
+def check_object(place: str, record: Any, fields: Sequence[str], what: str) -> None:
+    """Check that a record is an object with certain fields.
+
+    Args:
+        place: Where it is from, for the message.
+        record: The record.
+        fields: Fields that it must have.
+        what: What was expected, for the message.
+
+    Raises:
+        UserError: It is no object, or a field is missing. A field with nearly that name is named.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: is a JSON {type(record).__name__}; expected {what}")
+    for field in fields:
+        if field not in record:
+            raise UserError(f"{place}: field '{field}' is missing{nearest(field, record)}; expected {what}")
 
 
 def check_fields(place: str, fields: Any, kinds: dict[str, type], what: str) -> dict[str, Any]:
-    """Check that a record is an object whose fields are of these types (a true or false is no number).
+    """Check that a record is an object whose fields are of certain types. True and false are no numbers.
+
+    Args:
+        place: Where it is from, for the message.
+        fields: The record.
+        kinds: The type of each field that it must have.
+        what: What was expected, for the message.
 
     Returns:
-        The fields named.
+        The fields named in `kinds`.
 
     Raises:
-        UserError: the place, the field, what was found and what was expected.
+        UserError: The place, the field, what was found and what was expected.
     """
-    if not isinstance(fields, dict):
-        raise UserError(f"{place}: is a JSON {type(fields).__name__}; expected {what} (an object)")
+    check_object(place, fields, (), f"{what} (an object)")
     for name, kind in kinds.items():
         value = fields.get(name)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise UserError(f"{place}: field '{name}' is {json.dumps(value)[:40]}; expected a {kind.__name__}")
+            raise UserError(f"{place}: field '{name}' is {shown(value)}; expected a {kind.__name__}")
     return {name: fields[name] for name in kinds}
 
 
-LARGE = 1e15
-"""Beyond any token value or count; larger numbers overflow."""
-
-
 def check_number(place: str, field: str, value: Any, *, low: float = -LARGE, whole: bool = False) -> None:
-    """Raise UserError unless a field is a finite number from `low` to below `LARGE`, a whole one where asked."""
+    """Check that a field is a finite number below `LARGE`.
+
+    Args:
+        place: Where it is from, for the message.
+        field: The field's name.
+        value: The field's value.
+        low: The lowest value allowed.
+        whole: Whether it must be a whole number.
+
+    Raises:
+        UserError: It is not.
+    """
     kinds = int if whole else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < LARGE:  # nor NaN
         of = f"a {'whole ' if whole else ''}number{'' if low == -LARGE else f' from {low:g}'}"
-        raise UserError(f"{place}: field '{field}' is {shortened(json.dumps(value))}; expected {of} below {LARGE:g}")
+        raise UserError(f"{place}: field '{field}' is {shown(value)}; expected {of} below {LARGE:g}")
 
 
-def check_ids(place: str, ids: Any) -> NDArray[np.int64]:
-    """Token ids as an array. Raises UserError when they are not whole numbers, 0 or more."""
+def check_ids(place: str, ids: Iterable[Any]) -> NDArray[np.int64]:
+    """Check token ids.
+
+    Args:
+        place: Where they are from, for the message.
+        ids: The ids.
+
+    Returns:
+        The ids as an array. Shape [n].
+
+    Raises:
+        UserError: One is no whole number from 0.
+    """
     if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in ids):
         raise UserError(f"{place}: field 'ids' must hold token ids, whole numbers")
     return np.array(ids, dtype=np.int64)
 
 
-def check_text(place: str, field: str, value: object) -> None:
-    """Raise UserError unless a field is a string that holds some text, and whole characters."""
+def check_text(place: str, field: str, value: object, *, number: bool = False) -> str:
+    """Check that a field is a text that is not blank.
+
+    Args:
+        place: Where it is from, for the message.
+        field: The field's name.
+        value: The field's value.
+        number: Whether a finite number is taken too, and becomes text.
+
+    Returns:
+        The text.
+
+    Raises:
+        UserError: It is no text, is blank, or has half of a surrogate pair.
+    """
+    finite = isinstance(value, int) and not isinstance(value, bool)
+    if number and (finite or (isinstance(value, float) and math.isfinite(value))):
+        return str(value)
     if not isinstance(value, str):
         raise UserError(f"{place}: field '{field}' is {shown(value)}; expected a string")
     if not value.strip():
         raise UserError(f"{place}: field '{field}' is blank; expected some text")
     check_characters(place, field, value)
+    return value
 
 
 def check_characters(place: str, field: str, value: str) -> None:
-    """Raise UserError unless a text, which may be empty, holds whole characters."""
+    """Check that a text, which may be empty, holds whole characters.
+
+    Args:
+        place: Where it is from, for the message.
+        field: The field's name.
+        value: The text.
+
+    Raises:
+        UserError: It has half of a surrogate pair.
+    """
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -93,24 +389,53 @@ def check_characters(place: str, field: str, value: str) -> None:
         ) from None
 
 
-def check_steps(place: str, steps: object) -> None:
-    """Raise UserError unless the field steps is a list of at least one text, none of them blank."""
+def check_steps(place: str, steps: object) -> tuple[str, ...]:
+    """Check that the field ``steps`` is a list of at least one text, none of them blank.
+
+    Args:
+        place: Where it is from, for the message.
+        steps: The field's value.
+
+    Returns:
+        The steps.
+
+    Raises:
+        UserError: It is no list, is empty, or holds something else.
+    """
     if not isinstance(steps, list):
         raise UserError(f"{place}: field 'steps' is {shown(steps)}; expected a list of strings")
     if not steps:
         raise UserError(f"{place}: field 'steps' is empty; expected at least one step")
-    for i, step in enumerate(steps):
-        check_text(place, f"steps[{i}]", step)
+    return tuple(check_text(place, f"steps[{i}]", step) for i, step in enumerate(steps))
 
 
 def shown(value: object) -> str:
-    """A value as an error quotes it: as JSON where that is short, else its type."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 40 else f"a {type(value).__name__}"
+    """Quote a value in a message.
+
+    Args:
+        value: The value.
+
+    Returns:
+        The value as JSON where that is short, else its type.
+    """
+    with contextlib.suppress(
+        TypeError, ValueError, RecursionError
+    ):  # keys that are no text, too many digits, deep nesting
+        if len(text := json.dumps(value, default=str)) <= 40:
+            return text
+    return f"a {type(value).__name__}"
 
 
-def refuse_duplicates(ids: Sequence[str], places: Sequence[str]) -> None:
-    """Raise UserError, naming both places, when an id is used twice."""
+def refuse_duplicates(ids: Iterable[str], places: Iterable[str]) -> None:
+    """Check that no id is used twice.
+
+    Args:
+        ids: The ids.
+        places: Where each is from, for the message.
+
+    Raises:
+        UserError: One is used twice; both places are named.
+    """
     first: dict[str, str] = {}
     for one, place in zip(ids, places, strict=True):
         if one in first:
@@ -118,87 +443,14 @@ def refuse_duplicates(ids: Sequence[str], places: Sequence[str]) -> None:
         first[one] = place
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises UserError, naming the file, when it is missing, broken or no object."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is {path.parent} whole?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected an object")
-    return data
+def check_limit(limit: int | None) -> None:
+    """Check the argument ``limit`` of a loader.
 
-
-def read_records(path: Path) -> list[Located]:
-    """Read all records of one file.
+    Args:
+        limit: How many records to keep, at least 1; None keeps all.
 
     Raises:
-        UserError: unknown suffix, unreadable file, broken JSON (with line and column), not a list, or no record at all.
+        ArgumentError: It is below 1.
     """
-    if not is_data_file(path):
-        raise UserError(f"{path}: unknown kind of data file; expected a name that ends in {', '.join(SUFFIXES)}")
-    records = _read_parquet(path) if path.name.endswith(".parquet") else _read_json(path)
-    if not records:
-        raise UserError(f"{path}: the file holds no records; expected at least one")
-    return records
-
-
-def _read_json(path: Path) -> list[Located]:
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 (iconv -t utf-8 converts it)"
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:  # a broken archive raises any of them
-        raise UserError(f"{path}: cannot be read ({error}); check that the file is whole and readable") from None
-    if path.name.endswith(".json"):
-        return list(_parse_array(path, text))
-    return list(_parse_lines(path, text))
-
-
-def _parse_array(path: Path, text: str) -> Iterator[Located]:
-    if not text.strip():
-        return
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        hint = "; for one object a line name the file .jsonl" if error.msg == "Extra data" else ""
-        raise UserError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg}){hint}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deep
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from None
-    if not isinstance(data, list):
-        raise UserError(f"{path}: holds a JSON {type(data).__name__}; expected a list of records")
-    for i, record in enumerate(data):
-        yield f"{path}, record {i}", record
-
-
-def _parse_lines(path: Path, text: str) -> Iterator[Located]:
-    # Not splitlines(): it also breaks at U+2028 and its like, which occur inside strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}, line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}, column {error.colno}: broken JSON ({error.msg}); mend or delete the line"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number}: not readable as JSON ({first_line(error)}); mend or delete the line"
-            ) from None
-
-
-def _read_parquet(path: Path) -> list[Located]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as parquet ({error})") from None
-    return [(f"{path}, row {i}", row) for i, row in enumerate(rows)]
+    if limit is not None and limit < 1:
+        raise ArgumentError("limit", limit, "expected 1 or more, or nothing for all")

@@ -1,9 +1,9 @@
-"""Rollouts: a policy's sampled completions of problems, each with its verdict, and how they are read from a file."""
+"""Rollouts: sampled completions of problems, each with its verdict, and the one reader of a rollouts file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,15 +11,23 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.records import check_fields, check_ids, read_records
+from prmbench.data.records import (
+    Located,
+    check_characters,
+    check_fields,
+    check_ids,
+    check_text,
+    find_file,
+    read_json,
+    read_records,
+    shown,
+)
 from prmbench.data.verdicts import Verdict
 from prmbench.errors import UserError
 
 FILE_STEM = "rollouts"
 
-
 RolloutEnd = Literal["stop", "length", "prompt"]
-
 
 FINISH_REASONS: tuple[str, ...] = get_args(RolloutEnd)
 
@@ -29,10 +37,15 @@ class Rollout:
     """One completion of one problem.
 
     Attributes:
-        id, problem, answer: the problem's. sample: 0 to n - 1.
-        completion: text, special tokens left out. ids: sampled token ids, end of turn included, int64.
-        finish_reason: "length" for a truncated completion, "prompt" for a prompt that leaves no room for one (ids is empty then);
-            the verdict of both is wrong.
+        id: The problem's id.
+        sample: Number of the completion among those of its problem, from 0.
+        problem: The question.
+        answer: The gold answer.
+        completion: The text, without special tokens.
+        ids: The sampled token ids, end of turn included. Shape [t].
+        finish_reason: ``length`` for a truncated completion, ``prompt`` for a prompt that leaves no room for one, whose ids are
+            empty. The verdict of both is wrong.
+        verdict: The verdict on its answer.
     """
 
     id: str
@@ -55,43 +68,161 @@ class Rollout:
         return self.verdict == Verdict.CORRECT
 
     def line(self) -> str:
-        """One JSON line."""
+        """Write the rollout as one JSON line."""
         fields = {**self.__dict__, "ids": self.ids.tolist(), "verdict": str(self.verdict), "correct": self.correct}
         return json.dumps(fields, ensure_ascii=True) + "\n"
 
 
-def parse_rollout(place: str, fields: Any) -> Rollout:
-    """Check one rollout's fields. Raises UserError that names the place and the field."""
+def find_rollouts(path: str | Path) -> Path:
+    """Find a rollouts file.
+
+    Args:
+        path: The file, or the folder of a run of rollouts.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: There is none. Where the folder is that of a policy's run, the folders in it that hold rollouts are named.
+    """
+    file = Path(path) / f"{FILE_STEM}.jsonl" if Path(path).is_dir() else Path(path)
+    near = "" if file.exists() else sets_within(file.parent)
+    return find_file(file, f"rollouts, or other records of completions{near}")
+
+
+def sets_within(folder: Path) -> str:
+    """Name what to use instead of the folder of a policy's run, which has a folder of rollouts for each problem set.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The folders in brackets, for a message; the empty string where there are none.
+    """
+    found = sorted(str(one.parent) for one in folder.glob(f"*/{FILE_STEM}.jsonl"))
+    return f" (a problem set has a folder of its own: {', '.join(found)})" if found else ""
+
+
+def prompt_of(path: str | Path) -> str | None:
+    """Find out which prompt template a run of rollouts used.
+
+    Args:
+        path: A rollouts file, or the folder that holds one.
+
+    Returns:
+        Name of the template; None where no run says it.
+    """
+    run = (Path(path) if Path(path).is_dir() else Path(path).parent) / "run.json"
+    name = read_json(run).get("prompt") if run.exists() else None
+    return name if isinstance(name, str) else None
+
+
+def check_completions(records: Iterable[Located]) -> Iterator[Located]:
+    """Check what every sampled completion has, whether it was judged or not.
+
+    Args:
+        records: The records, each with its place.
+
+    Yields:
+        The place and the fields of each record. The field ``ids`` is an array.
+
+    Raises:
+        UserError: A field is wrong, a sample is there twice, or an id names two problems. The message names the place.
+    """
+    problems: dict[str, str] = {}
+    seen: set[tuple[str, int]] = set()
+    for place, record in records:
+        fields = _check(place, record)
+        name, sample = fields["id"], fields["sample"]
+        if (name, sample) in seen:
+            raise UserError(f"{place}: sample {sample} of '{name}' is there twice; delete one of the lines")
+        seen.add((name, sample))
+        if problems.setdefault(name, fields["problem"]) != fields["problem"]:
+            raise UserError(f"{place}: id '{name}' was another problem before; ids must name one problem each")
+        yield place, fields
+
+
+def _check(place: str, record: Any) -> dict[str, Any]:
     kinds = {"id": str, "sample": int, "problem": str, "answer": str, "completion": str, "ids": list}
-    kept = check_fields(place, fields, kinds, "a rollout")
-    if fields.get("finish_reason") not in FINISH_REASONS:
-        raise UserError(
-            f"{place}: field 'finish_reason' is {json.dumps(fields.get('finish_reason'))}; expected {', '.join(FINISH_REASONS)}"
-        )
-    if fields.get("verdict") not in list(Verdict):
-        raise UserError(
-            f"{place}: field 'verdict' is {json.dumps(fields.get('verdict'))}; expected {', '.join(Verdict)}"
-        )
-    return Rollout(
-        **{name: value for name, value in kept.items() if name != "ids"},
-        ids=check_ids(place, fields["ids"]),
-        finish_reason=fields["finish_reason"],
-        verdict=Verdict(fields["verdict"]),
-    )
+    fields = check_fields(place, record, kinds, "a rollout, or a record with 'samples'")
+    for name in ("id", "problem", "answer"):
+        check_text(place, name, fields[name])
+    check_characters(place, "completion", fields["completion"])
+    _check_known(place, record, "finish_reason", FINISH_REASONS)
+    return {**record, "ids": check_ids(place, fields["ids"])}
+
+
+def _check_known(place: str, record: dict[str, Any], name: str, known: Sequence[str]) -> None:
+    if record.get(name) not in known:
+        raise UserError(f"{place}: field '{name}' is {shown(record.get(name))}; expected {', '.join(known)}")
+
+
+def parse_rollout(place: str, record: Any) -> Rollout:
+    """Check one rollout.
+
+    Args:
+        place: Where it is from, for the message.
+        record: The record.
+
+    Returns:
+        The rollout.
+
+    Raises:
+        UserError: It is none. The message names the place and the field.
+    """
+    return _judged(place, _check(place, record))
+
+
+def _judged(place: str, fields: dict[str, Any]) -> Rollout:
+    _check_known(place, fields, "verdict", tuple(Verdict))
+    kept = {name: fields[name] for name in Rollout.__dataclass_fields__}
+    return Rollout(**{**kept, "verdict": Verdict(fields["verdict"])})
+
+
+def check_rollouts(records: Iterable[Located]) -> Iterator[tuple[str, Rollout]]:
+    """Check the records of a rollouts file.
+
+    Args:
+        records: The records, each with its place.
+
+    Yields:
+        The place of each rollout, and the rollout.
+
+    Raises:
+        UserError: A record is no rollout, a sample is there twice, or an id names two problems. The message names the place.
+    """
+    for place, fields in check_completions(records):
+        yield place, _judged(place, fields)
 
 
 def read_rollouts(path: str | Path) -> list[Rollout]:
-    """Read a rollouts file or the folder that holds one. Raises UserError, naming the line, when it is none."""
-    path = Path(path)
-    file = path / f"{FILE_STEM}.jsonl" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; expected the rollouts.jsonl that `prmbench rollout` writes")
-    return [parse_rollout(place, fields) for place, fields in read_records(file)]
+    """Read the rollouts of one file.
+
+    Args:
+        path: The file, or the folder of a run of rollouts.
+
+    Returns:
+        The rollouts, in the order of the file.
+
+    Raises:
+        UserError: There is no such file, or it is no rollouts file. The message names the line.
+    """
+    return [rollout for _, rollout in check_rollouts(read_records(find_rollouts(path)))]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of a set of rollouts: problems, rollouts, by verdict, truncated; mean tokens of a completion."""
+    """Counts of a set of rollouts.
+
+    Attributes:
+        n_problems: Different problems.
+        n_rollouts: Rollouts.
+        verdicts: Rollouts by verdict.
+        truncated: Rollouts that were cut off.
+        without_room: Rollouts whose prompt leaves no room for a completion.
+        pass_rate: Share of rollouts that are right.
+        mean_tokens: Mean number of tokens of a completion.
+    """
 
     n_problems: int
     n_rollouts: int
@@ -102,7 +233,7 @@ class Summary:
     mean_tokens: float
 
     def sentence(self) -> str:
-        """The counts in words."""
+        """Say the counts in words."""
         counts = ", ".join(f"{count:,} {verdict}" for verdict, count in self.verdicts.items())
         return (
             f"{self.n_rollouts:,} rollouts of {self.n_problems:,} problems: {counts}; pass rate {self.pass_rate:.1%}; "
@@ -113,7 +244,14 @@ class Summary:
 
 
 def summarise(rollouts: Sequence[Rollout]) -> Summary:
-    """Count verdicts, truncations and lengths. pass_rate is the share of correct rollouts."""
+    """Count verdicts, truncations and lengths.
+
+    Args:
+        rollouts: The rollouts, at least one.
+
+    Returns:
+        The counts.
+    """
     verdicts = {str(verdict): sum(r.verdict == verdict for r in rollouts) for verdict in Verdict}
     return Summary(
         n_problems=len({r.id for r in rollouts}),

@@ -1,9 +1,9 @@
-"""From a trace to token ids, and which token belongs to which step (DESIGN 4.1).
+"""From a trace to token ids, and which token belongs to which step (docs/protocols.md, "From trace to tokens").
 
-The state a policy sees is what is scored: the chat template's rendering of the conversation with the generation prompt,
-then the solution verbatim, then the end of turn. Prompt and response are tokenized separately, each once, and their ids
-concatenated. The solution never passes through the template (some templates add thinking tags to it or strip it), and
-prefixes are never tokenized again (a BPE merge across a step's end would move the boundary).
+The state that a policy sees is what is scored: the chat template's rendering of the conversation with the generation prompt, then
+the solution verbatim, then the end of turn. Prompt and response are tokenized separately, each once, and their ids are
+concatenated. The solution never passes through the template, because some templates add thinking tags to it or strip it. Prefixes
+are never tokenized again, because a BPE merge across the end of a step would move the boundary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from prmbench.errors import UserError, first_line
+from prmbench.errors import UserError, argument, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,16 +30,18 @@ _SENTINEL = "prmbench-answer"
 
 
 class TokenOptions(BaseModel):
-    """How a trace becomes text; recorded with every entry because it changes scores."""
+    """How a trace becomes text. It is recorded with every entry, because it changes scores."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    system: str | None = Field(None, description="system message put before the problem")
+    system: str | None = Field(None, description="system message before the problem; none by default")
     separator: str = Field("\n\n", description="text between two steps")
-    step_prefix: str = Field("", description="text before each step; '{i}' is its number from 1 ('Step {i}: ')")
-    template_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the chat template")
+    step_prefix: str = Field("", description="text before each step, where '{i}' is its number from 1 ('Step {i}: ')")
+    template_args: dict[str, Any] = Field(
+        default_factory=dict, description="arguments that the chat template is rendered with"
+    )
     end_of_turn: str | None = Field(
-        None, description="token that ends the turn; None: what the chat template writes after an answer"
+        None, description="token that ends the turn; by default what the chat template writes after an answer"
     )
 
 
@@ -48,10 +50,10 @@ class EncodedTrace:
     """Token ids of one trace.
 
     Attributes:
-        ids: int64, shape [p + t]: prompt, then response with its end-of-turn token.
-        n_prompt: p.
-        step_of: int64, shape [t]: the step each response token belongs to, -1 for the end of turn.
-        n_steps: number of steps.
+        ids: Ids of the prompt, then of the response with its end-of-turn token. Shape [p + t].
+        n_prompt: Number of the prompt's tokens, p.
+        step_of: The step that each response token belongs to, from 0; -1 for the end of turn. Shape [t].
+        n_steps: Number of steps.
     """
 
     ids: NDArray[np.int64]
@@ -63,11 +65,22 @@ class EncodedTrace:
         return len(self.ids)
 
     def step_counts(self) -> NDArray[np.int64]:
-        """Number of tokens of each step. int64, shape [n_steps]."""
+        """Count the tokens of each step.
+
+        Returns:
+            The counts. Shape [n_steps].
+        """
         return np.bincount(self.step_of[self.step_of >= 0], minlength=self.n_steps)
 
     def step_sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum a value per response token (float64, shape [t]) over each step. float64, shape [n_steps]."""
+        """Sum the values of the tokens of each step.
+
+        Args:
+            values: One value a response token. Shape [t].
+
+        Returns:
+            The sums. Shape [n_steps].
+        """
         inside = self.step_of >= 0
         return np.bincount(self.step_of[inside], weights=values[inside], minlength=self.n_steps).astype(np.float64)
 
@@ -75,49 +88,91 @@ class EncodedTrace:
 class TraceEncoder:
     """Encodes traces with one tokenizer and one set of options.
 
-    Raises (on construction):
-        UserError: the tokenizer has no chat template, is not a fast one, or the template or its arguments fail.
+    Attributes:
+        tokenizer: The tokenizer.
+        options: How a trace becomes text.
+        chat_template: The Jinja template that renders conversations.
+        end_of_turn: Id of the token that ends a turn.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, options: TokenOptions | None = None, chat_template: str | None = None
     ) -> None:
+        """Check that the tokenizer and the template work.
+
+        Args:
+            tokenizer: A fast tokenizer.
+            options: How a trace becomes text; None is `TokenOptions` as it is.
+            chat_template: A Jinja template; None is the tokenizer's own.
+
+        Raises:
+            UserError: The tokenizer has no chat template or is not a fast one, or the template or its arguments fail.
+        """
         self.tokenizer = tokenizer
         self.options = options or TokenOptions()
         self.chat_template = chat_template or tokenizer.chat_template
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
         if not self.chat_template:
             raise UserError(
-                f"{name}: has no chat template; pass --chat-template FILE with a Jinja template "
-                "(the one the model was trained with)"
+                f"{name}: has no chat template; pass {argument('chat_template')} with the Jinja template that the model was "
+                "trained with"
             )
         self._plain = plain_tokenizer(tokenizer)
         self.end_of_turn = self._find_end_of_turn()
 
     def render_prompt(self, problem: str) -> str:
-        """The chat template's text for a problem, generation prompt included."""
+        """Render a problem with the chat template.
+
+        Args:
+            problem: The question.
+
+        Returns:
+            The text, generation prompt included.
+        """
         return self.render(self._conversation(problem))
 
     def template_hash(self) -> str:
-        """sha256 (hex) of the chat template and everything in the options that shapes the text."""
+        """Hash the chat template, and everything in the options that shapes the text, with sha256, in hex."""
         content = json.dumps([self.chat_template, self.options.model_dump()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def recorded_options(self) -> dict[str, Any]:
-        """The options as an entry's provenance records them, the end of turn by the token that it came to."""
+        """List the options as an entry's provenance records them, the end of turn by the token that it came to."""
         end_of_turn = self.tokenizer.convert_ids_to_tokens(self.end_of_turn)
         return {**self.options.model_dump(), "end_of_turn": end_of_turn}
 
     def prompt_ids(self, problem: str) -> NDArray[np.int64]:
-        """Token ids of the prompt alone. int64, shape [p]."""
+        """Encode a problem without a response.
+
+        Args:
+            problem: The question.
+
+        Returns:
+            Token ids of the prompt. Shape [p].
+        """
         return self.text_ids(self.render_prompt(problem))
 
     def text_ids(self, text: str) -> NDArray[np.int64]:
-        """Token ids of a text, none added. int64, shape [t]."""
+        """Encode a text as it is.
+
+        Args:
+            text: The text.
+
+        Returns:
+            Its token ids, with no special token added. Shape [t].
+        """
         return np.array(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
     def encode(self, problem: str, steps: Sequence[str]) -> EncodedTrace:
-        """Encode one trace. The prompt's and the response's ids are those the tokenizer gives each alone."""
+        """Encode one trace. The ids of prompt and response are those that the tokenizer gives each alone.
+
+        Args:
+            problem: The question.
+            steps: The steps of the solution, at least one.
+
+        Returns:
+            The trace as tokens.
+        """
         prompt = self.prompt_ids(problem)
         text, ends = join_steps(steps, self.options)
         response = self._plain.encode(text, add_special_tokens=False)
@@ -129,16 +184,21 @@ class TraceEncoder:
     def encode_response(
         self, prompt: NDArray[np.int64], text: str, ids: NDArray[np.int64] | None = None, *, finished: bool = True
     ) -> EncodedTrace:
-        """Encode a response whose steps are marked by the separator alone, verbatim.
+        """Encode a response verbatim, whose steps are marked by the separator alone.
 
-        A step ends where a separator ends; separators in a row are one; the text before the first word belongs to the first step.
+        A step ends where a separator ends. Separators in a row are one. The text before the first word belongs to the first step.
 
         Args:
-            prompt: its token ids. ids: the response's, where it was sampled (its end of turn included); None: the tokenizer's own.
-            finished: whether the end of turn is added; only without ids.
+            prompt: Token ids of the prompt. Shape [p].
+            text: The response.
+            ids: Token ids of the response where it was sampled, end of turn included. None takes those that the tokenizer gives.
+                Shape [t].
+            finished: Whether the end of turn is added; of no effect with `ids`.
+
+        Returns:
+            The response as tokens.
         """
-        mark = re.compile(f"(?:{re.escape(self.options.separator)})+")
-        ends = [m.end() for m in mark.finditer(text) if text[: m.start()].strip() and text[m.end() :].strip()]
+        ends = [end for _, end in _separators(text, self.options.separator)]
         own = self._plain.encode(text, add_special_tokens=False)
         starts = [start for start, _ in own.offsets]
         if ids is None:
@@ -157,22 +217,34 @@ class TraceEncoder:
         return [*system, {"role": "user", "content": problem}]
 
     def render(self, conversation: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        """The chat template's text for a conversation. Raises UserError when the template fails."""
+        """Render a conversation with the chat template.
+
+        Args:
+            conversation: Messages with the keys ``role`` and ``content``.
+            add_generation_prompt: Whether the text ends with what comes before an answer.
+
+        Returns:
+            The text.
+
+        Raises:
+            UserError: The template fails.
+        """
         try:
-            return self.tokenizer.apply_chat_template(
+            text: str = self.tokenizer.apply_chat_template(
                 conversation,
                 chat_template=self.chat_template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 **self.options.template_args,
             )
+            return text
         except Exception as error:  # templates raise what they like
             raise UserError(
-                f"the chat template failed ({first_line(error)}); check --chat-template and its arguments"
+                f"the chat template failed ({first_line(error)}); check {argument('chat_template')} and its arguments"
             ) from None
 
     def _find_end_of_turn(self) -> int:
-        """The id of the first special token that the template writes after an answer, else the end-of-sequence token."""
+        """Find the first special token that the template writes after an answer, else the end-of-sequence token."""
         if self.options.end_of_turn is not None:
             found = self._plain.token_to_id(self.options.end_of_turn)
             if found is None:
@@ -195,7 +267,14 @@ class TraceEncoder:
 
 
 def ids_hash(sequences: Iterable[NDArray[np.int64]]) -> str:
-    """sha256 (hex) of token ids: what tokenizer, template and options come to (a template may hold today's date)."""
+    """Hash token ids: what tokenizer, template and options come to, even where a template holds today's date.
+
+    Args:
+        sequences: The ids, in order.
+
+    Returns:
+        The sha256, in hex.
+    """
     whole = hashlib.sha256()
     for ids in sequences:
         whole.update(len(ids).to_bytes(8, "little") + ids.tobytes())
@@ -205,8 +284,12 @@ def ids_hash(sequences: Iterable[NDArray[np.int64]]) -> str:
 def join_steps(steps: Sequence[str], options: TokenOptions) -> tuple[str, list[int]]:
     """Join steps into the response text.
 
+    Args:
+        steps: The steps.
+        options: Says what comes before each step and between two.
+
     Returns:
-        (text, ends): ends[i] is the character index just after step i and the separator that follows it; a token whose
+        The text, and for each step the index of the character just after it and the separator that follows it. A token whose
         first character is before ends[i] and not before ends[i-1] belongs to step i.
     """
     pieces = [options.step_prefix.replace("{i}", str(i)) + step for i, step in enumerate(steps, start=1)]
@@ -219,21 +302,41 @@ def join_steps(steps: Sequence[str], options: TokenOptions) -> tuple[str, list[i
 
 
 def split_response(text: str, separator: str) -> list[str]:
-    """The steps of a response as `TraceEncoder.encode_response` sees them, without their separators."""
-    mark = re.compile(f"(?:{re.escape(separator)})+")
-    found = [m for m in mark.finditer(text) if text[: m.start()].strip() and text[m.end() :].strip()]
-    starts, ends = [0, *(m.end() for m in found)], [*(m.start() for m in found), len(text)]
+    """Split a response into steps as `TraceEncoder.encode_response` sees them.
+
+    Args:
+        text: The response.
+        separator: The text between two steps.
+
+    Returns:
+        The steps, without their separators.
+    """
+    found = _separators(text, separator)
+    starts, ends = [0, *(end for _, end in found)], [*(start for start, _ in found), len(text)]
     return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the Rust tokenizer that gives the same ids with untrimmed offsets.
+def _separators(text: str, separator: str) -> list[tuple[int, int]]:
+    """Find the start and end of each run of separators that has words on both sides."""
+    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
+    found = re.finditer(f"(?:{re.escape(separator)})+", text)
+    return [m.span() for m in found if m.start() > first and m.end() < last]
 
-    Byte-level post-processors trim spaces off a token's offsets, which would move a token that starts with a separator
-    into the next step. Their other work, adding special tokens, is never wanted here.
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Copy the Rust tokenizer, so that it gives the same ids with untrimmed offsets.
+
+    Byte-level post-processors trim spaces off a token's offsets, which would move a token that starts with a separator into the
+    next step. Their other work, adding special tokens, is never wanted here.
+
+    Args:
+        tokenizer: A fast tokenizer.
+
+    Returns:
+        The copy, which adds no special tokens, pads nothing and cuts nothing.
 
     Raises:
-        UserError: it is not a fast tokenizer.
+        UserError: It is not a fast tokenizer.
     """
     from tokenizers import Tokenizer, processors
 

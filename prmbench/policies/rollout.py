@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from prmbench.data.completions import sets_within
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
 from prmbench.data.records import check_fields, read_json
-from prmbench.data.rollouts import FILE_STEM, Rollout, parse_rollout
+from prmbench.data.rollouts import FILE_STEM, Rollout, parse_rollout, sets_within
 from prmbench.data.tokens import ids_hash
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.batching import BatchRunner, plan_batches

@@ -8,8 +8,9 @@ import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.data.completions import load_candidates, prompt_of
+from prmbench.data.completions import load_completions
 from prmbench.data.problem_sets import POLICY_SETS, PROBLEM_SETS, find_problems
+from prmbench.data.rollouts import prompt_of
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.errors import UserError
 
@@ -41,7 +42,7 @@ def test_rollouts_and_samples(tmp_path):
     (tmp_path / "run" / "run.json").write_text('{"prompt": "bare"}')
     samples = [{"id": "x", "problem": "p", "answer": 5, "samples": [{"text": "one"}, {"text": "two"}]}]
     file = write(tmp_path / "published.jsonl", samples)
-    found = load_candidates([run.parent, file])
+    found = load_completions([run.parent, file])
     assert [(c.subset, c.id, c.sample, c.truncated) for c in found] == [
         ("run", "a", 0, False),
         ("run", "a", 1, False),
@@ -54,14 +55,14 @@ def test_rollouts_and_samples(tmp_path):
     assert found[4].ids is None
     assert len({c.digest() for c in found}) == 6
     assert (prompt_of(run.parent), prompt_of(run), prompt_of(file)) == ("bare", "bare", None)
-    assert [c.id for c in load_candidates([run], limit=1)] == ["a", "a"]
+    assert [c.id for c in load_completions([run], limit=1)] == ["a", "a"]
 
 
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([rollout("a", 0), rollout("a", 1), rollout("b", 0)], "problem 'b' has 1 candidates, 'a' has 2"),
-        ([rollout("a", 0), rollout("a", 0)], "problem 'a' has a sample number twice"),
+        ([rollout("a", 0), rollout("a", 1), rollout("b", 0)], "problem 'b' has 1 completions, 'a' has 2"),
+        ([rollout("a", 0), rollout("a", 0)], "line 2: sample 0 of 'a' is there twice"),
         ([rollout("a", 0, ids=None)], "field 'ids' is null; expected a list"),
         ([{"id": "x", "problem": "p", "answer": "5", "samples": []}], "field 'samples' must be a list"),
         (
@@ -78,20 +79,20 @@ def test_rollouts_and_samples(tmp_path):
 )
 def test_mistakes_are_named(tmp_path, records, message):
     with pytest.raises(UserError, match=message):
-        load_candidates([write(tmp_path / "f.jsonl", records)])
+        load_completions([write(tmp_path / "f.jsonl", records)])
 
 
 def test_files(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        load_candidates([tmp_path / "none.jsonl"])
+        load_completions([tmp_path / "none.jsonl"])
     one = write(tmp_path / "a" / "same.jsonl", [rollout("a", 0)])
     two = write(tmp_path / "b" / "same.jsonl", [rollout("a", 0)])
     with pytest.raises(UserError, match="two files are called 'same'"):
-        load_candidates([one, two])
+        load_completions([one, two])
 
 
 def test_real_samples(processbench):
-    found = load_candidates([processbench.parent / "samples" / "bon_math100_qwen25math_n8.jsonl.gz"])
+    found = load_completions([processbench.parent / "samples" / "bon_math100_qwen25math_n8.jsonl.gz"])
     assert len(found) == 800
     assert {c.sample for c in found} == set(range(8))
 

@@ -22,7 +22,7 @@ def test_every_shared_file_loads(processbench):
     ("record", "message"),
     [
         ({"id": "a", "problem": "p"}, "line 1: field 'answer' is missing"),
-        ({"id": "a", "problem": "", "answer": "1"}, "field 'problem' is \"\""),
+        ({"id": "a", "problem": "", "answer": "1"}, "field 'problem' is blank"),
         ({"id": "a", "problem": "p", "answer": None}, "field 'answer' is null"),
         ([1], "is a JSON list"),
         (

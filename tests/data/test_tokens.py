@@ -170,7 +170,7 @@ def test_end_of_turn_is_the_templates_not_the_eos():
 
 
 def test_no_chat_template_says_what_to_pass():
-    with pytest.raises(UserError, match="no chat template; pass --chat-template"):
+    with pytest.raises(UserError, match="no chat template; pass `chat_template=`"):
         TraceEncoder(support.wrap(support.byte_level(), template=None))
 
 

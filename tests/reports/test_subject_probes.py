@@ -8,7 +8,7 @@ import support
 
 from prmbench.benchmarks.calibration.run import evaluate_calibration
 from prmbench.benchmarks.td_probe.benchmark import TD_PROBE
-from prmbench.data.completions import load_candidates
+from prmbench.data.completions import load_completions
 from prmbench.data.prompts import find_prompt
 from prmbench.data.traces import load_traces
 from prmbench.errors import UserError
@@ -26,7 +26,7 @@ def calibrated(tiny, tiny_tuned, tmp_path_factory):
     model = load_reward_model(tiny_tuned, reference=tiny, objective="implicit_prm")
     evaluate_calibration(
         model,
-        load_candidates([file]),
+        load_completions([file]),
         find_prompt("boxed"),
         name="first",
         source="first",

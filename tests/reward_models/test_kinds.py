@@ -319,7 +319,7 @@ def test_plugin_mistakes(tiny, tmp_path):
 
 def test_chat_template_file(tmp_path):
     folder = support.save_checkpoint(tmp_path / "m", template=None)
-    with pytest.raises(UserError, match="no chat template; pass --chat-template"):
+    with pytest.raises(UserError, match="no chat template; pass `chat_template=`"):
         load_reward_model(folder, kind="endo")
     (tmp_path / "t.jinja").write_text(support.TEMPLATE)
     model = load_reward_model(folder, kind="endo", chat_template=tmp_path / "t.jinja")

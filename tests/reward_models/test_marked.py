@@ -194,12 +194,12 @@ def test_scores_do_not_saturate(smol, tmp_path):
 
 def test_best_of_n_shows_the_bare_problem_and_the_steps(smol, tmp_path):
     from prmbench.benchmarks.judged import encode_completions
-    from prmbench.data.completions import Candidate
+    from prmbench.data.completions import StoredCompletion
     from prmbench.data.prompts import find_prompt
 
     model = load_reward_model(support_prm.save_linear_classifier(tmp_path / "m", smol), preset="trl-prm")
     text = "\n\nFirst.\n\n\n\nSecond,\nlonger.\n\n"
-    candidate = Candidate("s", "a", 0, PROBLEM, "9", text, np.array([1, 2]), False)
+    candidate = StoredCompletion("s", "a", 0, PROBLEM, "9", text, np.array([1, 2]), False)
     (found,) = encode_completions(model, [candidate], find_prompt("boxed"))
     expected = model.encode(PROBLEM, ["\n\nFirst.", "Second,\nlonger.\n\n"])
     assert found.ids.tolist() == expected.ids.tolist()

@@ -16,7 +16,7 @@ from prmbench.benchmarks.best_of_n.schema import CompletionScores
 from prmbench.benchmarks.judged import Completions, encode_completions, has_no_token, judge, plan_fields
 from prmbench.benchmarks.precision import precision_warning
 from prmbench.benchmarks.runner import Finished, evaluate_alone
-from prmbench.data.completions import Candidate
+from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import PromptTemplate
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError, argument
@@ -26,7 +26,7 @@ from prmbench.reward_models.subject import describe
 
 def evaluate_best_of_n(
     model: RewardModel,
-    completions: Sequence[Candidate],
+    completions: Sequence[StoredCompletion],
     prompt: PromptTemplate,
     *,
     name: str,

@@ -13,7 +13,7 @@ from prmbench.benchmarks.calibration.benchmark import CALIBRATION
 from prmbench.benchmarks.calibration.schema import PARTS, RolloutValues
 from prmbench.benchmarks.judged import Completions, encode_completions, has_no_token, judge, plan_fields
 from prmbench.benchmarks.runner import Finished, evaluate_alone
-from prmbench.data.completions import Candidate
+from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import PromptTemplate
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError, argument
@@ -25,7 +25,7 @@ from prmbench.reward_models.subject import describe
 
 def evaluate_calibration(
     model: RewardModel,
-    completions: Sequence[Candidate],
+    completions: Sequence[StoredCompletion],
     prompt: PromptTemplate,
     *,
     name: str,

@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.completions import prompt_of
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.records import Located, read_records
-from prmbench.data.rollouts import FILE_STEM, parse_rollout
+from prmbench.data.rollouts import Rollout, check_rollouts, find_rollouts, prompt_of
 from prmbench.data.tokens import TraceEncoder
-from prmbench.errors import UserError, nearest, nearest_path
+from prmbench.errors import UserError, nearest
 from prmbench.training.data.chats import Chat, check_chat, encode_chat
 
 Ids = NDArray[np.int64]
@@ -119,15 +118,12 @@ def load_pairs(
     Raises:
         UserError: There is no such file, a record is wrong (the line and the field are named), or no pair is left.
     """
-    file = Path(path) / f"{FILE_STEM}.jsonl" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise UserError(
-            f"{path}: no such file{nearest_path(file)}; expected rollouts, {{messages, correct}} records, or pairs"
-        )
-    records = read_records(file)
+    file = find_rollouts(path)
+    records = list(read_records(file))
     form = _form(*records[0])
     if form == "rollouts":
         _check_prompt(file, prompt)
+        records = list(check_rollouts(records))
     responses: dict[str, tuple[list[Response], list[Response]]] = {}
     n_responses = n_overlong = 0
     if form == "pairs":
@@ -192,22 +188,12 @@ class _Rollouts:
 
     def __init__(self, encoder: TraceEncoder, prompt: PromptTemplate) -> None:
         self.encoder, self.prompt = encoder, prompt
-        self.prompts: dict[str, tuple[str, Ids]] = {}
-        self.seen: set[tuple[str, str]] = set()
+        self.prompts: dict[str, Ids] = {}
 
-    def __call__(self, place: str, record: Any) -> list[tuple[str, Response, bool]]:
-        rollout = parse_rollout(place, record)
-        if rollout.key in self.seen:
-            raise UserError(
-                f"{place}: sample {rollout.sample} of '{rollout.id}' is there twice; delete one of the lines"
-            )
-        self.seen.add(rollout.key)
+    def __call__(self, place: str, rollout: Rollout) -> list[tuple[str, Response, bool]]:
         if rollout.id not in self.prompts:
-            ids = self.encoder.prompt_ids(self.prompt.render(rollout.problem))
-            self.prompts[rollout.id] = rollout.problem, ids
-        problem, before = self.prompts[rollout.id]
-        if problem != rollout.problem:
-            raise UserError(f"{place}: id '{rollout.id}' was another problem before; ids must name one problem each")
+            self.prompts[rollout.id] = self.encoder.prompt_ids(self.prompt.render(rollout.problem))
+        before = self.prompts[rollout.id]
         if not len(rollout.ids):  # its prompt left no room
             return []
         tokenizer = self.encoder.tokenizer

@@ -16,7 +16,7 @@ from prmbench.benchmarks.best_of_n.schema import CompletionScores
 from prmbench.benchmarks.judged import judge
 from prmbench.benchmarks.registry import recompute
 from prmbench.cli.app import app
-from prmbench.data.completions import Candidate
+from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import find_prompt
 from prmbench.errors import UserError
 from prmbench.results.schema import Subject, read_entry
@@ -368,7 +368,7 @@ def test_the_reference_is_cached(tiny, tiny_tuned, tmp_path, monkeypatch):
 def test_truncated_candidates_are_wrong_and_do_not_vote():
     texts = ["so \\boxed{5}", "so \\boxed{5}"]
     found = judge(
-        [Candidate("s", "p", i, "q", "5", text, None, truncated=i == 1) for i, text in enumerate(texts)],
+        [StoredCompletion("s", "p", i, "q", "5", text, None, truncated=i == 1) for i, text in enumerate(texts)],
         find_prompt("boxed"),
     )
     assert (found.correct, found.answers) == ([True, False], [0, -1])

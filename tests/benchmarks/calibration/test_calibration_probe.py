@@ -14,7 +14,7 @@ from prmbench.benchmarks.calibration.schema import RolloutValues
 from prmbench.benchmarks.judged import encode_completions
 from prmbench.benchmarks.registry import recompute
 from prmbench.cli.app import app
-from prmbench.data.completions import Candidate, load_candidates
+from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import find_prompt
 from prmbench.errors import UserError
 from prmbench.results.schema import Subject
@@ -70,7 +70,7 @@ def test_implicit_prm_is_read_off_the_sum():
 
 def test_items_are_prefix_sums_of_token_values(tiny, tiny_tuned, file, tmp_path):
     model = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm", margin=5.0)
-    candidates, template = load_candidates([file]), find_prompt("boxed")
+    candidates, template = load_completions([file]), find_prompt("boxed")
     entry, path = evaluate_calibration(
         model, candidates, template, name="x", source="x", output=tmp_path / "run", n_resamples=20
     )
@@ -94,10 +94,10 @@ def test_the_command_and_what_it_refuses(tiny, tiny_tuned, file, tmp_path):
     assert (tmp_path / "run" / "calibration.svg").exists()
     model = load_reward_model(tiny_tuned, reference=tiny, objective="dpo")
     with pytest.raises(UserError, match="no probability's logit"):
-        evaluate_calibration(model, load_candidates([file]), find_prompt("boxed"), name="x", source="x")
+        evaluate_calibration(model, load_completions([file]), find_prompt("boxed"), name="x", source="x")
     model = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm")
     with pytest.raises(UserError, match="nothing says its margin"):
-        evaluate_calibration(model, load_candidates([file]), find_prompt("boxed"), name="x", source="x")
+        evaluate_calibration(model, load_completions([file]), find_prompt("boxed"), name="x", source="x")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_hostile_items_are_named(tmp_path, change, field):
 def test_rollouts_without_a_token_are_left_out(tiny, tiny_tuned, tmp_path):
     """What a run leaves where a prompt has no room."""
     model = load_reward_model(tiny_tuned, reference=tiny, objective="ipvrm", margin=5.0)
-    some = Candidate("s", "a", 0, "What is 1 + 1?", "2", "It is 2", np.array([5, 6, 7]), False)
+    some = StoredCompletion("s", "a", 0, "What is 1 + 1?", "2", "It is 2", np.array([5, 6, 7]), False)
     none = replace(some, id="b", text="", ids=np.zeros(0, dtype=np.int64))
     asked = {"name": "x", "source": "x", "n_resamples": 5}
     entry, _ = evaluate_calibration(model, [some, none], find_prompt("boxed"), output=tmp_path / "run", **asked)
