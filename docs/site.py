@@ -57,7 +57,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     Returns:
         The text with its links as the site has them.
     """
-    here = next((source for source, name in ELSEWHERE.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
+    here = next(
+        (source for source, name in ELSEWHERE.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}"
+    )
 
     def on_site(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(here), link[1]))

@@ -1,7 +1,7 @@
 """Draw the pictures of the README and the pages from an entry that ships.
 
-    python scripts/readme_picture.py            # docs/eval.svg: its table, as a terminal shows it
-    python scripts/readme_picture.py --report   # also docs/report.png: the top of its report (needs chromium)
+python scripts/readme_picture.py            # docs/eval.svg: its table, as a terminal shows it
+python scripts/readme_picture.py --report   # also docs/report.png: the top of its report (needs chromium)
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ def draw_report() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         subprocess.run(["prmbench", "report", ROOT / ENTRY, "--output", page], check=True)
-        quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
+        quiet = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}/profile",
+        ]
         shot = f"--screenshot={ROOT / 'docs' / 'report.png'}"
         subprocess.run(["chromium", *quiet, "--window-size=760,870", shot, page.as_uri()], check=True)
 

@@ -71,7 +71,9 @@ def blocks(page: str) -> list[Block]:
         marks = dict(_MARK.findall(match["marks"]))
         line = text.count("\n", 0, match.start("fence")) + 1
         language = match["language"]
-        found.append(Block(page, line, language, match["text"], marks.get("file"), marks.get("not run"), match.span("text")))
+        found.append(
+            Block(page, line, language, match["text"], marks.get("file"), marks.get("not run"), match.span("text"))
+        )
     return found
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import os
 import re
 import shutil
@@ -30,6 +31,21 @@ SHORTER = {"--max-new-tokens": "12", "--resamples": "100"}
 ELSEWHERE = ("accelerate", "apt-get", "docker", "export", "git", "lm-eval", "make", "pip", "python", "source", "uv")
 """Programs that are not ours: a block with one of them says why it is not run."""
 
+NOT_RUN = {
+    r"prmbench (demo|replicate)\b": "takes minutes; tests/miniature and tests/studies run its parts",
+    r"prmbench train \w+ (?!.*--dry-run)": "trains; tests/training does so. Its recipe is read and checked",
+    r"prmbench \w+ .*out/(qwen|llama|smollm)": "needs what such a run leaves",
+    r"python scripts/": "takes minutes to hours; its parts are tested",
+}
+"""Commands that are run on no page, and why."""
+
+NAMES = {
+    "completions": ["The answer is 4.", "Answer: 5"],
+    "golds": ["4", "4"],
+    "advance": lambda n=1: None,
+}
+"""What the Python of pages finds defined."""
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
@@ -50,8 +66,9 @@ def here(built, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", [page for page in pages.PAGES if blocks(page)])
 def test_page(page, here):
-    namespace = {"__name__": "__main__"}
+    namespace: dict[str, object] = {"__name__": "__main__", **NAMES}
     written = []
+    write_recipes(page)
     for block in blocks(page):
         where = f"{page}:{block.line}"
         if block.file is not None:
@@ -79,7 +96,9 @@ def test_commands_named_in_text_exist(page):
 
 
 def test_every_row_of_the_table_of_models_runs(here):
-    rows = re.findall(r"^\| [^|]+ \| `(prmbench [^`]+)` \|$", (pages.ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| [^|]+ \| `(prmbench [^`]+)` \|$", (pages.ROOT / "README.md").read_text(), flags=re.MULTILINE
+    )
     assert len(rows) >= 8
     for command in rows:
         run(command, Block("README.md", 0, "", command, None, None, (0, 0)), "README.md, table of models")
@@ -94,24 +113,54 @@ def run(command: str, block: Block, where: str) -> str:
     if not words:
         return ""
     program = words[0]
+    not_run = block.not_run or next((why for what, why in NOT_RUN.items() if re.match(what, command)), None)
     if program in ELSEWHERE:
-        assert block.not_run, f"{where}: `{program}` is not run here: say why in a comment, <!-- not run: REASON -->"
+        assert not_run, f"{where}: `{program}` is not run here: say why in a comment, <!-- not run: REASON -->"
         if "prmbench.cli.app" in words:
             read_options(words[words.index("prmbench.cli.app") + 1 :], where)
         return ""
     assert program == "prmbench", f"{where}: not a command that this test knows: {command}; a block of text is ```text"
-    if block.not_run is not None:
+    if not_run:
         read_options(words[1:], where)
+        if words[1] == "train":
+            check_recipe(words[2:])
         return ""
-    arguments = [FEWER.get(previous, word) for previous, word in zip(words, words[1:], strict=False)]
+    arguments = [FEWER.get(previous, word) for previous, word in itertools.pairwise(words)]
+    if arguments[:2] == ["train", "rm"]:
+        arguments += ["--set", "held_out=1"]  # there are few pairs
     if block.language != "console":
         arguments += [word for option in SHORTER.items() if takes(arguments, option[0]) for word in option]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, f"{where}: {command}\n{done.output}\n{done.exception!r}"
+    if arguments[0] == "rollout":
+        world.lend_verdicts(Path(arguments[arguments.index("--output") + 1]) / "rollouts.jsonl")
     if into:
         Path(into.split("#")[0].strip()).write_text(done.stdout, encoding="utf-8")
         return ""
     return "\n".join(line.rstrip() for line in done.stdout.split("\n"))
+
+
+def write_recipes(page: str) -> None:
+    """Write each YAML block of a page to the recipe that a command of the page names."""
+    shell = "".join(block.text for block in blocks(page) if block.language in pages.SHELL)
+    named = [name for name in dict.fromkeys(re.findall(r"(?<=\s)[\w-]+\.yaml\b", shell)) if not Path(name).exists()]
+    found = [block.text for block in blocks(page) if block.language == "yaml" and block.file is None]
+    assert len(named) <= len(found), f"{page}: its commands name {named}, and it has {len(found)} YAML blocks"
+    for name, text in zip(named, found, strict=False):
+        Path(name).write_text(text, encoding="utf-8")
+
+
+def check_recipe(words: list[str]) -> None:
+    """Read and check the recipe of a training run, with what is changed on the command line."""
+    from prmbench.training.rm.recipe import RMRecipe
+    from prmbench.training.sft.recipe import SFTRecipe
+
+    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.rl.recipe import RLRecipe
+
+    recipes = {"sft": SFTRecipe, "rm": RMRecipe, "rl": RLRecipe}
+    changed = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
+    load_recipe(words[1], recipes[words[0]], changed)
 
 
 def takes(arguments: list[str], option: str) -> bool:

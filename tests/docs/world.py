@@ -20,8 +20,12 @@ from transformers import AutoModelForCausalLM
 POSITIONS = 256
 """Positions of the tiny models."""
 
+MARKS = ("<extra_0>", "ки")
+"""Tokens at which public PRMs are read."""
+
 CARD = {"kind": "implicit", "objective": "ipvrm", "beta": 10.0, "margin": 5.0, "reference": "../SFT"}
-ENTRIES = ROOT / "leaderboards" / "entries"
+SAME = {"CKPT": ("ipvrm", "implicit_prm", "out/ipvrm", "out/distrl/reward_model"), "SFT": ("sft", "out/distrl")}
+"""Other names of models on pages, by the model that they are."""
 
 
 def build(folder: Path) -> Path:
@@ -38,30 +42,53 @@ def build(folder: Path) -> Path:
     for name in ("problems", "train", "mine", "validation"):
         _write(folder / f"{name}.jsonl", _problems(name, 3))
     support.write_traces(folder / "my-traces.jsonl", 12)
+    solutions = [{"problem": trace["problem"], "steps": trace["steps"]} for trace in support.make_traces(3)]
+    _write(folder / "my-solutions.jsonl", solutions)
     _data(folder / "data")
     for name in ("leaderboards", "training", "tasks"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
 
+def lend_verdicts(path: Path) -> None:
+    """Call the first rollout of each problem right, since a random model never is, and training needs both outcomes.
+
+    Args:
+        path: A file of rollouts.
+    """
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    right = {"verdict": "correct", "correct": True, "finish_reason": "stop"}
+    _write(path, [{**record, **right} if record["sample"] == 0 else record for record in records])
+
+
 def _models(folder: Path) -> None:
     """The models that pages name: a policy, a reward model with its card, an adapter, and public PRMs laid out as published."""
+    tokenizer = support.wrap(support.byte_level())
+    tokenizer.add_tokens(list(MARKS), special_tokens=True)
     for name, seed, positions in (("SFT", 0, POSITIONS), ("CKPT", 1, POSITIONS), ("LLM", 2, 1024)):
-        support.save_checkpoint(folder / name, seed=seed, max_position_embeddings=positions)
+        model = support.tiny_llama(len(tokenizer), seed, max_position_embeddings=positions)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     (folder / "CKPT" / "prmbench.json").write_text(json.dumps(CARD))
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "SFT"), LoraConfig(r=2, target_modules=["q_proj"]))
+    for model, names in SAME.items():
+        for name in names:
+            shutil.copytree(folder / model, folder / name, dirs_exist_ok=True)
+            if model == "CKPT":
+                card = {**CARD, "reference": str(Path(*[".."] * (name.count("/") + 1), "SFT"))}
+                (folder / name / "prmbench.json").write_text(json.dumps(card))
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder / "SFT"), LoraConfig(r=2, target_modules=["q_proj"])
+    )
     adapted.peft_config["default"].base_model_name_or_path = "SFT"
     adapted.save_pretrained(folder / "ADAPTER")
     shepherd = support_prm.save_causal(folder / "PRM", support_prm.mistral_tokenizer())
     shutil.copytree(shepherd, folder / "peiyi9979" / "math-shepherd-mistral-7b-prm")
-    marked = support.wrap(support.byte_level())
-    marked.add_special_tokens({"additional_special_tokens": ["<extra_0>"]})
-    support_prm.save_mlp_classifier(folder / "Qwen" / "Qwen2.5-Math-PRM-7B", marked)
-    support_prm.save_linear_classifier(folder / "CLASSIFIER", marked)
-    support_prm.save_value_head(folder / "VALUE_HEAD", marked)
+    support_prm.save_mlp_classifier(folder / "Qwen" / "Qwen2.5-Math-PRM-7B", tokenizer)
+    support_prm.save_linear_classifier(folder / "CLASSIFIER", tokenizer)
+    support_prm.save_value_head(folder / "VALUE_HEAD", tokenizer)
 
 
-def _problems(name: str, n: int) -> list[dict[str, str]]:
+def _problems(name: str, n: int) -> list[dict[str, object]]:
     rng = random.Random(name)
     sums = [(rng.randint(1, 9), rng.randint(1, 9)) for _ in range(n)]
     return [{"id": f"{name}-{i}", "problem": f"{a} + {b} = ?", "answer": str(a + b)} for i, (a, b) in enumerate(sums)]
@@ -73,11 +100,13 @@ def _data(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for i, name in enumerate(("gsm8k", "math", "olympiadbench", "omnimath")):
         traces = support.make_traces(10, seed=i)
-        (folder / "processbench" / f"{name}.json").write_text(json.dumps([{**t, "id": f"{name}-{t['id']}"} for t in traces]))
+        (folder / "processbench" / f"{name}.json").write_text(
+            json.dumps([{**t, "id": f"{name}-{t['id']}"} for t in traces])
+        )
     for name in ("aime", "amc", "amc23", "math500", "minerva_math", "olympiadbench"):
         _write(folder / "policy" / f"{name}.jsonl", _problems(name, 2))
     _write(folder / "problems" / "gsm8k_test.jsonl", _problems("gsm8k", 2))
 
 
-def _write(path: Path, records: Iterable[dict[str, str]]) -> None:
+def _write(path: Path, records: Iterable[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
