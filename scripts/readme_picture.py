@@ -1,7 +1,7 @@
-"""Draw the pictures of the README and the pages from an entry that ships.
+"""Draw the pictures of the README and the pages from entries that ship.
 
-python scripts/readme_picture.py            # docs/eval.svg: its table, as a terminal shows it
-python scripts/readme_picture.py --report   # also docs/report.png: the top of its report (needs chromium)
+python scripts/readme_picture.py            # docs/eval.svg: a table as a terminal shows it; docs/baselines.svg: F1 beside baselines
+python scripts/readme_picture.py --report   # also docs/report.png: the top of a report (needs chromium)
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 from rich.console import Console
 
 from prmbench import recompute
@@ -31,6 +33,25 @@ def draw_table() -> None:
     drawn = console.export_svg(title="prmbench")
     without_fonts = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # they would come from the net
     (ROOT / "docs" / "eval.svg").write_text(without_fonts, encoding="utf-8")
+
+
+def draw_baselines() -> None:
+    """Write F1 of the miniature's reward models, beside scores that know nothing, as an SVG."""
+    entries = [recompute(path.parent) for path in sorted(ROOT.glob("leaderboards/entries/miniature-*/entry.json"))]
+    rows = [(entry.subject.name, entry.metrics.protocols["process"].mean["crossfit"]) for entry in entries]
+    rows.sort(key=lambda row: row[1].value)
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "prmbench", "font.family": "sans-serif"})
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for name, style in (("length", ":"), ("random", "-."), ("position", "--")):
+        value = 100 * entries[0].metrics.baselines[name].mean["crossfit"].value
+        axes.axvline(value, color="grey", linestyle=style, label=f"{name}: {value:.1f}")
+    for i, (_, f1) in enumerate(rows):
+        axes.plot([100 * f1.low, 100 * f1.high], [i, i], color="tab:blue")
+        axes.plot(100 * f1.value, i, "o", color="tab:blue")
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_xlabel("F1 in %, process scores, crossfit thresholds [95% interval]")
+    axes.legend(title="knows nothing of the text", loc="upper left", bbox_to_anchor=(0.3, 1))
+    figure.savefig(ROOT / "docs" / "baselines.svg", metadata={"Date": None})
 
 
 def draw_report() -> None:
@@ -53,5 +74,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="also draw docs/report.png")
     draw_table()
+    draw_baselines()
     if parser.parse_args().report:
         draw_report()

@@ -45,7 +45,7 @@ def build(folder: Path) -> Path:
     solutions = [{"problem": trace["problem"], "steps": trace["steps"]} for trace in support.make_traces(3)]
     _write(folder / "my-solutions.jsonl", solutions)
     _data(folder / "data")
-    for name in ("leaderboards", "training", "tasks"):
+    for name in ("docs", "leaderboards", "training", "tasks"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
