@@ -1,8 +1,8 @@
-# make setup | vllm | demo | test | lint | bench: one word each, from a fresh clone, with Python 3.11 or newer and nothing else.
+# make setup | vllm | demo | test | lint | docs | bench: one word each, from a fresh clone, with Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup vllm demo test lint bench
+.PHONY: setup vllm demo test lint docs bench
 
 setup: .venv/installed
 
@@ -35,6 +35,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The site, into build/site: any warning (a broken link, a parameter without an entry) is an error. Needs no network.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: setup
 	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,219 @@
+"""Every snippet of every page runs: commands and Python, on tiny models under the names that the page uses.
+
+``PRMBENCH_WRITE_DOCS=1`` writes what the commands print now into the pages, instead of comparing.
+"""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pages
+import pytest
+import typer.main
+import world
+from pages import Block, blocks
+from typer.testing import CliRunner
+
+from prmbench.cli.app import app
+
+FEWER = {"--branches": "10"}
+"""Options of which a test takes fewer than the page asks for."""
+
+SHORTER = {"--max-new-tokens": "12", "--resamples": "100"}
+"""Options that are added where a command has them and the page does not name them, unless the page shows what is printed."""
+
+ELSEWHERE = ("accelerate", "apt-get", "docker", "export", "git", "lm-eval", "make", "pip", "python", "source", "uv")
+"""Programs that are not ours: a block with one of them says why it is not run."""
+
+NOT_RUN = {
+    r"prmbench (demo|replicate)\b": "takes minutes; tests/miniature and tests/studies run its parts",
+    r"prmbench train \w+ (?!.*--dry-run)": "trains; tests/training does so. Its recipe is read and checked",
+    r"prmbench \w+ .*out/(qwen|llama|smollm)": "needs what such a run leaves",
+    r"python scripts/": "takes minutes to hours; its parts are tested",
+}
+"""Commands that are run on no page, and why."""
+
+NAMES = {
+    "completions": ["The answer is 4.", "Answer: 5"],
+    "golds": ["4", "4"],
+    "advance": lambda n=1: None,
+}
+"""What the Python of pages finds defined."""
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    return world.build(tmp_path_factory.mktemp("docs") / "world")
+
+
+@pytest.fixture
+def here(built, tmp_path, monkeypatch):
+    """A folder of the page's own, with everything that pages name."""
+    folder = shutil.copytree(built, tmp_path / "page", symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PRMBENCH_DATA_DIR", "data")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("PRMBENCH_CACHE_GIB", "1")
+    monkeypatch.setenv("COLUMNS", "110")  # of what is printed
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in pages.PAGES if blocks(page)])
+def test_page(page, here):
+    namespace: dict[str, object] = {"__name__": "__main__", **NAMES}
+    written = []
+    write_recipes(page)
+    for block in blocks(page):
+        where = f"{page}:{block.line}"
+        if block.file is not None:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language in pages.SHELL:
+            printed = [(command, run(command, block, where), said) for command, said in block.commands()]
+            if block.language == "console" and block.not_run is None:
+                written.append((block, "".join(f"$ {command}\n{now}" for command, now, _ in printed)))
+                if not os.environ.get("PRMBENCH_WRITE_DOCS"):
+                    for command, now, said in printed:
+                        assert as_shown(now, said), f"{where}: {command} prints\n{now}"
+        elif block.language == "python":
+            run_python(block, namespace, where)
+    if os.environ.get("PRMBENCH_WRITE_DOCS"):
+        rewrite(page, written)
+
+
+@pytest.mark.parametrize("page", [page for page in pages.PAGES if pages.inline_commands(page)])
+def test_commands_named_in_text_exist(page):
+    for command in pages.inline_commands(page):
+        found, arguments = find_command(pages.words(command)[1:], page)
+        known = {flag for parameter in found.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        unknown = [word for word in arguments if word.startswith("--") and word not in known | {"--help"}]
+        assert not unknown, f"{page}: `{command}`: no such option: {unknown}"
+
+
+def test_every_row_of_the_table_of_models_runs(here):
+    rows = re.findall(
+        r"^\| [^|]+ \| `(prmbench [^`]+)` \|$", (pages.ROOT / "README.md").read_text(), flags=re.MULTILINE
+    )
+    assert len(rows) >= 8
+    for command in rows:
+        run(command, Block("README.md", 0, "", command, None, None, (0, 0)), "README.md, table of models")
+
+
+def run(command: str, block: Block, where: str) -> str:
+    """Run a command, or only read its options where the block says why it is not run. Returns what it prints."""
+    before, _, into = command.partition(" > ")
+    words = pages.words(os.path.expandvars(before))
+    while words and re.fullmatch(r"\w+=\S*", words[0]):
+        words.pop(0)
+    if not words:
+        return ""
+    program = words[0]
+    not_run = block.not_run or next((why for what, why in NOT_RUN.items() if re.match(what, command)), None)
+    if program in ELSEWHERE:
+        assert not_run, f"{where}: `{program}` is not run here: say why in a comment, <!-- not run: REASON -->"
+        if "prmbench.cli.app" in words:
+            read_options(words[words.index("prmbench.cli.app") + 1 :], where)
+        return ""
+    assert program == "prmbench", f"{where}: not a command that this test knows: {command}; a block of text is ```text"
+    if not_run:
+        read_options(words[1:], where)
+        if words[1] == "train":
+            check_recipe(words[2:])
+        return ""
+    arguments = [FEWER.get(previous, word) for previous, word in itertools.pairwise(words)]
+    if arguments[:2] == ["train", "rm"]:
+        arguments += ["--set", "held_out=1"]  # there are few pairs
+    if block.language != "console":
+        arguments += [word for option in SHORTER.items() if takes(arguments, option[0]) for word in option]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, f"{where}: {command}\n{done.output}\n{done.exception!r}"
+    if arguments[0] == "rollout":
+        world.lend_verdicts(Path(arguments[arguments.index("--output") + 1]) / "rollouts.jsonl")
+    if into:
+        Path(into.split("#")[0].strip()).write_text(done.stdout, encoding="utf-8")
+        return ""
+    return "\n".join(line.rstrip() for line in done.stdout.split("\n"))
+
+
+def write_recipes(page: str) -> None:
+    """Write each YAML block of a page to the recipe that a command of the page names."""
+    shell = "".join(block.text for block in blocks(page) if block.language in pages.SHELL)
+    named = [name for name in dict.fromkeys(re.findall(r"(?<=\s)[\w-]+\.yaml\b", shell)) if not Path(name).exists()]
+    found = [block.text for block in blocks(page) if block.language == "yaml" and block.file is None]
+    assert len(named) <= len(found), f"{page}: its commands name {named}, and it has {len(found)} YAML blocks"
+    for name, text in zip(named, found, strict=False):
+        Path(name).write_text(text, encoding="utf-8")
+
+
+def check_recipe(words: list[str]) -> None:
+    """Read and check the recipe of a training run, with what is changed on the command line."""
+    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.rl.recipe import RLRecipe
+    from prmbench.training.rm.recipe import RMRecipe
+    from prmbench.training.sft.recipe import SFTRecipe
+
+    recipes = {"sft": SFTRecipe, "rm": RMRecipe, "rl": RLRecipe}
+    changed = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
+    load_recipe(words[1], recipes[words[0]], changed)
+
+
+def takes(arguments: list[str], option: str) -> bool:
+    """Whether a command has an option that is not given, and does something that needs it."""
+    command, given = find_command(arguments, "")
+    samples = arguments[0] in ("rollout", "probe") or "--policy" in given or any("critic" in word for word in given)
+    if option in given or (option == "--max-new-tokens" and not samples):
+        return False
+    return any(option in parameter.opts for parameter in command.params)
+
+
+def find_command(words: list[str], where: str) -> tuple[Any, list[str]]:
+    """The command that the first words name, and the words after it."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{where}: there is no command `prmbench {words[0]}`"
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def read_options(words: list[str], where: str) -> None:
+    """Parse the arguments of a command without running it: the command and all its options must exist."""
+    command, arguments = find_command(words, where)
+    try:
+        command.make_parser(command.context_class(command)).parse_args(list(arguments))
+    except Exception as error:
+        pytest.fail(f"{where}: {error}")
+
+
+def as_shown(now: str, said: str) -> bool:
+    """Whether a command prints what the page says; a line of three dots stands for any lines."""
+    kept = [re.escape(part.strip("\n")) for part in re.split(r"^\.\.\.$", said.strip("\n"), flags=re.MULTILINE)]
+    return re.fullmatch(r"(?s:.*)".join(kept), now.strip("\n")) is not None
+
+
+def run_python(block: Block, namespace: dict[str, object], where: str) -> None:
+    """Run Python, as a session where it has prompts (``>>>``), in the namespace of the page's earlier blocks."""
+    code = compile(block.text, where, "exec") if ">>>" not in block.text else None
+    if block.not_run is not None:
+        return
+    if code is not None:
+        exec(code, namespace)
+        return
+    session = doctest.DocTestParser().get_doctest(block.text, namespace, where, block.page, block.line)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert not runner.run(session, out=report.append, clear_globs=False).failed, "".join(report)
+    namespace.update(session.globs)
+
+
+def rewrite(page: str, written: list[tuple[Block, str]]) -> None:
+    path = pages.ROOT / page
+    text = path.read_text(encoding="utf-8")
+    for block, now in reversed(written):
+        if "\n...\n" not in block.text:
+            text = text[: block.span[0]] + now.rstrip("\n") + "\n" + text[block.span[1] :]
+    path.write_text(text, encoding="utf-8")
