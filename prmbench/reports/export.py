@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prmbench.reports.compare import AnyEntry
+from prmbench.reports.escaping import for_csv, for_latex, one_line
 from prmbench.reports.leaderboard import Cell, board_cells, board_columns
 
 CSV_FIELDS = ("subject", "benchmark", "fingerprint", "figure", "value", "low", "high")
@@ -22,10 +23,10 @@ def to_csv(entries: Sequence[AnyEntry]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for entry in entries:
-        fixed = [_plain(entry.subject.name), entry.benchmark.name, entry.benchmark.fingerprint]
+        fixed = [for_csv(text) for text in (entry.subject.name, entry.benchmark.name, entry.benchmark.fingerprint)]
         for path, estimate in _estimates("", entry.metrics.model_dump(mode="json")):
             numbers = ["" if estimate.get(k) is None else estimate[k] for k in ("value", "low", "high")]
-            writer.writerow([*fixed, path, *numbers])
+            writer.writerow([*fixed, for_csv(path), *numbers])
     return out.getvalue()
 
 
@@ -35,8 +36,9 @@ def to_latex(entries: Sequence[AnyEntry]) -> str:
     for entry in entries:
         columns = board_columns([entry])
         cells = [_latex_cell(cell) for cell in board_cells(entry, columns)]
-        lines.append(f"% {entry.benchmark.name} {entry.benchmark.fingerprint[:12]}: {', '.join(columns)}")
-        lines.append(" & ".join([_latex(entry.subject.name), *cells]) + r" \\")
+        about = f"{entry.benchmark.name} {entry.benchmark.fingerprint[:12]}: {', '.join(columns)}"
+        lines.append(f"% {one_line(about)}")
+        lines.append(" & ".join([for_latex(entry.subject.name), *cells]) + r" \\")
     return "\n".join(lines) + "\n"
 
 
@@ -50,18 +52,8 @@ def _estimates(path: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _estimates(f"{path}.{key}" if path else str(key), inner)
 
 
-def _plain(text: str) -> str:
-    return f"'{text}" if text[:1] in "=+-@\t" else text
-
-
 def _latex_cell(cell: Cell) -> str:
     if cell.value is None:
         return "--"
     interval = "" if cell.low is None or cell.high is None else rf" {{\scriptsize[{cell.low:.1f}, {cell.high:.1f}]}}"
     return f"{cell.value:.1f}{interval}"
-
-
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return " ".join("".join(special.get(character, character) for character in text).split())

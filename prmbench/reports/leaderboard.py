@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -15,8 +16,8 @@ from pydantic import Field, ValidationError
 from prmbench.benchmarks.processbench.metrics import BASELINES
 from prmbench.benchmarks.processbench.schema import quoted
 from prmbench.data.traces import Trace
-from prmbench.errors import UserError, first_line
-from prmbench.reports.compare import FIGURES, AnyEntry, Measured, compare, load_measured
+from prmbench.errors import ArgumentError, UserError, argument, first_line, printable
+from prmbench.reports.compare import FIGURES, AnyEntry, Measured, compare, load_measured, read_any_entry
 from prmbench.reports.verification import require_valid
 from prmbench.results.schema import ENTRY_NAME, Estimate, Record, what_it_is
 from prmbench.results.store import slug
@@ -26,6 +27,7 @@ from prmbench.stats.protocols import DIRECT
 ENTRIES, REPORTED = "entries", "reported"
 LEVEL = 0.05
 TITLES = {"processbench": "ProcessBench", "best-of-n": "Best-of-N", "policy": "Policies"}
+UNVERIFIED = "unverified: the figures were not computed again from the items."
 WHY_REPORTED = (
     "Figures as a paper prints them. They cannot be compared with the tables above item by item: there are no items, so no paired "
     "test; the data may differ in version and size, thresholds were chosen another way (a coarse grid, on the test items), answers "
@@ -94,12 +96,21 @@ class Board:
     notes: list[str]
 
 
-def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0) -> list[Board]:
-    """Every table of a leaderboard folder's ``entries/``; subjects ranked by the first column, those that do not differ
-    significantly (paired bootstrap, Holm over all pairs of the table, 5%) sharing a rank.
+def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verify: bool = True) -> list[Board]:
+    """Make every table of a leaderboard folder's ``entries/``.
+
+    Subjects are ranked by the first column. Those that do not differ significantly (paired bootstrap, Holm over all pairs of the
+    table, 5%) share a rank.
+
+    Args:
+        folder: The leaderboard folder.
+        n_resamples: Number of bootstrap resamples.
+        seed: Seed of folds and resamples.
+        verify: Whether every figure is first computed again from its items; without, the tables say so.
 
     Raises:
-        UserError: no entries, or an entry whose items are not its own.
+        UserError: There are no entries, an entry's items are not its own, its figures are not what its items give, or a file is
+            none (a link, a folder, a device).
     """
     measured = [load_measured(path) for path in entry_folders(folder)]
     groups: dict[tuple[str, str], list[Measured]] = {}
@@ -108,23 +119,94 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0) -> li
         groups.setdefault(key, []).append(one)
     order = list(TITLES)
     ranked = sorted(groups.items(), key=lambda g: (g[1][0].entry.miniature, order.index(g[0][0]), -len(g[1]), g[0][1]))
-    return [_board(group, n_resamples, seed) for _, group in ranked]
+    for _, group in ranked:
+        _check_group(group, seed)
+    if verify:
+        for one in measured:
+            require_valid(one.path)
+    boards = [_board(group, n_resamples, seed) for _, group in ranked]
+    return boards if verify else [dataclasses.replace(board, notes=[*board.notes, UNVERIFIED]) for board in boards]
 
 
 def entry_folders(folder: Path) -> list[Path]:
-    """Folders of a leaderboard's entries, by name. Raises UserError when there are none."""
+    """Find the folders of a leaderboard's entries, in the order of their names.
+
+    Args:
+        folder: The leaderboard folder.
+
+    Raises:
+        UserError: There are none, or one is a link or holds what is no plain file.
+    """
     found = sorted(path.parent for path in (folder / ENTRIES).glob(f"*/{ENTRY_NAME}"))
     if not found:
         raise UserError(
-            f"{folder / ENTRIES}: holds no entries; add a run with `prmbench leaderboard add RUN --folder {folder}`"
+            f"{folder / ENTRIES}: holds no entries; add runs to a leaderboard folder, and name it with {argument('folder')}"
         )
+    for one in found:
+        refuse_links(one)
+        entry_files(one)
     return found
 
 
+def entry_files(run: Path) -> list[Path]:
+    """Find the files of an entry: itself, its items, and what is known of its subject's training.
+
+    Args:
+        run: The run's folder, or its entry file.
+
+    Raises:
+        UserError: There is no entry, it has no items, or a file is none (a link, a folder, a device).
+    """
+    file = run / ENTRY_NAME if run.is_dir() else run
+    require_plain_file(file)
+    entry = read_any_entry(file)
+    if entry.items is None:
+        raise UserError(f"{file}: field 'items' is empty: a measured entry has items")
+    files = [file, file.parent / Path(entry.items.file).name, *file.parent.glob("training.json")]
+    for one in files:
+        require_plain_file(one)
+    return files
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a link, which leads out of the folder that it lies in.
+
+    Args:
+        path: The path.
+
+    Raises:
+        UserError: It is a link.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link; put the file or folder itself there")
+
+
+def require_plain_file(path: Path) -> None:
+    """Refuse what is no file of its own: a link, a folder, a pipe, a device.
+
+    Args:
+        path: The path.
+
+    Raises:
+        UserError: It is no plain file.
+    """
+    refuse_links(path)
+    if not path.is_file():
+        raise UserError(f"{path}: {'is no plain file' if path.exists() else 'no such file'}; put the file itself there")
+
+
 def read_reported(folder: Path) -> list[ReportedTable]:
-    """Reported tables, in the order of their numbers. Raises UserError, naming the file and the key, for a broken one."""
+    """Read the reported tables of a leaderboard folder, in the order of their numbers.
+
+    Args:
+        folder: The leaderboard folder.
+
+    Raises:
+        UserError: A table is broken; the message names the file and the key.
+    """
     found = []
     for path in (folder / REPORTED).glob("*.json"):
+        require_plain_file(path)
         try:
             table = ReportedTable.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -146,31 +228,42 @@ def add(
     """Verify a run's entry and copy it, with its items, into a leaderboard folder.
 
     Args:
-        name: of the folder there; None: the subject's. replace: go over one of that name. traces: the data, where at hand.
+        run: The run's folder, or its entry file.
+        folder: The leaderboard folder.
+        name: Name of the entry's folder there; None takes the subject's name.
+        replace: Whether an entry of that name may be gone over.
+        traces: The data, where they are at hand; labels are then checked against them.
 
     Returns:
         The folder that was made.
 
     Raises:
-        UserError: the entry is not what its items say, or the name is taken by another.
+        ArgumentError: The name holds characters that cannot be printed.
+        UserError: The entry is not what its items say, a file is none (a link, a folder, a device), or the name is taken by another
+            entry.
     """
+    if name is not None and not name.isprintable():
+        raise ArgumentError("name", printable(name), "holds characters that cannot be printed; take them out")
+    # Only files of the run itself are copied, and only into the board itself.
+    files = entry_files(run)
     require_valid(run, traces)
     one = load_measured(run)
     target = folder / ENTRIES / slug(name or one.name)
-    source = one.path.parent
-    assert one.entry.items is not None
-    files = [one.path, source / Path(one.entry.items.file).name, *source.glob("training.json")]
+    for path in (folder / ENTRIES, target, *(target / file.name for file in files)):
+        refuse_links(path)
     if target.exists() and not replace:
         same = all((target / f.name).exists() and (target / f.name).read_bytes() == f.read_bytes() for f in files)
         if not same:
-            raise UserError(f"{target}: another entry has this name; pass --name, or --replace to go over it")
+            raise UserError(
+                f"{target}: another entry has this name; pass another {argument('name')}, or {argument('replace')} to go over it"
+            )
     target.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, target / (ENTRY_NAME if file == one.path else file.name))
     return target
 
 
-def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
+def _check_group(group: list[Measured], seed: int) -> None:
     first = group[0].entry
     name = first.benchmark.name
     for one in group:
@@ -178,12 +271,17 @@ def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
         if name == "processbench" and used != seed:
             raise UserError(
                 f"{one.path}: its folds are of seed {used}, this table's of {seed}: with another seed F1 is another; compute it "
-                f"again with `prmbench eval --from-items {one.path.parent} --seed {seed}`"
+                f"again from its items with {argument('seed', seed)}"
             )
         if one.entry.miniature != first.miniature:
             raise UserError(
                 f"{one.path} and {group[0].path}: are of the same data, but only one is marked as miniature"
             )
+
+
+def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
+    first = group[0].entry
+    name = first.benchmark.name
     columns = board_columns([one.entry for one in group])
     pairs = compare(group, n_resamples=n_resamples, seed=seed) if len(group) > 1 else []
     differs = [[False] * len(group) for _ in group]
