@@ -41,6 +41,9 @@ def test_wheel_installs_and_works(tmp_path):
     assert all(line.startswith(str(target)) for line in lines), lines
     for folder in lines[1:]:
         assert (Path(folder) / "README.md").exists()
+    shipped = Path(lines[1:][FOLDERS.index("leaderboards")])
+    assert len(list((shipped / "reported").iterdir())) == len(list((ROOT / "leaderboards" / "reported").iterdir()))
+    assert not (shipped / "entries").exists()  # only the repository needs them
     model = support.save_checkpoint(tmp_path / "m")
     data = support.write_traces(tmp_path / "made.jsonl", 20)
     done = subprocess.run(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prmbench.cli.common import interruptible
-from prmbench.errors import UserError
+from prmbench.errors import UserError, printable
 
 
 @interruptible
@@ -87,6 +87,7 @@ def leaderboard_build(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
+    verify: Annotated[bool, typer.Option(help="compute every figure again from its items first")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the tables as JSON, write nothing")] = False,
 ) -> None:
     """Write leaderboard.md and one self-contained HTML page."""
@@ -97,10 +98,10 @@ def leaderboard_build(
 
     where = folder or resource_folder("leaderboards")
     if as_json:
-        found = boards.read_boards(where, n_resamples=resamples, seed=seed)
+        found = boards.read_boards(where, n_resamples=resamples, seed=seed, verify=verify)
         typer.echo(boards.as_json(found, read_reported(where)))
         return
-    markdown, html = pages.build(where, page=page, n_resamples=resamples, seed=seed)
+    markdown, html = pages.build(where, page=page, n_resamples=resamples, seed=seed, verify=verify)
     typer.echo(f"tables: {markdown}\npage: {html}")
 
 
@@ -150,7 +151,7 @@ def leaderboard_verify(
         wrong += bool(found)
         typer.echo(f"{path}: {'as its items say' if not found else f'{len(found)} differences'}")
         for sentence in found:
-            typer.echo(f"  {sentence}")
+            typer.echo(f"  {printable(sentence)}")  # it may quote ids of items
         if traces and (missing := unchecked_subsets(path, traces)):
             typer.echo(f"  labels not checked, the data hold no {', '.join(missing)}")
     if wrong:

@@ -10,6 +10,7 @@ from typing import Any
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import Cell
 from prmbench.errors import UserError
+from prmbench.reports.escaping import for_csv, for_latex, one_line
 from prmbench.reports.leaderboard import columns_and_cells
 
 CSV_FIELDS = ("subject", "benchmark", "fingerprint", "figure", "value", "low", "high")
@@ -28,10 +29,10 @@ def to_csv(measured: Sequence[Measured]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for entry in (one.entry for one in measured):
-        fixed = [_plain(entry.subject.name), entry.benchmark.name, entry.benchmark.fingerprint]
+        fixed = [for_csv(text) for text in (entry.subject.name, entry.benchmark.name, entry.benchmark.fingerprint)]
         for path, estimate in _estimates("", entry.metrics.model_dump(mode="json")):
             numbers = ["" if estimate.get(k) is None else estimate[k] for k in ("value", "low", "high")]
-            writer.writerow([*fixed, _plain(path), *numbers])
+            writer.writerow([*fixed, for_csv(path), *numbers])
     return out.getvalue()
 
 
@@ -50,14 +51,9 @@ def to_latex(measured: Sequence[Measured]) -> str:
         if not columns:
             raise UserError(f"{one.path}: entries of {one.benchmark.name} have no table, and so no row of it")
         about = f"{one.benchmark.name} {one.entry.benchmark.fingerprint[:12]}"
-        lines.append(f"% {about}: {', '.join(_comment(column.title) for column in columns)}")
-        lines.append(" & ".join([_latex(one.name), *map(_latex_cell, cells)]) + r" \\")
+        lines.append(f"% {one_line(f'{about}: ' + ', '.join(column.title for column in columns))}")
+        lines.append(" & ".join([for_latex(one.name), *map(_latex_cell, cells)]) + r" \\")
     return "\n".join(lines) + "\n"
-
-
-def _comment(text: str) -> str:
-    """Text inside a LaTeX comment: one line, which a line break would end."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _estimates(path: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -70,18 +66,8 @@ def _estimates(path: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _estimates(f"{path}.{key}" if path else str(key), inner)
 
 
-def _plain(text: str) -> str:
-    return f"'{text}" if text[:1] in "=+-@\t" else text
-
-
 def _latex_cell(cell: Cell) -> str:
     if cell.value is None:
         return "--"
     interval = "" if cell.low is None or cell.high is None else rf" {{\scriptsize[{cell.low:.1f}, {cell.high:.1f}]}}"
     return f"{cell.value:.1f}{interval}"
-
-
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return " ".join("".join(special.get(character, character) for character in text).split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -12,17 +13,19 @@ from pathlib import Path
 from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.paired import compare_outcomes
 from prmbench.benchmarks.parts import Cell
-from prmbench.benchmarks.registry import BENCHMARKS, load_measured
+from prmbench.benchmarks.registry import BENCHMARKS, load_measured, read_any_entry
 from prmbench.data.traces import Trace
-from prmbench.errors import UserError
+from prmbench.errors import ArgumentError, UserError, argument, printable
 from prmbench.reports.reported import ReportedTable
 from prmbench.reports.verification import require_valid
+from prmbench.results.plain_files import refuse_links, require_plain_file
 from prmbench.results.schema import ENTRY_NAME, what_it_is
 from prmbench.results.store import slug
 from prmbench.stats.paired import ranks_with_ties
 
 ENTRIES = "entries"
 LEVEL = 0.05
+UNVERIFIED = "unverified: the figures were not computed again from the items."
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Board:
     notes: list[str]
 
 
-def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0) -> list[Board]:
+def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verify: bool = True) -> list[Board]:
     """Make every table of a leaderboard's entries.
 
     Subjects are ranked by the first column. Those that do not differ significantly (paired bootstrap, Holm over all pairs of the
@@ -75,9 +78,11 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0) -> li
         folder: The leaderboard's folder, which holds ``entries/``.
         n_resamples: Bootstrap resamples.
         seed: Seed of the resamples, and of crossfit's folds.
+        verify: Whether every figure is first computed again from its items; without, the tables say so.
 
     Raises:
-        UserError: No entries, or an entry whose items are not its own.
+        UserError: There are no entries, an entry's items are not its own, its figures are not what its items give, or a file is
+            none (a link, a folder, a device).
     """
     groups: dict[tuple[str, str], list[Measured]] = {}
     for path in entry_folders(folder):
@@ -85,25 +90,53 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0) -> li
         groups.setdefault((one.benchmark.name, one.entry.benchmark.fingerprint), []).append(one)
     order = BENCHMARKS.names()
     ranked = sorted(groups.items(), key=lambda g: (g[1][0].entry.miniature, order.index(g[0][0]), -len(g[1]), g[0][1]))
+    ranked = [(key, group) for key, group in ranked if group[0].benchmark.columns([one.entry for one in group])]
+    for _, group in ranked:
+        _check_alike(group, seed)
+        for one in group if verify else ():
+            require_valid(one.path)
     boards = [_board(group, n_resamples, seed) for _, group in ranked]
-    return [board for board in boards if board is not None]
+    return boards if verify else [dataclasses.replace(board, notes=[*board.notes, UNVERIFIED]) for board in boards]
 
 
 def entry_folders(folder: Path) -> list[Path]:
-    """The folders of a leaderboard's entries, by name.
+    """Find the folders of a leaderboard's entries, in the order of their names.
 
     Args:
-        folder: The leaderboard's folder.
+        folder: The leaderboard folder.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none, or one is a link or holds what is no plain file.
     """
     found = sorted(path.parent for path in (folder / ENTRIES).glob(f"*/{ENTRY_NAME}"))
     if not found:
         raise UserError(
-            f"{folder / ENTRIES}: holds no entries; add a run with `prmbench leaderboard add RUN --folder {folder}`"
+            f"{folder / ENTRIES}: holds no entries; add runs to a leaderboard folder, and name it with {argument('folder')}"
         )
+    for one in found:
+        refuse_links(one)
+        entry_files(one)
     return found
+
+
+def entry_files(run: Path) -> list[Path]:
+    """Find the files of an entry: itself, its items, and what is known of its subject's training.
+
+    Args:
+        run: The run's folder, or its entry file.
+
+    Raises:
+        UserError: There is no entry, it has no items, or a file is none (a link, a folder, a device).
+    """
+    file = run / ENTRY_NAME if run.is_dir() else run
+    require_plain_file(file)
+    entry = read_any_entry(file)
+    if entry.items is None:
+        raise UserError(f"{file}: field 'items' is empty: a measured entry has items")
+    files = [file, file.parent / Path(entry.items.file).name, *file.parent.glob("training.json")]
+    for one in files:
+        require_plain_file(one)
+    return files
 
 
 def add(
@@ -122,8 +155,14 @@ def add(
         The folder that was made.
 
     Raises:
-        UserError: The entry is not what its items say, its benchmark has no table, or the name is taken by another entry.
+        ArgumentError: The name holds characters that cannot be printed.
+        UserError: The entry is not what its items say, its benchmark has no table, a file is none (a link, a folder, a device), or
+            the name is taken by another entry.
     """
+    if name is not None and not name.isprintable():
+        raise ArgumentError("name", printable(name), "holds characters that cannot be printed; take them out")
+    # Only files of the run itself are copied, and only into the board itself.
+    files = entry_files(run)
     require_valid(run, traces)
     one = load_measured(run)
     if not one.benchmark.columns([one.entry]):
@@ -131,26 +170,24 @@ def add(
             f"{one.path}: entries of {one.benchmark.name} are compared, not ranked: there is no table of them"
         )
     target = folder / ENTRIES / slug(name or one.name)
-    source = one.path.parent
-    assert one.entry.items is not None
-    files = [one.path, source / Path(one.entry.items.file).name, *source.glob("training.json")]
+    for path in (folder / ENTRIES, target, *(target / file.name for file in files)):
+        refuse_links(path)
     if target.exists() and not replace:
         same = all((target / f.name).exists() and (target / f.name).read_bytes() == f.read_bytes() for f in files)
         if not same:
-            raise UserError(f"{target}: another entry has this name; pass --name, or --replace to go over it")
+            raise UserError(
+                f"{target}: another entry has this name; pass another {argument('name')}, or {argument('replace')} to go over it"
+            )
     target.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, target / (ENTRY_NAME if file == one.path else file.name))
     return target
 
 
-def _board(group: list[Measured], n_resamples: int, seed: int) -> Board | None:
-    """The table of entries of one fingerprint; None where their benchmark has no table."""
+def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
+    """The table of entries of one fingerprint."""
     first, benchmark = group[0].entry, group[0].benchmark
     columns = benchmark.columns([one.entry for one in group])
-    if not columns:
-        return None
-    _check_alike(group, seed)
 
     # Which subjects differ, and the ranks that follow.
     pairs = compare_outcomes(group, n_resamples=n_resamples, seed=seed).pairs if len(group) > 1 else []
@@ -188,7 +225,7 @@ def _check_alike(group: Sequence[Measured], seed: int) -> None:
         if "thresholds" in one.benchmark.choices and used != seed:
             raise UserError(
                 f"{one.path}: its folds are of seed {used}, this table's of {seed}: with another seed F1 is another; compute it "
-                f"again with `prmbench eval --from-items {one.path.parent} --seed {seed}`"
+                f"again from its items with {argument('seed', seed)}"
             )
         if one.entry.miniature != group[0].entry.miniature:
             raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from prmbench.benchmarks.parts import Cell
+from prmbench.reports.escaping import for_html, for_markdown
 from prmbench.reports.leaderboard import Board, read_boards
 from prmbench.reports.reported import WHY_REPORTED, ReportedTable, read_reported
 from prmbench.results.store import write_atomically
@@ -17,13 +18,14 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def environment() -> Environment:
-    """The jinja2 environment of all pages. Everything is escaped: names and texts come from files that anybody may have written."""
+    """The jinja2 environment of all pages. It escapes everything, control characters too: anybody may have written the names."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=for_html,
     )
 
 
@@ -51,19 +53,23 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
     for board in boards:
         title = f"{board.title} (miniature: a synthetic world)" if board.miniature else board.title
         rows = [
-            [str(line.rank or ""), _escape(line.name), _escape(line.kind), *(_cell(c) for c in line.cells)]
+            [str(line.rank or ""), for_markdown(line.name), for_markdown(line.kind), *(_cell(c) for c in line.cells)]
             for line in board.lines
         ]
         parts.append(
-            f"## {title}\n\n{_escape(board.about)}.\n\n{markdown_table(['rank', 'subject', 'kind', *board.columns], rows)}"
+            f"## {title}\n\n{for_markdown(board.about)}.\n\n{markdown_table(['rank', 'subject', 'kind', *board.columns], rows)}"
         )
-        parts.append(" ".join(board.notes))
+        parts.append(for_markdown(" ".join(board.notes)))
     if reported:
         parts.append(f"## Reported\n\n{WHY_REPORTED}")
     for table in reported:
-        rows = [[_escape(row.backbone), _escape(row.method), *(f"{v:.1f}" for v in row.values)] for row in table.rows]
-        heading = f"### Table {_escape(table.table)}: {_escape(table.title)}\n\n{_escape(table.figure)}; {_escape(table.source)}."
-        parts.append(f"{heading}\n\n{markdown_table(['backbone', 'method', *table.columns], rows)}")
+        number, title, figure, source = map(for_markdown, (table.table, table.title, table.figure, table.source))
+        rows = [
+            [for_markdown(row.backbone), for_markdown(row.method), *(f"{v:.1f}" for v in row.values)]
+            for row in table.rows
+        ]
+        parts.append(f"### Table {number}: {title}\n\n{figure}; {source}.")
+        parts.append(markdown_table(["backbone", "method", *table.columns], rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -74,7 +80,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         header: Its headings; they are escaped.
         rows: Its cells, as they are to stand in the file.
     """
-    names = [_escape(name) for name in header]
+    names = [for_markdown(name) for name in header]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -87,16 +93,9 @@ def _cell(cell: Cell) -> str:
     )
 
 
-def _escape(text: str) -> str:
-    """Text of unknown origin inside a Markdown table: no markup, no second column, one line."""
-    for character in "\\`*_[]<>|":
-        text = text.replace(
-            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
-        )
-    return " ".join(text.split())
-
-
-def build(folder: Path, *, page: Path | None = None, n_resamples: int = 10_000, seed: int = 0) -> tuple[Path, Path]:
+def build(
+    folder: Path, *, page: Path | None = None, n_resamples: int = 10_000, seed: int = 0, verify: bool = True
+) -> tuple[Path, Path]:
     """Write the Markdown file and the HTML page of a leaderboard.
 
     Args:
@@ -104,11 +103,13 @@ def build(folder: Path, *, page: Path | None = None, n_resamples: int = 10_000, 
         page: The HTML page to write; None: ``leaderboard.html`` in the folder.
         n_resamples: Bootstrap resamples.
         seed: Seed of the resamples, and of crossfit's folds.
+        verify: Whether every figure is first computed again from its items; without, the tables say so.
 
     Returns:
         The Markdown file and the page.
     """
-    boards, reported = read_boards(folder, n_resamples=n_resamples, seed=seed), read_reported(folder)
+    boards = read_boards(folder, n_resamples=n_resamples, seed=seed, verify=verify)
+    reported = read_reported(folder)
     markdown, html = folder / MARKDOWN, page or folder / PAGE
     write_atomically(markdown, as_markdown(boards, reported))
     html.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from prmbench.errors import UserError, first_line
+from prmbench.results.plain_files import require_plain_file
 from prmbench.results.schema import Record
 
 REPORTED = "reported"
@@ -50,6 +51,7 @@ def read_reported(folder: Path) -> list[ReportedTable]:
     """
     found = []
     for path in (folder / REPORTED).glob("*.json"):
+        require_plain_file(path)
         try:
             table = ReportedTable.model_validate_json(path.read_bytes())
         except ValidationError as error:

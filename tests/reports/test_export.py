@@ -57,6 +57,28 @@ def test_latex_row(entry):
     assert rf"& {100 * f1.value:.1f} {{\scriptsize[{100 * f1.low:.1f}, {100 * f1.high:.1f}]}}" in row
 
 
+HOSTILE = "a\n\\input{/etc/passwd} \x1b[31m\r=1+1"
+
+
+def test_hostile_text_in_every_field():
+    """The subject's name and a subset's, in both formats: no command, no line more, nothing that a terminal acts on."""
+    measured = load_measured(ENTRY.parent / "miniature-ipvrm", items=False)
+    (subset, *_), fields = measured.entry.benchmark.subsets, measured.entry.model_dump(mode="json")
+    fields = json.loads(json.dumps(fields).replace(json.dumps(subset), json.dumps(HOSTILE)))
+    entry = type(measured.entry).model_validate(fields)
+    made = named(dataclasses.replace(measured, entry=entry), HOSTILE)
+    assert HOSTILE in made.entry.benchmark.subsets
+    comment, row = to_latex([made]).splitlines()
+    assert "a \\input{/etc/passwd} ?[31m =1+1" in comment  # on one line, where LaTeX reads nothing
+    assert comment.startswith("% ")
+    assert r"\input" not in row
+    assert r"a \textbackslash{}input\{/etc/passwd\} ?[31m =1+1 & " in row
+    for text in (comment + row, to_csv([made])):
+        assert "\x1b" not in text
+        assert "\r" not in text
+    assert len(to_csv([made]).splitlines()) == len(to_csv([measured]).splitlines())
+
+
 def test_the_command_line():
     runner = CliRunner()
     shown = runner.invoke(app, ["export", str(ENTRY), "--format", "latex"])

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -10,13 +12,14 @@ import support
 from typer.testing import CliRunner
 
 import prmbench
+from prmbench.benchmarks.parts import Cell
 from prmbench.cli.app import app
 from prmbench.data.traces import load_traces
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import UserError
-from prmbench.reports.leaderboard import add, read_boards
+from prmbench.errors import ArgumentError, UserError
+from prmbench.reports.leaderboard import UNVERIFIED, Board, BoardRow, add, read_boards
 from prmbench.reports.pages import as_html, as_markdown, build
-from prmbench.reports.reported import read_reported
+from prmbench.reports.reported import ReportedRow, ReportedTable, read_reported
 from prmbench.reports.verification import verify_entry
 from prmbench.resources import resource_folder
 
@@ -207,6 +210,97 @@ def test_what_strangers_wrote_is_escaped(made):
             assert line.replace("\\|", "").count("|") == line.replace("\\|", "").count(" | ") + 2
 
 
+HOSTILE = "a\n\\input{/etc/passwd} % & | `x` <img src=x onerror=y> [b](http://c) \x1b[31m\r\x9b"
+
+
+def test_hostile_text_in_every_field_of_a_board():
+    """Each text field that comes from an entry or a reported table, in each medium."""
+    cell = Cell(50.0, 40.0, 60.0)
+    line = BoardRow(1, HOSTILE, HOSTILE, [cell])
+    board = Board("ProcessBench", "processbench", False, HOSTILE, [HOSTILE], [line], [HOSTILE])
+    row = ReportedRow(backbone=HOSTILE, method=HOSTILE, values=[1.0])
+    texts = dict.fromkeys(("source", "table", "title", "benchmark", "figure"), HOSTILE)
+    table = ReportedTable(status="reported", columns=[HOSTILE], rows=[row], **texts)
+    markdown, html = as_markdown([board], [table]), as_html([board], [table])
+    for bad in ("\x1b", "\x9b", "<img", "\r", "a\n"):
+        assert bad not in markdown, bad
+    for bad in ("<img", "\x1b", "\x9b"):
+        assert bad not in html, bad
+    plain = as_markdown(
+        [replace(board, about="x", columns=["x"], lines=[BoardRow(1, "x", "x", [cell])], notes=["x"])], []
+    )
+    assert as_markdown([board], []).count("\n") == plain.count("\n")  # no line and no cell more
+    rows = [text for text in as_markdown([board], []).splitlines() if text.startswith("|")]
+    assert {text.replace("\\|", "").count("|") for text in rows} == {5}
+
+
+def test_figures_that_the_items_do_not_give_are_not_shown(made, tmp_path):
+    board = shutil.copytree(made[0], tmp_path / "board")
+
+    def better(fields):
+        fields["metrics"]["protocols"]["process"]["mean"]["crossfit"]["value"] = 0.99
+
+    change(board / "entries" / "a", better)
+    with pytest.raises(UserError, match=r"crossfit\.value' is 0\.99; its items give"):
+        build(board, n_resamples=20)
+    markdown, page = build(board, n_resamples=20, verify=False)
+    assert UNVERIFIED in markdown.read_text()
+    assert UNVERIFIED in page.read_text()
+    assert UNVERIFIED not in as_markdown(read_boards(made[0], n_resamples=20), [])
+
+
+@pytest.mark.parametrize("file", ["entry.json", "items.jsonl", "training.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_plain_files_are_added_and_shown(entry, tmp_path, file, kind):
+    def spoil(path):
+        kept = tmp_path / f"kept-{path.parent.name}"
+        if path.exists():
+            path.rename(kept)
+        else:
+            kept.write_text("{}")
+        if kind == "link":
+            path.symlink_to(kept)
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.mkdir()
+
+    target = add(entry, tmp_path / "board", name="mine")
+    spoil(entry / file)
+    with pytest.raises(UserError, match=f"{file}: is (a link|no plain file)"):
+        add(entry, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    spoil(target / file)
+    with pytest.raises(UserError, match=f"{file}: is (a link|no plain file)"):
+        read_boards(tmp_path / "board", n_resamples=20)
+
+
+def test_nothing_is_written_through_a_link(entry, tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "mine").mkdir(parents=True)
+    for link, target in (("entries/mine", outside / "mine"), ("entries", outside)):
+        board = tmp_path / link.replace("/", "-")
+        (board / link).parent.mkdir(parents=True)
+        (board / link).symlink_to(target)
+        with pytest.raises(UserError, match="is a link"):
+            add(entry, board, name="mine", replace=True)
+    assert list(outside.rglob("*")) == [outside / "mine"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\udcff"])
+def test_a_name_that_cannot_be_printed_is_refused(entry, tmp_path, name):
+    with pytest.raises(ArgumentError, match="`name=a.*cannot be printed") as error:
+        add(entry, tmp_path / "board", name=name)
+    assert str(error.value).isprintable()
+
+
+def test_a_pipe_among_reported_tables(made, tmp_path):
+    board = shutil.copytree(made[0], tmp_path / "board")
+    os.mkfifo(board / "reported" / "table-99.json")
+    with pytest.raises(UserError, match=r"table-99\.json: is no plain file"):
+        read_reported(board)
+
+
 class _Rows(HTMLParser):
     """Text of the cells of each table's visible rows."""
 
@@ -286,6 +380,10 @@ def test_the_command_line(made, tmp_path):
     verified = runner.invoke(app, ["leaderboard", "verify", "--folder", str(board)])
     assert verified.exit_code == 1
     assert "field 'benchmark.fingerprint' is" in verified.output
+    built = runner.invoke(app, ["leaderboard", "build", "--folder", str(board), "--resamples", "20"])
+    assert "field 'benchmark.fingerprint' is" in str(built.exception)
+    built = runner.invoke(app, ["leaderboard", "build", "--folder", str(board), "--resamples", "20", "--no-verify"])
+    assert built.exit_code == 0, built.output
     empty = runner.invoke(app, ["leaderboard", "build", "--folder", str(tmp_path / "nowhere")])
     assert isinstance(empty.exception, UserError)
     assert "holds no entries" in str(empty.exception)
