@@ -48,12 +48,15 @@ def find_benchmark(name: str) -> Benchmark:
     Raises:
         ArgumentError: There is none; the nearest name is given.
     """
-    known = BENCHMARKS.names()
-    if name not in known:
+    try:
+        return BENCHMARKS.find(name)
+    except UserError:
+        known = BENCHMARKS.names()
+        if name in known:  # its package cannot be imported
+            raise
         raise ArgumentError(
             "benchmark", printable(name), f"not known{nearest(name, known)}; expected {', '.join(known)}"
-        )
-    return BENCHMARKS.find(name)
+        ) from None
 
 
 def benchmarks() -> list[Benchmark]:

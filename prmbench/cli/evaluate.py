@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from prmbench.benchmarks.base import Benchmark
-from prmbench.benchmarks.registry import BENCHMARKS, benchmarks, find_benchmark
+from prmbench.benchmarks.registry import benchmarks, find_benchmark
 from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import (
     ALWAYS,
@@ -34,11 +34,12 @@ PROBES = {"td": "td-probe", "candidates": "candidates", "calibration": "calibrat
 
 def _eval_flags() -> dict[str, Flag]:
     """The flags of `prmbench eval`: every benchmark's, those of other packages too."""
+    known = benchmarks()
     own = [
         Flag(
             "benchmark",
             str,
-            f"{', '.join(BENCHMARKS.names())}; default: processbench, best-of-n with --rollouts, policy with --policy",
+            f"{', '.join(one.name for one in known)}; default: processbench, best-of-n with --rollouts, policy with --policy",
             SUBJECT,
         ),
         Flag(
@@ -46,7 +47,7 @@ def _eval_flags() -> dict[str, Flag]:
         ),
         Flag("from_items", Path, "compute every figure again from an items file, without a model", DATA),
     ]
-    return flags_of(benchmarks(), more=own)
+    return flags_of(known, more=own)
 
 
 EVAL_FLAGS = _eval_flags()
