@@ -77,29 +77,60 @@ def as_flags(message: str, renamed: Mapping[str, str] | None = None) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the known word closest to `word`, or the empty string."""
+    """Find a known word that the given one may have meant.
+
+    Args:
+        word: The word.
+        known: The words that are known.
+
+    Returns:
+        ``" (did you mean 'x'?)"`` with the closest known word, or the empty string.
+    """
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 def nearest_path(path: Path, *, folders_only: bool = False) -> str:
-    """`nearest` among the files and folders (or the folders alone) beside a path that does not exist."""
+    """Find a file beside a path that does not exist, which may have been meant.
+
+    Args:
+        path: The path.
+        folders_only: Whether only folders are looked at.
+
+    Returns:
+        As `nearest` does.
+    """
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     return nearest(path.name, [p.name for p in beside if p.is_dir() or not folders_only])
 
 
 def shortened(text: str) -> str:
-    """A quoted value, cut to 60 characters."""
+    """Cut a value to 60 characters, for quoting it.
+
+    Args:
+        text: The value.
+    """
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def printable(text: str) -> str:
-    """Every character that a terminal would act on, as a question mark."""
+    """Replace every character that a terminal would act on by a question mark.
+
+    Args:
+        text: The text.
+    """
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first non-empty line of an exception's message, for quoting a library's error in one sentence."""
+    """Take the first non-empty line of an exception's message, for quoting a library's error in one sentence.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        The line; the exception's class where its message is empty.
+    """
     for line in str(error).split("\n"):
         if line.strip():
             return line.strip()

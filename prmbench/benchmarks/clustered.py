@@ -21,11 +21,20 @@ def clustered_estimates(
     seed: int,
     shares: frozenset[str] = frozenset(),
 ) -> dict[str, Estimate]:
-    """Each figure with its percentile interval; the same draws of clusters for every figure of the same items.
+    """Compute figures with percentile intervals that draw whole clusters with replacement.
+
+    The same draws serve every figure of the same items.
 
     Args:
-        cluster: int64, shape [n], from 0 without gaps. figures: of weights, float64, shape [rows, n]; a number a row each.
-        shares: figures that are shares. One that is 0 or 1 is so in every resample; its bound is that of as many items as clusters.
+        cluster: The cluster of each item, numbered from 0 without gaps. Shape [n].
+        figures: Computes figures from weights of shape [rows, n]; it gives one number a row for each name.
+        n_resamples: Bootstrap resamples; 0 gives no intervals.
+        seed: Seed of the draws.
+        shares: Figures that are shares. Where one is 0 or 1 it is so in every resample; its interval then has the exact bound of as
+            many items as there are clusters.
+
+    Returns:
+        The figures by name.
     """
     values = figures(np.ones((1, len(cluster))))
     samples = resample(cluster, figures, n_resamples, np.random.default_rng(seed))
@@ -42,6 +51,13 @@ def clustered_estimates(
 
 
 def numbered(keys: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Numbers of keys in order of first appearance. int64, shape [n]."""
+    """Number keys in the order of their first appearance.
+
+    Args:
+        keys: The keys.
+
+    Returns:
+        A number for each key, from 0. Shape [n].
+    """
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], dtype=np.int64)

@@ -15,12 +15,17 @@ LIMIT = 0.2
 
 
 def precision_warning(dtype: str, sums: NDArray[np.float64], n_tokens: NDArray[np.int64]) -> str | None:
-    """A sentence when rounding is not small beside what the scores differ by; None when it is, or in float32.
+    """Say in a sentence that rounding is not small beside what the scores differ by.
 
     Errors of tokens are taken as independent, so a sum over n tokens is off by ``TOKEN_NOISE * sqrt(n)``.
 
     Args:
-        sums: sums of token log-ratios, before beta, of steps or of whole candidates. n_tokens: tokens in each.
+        dtype: The type that the model computed in.
+        sums: Sums of token log-ratios, before beta, of steps or of whole completions. Shape [n].
+        n_tokens: Tokens in each sum. Shape [n].
+
+    Returns:
+        The sentence; None where rounding is small, or in float32.
     """
     if dtype not in TOKEN_NOISE or len(sums) < 2:
         return None
@@ -36,6 +41,10 @@ def precision_warning(dtype: str, sums: NDArray[np.float64], n_tokens: NDArray[n
 
 
 def tell(warnings: list[str]) -> None:
-    """Print warnings on stderr, one a line."""
+    """Print warnings on stderr, one a line.
+
+    Args:
+        warnings: The warnings.
+    """
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

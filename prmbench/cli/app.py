@@ -337,10 +337,13 @@ def main() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process once what is registered for its exit has run and its output is written, without taking the interpreter down.
+    """End the process once its exit handlers have run and its output is written, without taking the interpreter down.
 
     Threads that vLLM leaves behind in native code may abort a process in its last moment, and a run whose files are all written
     would end as failed (-6).
+
+    Args:
+        code: The exit code.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -25,7 +25,11 @@ FLAGS = {
 
 
 def interruptible(command: Command) -> Command:
-    """Ctrl-C ends a command with one sentence and exit code 130."""
+    """Make a command of a function: its errors name flags, and Ctrl-C ends it with one sentence and exit code 130.
+
+    Args:
+        command: The function.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:

@@ -24,8 +24,11 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        group: versions, devices, engines, data or cache. name, found: what was looked for, and what is there.
-        ok: whether it is there. remedy: what to run where it is not; None: nothing to do.
+        group: The part of the report: versions, devices, engines, data or cache.
+        name: What was looked for.
+        found: What is there.
+        ok: Whether it is there.
+        remedy: What to run where it is not; None: nothing to do.
     """
 
     group: str

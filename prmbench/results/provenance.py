@@ -50,11 +50,24 @@ def run_provenance(
     processes: int = 1,
     warnings: Sequence[str] = (),
 ) -> Provenance:
-    """Provenance of a run that ends now.
+    """Describe how a run that ends now computed its items.
+
+    The parameters are many because each is a field of its own.
 
     Args:
-        encoder: of the subject. started: in UTC. tokens: run through the subject, cached_tokens of them with the reference's
-            log-probs from the cache. resumed: items found already there. processes: that shared the work.
+        encoder: What turned texts into token ids.
+        engine: The name of the engine.
+        device: Where it computed.
+        dtype: In what type.
+        batch_tokens: Padded tokens of a batch.
+        seed: Seed of everything drawn.
+        n_resamples: Bootstrap resamples.
+        started: When the run started, in UTC.
+        tokens: Tokens run through the subject.
+        resumed: Items that were there already.
+        cached_tokens: Of the tokens, those whose reference log-probs came from the cache.
+        processes: How many processes shared the work.
+        warnings: What puts the figures at risk, in words.
     """
     seconds = (datetime.now(UTC) - started).total_seconds()
     return Provenance(

@@ -64,7 +64,11 @@ class Subject(Record):
 
 
 def what_it_is(subject: Subject) -> str:
-    """Kind, objective and preset of a subject in a few words."""
+    """Name kind, objective and preset of a subject in a few words.
+
+    Args:
+        subject: The subject.
+    """
     preset = f"{subject.preset}{' (unverified)' if subject.unverified else ''}" if subject.preset else None
     return ", ".join(part for part in (subject.kind, subject.objective, preset) if part)
 
@@ -146,25 +150,46 @@ class Entry(Record, Generic[Metrics]):
     schema_version: Literal[1] = Field(1, description="version of these fields")
     status: Literal["measured", "reported"] = Field("measured", description="measured here, or reported by a paper")
     miniature: bool = Field(False, description="the synthetic world, not real data")
-    subject: Subject
-    benchmark: BenchmarkData
+    subject: Subject = Field(description="what was evaluated")
+    benchmark: BenchmarkData = Field(description="what it was evaluated on")
     metrics: Metrics = Field(description="the figures; their shape depends on the benchmark")
     items: Items | None = Field(None, description="null: not kept (reported entries)")
     provenance: Provenance | None = Field(None, description="null: not known (reported entries)")
 
 
 def digest(content: object) -> str:
-    """sha256 (hex) of anything JSON can hold, keys sorted."""
+    """Hash anything that JSON can hold, whatever the order of its keys.
+
+    Args:
+        content: The content.
+
+    Returns:
+        sha256 (hex).
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def fingerprint(benchmark: str, version: int, data_hash: str, settings: dict[str, Any] | None = None) -> str:
-    """What must be equal for two results to be compared (DESIGN 5)."""
+    """Hash what must be equal for two results to be compared.
+
+    Args:
+        benchmark: The benchmark's name.
+        version: The benchmark's version.
+        data_hash: Hash of the data.
+        settings: What else must be equal, such as sampling parameters; None: nothing.
+
+    Returns:
+        sha256 (hex).
+    """
     return digest([benchmark, version, data_hash, settings or {}])
 
 
 def joint_fingerprint(subsets: dict[str, SubsetData]) -> str:
-    """The fingerprint of a whole benchmark: of its subsets' names and fingerprints, whatever their order."""
+    """Hash the names and fingerprints of subsets, whatever their order: the fingerprint of a whole benchmark.
+
+    Args:
+        subsets: The subsets by name.
+    """
     return digest(sorted((name, data.fingerprint) for name, data in subsets.items()))
 
 
@@ -175,7 +200,15 @@ def make_benchmark(
     settings: dict[str, Any] | None = None,
     limit: int | None = None,
 ) -> BenchmarkData:
-    """What an entry was evaluated on. subsets: number of items, counts and data hash of each."""
+    """Describe what an entry was evaluated on.
+
+    Args:
+        name: The benchmark's name.
+        version: The benchmark's version.
+        subsets: Number of traces or problems, counts and data hash of each subset.
+        settings: What else must be equal for two entries to be compared; None: nothing.
+        limit: The limit that cut the data; None: they are whole.
+    """
     found = {
         subset: SubsetData(
             n_items=n, counts=counts, data_hash=hashed, fingerprint=fingerprint(name, version, hashed, settings)
@@ -196,7 +229,15 @@ EntryType = TypeVar("EntryType", bound=BaseModel)
 
 
 def read_entry(path: Path, entry_type: type[EntryType]) -> EntryType:
-    """Read an entry file. Raises UserError, naming the file and the field, when it is not one."""
+    """Read an entry file.
+
+    Args:
+        path: The file.
+        entry_type: The pydantic model of the entry.
+
+    Raises:
+        UserError: It is no such entry; the file and the field are named.
+    """
     try:
         return entry_type.model_validate_json(path.read_bytes())
     except OSError as error:

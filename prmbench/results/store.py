@@ -42,9 +42,15 @@ LineType = TypeVar("LineType", bound=Line)
 
 
 class FolderLock:
-    """An output folder is one process's at a time. remedy: what to do instead, for the error."""
+    """An output folder belongs to one process at a time."""
 
     def __init__(self, path: Path, remedy: str = "pass another --output") -> None:
+        """Name the folder.
+
+        Args:
+            path: The folder.
+            remedy: What to do instead, for the error where another process has it.
+        """
         self.path, self.remedy = path, remedy
         self._lock = FileLock(path / ".lock")
 
@@ -69,14 +75,14 @@ class RunFolder(Generic[LineType]):
     """A run's output folder, held by one run at a time (a context manager).
 
     Args:
-        path: created where it does not exist.
-        settings: JSON-serialisable; what must be the same for items in the folder to be reused.
-        parse: makes an item of a place and a JSON value; raises UserError.
-        stem: name of the items file, without ``.jsonl``.
-        rank: this process among those that share the run; rank 0 holds the lock.
+        path: The folder; it is created where it does not exist.
+        settings: What must be the same for items in the folder to be used again. JSON-serialisable.
+        parse: Makes an item of a place and a JSON value; raises UserError.
+        stem: The name of the items file, without ``.jsonl``.
+        rank: This process among those that share the run; rank 0 holds the lock.
 
-    Raises (on entering):
-        UserError: another run holds the folder, the folder holds a run with other settings (the first that differs is
+    Raises:
+        UserError: On entering: another run holds the folder, the folder holds a run with other settings (the first that differs is
             named), or it cannot be written.
     """
 
@@ -146,7 +152,14 @@ class RunFolder(Generic[LineType]):
         return found
 
     def append(self, items: Iterable[LineType]) -> None:
-        """Write items and have them on disk before returning. Raises UserError when the disk is full."""
+        """Write items, and have them on disk before returning.
+
+        Args:
+            items: The items.
+
+        Raises:
+            UserError: The disk is full.
+        """
         try:
             if self._items is None:
                 path = self.path / (f"{self.stem}.jsonl" if self.rank == 0 else f"{self.stem}.rank{self.rank}.jsonl")
@@ -164,7 +177,11 @@ class RunFolder(Generic[LineType]):
             ) from None
 
     def finish(self, items: Sequence[LineType]) -> Items:
-        """Replace the items files by one, in the order given, and describe it."""
+        """Replace the items files by one, and describe it.
+
+        Args:
+            items: All items, in the order of the file.
+        """
         if self._items is not None:
             self._items.close()
             self._items = None
@@ -176,15 +193,26 @@ class RunFolder(Generic[LineType]):
         return Items(file=name, sha256=hashlib.sha256(content.encode()).hexdigest(), n=len(items))
 
     def write_entry(self, entry: BaseModel) -> Path:
-        """Write the entry and return its path."""
+        """Write the entry.
+
+        Args:
+            entry: The entry.
+
+        Returns:
+            Its path.
+        """
         return save_entry(self.path, entry, None)
 
 
 def read_whole_lines(path: Path, parse: Callable[[str, Any], LineType]) -> list[LineType]:
-    """What a run has written to a file, which need not exist. A last line cut short by a kill is left out.
+    """Read what a run has written to a file. A last line that was cut short by a kill is left out.
+
+    Args:
+        path: The file, which need not exist.
+        parse: Makes an item of a place and a JSON value; raises UserError.
 
     Raises:
-        UserError: a line that is broken, or that `parse` does not take.
+        UserError: A line is broken, or `parse` does not take it.
     """
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], start=1):
@@ -200,26 +228,44 @@ def read_whole_lines(path: Path, parse: Callable[[str, Any], LineType]) -> list[
 
 
 def slug(name: str) -> str:
-    """A name as part of a folder's name."""
+    """Turn a name into a part of a folder's name, which is never a path to elsewhere.
+
+    Args:
+        name: The name.
+    """
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
     return kept if kept.strip(".") else kept.replace(".", "-") or "-"  # never a path to elsewhere
 
 
 def default_folder(benchmark: str, name: str, settings: dict[str, Any]) -> Path:
-    """Where a run goes that names no output: one folder for each name and settings."""
+    """Choose the folder of a run that names no output: one folder for each name and settings.
+
+    Args:
+        benchmark: The benchmark's name.
+        name: The subject's name.
+        settings: What decides the run's items.
+    """
     return Path("prmbench-results") / f"{benchmark}-{slug(name)}-{digest(settings)[:8]}"
 
 
 def public_name(source: str | None) -> str | None:
-    """A Hub id as it is; of a local folder only its name, since entries are published."""
+    """Name a checkpoint as an entry may publish it: a Hub id as it is, of a local folder only its name.
+
+    Args:
+        source: The checkpoint as the user named it; None stays None.
+    """
     return Path(source).resolve().name if source is not None and Path(source).exists() else source
 
 
 def write_atomically(path: Path, content: str) -> None:
     """Write a text file so that a reader or a kill sees the old file or the new one, never a part.
 
+    Args:
+        path: The file.
+        content: The text.
+
     Raises:
-        UserError: it cannot be written (a full disk, no permission); the old file is as it was.
+        UserError: It cannot be written (a full disk, no permission); the old file is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -235,10 +281,18 @@ def write_atomically(path: Path, content: str) -> None:
 
 
 def save_entry(folder: Path, entry: BaseModel, items: Path | None) -> Path:
-    """Write an entry, and a copy of its items, into a folder of its own; return the entry's path.
+    """Write an entry, and a copy of its items, into a folder of its own.
+
+    Args:
+        folder: The folder; it is created where it does not exist.
+        entry: The entry.
+        items: Its items file; None: there is none to copy.
+
+    Returns:
+        The entry's path.
 
     Raises:
-        UserError: the folder cannot be written, or holds other items.
+        UserError: The folder cannot be written, or holds other items.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

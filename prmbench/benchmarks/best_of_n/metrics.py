@@ -26,10 +26,20 @@ N_SUBSETS = 200
 
 
 def completion_scores(item: CompletionScores, convention: Convention) -> dict[str, float]:
-    """Every score of one candidate, the model's own first.
+    """Compute every score of one completion, the model's own first.
 
-    ``sum`` and ``token_mean`` are over all response tokens; ``min``, ``last``, ``product`` and ``mean`` over steps' process
+    ``sum`` and ``token_mean`` are over all response tokens. ``min``, ``last``, ``product`` and ``mean`` are over the steps' process
     scores.
+
+    Args:
+        item: The completion.
+        convention: How the model scores a whole response.
+
+    Returns:
+        Scores by name. All are minus infinity where the prompt left no room for a token: there is nothing to choose.
+
+    Raises:
+        UserError: The model's own score needs a field that the item lacks.
     """
     if item.length == 0:  # its prompt left no room: there is nothing to choose
         names = AGGREGATIONS if item.scores is not None else ("token_mean", "sum", *AGGREGATIONS)
@@ -50,13 +60,17 @@ def completion_scores(item: CompletionScores, convention: Convention) -> dict[st
 
 
 def checked_sizes(counts: Iterable[int], sizes: Sequence[int] | None) -> list[int]:
-    """The N to compute: as asked, or powers of two up to the number of candidates, and that number.
+    """Choose the N to compute.
 
     Args:
-        counts: candidates of each problem.
+        counts: The number of completions of each problem.
+        sizes: The N that were asked for; None: powers of two up to the number of completions, and that number.
+
+    Returns:
+        The N in ascending order.
 
     Raises:
-        UserError: problems with different numbers of candidates, or N above that number.
+        UserError: Problems have different numbers of completions, or N is above that number.
     """
     numbers = set(counts)
     if len(numbers) != 1:
@@ -76,10 +90,17 @@ def compute_best_of_n(
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> BestOfNMetrics:
-    """All figures of an entry. Intervals resample problems.
+    """Compute all figures of an entry. Intervals resample problems.
+
+    Args:
+        items: The items of one run.
+        convention: How the model scores a whole response.
+        sizes: The N; None: see `checked_sizes`.
+        n_resamples: Bootstrap resamples; 0 gives no intervals.
+        seed: Seed of the resamples, and of the subsets that votes are drawn for.
 
     Raises:
-        UserError: problems with different numbers of candidates, or N above that number.
+        UserError: Problems have different numbers of completions, or N is above that number.
     """
     groups: dict[tuple[str, str], list[CompletionScores]] = {}
     for item in items:

@@ -29,10 +29,16 @@ Floats = NDArray[np.float64]
 def compute_calibration(
     items: Sequence[RolloutValues], subject: Subject, *, n_resamples: int, seed: int
 ) -> CalibrationMetrics:
-    """All figures, from items and the subject; intervals draw problems with replacement.
+    """Compute all figures, from items and the subject. Intervals draw problems with replacement.
+
+    Args:
+        items: The items of one run.
+        subject: What was evaluated; gives beta and the link from values to probabilities.
+        n_resamples: Bootstrap resamples; 0 gives no intervals.
+        seed: Seed of the draws.
 
     Raises:
-        UserError: the subject's values are not known to be logits.
+        UserError: The subject's values are not known to be logits.
     """
     convention = Convention.of(subject)
     margin = convention.margin

@@ -19,10 +19,14 @@ Floats = NDArray[np.float64]
 
 
 def candidate_sums(logprobs: Floats, p_min: float) -> tuple[float, float, float]:
-    """(size, mass, states with several) summed over states.
+    """Sum the size and the mass of candidate sets over states, and count the states with several candidates.
 
     Args:
-        logprobs: of the likeliest tokens of each state, at least floor(1 / p_min) of them, float64, shape [t, k].
+        logprobs: Log-probs of the likeliest tokens of each state, at least floor(1 / p_min) of them. Shape [t, k].
+        p_min: A token with at least this probability is a candidate.
+
+    Returns:
+        Size summed, mass summed, states with several candidates.
     """
     p = np.exp(logprobs)
     likely = p >= p_min
@@ -31,7 +35,13 @@ def candidate_sums(logprobs: Floats, p_min: float) -> tuple[float, float, float]
 
 
 def compute_candidate_sets(items: Sequence[RolloutCandidates], *, n_resamples: int, seed: int) -> CandidateSetsMetrics:
-    """All figures, from items alone: means over states; intervals draw problems with replacement."""
+    """Compute all figures from items alone: means over states, with intervals that draw problems.
+
+    Args:
+        items: The items of one run.
+        n_resamples: Bootstrap resamples; 0 gives no intervals.
+        seed: Seed of the draws.
+    """
     cluster = numbered([(item.subset, item.id) for item in items])
     states = np.array([item.n_tokens for item in items], dtype=np.float64)
     found = {}

@@ -17,10 +17,15 @@ from prmbench.stats.repeats import majority, mean_resamples, pass_at_k
 
 
 def compute_policy_metrics(items: Sequence[CompletionOutcome], n_resamples: int, seed: int) -> PolicyMetrics:
-    """All figures of an entry, from items alone.
+    """Compute all figures of an entry from items alone.
+
+    Args:
+        items: The items of one run.
+        n_resamples: Bootstrap resamples; they draw problems.
+        seed: Seed of the resamples.
 
     Raises:
-        UserError: problems with different numbers of completions.
+        UserError: Problems have different numbers of completions.
     """
     groups: dict[tuple[str, str], list[CompletionOutcome]] = {}
     for item in items:

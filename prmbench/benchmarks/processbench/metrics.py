@@ -66,7 +66,7 @@ class _Subset:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The outcome of a threshold rule on one subset. hits: bool [n]; resampled: F1 resamples, float64 [b]."""
+    """The outcome of a threshold rule on one subset: its result, whether each item is predicted right, and F1 resamples."""
 
     result: RuleResult
     hits: NDArray[np.bool_]
@@ -76,15 +76,16 @@ class _Chosen:
 def compute_metrics(
     items: Sequence[TraceItem], beta: float, fixed_thresholds: dict[str, float], statistics: Statistics
 ) -> ProcessBenchMetrics:
-    """All figures of an entry.
+    """Compute all figures of an entry.
 
     Args:
-        items: of one run; at least one.
-        beta: scale of the stored sums.
-        fixed_thresholds: protocols whose logit is a probability's, with the threshold.
+        items: The items of one run; at least one.
+        beta: Scale of the stored sums.
+        fixed_thresholds: Thresholds of the protocols whose logit is a probability's.
+        statistics: Resamples and seed.
 
     Raises:
-        ValueError: a NaN score; the message names the item.
+        ValueError: A NaN score; the message names the item.
     """
     subsets = [
         _Subset(name, sorted((item for item in items if item.subset == name), key=lambda item: item.id))
@@ -115,8 +116,9 @@ class Predictions:
     """What a threshold rule makes of one subset.
 
     Attributes:
-        items: sorted by id. predicted: int64, shape [n]: index of the first flagged step, -1: none.
-        thresholds: float64, shape [n]: the one that each item was predicted with; NaN: none, it is a critic's verdict.
+        items: The items, sorted by id.
+        predicted: Index of the first flagged step, -1: none. Shape [n].
+        thresholds: The threshold that each item was predicted with; NaN for a critic's verdict. Shape [n].
     """
 
     items: list[TraceItem]
@@ -125,12 +127,12 @@ class Predictions:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Index of the first wrong step, -1: none. int64, shape [n]."""
+        """Index of the first wrong step, -1: none. Shape [n]."""
         return np.array([item.label for item in self.items])
 
     @property
     def hits(self) -> NDArray[np.bool_]:
-        """Whether the prediction is right. bool, shape [n]."""
+        """Whether the prediction is right. Shape [n]."""
         return self.predicted == self.labels
 
 
@@ -143,12 +145,23 @@ def predict(
     rule: str = "crossfit",
     seed: int = 0,
 ) -> dict[str, Predictions]:
-    """Predict every item, as the entry's F1 under this protocol and threshold rule does; by subset.
+    """Predict every item, as the entry's F1 under a protocol and a threshold rule does.
 
-    Items with votes are predicted by these, under any rule: there is no threshold to choose.
+    Items with votes are predicted by these under any rule: there is no threshold to choose.
+
+    Args:
+        items: The items of one run; at least one.
+        beta: Scale of the stored sums.
+        fixed_thresholds: Thresholds of the protocols whose logit is a probability's.
+        protocol: Which step score.
+        rule: The threshold rule.
+        seed: Seed of crossfit's folds.
+
+    Returns:
+        The predictions by subset.
 
     Raises:
-        ValueError: a protocol or rule that these items do not have, or a subset without both classes where the rule needs them.
+        ValueError: A protocol or rule that these items do not have, or a subset without both classes where the rule needs them.
     """
     if items[0].votes is not None:
         return _predict_directly(items, protocol)
@@ -175,7 +188,14 @@ UNDECIDED = -2
 
 
 def voted(items: Sequence[TraceItem]) -> NDArray[np.int64]:
-    """The prediction of each item's votes (`vote`), `UNDECIDED` where none holds a verdict. int64, shape [n]."""
+    """Predict items by their votes.
+
+    Args:
+        items: The items; each has votes.
+
+    Returns:
+        The majority of each item's votes (`prmbench.stats.votes.vote`); `UNDECIDED` where none holds a verdict. Shape [n].
+    """
     verdicts = [vote(item.votes or ()) for item in items]
     # A verdict may be any whole number; beyond the steps all are equally wrong.
     return np.array([UNDECIDED if v is None else min(max(v, UNDECIDED), 2**31) for v in verdicts], dtype=np.int64)
@@ -206,7 +226,18 @@ def _thresholds(
 
 
 def item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
-    """Scores of an item's steps by protocol, in logit space; none for votes. Raises ValueError, naming the item, for a NaN."""
+    """Compute the scores of an item's steps by protocol.
+
+    Args:
+        item: The item.
+        beta: Scale of the stored sums.
+
+    Returns:
+        Logits by protocol, each of shape [n_steps]; nothing for an item with votes.
+
+    Raises:
+        ValueError: A NaN score; the message names the item.
+    """
     if item.scores is not None:
         found = {STEP_PROTOCOL: item.scores}
     elif item.sums is None:
@@ -343,13 +374,13 @@ def _step_auc(subset: _Subset, scores: list[Floats], statistics: Statistics) -> 
 
 
 def position_bins(labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Traces with an error, by the position of its first wrong step; bins that hold none are left out.
+    """Group traces with an error by the position of its first wrong step.
 
     Args:
-        labels: shape [n]; -1: no error.
+        labels: Index of the first wrong step, -1: no error. Shape [n].
 
     Returns:
-        name and members (shape [n]) of each bin, in order.
+        The name and the members (shape [n]) of each bin, in order; bins that hold none are left out.
     """
     bins = []
     for low, high in zip(POSITION_EDGES, (*POSITION_EDGES[1:], None), strict=True):

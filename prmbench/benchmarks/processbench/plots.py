@@ -20,10 +20,12 @@ COLOURS = {"crossfit": "C0", "gsm8k": "C1", "oracle": "C2", "fixed": "C3"}
 def f1_against_threshold(
     scores: dict[str, list[Floats]], labels: dict[str, list[int]], chosen: dict[str, dict[str, list[float]]]
 ) -> Figure:
-    """F1 of each subset at every threshold, exact, with the thresholds that the threshold rules chose.
+    """Draw F1 of each subset at every threshold, exact, with the thresholds that the threshold rules chose.
 
     Args:
-        scores: by subset, of each trace's steps. labels: by subset. chosen: by subset and threshold rule.
+        scores: Scores of each trace's steps, by subset.
+        labels: Index of each trace's first wrong step, -1: none; by subset.
+        chosen: Thresholds by subset and threshold rule.
     """
     figure = Figure(figsize=(4.2 * len(scores), 3.4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(scores), sharey=True))
@@ -50,7 +52,12 @@ def f1_against_threshold(
 
 
 def scores_around_errors(scores: dict[str, list[Floats]], labels: dict[str, list[int]]) -> Figure:
-    """How steps score that are before the first error, that are it, and that come after; and steps of traces without one."""
+    """Draw how steps score before the first error, at it, and after it, and how steps of right traces score.
+
+    Args:
+        scores: Scores of each trace's steps, by subset.
+        labels: Index of each trace's first wrong step, -1: none; by subset.
+    """
     names = ("no error", "before", "first error", "after")
     figure = Figure(figsize=(4.2 * len(scores), 3.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(scores), sharey=True))
@@ -75,10 +82,16 @@ def scores_around_errors(scores: dict[str, list[Floats]], labels: dict[str, list
 
 
 def calibration(items: Sequence[TraceItem], scores: Sequence[Floats]) -> tuple[Figure, float]:
-    """Reliability of the sigmoid of a step's score as the probability that nothing up to that step is wrong.
+    """Draw the reliability of a step score's sigmoid as the probability that nothing up to that step is wrong.
+
+    Steps weigh alike.
+
+    Args:
+        items: The items.
+        scores: Scores of each item's steps, logits.
 
     Returns:
-        (figure, expected calibration error); steps weigh alike.
+        The figure, and the expected calibration error.
     """
     predicted = sigmoid(np.concatenate(list(scores)))
     right = [

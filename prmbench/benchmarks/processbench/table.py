@@ -14,7 +14,11 @@ from prmbench.stats.protocols import DIRECT
 
 
 def render(entry: ProcessBenchEntry) -> RenderableType:
-    """The entry as a table (F1 in percent, 95% intervals in brackets) and sentences."""
+    """Show an entry as a table (F1 in percent, 95% intervals in brackets) and sentences.
+
+    Args:
+        entry: The entry.
+    """
     subsets = list(entry.benchmark.subsets)
     table = _one_subset(entry, subsets[0]) if len(subsets) == 1 else _many_subsets(entry, subsets)
     return Group(*(safe(line) for line in _heading(entry)), table, *(safe(line) for line in _sentences(entry)))

@@ -32,7 +32,14 @@ MIN_RELIABILITY = 0.05
 
 @dataclass(frozen=True)
 class Columns:
-    """Items as arrays, sorted by state; the outcomes, and signals by name, each float64, shape [n]."""
+    """Items as arrays, sorted by state. All have shape [n].
+
+    Attributes:
+        branches: What became of the branches.
+        signals: Signals of the branches by name.
+        position: Where in its trajectory each branch is, from 0 to 1.
+        probability: The policy's probability of each branch.
+    """
 
     branches: Branches
     signals: dict[str, Floats]
@@ -41,10 +48,14 @@ class Columns:
 
 
 def columns_of(items: Sequence[BranchItem], subject: Subject) -> Columns:
-    """Arrays of items.
+    """Turn items into arrays.
+
+    Args:
+        items: The items of one run.
+        subject: What was evaluated; gives beta and the link from values to probabilities.
 
     Raises:
-        UserError: branches with different numbers of rollouts.
+        UserError: Branches have different numbers of rollouts.
     """
     items = sorted(items, key=lambda item: (item.state, item.rank))
     numbers = {item.rolled for item in items}
@@ -72,7 +83,14 @@ def columns_of(items: Sequence[BranchItem], subject: Subject) -> Columns:
 
 
 def compute_td_probe(items: Sequence[BranchItem], subject: Subject, *, n_resamples: int, seed: int) -> TDProbeMetrics:
-    """All figures, from items and the subject's beta and objective; intervals draw problems with replacement."""
+    """Compute all figures, from items and the subject. Intervals draw problems with replacement.
+
+    Args:
+        items: The items of one run.
+        subject: What was evaluated; gives beta and the link from values to probabilities.
+        n_resamples: Bootstrap resamples; 0 gives no intervals.
+        seed: Seed of the draws.
+    """
     found = columns_of(items, subject)
     branches = found.branches
     everything = np.ones(len(items), dtype=bool)
