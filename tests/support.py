@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -170,6 +172,17 @@ def write_candidates(path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     return path
+
+
+def launch(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments in several processes on the CPU, as ``accelerate launch`` does."""
+    with socket.socket() as probe:  # a free port
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    how = ["--multi_gpu", "--num_processes", processes, "--num_machines", 1, "--mixed_precision", "no"]
+    how += ["--dynamo_backend", "no", "--main_process_port", port]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *how, *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400)
 
 
 class Page(HTMLParser):

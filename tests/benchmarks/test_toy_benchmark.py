@@ -29,12 +29,9 @@ def run(tmp_path_factory):
     (package / "entry_points.txt").write_text("[prmbench.benchmarks]\nrising = toy_benchmark:RISING\n")
     path = os.pathsep.join([str(site), str(HERE), os.environ.get("PYTHONPATH", "")])
 
-    def run(*arguments, processes=1):
-        launch = (
-            ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)] if processes > 1 else []
-        )
+    def run(*arguments):
         done = subprocess.run(
-            [sys.executable, *launch, "-m", "prmbench", *map(str, arguments)],
+            [sys.executable, "-m", "prmbench", *map(str, arguments)],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
@@ -118,15 +115,6 @@ def test_an_interrupted_run_goes_on(run, runs, tiny):
     (folder / "cut" / "items.jsonl").write_bytes(b"".join(lines[:11]) + lines[11][:20])
     run("eval", "--rm", tiny, "--output", folder / "cut", "--name", "one", *asked)
     assert (folder / "cut" / "items.jsonl").read_bytes() == whole
-
-
-@pytest.mark.slow
-def test_processes_share_the_work(run, runs, tiny):
-    folder, asked, _ = runs
-    run("eval", "--rm", tiny, "--output", folder / "shared", "--name", "one", "--device", "cpu", *asked, processes=2)
-    assert (folder / "shared" / "items.jsonl").read_bytes() == (folder / "one" / "items.jsonl").read_bytes()
-    entry = json.loads((folder / "shared" / "entry.json").read_text())
-    assert entry["provenance"]["run"]["processes"] == 2
 
 
 def test_from_python(runs, monkeypatch):

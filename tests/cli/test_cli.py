@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -292,36 +291,10 @@ def test_ctrl_c_says_what_is_kept(slow_case, tmp_path):
     assert "the same command goes on from there" in errors.strip().split("\n")[-1]
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(slow_case, whole, tmp_path):
     _, command = slow_case
-    done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "accelerate.commands.launch",
-                "--multi_gpu",
-                "--num_processes",
-                "2",
-                "--num_machines",
-                "1",
-            ),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())),
-            *("-m", "prmbench"),
-            *map(str, command),
-            *("--device", "cpu", "--output", str(tmp_path / "two")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = support.launch("-m", "prmbench", *command, "--device", "cpu", "--output", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("entry: ") == 1
     one, two = (PROCESSBENCH.read_items(folder / "items.jsonl") for folder in (whole, tmp_path / "two"))

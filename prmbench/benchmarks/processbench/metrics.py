@@ -1,4 +1,4 @@
-"""ProcessBench metrics from items alone: no model, no problem text (DESIGN 4.2, 4.3)."""
+"""ProcessBench metrics from items alone: no model, no problem text (docs/protocols.md, "ProcessBench F1")."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ class Predictions:
     @property
     def hits(self) -> NDArray[np.bool_]:
         """Whether the prediction is right. Shape [n]."""
-        return self.predicted == self.labels
+        hits: NDArray[np.bool_] = self.predicted == self.labels
+        return hits
 
 
 def predict(
