@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-cache = typer.Typer(help="Reference log-probs kept between runs.", no_args_is_help=True, rich_markup_mode=None)
+cache = typer.Typer(help="Reference log-probs kept between runs.", no_args_is_help=True)
 
 
 @cache.command(name="list")

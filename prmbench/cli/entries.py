@@ -72,9 +72,7 @@ def report_command(
     typer.echo(f"page: {write_report(entries, output, load_traces(data) if data else None)}")
 
 
-leaderboard = typer.Typer(
-    help="Tables of entries on the same data: build, add, verify.", no_args_is_help=True, rich_markup_mode=None
-)
+leaderboard = typer.Typer(help="Tables of entries on the same data: build, add, verify.", no_args_is_help=True)
 _FOLDER = "leaderboard folder, with entries/ and reported/; default: the one of this installation"
 
 

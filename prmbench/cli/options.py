@@ -34,6 +34,7 @@ class Flag:
         low: The smallest value; None: any.
         high: The largest value; None: any.
         flags: The flags themselves; empty: made of the name.
+        required: Whether a command cannot do without it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Flag:
     low: float | None = None
     high: float | None = None
     flags: tuple[str, ...] = ()
+    required: bool = False
 
 
 _SHARED = [
@@ -167,12 +169,15 @@ def flags_of(benchmarks: Sequence[Benchmark], *, more: Iterable[Flag] = ()) -> d
     return found
 
 
-def with_flags(command: Callable[..., None], flags: Mapping[str, Flag]) -> Callable[..., None]:
+def with_flags(
+    command: Callable[..., None], flags: Mapping[str, Flag], arguments: Mapping[str, Any] | None = None
+) -> Callable[..., None]:
     """Give a command its options.
 
     Args:
         command: Takes the values by name, those that were not given as the flag's default.
         flags: The options.
+        arguments: Positional arguments, as annotations that typer reads; None: there are none.
 
     Returns:
         A function that typer reads the options from.
@@ -181,9 +186,16 @@ def with_flags(command: Callable[..., None], flags: Mapping[str, Flag]) -> Calla
     def run(**values: Any) -> None:
         command(**values)
 
-    parameters = [
-        inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=flag.default, annotation=_annotation(flag))
-        for flag in flags.values()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, kind, annotation=one) for name, one in (arguments or {}).items()]
+    parameters += [
+        inspect.Parameter(
+            flag.name,
+            kind,
+            default=inspect.Parameter.empty if flag.required else flag.default,
+            annotation=_annotation(flag),
+        )
+        for flag in sorted(flags.values(), key=lambda flag: not flag.required)
     ]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -191,15 +203,32 @@ def with_flags(command: Callable[..., None], flags: Mapping[str, Flag]) -> Calla
     return run
 
 
+def shared(*names: str, **changes: Mapping[str, Any]) -> dict[str, Flag]:
+    """Some of the shared options, in the order of the help.
+
+    Args:
+        *names: Their names.
+        **changes: Fields of `Flag` that differ for a command, by the option's name.
+    """
+    wanted = {*names, *changes}
+    return {name: dataclasses.replace(flag, **changes.get(name, {})) for name, flag in SHARED.items() if name in wanted}
+
+
 def _annotation(flag: Flag) -> Any:
-    kind = flag.kind if flag.default is not None else flag.kind | None
+    kind = flag.kind if flag.required or flag.default is not None else flag.kind | None
     names = flag.flags or ((f"--{flag.name.replace('_', '-')}",) if flag.kind is bool else ())
-    low, high = (
-        None if end is None else (int(end) if flag.kind in (int, list[int]) else end) for end in (flag.low, flag.high)
-    )
-    shows = flag.default is not None and flag.kind is not bool
+    whole = flag.kind in (int, list[int])
+    low, high = (None if end is None else (int(end) if whole else end) for end in (flag.low, flag.high))
     return Annotated[
-        kind, typer.Option(*names, help=flag.help, rich_help_panel=flag.panel, min=low, max=high, show_default=shows)
+        kind,
+        typer.Option(
+            *names,
+            help=flag.help,
+            rich_help_panel=flag.panel,
+            min=low,
+            max=high,
+            show_default=flag.default is not None and flag.kind is not bool,
+        ),
     ]
 
 

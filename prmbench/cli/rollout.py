@@ -1,0 +1,70 @@
+"""The `rollout` command: sample completions of problems and verify their answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from prmbench.cli.common import interruptible, quiet_libraries
+from prmbench.cli.options import DATA, LOADING, Flag, policy_loading, sampling_of, shared, with_flags
+
+_FLAGS = {
+    **shared("limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "seed", "as_json"),
+    **shared(
+        policy={"required": True},
+        prompt={"help": "prompt template: boxed, bare, answer-line, number", "default": "boxed"},
+        n={"kind": int, "help": "completions of each problem", "default": 4, "low": 1},
+        temperature={"default": 1.0},
+        top_p={"default": 1.0},
+        top_k={"default": 0},
+        max_new_tokens={"help": "a completion cut here is wrong", "default": 2048},
+        output={"help": "folder to write rollouts.jsonl into; the same command goes on there", "required": True},
+        batch_tokens={"help": "tokens of a batch, completions at full length", "default": 16_384},
+    ),
+    "problems": Flag("problems", Path, "file of problems: {id, problem, answer} records", DATA, required=True),
+}
+
+
+def _rollout(**values: Any) -> None:
+    """Sample completions of problems and verify their answers."""
+    from prmbench.data.problems import load_problems
+    from prmbench.data.prompts import find_prompt
+    from prmbench.data.rollouts import summarise
+    from prmbench.engines.processes import current_share
+    from prmbench.engines.sampling import SamplingParams
+    from prmbench.policies.policy import load_policy
+    from prmbench.policies.rollout import rollout
+    from prmbench.reward_models.loading import read_template
+
+    template = find_prompt(values["prompt"])
+    problems = load_problems(values["problems"], values["limit"])
+    quiet_libraries()
+    share = current_share(cpu=values["device"] == "cpu")
+    loading = policy_loading(values)
+    if (text := loading["chat_template"]) is not None:
+        loading["chat_template"] = read_template(text)
+    found = rollout(
+        load_policy(values["policy"], template, **loading),
+        problems,
+        values["output"],
+        prompt=values["prompt"],
+        n=values["n"],
+        params=SamplingParams(**sampling_of(values)),
+        seed=values["seed"] or 0,
+        batch_tokens=values["batch_tokens"],
+        share=share,
+    )
+    if not share.main:
+        return
+    summary = summarise(found)
+    if values["as_json"]:
+        typer.echo(json.dumps(summary.__dict__, indent=2))
+        return
+    typer.echo(summary.sentence())
+    typer.echo(f"rollouts: {values['output'] / 'rollouts.jsonl'}")
+
+
+rollout_command = interruptible(with_flags(_rollout, _FLAGS))

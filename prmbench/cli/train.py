@@ -1,0 +1,109 @@
+"""The `train` commands: models from recipes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from prmbench.cli.common import interruptible
+
+_DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
+
+train = typer.Typer(help="Train models from recipes.", no_args_is_help=True)
+
+
+@train.command(name="sft")
+@interruptible
+def train_sft_command(
+    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as miniature/sft.yaml is one that ships")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="of a dry run: print the plan as JSON")] = False,
+) -> None:
+    """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
+    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.sft.run import SFTRecipe, train_sft
+
+    checked = load_recipe(recipe, SFTRecipe, override or ())
+    if dry_run:
+        _show_plan(checked, devices, as_json=as_json)
+        return
+    result = train_sft(checked, log=typer.echo)
+    if result is None:
+        return
+    rate = f", pass rate {result.pass_rate:.1%}" if result.pass_rate is not None else ""
+    typer.echo(
+        f"{result.steps:,} steps on {result.n_records:,} records ({result.n_overlong:,} too long, left out){rate}"
+    )
+    typer.echo(f"checkpoint: {result.output}")
+
+
+@train.command(name="rm")
+@interruptible
+def train_rm_command(
+    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
+) -> None:
+    """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM."""
+    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.rm.run import RMRecipe, train_rm
+
+    checked = load_recipe(recipe, RMRecipe, override or ())
+    if dry_run:
+        _show_plan(checked, devices, as_json=as_json)
+        return
+    result = train_rm(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
+    if result is None:
+        return
+    if as_json:
+        shown = {"output": str(result.output), "steps": result.steps, "best_step": result.best_step}
+        typer.echo(json.dumps({**shown, "metrics": result.metrics}, indent=2))
+        return
+    typer.echo(f"{result.steps:,} steps; the best weights by held-out loss are those of step {result.best_step:,}")
+    typer.echo(f"checkpoint: {result.output}")
+    typer.echo(f"next:  prmbench eval --rm {result.output}")
+
+
+@train.command(name="rl")
+@interruptible
+def train_rl_command(
+    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/spro.yaml is one that ships")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
+    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
+) -> None:
+    """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
+    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.rl.recipe import RLRecipe
+    from prmbench.training.rl.run import train_rl
+
+    checked = load_recipe(recipe, RLRecipe, override or ())
+    if dry_run:
+        _show_plan(checked, devices, as_json=as_json)
+        return
+    result = train_rl(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
+    if result is None:
+        return
+    if as_json:
+        shown = {"output": str(result.output), "steps": result.steps, "evaluations": result.evaluations}
+        typer.echo(json.dumps({**shown, "reward_model": result.reward_model and str(result.reward_model)}, indent=2))
+        return
+    typer.echo(f"{result.steps:,} steps; figures of each are in {result.output / 'rl.json'}")
+    typer.echo(f"policy: {result.output}")
+    if result.reward_model is not None:
+        typer.echo(f"reward model, as updated: {result.reward_model}")
+    typer.echo(f"next:  prmbench eval --policy {result.output}")
+
+
+def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:
+    plan = recipe.plan()
+    typer.echo(plan.as_json(devices) if as_json else plan.text(devices))
