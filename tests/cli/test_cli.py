@@ -66,7 +66,7 @@ def test_native_threads_cannot_fail_a_run_at_its_end(arguments, code):
         "sys.modules['vllm'] = types.ModuleType('vllm')\nsys.modules['vllm'].thread = Abort()\n"
         "atexit.register(print, 'cleaned up')\n"
         f"sys.argv[1:] = {arguments}\n"
-        "import prmbench.cli.app\nprmbench.cli.program()\n"
+        "import prmbench.cli.app\nprmbench.cli.app.program()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split("\n")[-2]) == (code, "cleaned up")
