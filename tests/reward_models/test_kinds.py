@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prmbench
 from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
-from prmbench.data.tokens import TraceEncoder
+from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.loading import checkpoint_hash
 from prmbench.errors import UserError
 from prmbench.reward_models.card import Card, make_card, read_card, reference_fields, write_card
@@ -90,6 +90,16 @@ def test_endo_of_a_response_is_its_logprob_and_the_first_value(tiny):
         logprob = sum(log_softmax(logits[i])[encoded.ids[i + 1]] for i in range(first, len(encoded) - 1))
         (values,) = model.token_values([encoded])
         assert values.sum() == pytest.approx(logprob + np.log(np.exp(logits[first]).sum()), abs=1e-3)
+
+
+def test_endo_of_a_response_that_was_cut_has_a_value_after_it(tiny):
+    """It is not done: the state after its last token is not terminal, or being cut would pay."""
+    model = load_reward_model(tiny, kind="endo")
+    whole = model.encode(PROBLEM, STEPS)
+    cut = EncodedTrace(whole.ids[:-3], whole.n_prompt, whole.step_of[:-3], whole.n_steps)
+    together = model.token_values([cut, whole])
+    assert [len(values) for values in together] == [len(one) - one.n_prompt for one in (cut, whole)]
+    assert together[0] == pytest.approx(together[1][:-3], abs=1e-4)
 
 
 def test_endo_decay_weighs_positions_in_a_whole_response_only(tiny):
