@@ -475,8 +475,7 @@ def test_a_root_is_no_tree(tmp_path):
 def test_an_entry_records_what_the_model_warns_of(tiny, tiny_tuned, traces_file, tmp_path):
     folder = shutil.copytree(tiny_tuned, tmp_path / "rm")
     write_card(folder, Card(kind="implicit", reference_name="sft", reference_weights="0" * 64))
-    options = prmbench.RunOptions(batch_tokens=4096)
-    entry, _ = prmbench.evaluate(folder, reference=tiny, data=traces_file, output=tmp_path / "out", options=options)
+    entry, _ = prmbench.evaluate(folder, reference=tiny, data=traces_file, output=tmp_path / "out", batch_tokens=4096)
     assert "trained against 000000000000" in entry.provenance.warnings[0]
 
 
@@ -510,9 +509,8 @@ def test_a_problem_is_put_as_in_training_unless_told_otherwise(tiny, tiny_tuned,
 def test_both_figures_can_be_had(tiny, tiny_tuned, tmp_path, traces_file, monkeypatch):
     folder = with_prompt(tiny_tuned, tmp_path, prompt="boxed")
     monkeypatch.chdir(tmp_path)  # where results go that name no output
-    options = prmbench.RunOptions(batch_tokens=4096)
     entries = [
-        prmbench.evaluate(folder, reference=tiny, data=traces_file, options=options, prompt=prompt)
+        prmbench.evaluate(folder, reference=tiny, data=traces_file, batch_tokens=4096, prompt=prompt)
         for prompt in (None, "bare")
     ]
     (asked, asked_path), (bare, bare_path) = entries
@@ -523,7 +521,7 @@ def test_both_figures_can_be_had(tiny, tiny_tuned, tmp_path, traces_file, monkey
 
 
 def test_the_system_message_of_a_prompt_comes_with_it(tiny, tiny_tuned, tmp_path, monkeypatch):
-    mine = PromptTemplate("mine", "{problem} Go.", "Be brief.", "boxed")
+    mine = PromptTemplate("mine", "{problem} Go.", "boxed", system="Be brief.")
     monkeypatch.setitem(PROMPT_TEMPLATES, "mine", mine)
     folder = with_prompt(tiny_tuned, tmp_path, prompt="mine")
     found = load_reward_model(folder, reference=tiny)
