@@ -528,3 +528,21 @@ def test_the_system_message_of_a_prompt_comes_with_it(tiny, tiny_tuned, tmp_path
     said = load_reward_model(tiny_tuned, reference=tiny, tokens={"system": "Be brief."})
     assert found.encode(PROBLEM, STEPS).ids.tolist() == said.encode(f"{PROBLEM} Go.", STEPS).ids.tolist()
     assert load_reward_model(folder, reference=tiny, prompt="bare").encoder.options.system is None
+
+
+def test_completions_with_another_prompt_are_said_to_have_it(tiny, tiny_tuned, tmp_path):
+    model = load_reward_model(with_prompt(tiny_tuned, tmp_path, prompt="boxed"), reference=tiny)
+    assert model.prompt_remarks(find_prompt("boxed")) == []
+    (remark,) = model.prompt_remarks(find_prompt("number"))
+    assert (
+        "sampled with the prompt 'number' and are scored with it; the reward model was trained with 'boxed'" in remark
+    )
+    briefly = PromptTemplate("boxed", "{problem}", "boxed", system="Be brief.")
+    (remark,) = model.prompt_remarks(briefly)
+    assert "sampled with the system message 'Be brief.', and are scored with no system message" in remark
+    assert load_reward_model(tiny_tuned, reference=tiny).prompt_remarks(find_prompt("number")) == []
+    rollouts = support.write_candidates(tmp_path / "c.jsonl")
+    entry, _ = prmbench.rerank(
+        tmp_path / "rm", [rollouts], reference=tiny, prompt="number", output=tmp_path / "out", n_resamples=0
+    )
+    assert any("trained with 'boxed'" in warning for warning in entry.provenance.warnings)

@@ -118,7 +118,7 @@ def test_threshold_of_an_entry_predicts_as_the_entry_does(implicit, entry):
     traces = prmbench.load_traces(path.parent.parent / "data")
     for protocol in ("process", "prefix_mean"):
         threshold = find_threshold(f"{path.parent}:gsm8k:{protocol}", implicit)
-        expected = predict(items, 10.0, {}, protocol=protocol, policy="gsm8k")
+        expected = predict(items, 10.0, {}, protocol=protocol, rule="gsm8k")
         for subset, one in expected.items():
             mine = [Solution(t.id, t.problem, t.steps) for t in traces if t.subset == subset]
             found = {s.id: s.first_error for s in score_solutions(implicit, mine, threshold=threshold)}
