@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.benchmarks.precision import tell
 from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.rollouts import prompt_of
@@ -179,7 +180,10 @@ def plan_fields(
         batch_tokens: Padded tokens of a batch; None: what suits the device.
     """
     device, dtype = model.device_and_dtype()
+    remarks = model.prompt_remarks(data.prompt)
+    tell(remarks)
     return {
+        "told": [*model.warnings, *remarks],
         "encoder": model.encoder,
         "settings": {
             "data": data_hash(one.digest() for one in data.completions),

@@ -112,9 +112,26 @@ def prompt_of(path: str | Path) -> str | None:
     Returns:
         Name of the template; None where no run says it.
     """
-    run = (Path(path) if Path(path).is_dir() else Path(path).parent) / "run.json"
-    name = read_json(run).get("prompt") if run.exists() else None
+    name = _run_of(path).get("prompt")
     return name if isinstance(name, str) else None
+
+
+def conversation_of(path: str | Path) -> dict[str, Any]:
+    """Find out how a run of rollouts rendered its prompts.
+
+    Args:
+        path: A rollouts file, or the folder that holds one.
+
+    Returns:
+        What `prmbench.data.tokens.TraceEncoder.conversation` gave; empty where no run says it.
+    """
+    found = _run_of(path).get("conversation")
+    return found if isinstance(found, dict) else {}
+
+
+def _run_of(path: str | Path) -> dict[str, Any]:
+    run = (Path(path) if Path(path).is_dir() else Path(path).parent) / "run.json"
+    return read_json(run) if run.exists() else {}
 
 
 def check_completions(records: Iterable[Located]) -> Iterator[Located]:

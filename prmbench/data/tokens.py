@@ -136,6 +136,19 @@ class TraceEncoder:
         content = json.dumps([self.chat_template, self.options.model_dump()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def conversation(self) -> dict[str, Any]:
+        """Say what shapes a prompt besides the problem and its template: what a run records, and the next stage compares.
+
+        Returns:
+            The system message, the arguments of the chat template, its sha256, and whether it is the tokenizer's own.
+        """
+        return {
+            "system": self.options.system,
+            "template_args": self.options.template_args,
+            "chat_template": hashlib.sha256(self.chat_template.encode()).hexdigest(),
+            "own_template": self.chat_template == self.tokenizer.chat_template,
+        }
+
     def recorded_options(self) -> dict[str, Any]:
         """List the options as an entry's provenance records them, the end of turn by the token that it came to."""
         end_of_turn = self.tokenizer.convert_ids_to_tokens(self.end_of_turn)

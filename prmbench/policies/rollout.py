@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def run_settings(path: str | Path) -> dict[str, Any]:
     found = read_json(file)
     kinds: dict[str, type] = {"policy": str, "template": str, "prompt": str, "sampling": dict, "n": int, "seed": int}
     kinds |= {"batch_tokens": int, "numerics": list, "verifier": str, "problems": str, "versions": str}
-    kinds |= {name: kind for name, kind in {"limit": int, "engine": str}.items() if name in found}
+    kinds |= {n: kind for n, kind in {"limit": int, "engine": str, "conversation": dict}.items() if n in found}
     check_fields(str(file), found, kinds, "the settings of a rollout run")
     if len(found["numerics"]) != 2 or not all(isinstance(one, str) for one in found["numerics"]):
         raise UserError(
@@ -164,6 +164,7 @@ def sampling_settings(
         "policy": policy.hashed,
         "template": policy.encoder.template_hash(),
         "prompt": prompt,
+        "conversation": policy.encoder.conversation(),
         "sampling": params.model_dump(),
         "n": n,
         "seed": seed,
@@ -171,6 +172,21 @@ def sampling_settings(
         **({} if policy.engine.name == "hf" else {"engine": policy.engine.name}),
         "numerics": list(policy.engine.device_and_dtype()),
     }
+
+
+def prompt_rules(conversation: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what of the prompts must be equal for two entries to be compared, besides the prompt template.
+
+    Args:
+        conversation: What a run recorded; see `TraceEncoder.conversation`. Runs from before recorded nothing.
+
+    Returns:
+        Arguments of the chat template, and its hash where the user gave one. Empty where the model's own template renders the
+        prompts as it is: backbones have different ones.
+    """
+    rules = {"template_args": conversation.get("template_args") or None}
+    rules["chat_template"] = None if conversation.get("own_template", True) else conversation.get("chat_template")
+    return {name: value for name, value in rules.items() if value is not None}
 
 
 def rollout(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.data.prompts import PromptTemplate
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.choose import load_engine
 from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer
@@ -235,6 +236,29 @@ class RewardModel(ABC):
             steps: Texts of the steps.
         """
         return self.encoder.encode(problem, steps)
+
+    def prompt_remarks(self, prompt: PromptTemplate) -> list[str]:
+        """Say how the prompt that completions were sampled with differs from what the model knows. They are scored with theirs.
+
+        Args:
+            prompt: The prompt template of the completions.
+
+        Returns:
+            Whole sentences; none for models that show a problem in a way of their own.
+        """
+        if self.own_layout:
+            return []
+        remarks = []
+        if self.card.prompt not in (None, prompt.name):
+            remarks.append(
+                f"the completions were sampled with the prompt '{prompt.name}' and are scored with it; the reward model was "
+                f"trained with '{self.card.prompt}'"
+            )
+        shown = self.encoder.options.system
+        if prompt.system != shown:
+            said = [f"the system message '{one}'" if one else "no system message" for one in (prompt.system, shown)]
+            remarks.append(f"the completions were sampled with {said[0]}, and are scored with {said[1]}")
+        return remarks
 
     def scoring(self) -> dict[str, Any] | None:
         """Return what else decides the scores and belongs into an entry; None for nothing."""

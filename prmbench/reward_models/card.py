@@ -89,6 +89,9 @@ class Card(BaseModel):
     prompt: str | None = Field(
         None, description="name of the prompt template that problems were put with in training; null: bare, or unknown"
     )
+    chat_template: str | None = Field(
+        None, description="sha256 of the chat template that it was trained with; null: unknown"
+    )
     tokens: TokenOptions = Field(default_factory=lambda: TokenOptions(), description="how a trace becomes text")
     marks: MarkLayout | None = Field(
         None, description="classifier, token_pair, value_head: where the marks are; null: what the kind has by default"

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.tokens import EncodedTrace
+from prmbench.data.tokens import EncodedTrace, TraceEncoder
+from prmbench.engines.types import Engine
 from prmbench.reward_models.base import EngineRewardModel
+from prmbench.reward_models.card import Card
 
 DEFAULT_DECAY = 0.95
 """The decay factor that the paper names (Appendix C). It names no floor."""
@@ -20,18 +22,19 @@ def endo_rewards(
 ) -> NDArray[np.float64]:
     """Give the reward of every response token, r(s_t, a_t) = Q(s_t, a_t) - V(s_{t+1}).
 
-    Q is the logit and V the log-sum-exp of all logits: the inverse soft Bellman operator. The last token ends the turn, and V of
+    Q is the logit and V the log-sum-exp of all logits: the inverse soft Bellman operator. Where the last token ends the turn, V of
     the state after it is 0. So the sum over a response is its log-probability plus V(s_1), whatever its length.
 
     Args:
         logit: Logit of each response token, at the state before it. float64, shape [t].
-        logsumexp: Log-sum-exp of all logits at the same states. float64, shape [t].
+        logsumexp: Log-sum-exp of all logits at the same states, float64, shape [t]; or shape [t + 1], with that at the state
+            after the last token, of a response that was cut.
         discount: Weight of V(s'). Below 1 every token gets a share of V, which rewards length.
 
     Returns:
         The rewards. float64, shape [t].
     """
-    return logit - discount * np.append(logsumexp[1:], 0.0)
+    return logit - discount * np.append(logsumexp, 0.0)[1 : len(logit) + 1]
 
 
 def position_weights(n: int, decay: float, floor: float) -> NDArray[np.float64]:
@@ -49,10 +52,27 @@ def position_weights(n: int, decay: float, floor: float) -> NDArray[np.float64]:
 
 
 class EndoRewardModel(EngineRewardModel):
-    """Token values are `endo_rewards` of the model's own logits. A whole response is scored with `position_weights`."""
+    """Token values are `endo_rewards` of the model's own logits. A whole response is scored with `position_weights`.
+
+    Attributes:
+        encoder: What turns a trace into token ids.
+    """
 
     needs = "logits"
     reads = frozenset({"discount", "decay", "decay_floor"})
+    encoder: TraceEncoder
+
+    def __init__(self, model: Engine, encoder: TraceEncoder, card: Card) -> None:
+        """Take what was loaded.
+
+        Args:
+            model: The engine that holds the language model.
+            encoder: What turns a trace into token ids.
+            card: The card, with the user's settings over it.
+        """
+        super().__init__(model, encoder, card)
+        self.max_length = model.max_length and model.max_length - 1  # `token_values` may ask one token further
+        self.ends = frozenset({encoder.end_of_turn, *model.eos_ids()})
 
     def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
         """Give the rewards. See `RewardModel.token_values`.
@@ -61,14 +81,15 @@ class EndoRewardModel(EngineRewardModel):
             batch: The traces, from `encode`.
         """
         discount = 1.0 if self.card.discount is None else self.card.discount
-        found = self.model.score(
-            [trace.ids for trace in batch], [trace.n_prompt for trace in batch], frozenset({"logit", "logsumexp"})
-        )
+        # The engine gives the state before a token: of a response that was cut, ask one token further.
+        cut = [int(int(trace.ids[-1]) not in self.ends) for trace in batch]
+        ids = [np.append(trace.ids, np.zeros(one, dtype=np.int64)) for trace, one in zip(batch, cut, strict=True)]
+        found = self.model.score(ids, [trace.n_prompt for trace in batch], frozenset({"logit", "logsumexp"}))
         out = []
-        for tokens in found:
+        for tokens, one in zip(found, cut, strict=True):
             assert tokens.logit is not None
             assert tokens.logsumexp is not None
-            out.append(endo_rewards(tokens.logit, tokens.logsumexp, discount))
+            out.append(endo_rewards(tokens.logit[: len(tokens.logit) - one], tokens.logsumexp, discount))
         return out
 
     def weighted_total(self, values: NDArray[np.float64]) -> float:

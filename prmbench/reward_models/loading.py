@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.choose import check_engine
 from prmbench.engines.loading import LoadOptions, locate
 from prmbench.errors import ArgumentError, UserError, argument, first_line
@@ -88,11 +89,25 @@ def load_reward_model(
     )
     model = find_kind(card.kind).load(request)
     model.source = source
+    model.warnings = [*model.warnings, *_other_template(model)]
     for warning in model.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if plugin is not None:
         model.facts["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
     return model
+
+
+def _other_template(model: RewardModel) -> list[str]:
+    """Warn where the chat template is not the one that the model was trained with."""
+    if model.card.chat_template is None or not isinstance(model.encoder, TraceEncoder):
+        return []
+    used = str(model.encoder.conversation()["chat_template"])
+    if used == model.card.chat_template:
+        return []
+    return [
+        f"the chat template has the sha256 {used[:12]}, the model was trained with {model.card.chat_template[:12]}: it is shown "
+        "prompts of another form"
+    ]
 
 
 def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def measure_reward_model(lab: Lab, settings: RewardModelSettings, output: Path) 
     responses = _encode_rollouts(lab.rollouts, model)
     values = token_values(model, responses, BATCH_TOKENS)
     correct = np.array([r.correct for r in lab.rollouts])
-    final = final_values(values, OBJECTIVES.find(settings.objective), beta)
+    weighted = [total for v in values if (total := model.weighted_total(v)) is not None]  # EndoRM's own way
+    final = np.array(weighted) if weighted else final_values(values, OBJECTIVES.find(settings.objective), beta)
     margin = model.card.margin or 0.0
     return {
         "f1": _f1(metrics.protocols),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,11 +10,12 @@ import support
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout, parse_rollout, read_rollouts, summarise
+from prmbench.data.tokens import TokenOptions
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
-from prmbench.policies.rollout import rollout
+from prmbench.policies.rollout import prompt_rules, rollout
 
 PARAMS = SamplingParams(max_new_tokens=12)
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?{' Think.' * i}", str(2 * i)) for i in range(5)]
@@ -163,3 +165,23 @@ def test_mistakes_in_a_rollouts_file(change, message):
 def test_missing_rollouts_file(tmp_path):
     with pytest.raises(UserError, match=r"rollouts.jsonl: no such file"):
         read_rollouts(tmp_path)
+
+
+def test_a_run_says_how_its_prompts_were_rendered(tiny, policy, tmp_path):
+    run(policy, tmp_path / "own")
+    recorded = json.loads((tmp_path / "own" / "run.json").read_text())["conversation"]
+    template = hashlib.sha256(support.TEMPLATE.encode()).hexdigest()
+    assert recorded == {"system": None, "template_args": {}, "chat_template": template, "own_template": True}
+    assert prompt_rules(recorded) == prompt_rules({}) == {}
+    asked = load_policy(
+        str(tiny),
+        find_prompt("boxed"),
+        chat_template=support.THINKING_TEMPLATE,
+        tokens=TokenOptions(template_args={"enable_thinking": False}),
+    )
+    assert prompt_rules(asked.encoder.conversation()) == {
+        "template_args": {"enable_thinking": False},
+        "chat_template": hashlib.sha256(support.THINKING_TEMPLATE.encode()).hexdigest(),
+    }
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        run(asked, tmp_path / "own")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prmbench
 from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
-from prmbench.data.tokens import TraceEncoder
+from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.loading import checkpoint_hash
 from prmbench.errors import UserError
 from prmbench.reward_models.card import Card, make_card, read_card, reference_fields, write_card
@@ -90,6 +90,16 @@ def test_endo_of_a_response_is_its_logprob_and_the_first_value(tiny):
         logprob = sum(log_softmax(logits[i])[encoded.ids[i + 1]] for i in range(first, len(encoded) - 1))
         (values,) = model.token_values([encoded])
         assert values.sum() == pytest.approx(logprob + np.log(np.exp(logits[first]).sum()), abs=1e-3)
+
+
+def test_endo_of_a_response_that_was_cut_has_a_value_after_it(tiny):
+    """It is not done: the state after its last token is not terminal, or being cut would pay."""
+    model = load_reward_model(tiny, kind="endo")
+    whole = model.encode(PROBLEM, STEPS)
+    cut = EncodedTrace(whole.ids[:-3], whole.n_prompt, whole.step_of[:-3], whole.n_steps)
+    together = model.token_values([cut, whole])
+    assert [len(values) for values in together] == [len(one) - one.n_prompt for one in (cut, whole)]
+    assert together[0] == pytest.approx(together[1][:-3], abs=1e-4)
 
 
 def test_endo_decay_weighs_positions_in_a_whole_response_only(tiny):
@@ -511,10 +521,28 @@ def test_both_figures_can_be_had(tiny, tiny_tuned, tmp_path, traces_file, monkey
 
 
 def test_the_system_message_of_a_prompt_comes_with_it(tiny, tiny_tuned, tmp_path, monkeypatch):
-    mine = PromptTemplate("mine", "{problem} Go.", "Be brief.", "boxed")
+    mine = PromptTemplate("mine", "{problem} Go.", "boxed", system="Be brief.")
     monkeypatch.setitem(PROMPT_TEMPLATES, "mine", mine)
     folder = with_prompt(tiny_tuned, tmp_path, prompt="mine")
     found = load_reward_model(folder, reference=tiny)
     said = load_reward_model(tiny_tuned, reference=tiny, tokens={"system": "Be brief."})
     assert found.encode(PROBLEM, STEPS).ids.tolist() == said.encode(f"{PROBLEM} Go.", STEPS).ids.tolist()
     assert load_reward_model(folder, reference=tiny, prompt="bare").encoder.options.system is None
+
+
+def test_completions_with_another_prompt_are_said_to_have_it(tiny, tiny_tuned, tmp_path):
+    model = load_reward_model(with_prompt(tiny_tuned, tmp_path, prompt="boxed"), reference=tiny)
+    assert model.prompt_remarks(find_prompt("boxed")) == []
+    (remark,) = model.prompt_remarks(find_prompt("number"))
+    assert (
+        "sampled with the prompt 'number' and are scored with it; the reward model was trained with 'boxed'" in remark
+    )
+    briefly = PromptTemplate("boxed", "{problem}", "boxed", system="Be brief.")
+    (remark,) = model.prompt_remarks(briefly)
+    assert "sampled with the system message 'Be brief.', and are scored with no system message" in remark
+    assert load_reward_model(tiny_tuned, reference=tiny).prompt_remarks(find_prompt("number")) == []
+    rollouts = support.write_candidates(tmp_path / "c.jsonl")
+    entry, _ = prmbench.rerank(
+        tmp_path / "rm", [rollouts], reference=tiny, prompt="number", output=tmp_path / "out", n_resamples=0
+    )
+    assert any("trained with 'boxed'" in warning for warning in entry.provenance.warnings)

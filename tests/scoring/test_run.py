@@ -228,6 +228,9 @@ def test_command(tiny, tiny_tuned, tmp_path):
     assert line["first_error"] == first_below(np.array(line["scores"]["process"]), 0.0)
     printed = json.loads(run(*common, "--threshold", "0", "--json").stdout)
     assert printed == [line]
+    asked = json.loads(run(*common, "--prompt", "boxed", "--json").stdout)
+    assert asked[0]["n_tokens"] == line["n_tokens"]
+    assert asked[0]["scores"] != line["scores"]
     wrong = run(*common, "--output", tmp_path / "scores.jsonl")
     assert "is the name of a file; expected a folder" in str(wrong.exception)
     wrong = run(*common, "--protocol", "step")

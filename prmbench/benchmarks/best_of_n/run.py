@@ -120,7 +120,6 @@ def plan_best_of_n(job: Job) -> Plan:
         subject=subject,
         units=units,
         warn=warn,
-        told=model.warnings,
         **plan_fields(model, data, encoded, job.batch_tokens),
     )
 

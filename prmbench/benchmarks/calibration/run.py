@@ -99,9 +99,7 @@ def plan_calibration(job: Job) -> Plan:
             title="valuing",
         )
 
-    return Plan(
-        subject=subject, units=units, told=model.warnings, **plan_fields(model, kept, encoded, job.batch_tokens)
-    )
+    return Plan(subject=subject, units=units, **plan_fields(model, kept, encoded, job.batch_tokens))
 
 
 def _check_link(model: RewardModel, subject: Subject) -> None:

@@ -24,7 +24,7 @@ from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import ArgumentError, UserError
 from prmbench.policies.policy import Policy
-from prmbench.policies.rollout import rollout
+from prmbench.policies.rollout import prompt_rules, rollout
 
 
 def evaluate_candidate_sets(
@@ -136,6 +136,7 @@ def plan_candidate_sets(job: Job) -> Plan:
             "prompt": data.prompt,
             "p_min": list(map(str, p_mins)),
             "seed": job.seed,
+            **prompt_rules(policy.encoder.conversation()),
         },
         engine=policy.engine.name,
         numerics=(device, dtype),

@@ -18,7 +18,14 @@ from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import ArgumentError, UserError
 from prmbench.policies.policy import Policy
-from prmbench.policies.rollout import problems_digest, rollout, run_settings, sampling_settings, written_before
+from prmbench.policies.rollout import (
+    problems_digest,
+    prompt_rules,
+    rollout,
+    run_settings,
+    sampling_settings,
+    written_before,
+)
 from prmbench.results.provenance import versions
 from prmbench.results.schema import Provenance, Subject
 from prmbench.results.store import RUN_NAME
@@ -122,7 +129,7 @@ def plan_policy(job: Job) -> Plan:
         subject=subject_of(job, policy.hashed, policy.engine.facts()),
         encoder=policy.encoder,
         settings=_made_of(run, {subset: problems_digest(problems) for subset, problems in data.sets.items()}),
-        rules={name: run[name] for name in COMPARED},
+        rules=_rules(run),
         engine=policy.engine.name,
         numerics=policy.engine.device_and_dtype(),
         batch_tokens=batch_tokens,
@@ -160,7 +167,7 @@ def plan_from_rollouts(paths: Sequence[str | Path], name: str | None) -> tuple[P
     first = runs[0]
     rollouts: dict[str, list[Rollout]] = {}
     for path, run in zip(map(Path, paths), runs, strict=True):
-        if any(run[key] != first[key] for key in ("policy", *COMPARED)):
+        if (run["policy"], _rules(run)) != (first["policy"], _rules(first)):
             raise UserError(
                 f"{path}: is of another policy or other sampling settings than {paths[0]}; evaluate it by itself"
             )
@@ -175,7 +182,7 @@ def plan_from_rollouts(paths: Sequence[str | Path], name: str | None) -> tuple[P
         subject=Subject(name=called, source=None, kind="policy", weights={"model": first["policy"]}),
         encoder=None,
         settings=_made_of(first, {subset: run["problems"] for subset, run in zip(rollouts, runs, strict=True)}),
-        rules={key: first[key] for key in COMPARED},
+        rules=_rules(first),
         engine=first.get("engine", "hf"),
         numerics=(device, dtype),
         batch_tokens=first["batch_tokens"],
@@ -204,6 +211,11 @@ def _whole_run(path: Path, run: dict[str, Any]) -> list[Rollout]:
     if keys != whole or len(found) != len(whole) or problems_digest(problems.values()) != run["problems"]:
         raise UserError(f"{path}: is not the whole run that its {RUN_NAME} describes; go on with the run")
     return found
+
+
+def _rules(run: dict[str, Any]) -> dict[str, Any]:
+    """What makes two entries comparable, of a rollout run's settings."""
+    return {name: run[name] for name in COMPARED} | prompt_rules(run.get("conversation", {}))
 
 
 def _made_of(run: dict[str, Any], sets: dict[str, str]) -> dict[str, Any]:

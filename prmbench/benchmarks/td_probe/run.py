@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
+from prmbench.benchmarks.precision import tell
 from prmbench.benchmarks.problems import Problems
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.benchmarks.td_probe.benchmark import TD_PROBE, TDProbeOptions
@@ -30,7 +31,7 @@ from prmbench.engines.processes import Share
 from prmbench.engines.sampling import Request, SamplingParams, uniforms
 from prmbench.errors import ArgumentError, UserError, argument
 from prmbench.policies.policy import Policy
-from prmbench.policies.rollout import rollout
+from prmbench.policies.rollout import prompt_rules, rollout
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.subject import describe
 from prmbench.verify import Verdict, Verifier, verifier_version
@@ -126,6 +127,8 @@ def plan_td_probe(job: Job) -> Plan:
     values = branching_model(model)
     _check_vocabulary(values, policy)
     template = find_prompt(data.prompt)
+    remarks = model.prompt_remarks(template)
+    tell(remarks)
     if options.top > policy.engine.vocabulary:
         raise ArgumentError("top", options.top, f"the policy knows {policy.engine.vocabulary:,} tokens")
 
@@ -176,12 +179,13 @@ def plan_td_probe(job: Job) -> Plan:
             "rollouts": options.rollouts_per_branch,
             "seed": job.seed,
             "verifier": verifier_version(),
+            **prompt_rules(policy.encoder.conversation()),
         },
         engine=policy.engine.name,
         numerics=policy.engine.device_and_dtype(),
         batch_tokens=batch_tokens,
         units=units,
-        told=model.warnings,
+        told=[*model.warnings, *remarks],
     )
 
 

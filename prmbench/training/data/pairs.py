@@ -12,6 +12,7 @@ twice; a prompt that has only one sort is dropped and counted. Pairs that come a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.records import Located, read_records
-from prmbench.data.rollouts import Rollout, check_rollouts, find_rollouts, prompt_of
+from prmbench.data.rollouts import Rollout, check_rollouts, conversation_of, find_rollouts, prompt_of
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError, nearest
 from prmbench.training.data.chats import Chat, check_chat, encode_chat
@@ -83,6 +84,8 @@ class Pairs:
         n_prompts: Number of different prompts among them.
         n_overlong: Number of responses that are longer than the limit, their prompt included.
         n_one_sided: Number of prompts that do not have both outcomes among their other responses.
+        prompted: Whether problems were put with the prompt template of the recipe, as those of rollouts are.
+        remarks: What differs from how the responses were sampled, in whole sentences.
     """
 
     pairs: list[Pair]
@@ -90,6 +93,8 @@ class Pairs:
     n_prompts: int
     n_overlong: int
     n_one_sided: int
+    prompted: bool = False
+    remarks: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """Say the counts in words."""
@@ -121,8 +126,9 @@ def load_pairs(
     file = find_rollouts(path)
     records = list(read_records(file))
     form = _form(*records[0])
+    remarks: list[str] = []
     if form == "rollouts":
-        _check_prompt(file, prompt)
+        remarks = _check_prompt(file, prompt, encoder)
         records = list(check_rollouts(records))
     responses: dict[str, tuple[list[Response], list[Response]]] = {}
     n_responses = n_overlong = 0
@@ -143,7 +149,7 @@ def load_pairs(
         found = Pairs(pairs, n_responses, len(responses), n_overlong, sum(not of_prompt for of_prompt in drawn))
     if not found.pairs:
         raise UserError(f"{file}: no pair is left to train on ({found.sentence()})")
-    return found
+    return dataclasses.replace(found, prompted=form == "rollouts", remarks=tuple(remarks))
 
 
 def split_held_out(pairs: Sequence[Pair], n: int, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -257,10 +263,24 @@ def _key(turns: tuple[tuple[str, str], ...]) -> str:
     return hashlib.sha256(json.dumps(turns).encode()).hexdigest()
 
 
-def _check_prompt(file: Path, prompt: PromptTemplate) -> None:
-    """The folder of a rollout run says which prompt it used; another one would be a state that the policy never saw."""
+def _check_prompt(file: Path, prompt: PromptTemplate, encoder: TraceEncoder) -> list[str]:
+    """The folder of a rollout run says how it put problems; otherwise put, they would be states that the policy never saw.
+
+    Returns:
+        What cannot be the same, in whole sentences: the chat template of another tokenizer.
+    """
     used = prompt_of(file)
     if used is not None and used != prompt.name:
         raise UserError(
             f"{file}: was sampled with the prompt template '{used}', the recipe says '{prompt.name}'; set prompt: {used}"
         )
+    there, here = conversation_of(file), encoder.conversation()
+    for name in ("system", "template_args"):
+        if name in there and there[name] != here[name]:
+            raise UserError(
+                f"{file}: was sampled with {name} {json.dumps(there[name])}, the recipe has {json.dumps(here[name])}; set "
+                f"tokens.{name}"
+            )
+    if there.get("chat_template", here["chat_template"]) == here["chat_template"]:
+        return []
+    return [f"{file}: was sampled with another chat template; the model is trained with that of its own tokenizer"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from prmbench.quiet import quiet_libraries
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.results.store import write_atomically
-from prmbench.reward_models.card import write_card
+from prmbench.reward_models.card import read_card, reference_fields, write_card
 from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.model.export import export_weights
@@ -210,6 +209,11 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
             raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
     for remark in recipe.remarks():
         log(remark)
+    trained_with = ((read_card(reward_folder) if reward_folder else None) or {}).get("prompt")
+    if trained_with not in (None, recipe.prompt):
+        log(
+            f"the reward model was trained with the prompt '{trained_with}'; rollouts are sampled and scored with '{recipe.prompt}'"
+        )
     log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
     return _PolicyRun(recipe, folder, reward_folder, reference, kind, fitting, encoder, options, share, log)
 
@@ -424,10 +428,11 @@ def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     reward.write(output)
     load_tokenizer(run.folder, run.options).save_pretrained(output)
-    if options.reference == "old":
-        reference = "reference"
-    else:
-        source = run.folder if options.reference == "start" else Path(options.reference)
-        reference = os.path.relpath(source.resolve(), output.resolve()) if source.is_dir() else options.reference
-    write_card(output, reward.card.model_copy(update={"reference": reference}))
+    # The card: what it is a ratio against now, and the prompts that it was updated with.
+    named = {"old": str(output / "reference"), "start": run.recipe.model}
+    reference = named.get(options.reference, options.reference)
+    fields = reference_fields(reference, checkpoint_hash(locate(reference, "reward_model.reference")), output)
+    prompts = {"prompt": run.recipe.prompt, "tokens": run.recipe.tokens}
+    prompts["chat_template"] = run.encoder.conversation()["chat_template"]
+    write_card(output, reward.card.model_copy(update={**fields, **prompts}))
     return output

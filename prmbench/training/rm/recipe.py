@@ -102,6 +102,12 @@ class RMRecipe(Optimisation):
         """
         return self.max_steps or max(1, math.ceil(self.epochs * (records // self.batch_size)))
 
+    @property
+    def rendering(self) -> TokenOptions:
+        """How conversations become text: as `tokens` says, with the system message of the prompt template where it says none."""
+        system = self.tokens.system if self.tokens.system is not None else find_prompt(self.prompt).system
+        return self.tokens.model_copy(update={"system": system})
+
     def load(self, encoder: TraceEncoder, folder: Path) -> RMData:
         """Read and encode the data, draw pairs, and keep some back.
 
@@ -129,7 +135,7 @@ class RMRecipe(Optimisation):
         """See `Optimisation.plan`."""
 
         def lengths() -> list[int]:
-            encoder = TraceEncoder(load_tokenizer(self.folder, LoadOptions()), self.tokens)
+            encoder = TraceEncoder(load_tokenizer(self.folder, LoadOptions()), self.rendering)
             return [len(row) for pair in self.load(encoder, self.folder).kept for row in pair.rows]
 
         # Weights: a head has one number for each of the states' width, and leaves an output layer of its own without a part.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
 from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically
-from prmbench.reward_models.card import Card, write_card
+from prmbench.reward_models.card import Card, reference_fields, write_card
 from prmbench.training.data.pairs import Pairs
 from prmbench.training.model.export import export_weights
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
@@ -74,6 +73,7 @@ class _Run:
         reference: Checkpoint of pi_ref.
         options: How checkpoints are loaded.
         tokenizer: The tokenizer of the checkpoint to start from.
+        encoder: What renders and encodes conversations.
         data: The pairs.
         share: This process among those of the run.
         log: Called with a line for every stage and measurement.
@@ -84,6 +84,7 @@ class _Run:
     reference: Path
     options: LoadOptions
     tokenizer: PreTrainedTokenizerBase
+    encoder: TraceEncoder
     data: RMData
     share: Share
     log: Callable[[str], None]
@@ -124,7 +125,12 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
     reference = folder if recipe.reference is None else locate(recipe.reference, "reference")
     refuse_own_folder(recipe, folder, reference)
     tokenizer = load_tokenizer(folder, options)
-    data = recipe.load(TraceEncoder(tokenizer, recipe.tokens), folder)
+    encoder = TraceEncoder(tokenizer, recipe.rendering)
+    data = recipe.load(encoder, folder)
+    for remark in data.found.remarks:
+        log(remark)
+    if not data.found.prompted:
+        log("the data bring their own prompts: the card names none, and evaluation will put the bare problem")
     counts = f"{data.found.sentence()}; {len(data.held):,} held out"
     if len(data.kept) < recipe.batch_size:
         raise UserError(
@@ -132,7 +138,7 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
             f"lower it or held_out ({counts})"
         )
     log(counts)
-    return _Run(recipe, folder, reference, options, tokenizer, data, share, log)
+    return _Run(recipe, folder, reference, options, tokenizer, encoder, data, share, log)
 
 
 def _train(run: _Run) -> RMResult | None:
@@ -243,8 +249,8 @@ def _finish(run: _Run, trainer: RewardModelTrainer, hashes: dict[str, str]) -> R
     steps, history = trainer.state.global_step, trainer.state.log_history
     last, best = run.states / "last", run.states / "best"
     best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
-    _export(run, best if best.exists() else last, output)
-    _export(run, last, output / "last")
+    _export(run, best if best.exists() else last, output, hashes["reference"])
+    _export(run, last, output / "last", hashes["reference"])
 
     # The report.
     at_best: dict[str, Any] = next(
@@ -270,24 +276,25 @@ def _finish(run: _Run, trainer: RewardModelTrainer, hashes: dict[str, str]) -> R
     return RMResult(output, steps, best_step, data.found, len(data.held), metrics, history)
 
 
-def _export(run: _Run, saved: Path, output: Path) -> None:
+def _export(run: _Run, saved: Path, output: Path, reference_weights: str) -> None:
     """Make what the trainer saved a checkpoint with a card."""
     recipe = run.recipe
-    reference: str | None = None
+    reference: dict[str, str | None] = {}
     if recipe.meaning.kind == "implicit":
-        reference = recipe.reference or recipe.model
-        if Path(reference).is_dir():
-            reference = os.path.relpath(Path(reference).resolve(), output.resolve())
+        reference = reference_fields(recipe.reference or recipe.model, reference_weights, output)
     merges = recipe.lora is not None and recipe.lora.merge
     merge_into = (lambda: _prepare_model(run, None)) if merges else None
-    export_weights(saved, output, merge_into, run.tokenizer, base=reference)
+    base = reference.get("reference") or reference.get("reference_name")
+    export_weights(saved, output, merge_into, run.tokenizer, base=base)
     card = Card(
         kind=recipe.meaning.kind,
         objective=recipe.objective,
         beta=recipe.scale,
         margin=recipe.offset,
         read_state=recipe.read_state,
-        reference=reference,
+        prompt=recipe.prompt if run.data.found.prompted else None,
+        chat_template=str(run.encoder.conversation()["chat_template"]),
         tokens=recipe.tokens,
+        **reference,
     )
     write_card(output, card)

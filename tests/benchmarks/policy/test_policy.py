@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import support
 from typer.testing import CliRunner
 
 import prmbench
@@ -15,6 +16,7 @@ from prmbench.benchmarks.registry import recompute
 from prmbench.cli.app import app
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
+from prmbench.data.tokens import TokenOptions
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
@@ -301,3 +303,21 @@ def test_options_that_do_not_fit_are_one_sentence(options, message):
     done = CliRunner().invoke(app, ["eval", *options])
     assert isinstance(done.exception, UserError)
     assert message in str(done.exception)
+
+
+def test_two_runs_with_different_prompts_never_share_a_fingerprint(tiny, tmp_path):
+    ways = {
+        "own": {},
+        "same": {},
+        "arguments": {"tokens": TokenOptions(template_args={"enable_thinking": False})},
+        "template": {"chat_template": support.THINKING_TEMPLATE},
+    }
+    found = {}
+    for name, way in ways.items():
+        policy = load_policy(str(tiny), find_prompt("boxed"), **way)
+        entry, _ = evaluate_policy(policy, PROBLEMS, name=name, source=name, output=tmp_path / name, n=1, params=PARAMS)
+        again, _ = policy_from_rollouts([tmp_path / name / "easy", tmp_path / name / "hard"], name=name)
+        assert again.benchmark.fingerprint == entry.benchmark.fingerprint
+        found[name] = entry.benchmark.fingerprint
+    assert found["own"] == found["same"]
+    assert len(set(found.values())) == 3

@@ -220,3 +220,27 @@ def test_the_papers_rollouts(smollm2, processbench):
     every = load_pairs(file, real, find_prompt("boxed"), max_length=100_000, per_prompt=100, seed=0)
     assert len(every.pairs) == 543
     assert np.mean([len(p) for p in every.pairs]) > 500
+
+
+def test_prompts_are_those_of_the_run_or_it_is_said(encoder, tmp_path):
+    file = write(tmp_path / "r.jsonl", [rollout(encoder, "What?", "2", True), rollout(encoder, "What?", "3", False, 1)])
+
+    def recorded(**changes):
+        (tmp_path / "run.json").write_text(
+            json.dumps({"prompt": "bare", "conversation": {**encoder.conversation(), **changes}})
+        )
+
+    recorded()
+    assert (load(file, encoder).prompted, load(file, encoder).remarks) == (True, ())
+    recorded(system="Be brief.")
+    with pytest.raises(UserError, match=r'was sampled with system "Be brief.", the recipe has null; set tokens.system'):
+        load(file, encoder)
+    recorded(template_args={"enable_thinking": False})
+    with pytest.raises(UserError, match="set tokens.template_args"):
+        load(file, encoder)
+    recorded(chat_template="0" * 64)
+    assert "was sampled with another chat template" in load(file, encoder).remarks[0]
+    (tmp_path / "run.json").unlink()
+    assert load(file, encoder).remarks == ()
+    given = write(tmp_path / "o.jsonl", [outcome("What?", "2", True), outcome("What?", "3", False)])
+    assert not load(given, encoder).prompted

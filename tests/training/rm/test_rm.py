@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from test_rm_losses import TRAINED
 from transformers import AutoModelForCausalLM
 
-from prmbench.data.prompts import find_prompt
-from prmbench.data.tokens import EncodedTrace, TraceEncoder
+from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
+from prmbench.data.tokens import EncodedTrace, TokenOptions, TraceEncoder
+from prmbench.engines.loading import checkpoint_hash
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.objectives import OBJECTIVES
@@ -327,3 +328,66 @@ def test_settings_that_do_not_fit_are_refused(recipe, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run(recipe):
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+; lower learning_rate"):
         train_rm(recipe.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30}))
+
+
+def rollouts_run(folder, prompt):
+    """Rollouts of sums, right and wrong, as a run leaves them."""
+    encoder = TraceEncoder(support.wrap(support.byte_level()))
+    folder.mkdir()
+    records = []
+    for i in range(8):
+        for sample, right in enumerate((True, False)):
+            text = f"It is {2 * i + (0 if right else 5)}."
+            ids = [*encoder.text_ids(text).tolist(), encoder.end_of_turn]
+            fields = {"id": f"p{i}", "sample": sample, "problem": f"What is {i} + {i}?", "answer": str(2 * i)}
+            fields |= {"completion": text, "ids": ids, "finish_reason": "stop"}
+            records.append({**fields, "verdict": "correct" if right else "wrong"})
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (folder / "run.json").write_text(json.dumps({"prompt": prompt}))
+    return folder
+
+
+def test_the_card_says_with_which_prompts_it_was_trained(recipe, tmp_path, monkeypatch):
+    mine = PromptTemplate("mine", "{problem} Go.", "boxed", system="Be brief.")
+    monkeypatch.setitem(PROMPT_TEMPLATES, "mine", mine)
+    data, lines = rollouts_run(tmp_path / "rollouts", "mine"), []
+    changes = {"data": str(data), "prompt": "mine", "held_out": 0, "max_steps": 1}
+    result = train_rm(recipe.model_copy(update=changes), log=lines.append)
+    model = load_reward_model(result.output)
+    assert (model.card.prompt, model.scoring(), model.warnings) == ("mine", {"prompt": "mine"}, [])
+    assert not any("their own prompts" in line for line in lines)
+    # What it is asked in evaluation is what it was asked in training, the system message included.
+    encoder = TraceEncoder(support.wrap(support.byte_level()), TokenOptions(system="Be brief."))
+    asked = encoder.encode("What is 1 + 1? Go.", ["It is 2."])
+    assert model.encode("What is 1 + 1?", ["It is 2."]).ids.tolist() == asked.ids.tolist()
+    trained = recipe.model_copy(update=changes)
+    pairs = trained.load(TraceEncoder(support.wrap(support.byte_level()), trained.rendering), Path(recipe.model)).kept
+    assert asked.ids[: asked.n_prompt].tolist() in [
+        row.ids[: row.n_prompt].tolist() for pair in pairs for row in pair.rows
+    ]
+    (tmp_path / "other.jinja").write_text(support.THINKING_TEMPLATE)
+    changed = load_reward_model(result.output, chat_template=tmp_path / "other.jinja")
+    assert "it is shown prompts of another form" in changed.warnings[0]
+
+
+def test_data_with_their_own_prompts_are_said_to_have_them(recipe):
+    lines = []
+    result = train_rm(recipe.model_copy(update={"held_out": 0, "max_steps": 1}), log=lines.append)
+    assert load_reward_model(result.output).card.prompt is None
+    assert any("the data bring their own prompts: the card names none" in line for line in lines)
+
+
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=2, alpha=4, merge=False)])
+def test_a_card_holds_no_path_of_this_machine(recipe, tiny, tmp_path, lora):
+    changes = {"held_out": 0, "max_steps": 1, "lora": lora, "output": str(tmp_path / "a" / "b" / "c" / "d" / "rm")}
+    result = train_rm(recipe.model_copy(update=changes))
+    for file in result.output.glob("*.json"):
+        if file.name != "rm.json":
+            assert str(tiny) not in file.read_text(), file
+            assert ".." not in file.read_text(), file
+    with pytest.raises(
+        UserError, match=rf"its reference 'tiny' \(weights {checkpoint_hash(tiny)[:12]}\) is not beside it"
+    ):
+        load_reward_model(result.output)
+    model = load_reward_model(result.output, reference=tiny)
+    assert model.warnings == []
