@@ -16,6 +16,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.errors import ArgumentError, UserError
 from prmbench.training.data.chats import encode_chat, load_chats
+from prmbench.training.data.pairs import load_pairs
 
 ASK = "\n\nShow the result in a box: \\boxed{The result}"
 ANSWER = "[ASSESS]\n\n# Two numbers.\n\nNext action: [OUTPUT]\n\n[OUTPUT]\n\n\\boxed{2}\n\n"
@@ -102,7 +103,18 @@ def test_one_prompt_from_the_chats_to_the_rollouts(tmp_path):
     tokenizer = support.wrap(support.byte_level())
     ids, n_prompt = encode_chat(TraceEncoder(tokenizer), chats[0])
     policy = TraceEncoder(tokenizer, TokenOptions(system=template.system))
-    assert ids[:n_prompt].tolist() == policy.prompt_ids(template.render(problems[0].problem)).tolist()
+    sampled = policy.prompt_ids(template.render(problems[0].problem))
+    assert ids[:n_prompt].tolist() == sampled.tolist()
+    rollouts = [
+        {
+            **{"id": "a", "sample": k, "problem": problems[0].problem, "answer": "2", "completion": str(k)},
+            **{"ids": policy.text_ids(str(k)).tolist(), "finish_reason": "stop", "verdict": verdict},
+        }
+        for k, verdict in enumerate(("correct", "wrong"))
+    ]
+    options = {"max_length": 5_000, "seed": 0}
+    pairs = load_pairs(write(tmp_path / "x.jsonl", rollouts), TraceEncoder(tokenizer), template, **options).pairs
+    assert all(row.ids[: row.n_prompt].tolist() == sampled.tolist() for row in pairs[0].rows)
 
 
 @pytest.mark.parametrize(
