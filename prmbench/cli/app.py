@@ -14,6 +14,7 @@ import typer
 
 from prmbench.cli.cache import cache
 from prmbench.cli.common import interruptible, quiet_libraries
+from prmbench.cli.data import data
 from prmbench.cli.entries import compare_command, export_command, leaderboard, report_command
 from prmbench.cli.evaluate import eval_command, probe
 from prmbench.cli.replicate import replicate_command
@@ -56,6 +57,7 @@ app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(probe, name="probe")
 app.add_typer(cache, name="cache")
 app.add_typer(train, name="train")
+app.add_typer(data, name="data")
 
 
 tasks = typer.Typer(help="The lm-eval task plug-ins.", no_args_is_help=True)

@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,10 @@ MAX_RECORD, MAX_OBJECT, MAX_ARRAY = 1 << 25, 1 << 26, 1 << 30
 """The most bytes of a line, of a file that holds one object, and of a ``.json`` file of records."""
 
 MAX_EXPANSION, SMALL_EXPANSION = 100, 1 << 24
-"""How many times its size a file may expand to, and the number of bytes up to which any file may."""
+"""How many times its size an archive may expand to, and the number of bytes up to which any archive may."""
+
+MAX_BLANK = 1_000_000
+"""The most blank lines of a file."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -69,14 +73,14 @@ def find_file(path: str | Path, expected: str) -> Path:
         UserError: There is no such file, or it is a folder, a pipe or a device.
     """
     path = Path(path)
+    if os.path.isfile(path):
+        return path
     try:
-        if path.is_file():
-            return path
-        if path.exists():
-            what = "is a folder" if path.is_dir() else "is a pipe or a device"
-        else:
-            what = f"no such file{nearest_path(path)}"
-    except OSError as error:  # a folder that may not be read, a name that is too long
+        path.stat()
+        what = "is a folder" if path.is_dir() else "is a pipe or a device"
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a null character
+        what = f"no such file{nearest_path(path)}"
+    except OSError as error:
         what = f"cannot be read ({error.strerror})"
     raise UserError(f"{path}: {what}; expected {expected}")
 
@@ -113,10 +117,9 @@ def read_whole(path: Path, most: int = MAX_OBJECT) -> bytes:
         UserError: It is no regular file, cannot be read, or is larger.
     """
     with open_file(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise UserError(f"{path}: is larger than {most >> 20:,} MiB, the most for such a file")
-    return content
+        if os.fstat(file.fileno()).st_size > most:
+            raise UserError(f"{path}: is larger than {most >> 20:,} MiB, the most for such a file")
+        return file.read()
 
 
 def parse_json(place: str, content: bytes, *, line: bool = False, mend: str = "") -> Any:
@@ -207,20 +210,21 @@ def read_lines(path: Path, *, cut: bool = False) -> Iterator[Located]:
         raw = stack.enter_context(open_file(path))
         packed = path.name.endswith(".gz")
         file = io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=raw)), 1 << 20) if packed else raw
-        number = read = 0
+        number = read = blank = 0
         try:
             while line := file.readline(MAX_RECORD + 1):  # ends at \n alone: U+2028 and its like occur inside strings
                 number, read = number + 1, read + len(line)
                 if packed:
-                    _refuse_expansion(path, read)
-                if len(line) > MAX_RECORD:
-                    raise UserError(
-                        f"{path}, line {number}: is longer than {MAX_RECORD >> 20} MiB, the most for a record"
-                    )
-                if line.isspace() or (cut and not line.endswith(b"\n")):
+                    _refuse_expansion(path, read, raw.tell())
+                if line.isspace() and (blank := blank + 1) <= MAX_BLANK:
                     continue
-                place, line = f"{path}, line {number}", line.removeprefix(BOM) if number == 1 else line
-                yield place, parse_json(place, line.rstrip(b"\n"), line=True, mend="mend or delete the line")
+                place = f"{path}, line {number}"
+                if len(line) > MAX_RECORD or blank > MAX_BLANK:
+                    most = f"{MAX_RECORD >> 20} MiB, the most for a record, or follows {MAX_BLANK:,} blank lines"
+                    raise UserError(f"{place}: is longer than {most}")
+                if line.endswith(b"\n") or not cut:
+                    line = line.removeprefix(BOM) if number == 1 else line
+                    yield place, parse_json(place, line.rstrip(b"\n"), line=True, mend="mend or delete the line")
         except (OSError, EOFError, zlib.error) as error:  # a broken archive raises any of them
             raise UserError(f"{path}: cannot be read ({error}); check that the file is whole and readable") from None
 
@@ -240,15 +244,15 @@ def _read_parquet(path: Path) -> Iterator[Located]:
 
     with open_file(path) as raw:
         try:
-            file = pq.ParquetFile(raw)
+            file, packed = pq.ParquetFile(raw), os.fstat(raw.fileno()).st_size
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            # No real record takes less than a byte.
+            _refuse_expansion(path, sum(group.total_byte_size for group in groups), packed)
             _refuse_expansion(
-                path, max(sum(one.total_byte_size for one in groups), MAX_EXPANSION * file.metadata.num_rows)
-            )
+                path, MAX_EXPANSION * file.metadata.num_rows, packed
+            )  # no real record takes less than a byte
             number = read = 0
             for batch in file.iter_batches(batch_size=256):
-                _refuse_expansion(path, read := read + batch.nbytes)
+                _refuse_expansion(path, read := read + batch.nbytes, packed)
                 for row in batch.to_pylist():
                     yield f"{path}, row {number}", row
                     number += 1
@@ -258,9 +262,9 @@ def _read_parquet(path: Path) -> Iterator[Located]:
             raise UserError(f"{path}: cannot be read as parquet ({first_line(error)})") from None
 
 
-def _refuse_expansion(path: Path, size: int) -> None:
-    """Refuse an archive that has come to `size` bytes, where that is far more than real data come to."""
-    if size > SMALL_EXPANSION and size > MAX_EXPANSION * path.stat().st_size:
+def _refuse_expansion(path: Path, size: int, packed: int) -> None:
+    """Refuse an archive whose first `packed` bytes come to `size` bytes, where that is far more than real data come to."""
+    if size > SMALL_EXPANSION and size > MAX_EXPANSION * packed:
         raise UserError(f"{path}: expands to more than {MAX_EXPANSION} times its size, which no real data do")
 
 

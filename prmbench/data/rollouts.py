@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,8 @@ def find_rollouts(path: str | Path) -> Path:
     Raises:
         UserError: There is none. Where the folder is that of a policy's run, the folders in it that hold rollouts are named.
     """
-    file = Path(path) / f"{FILE_STEM}.jsonl" if Path(path).is_dir() else Path(path)
-    near = "" if file.exists() else sets_within(file.parent)
+    file = Path(path) / f"{FILE_STEM}.jsonl" if os.path.isdir(path) else Path(path)
+    near = sets_within(file.parent) if file != Path(path) and not os.path.exists(file) else ""
     return find_file(file, f"rollouts, or other records of completions{near}")
 
 

@@ -120,16 +120,17 @@ class TraceEncoder:
         self._plain = plain_tokenizer(tokenizer)
         self.end_of_turn = self._find_end_of_turn()
 
-    def render_prompt(self, problem: str) -> str:
+    def render_prompt(self, problem: str, system: str | None = None) -> str:
         """Render a problem with the chat template.
 
         Args:
             problem: The question.
+            system: A system message, which is of effect where the options have none; None is none.
 
         Returns:
             The text, generation prompt included.
         """
-        return self.render(self._conversation(problem))
+        return self.render(self._conversation(problem, system))
 
     def template_hash(self) -> str:
         """Hash the chat template, and everything in the options that shapes the text, with sha256, in hex."""
@@ -154,16 +155,17 @@ class TraceEncoder:
         end_of_turn = self.tokenizer.convert_ids_to_tokens(self.end_of_turn)
         return {**self.options.model_dump(), "end_of_turn": end_of_turn}
 
-    def prompt_ids(self, problem: str) -> NDArray[np.int64]:
+    def prompt_ids(self, problem: str, system: str | None = None) -> NDArray[np.int64]:
         """Encode a problem without a response.
 
         Args:
             problem: The question.
+            system: A system message, which is of effect where the options have none; None is none.
 
         Returns:
             Token ids of the prompt. Shape [p].
         """
-        return self.text_ids(self.render_prompt(problem))
+        return self.text_ids(self.render_prompt(problem, system))
 
     def text_ids(self, text: str) -> NDArray[np.int64]:
         """Encode a text as it is.
@@ -225,9 +227,9 @@ class TraceEncoder:
             np.concatenate([prompt, ids]), len(prompt), np.array(step_of, dtype=np.int64), len(ends) + 1
         )
 
-    def _conversation(self, problem: str) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.options.system}] if self.options.system is not None else []
-        return [*system, {"role": "user", "content": problem}]
+    def _conversation(self, problem: str, system: str | None = None) -> list[dict[str, str]]:
+        own = system if self.options.system is None else self.options.system
+        return [*([] if own is None else [{"role": "system", "content": own}]), {"role": "user", "content": problem}]
 
     def render(self, conversation: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """Render a conversation with the chat template.

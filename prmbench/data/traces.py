@@ -106,18 +106,24 @@ def _sources(data: str | Path | None, subsets: Sequence[str] | None) -> Iterator
         return
     path = Path(data) if data is not None else Path(str(root)) / "processbench"
     files: dict[str, Path] = {}
-    for file in (
-        sorted(path.iterdir()) if path.is_dir() else [find_file(path, "a data file, or a folder of such files")]
-    ):
-        if file != path and not file.name.endswith(SUFFIXES):
-            continue
+    for file in _data_files(path):
         if files.setdefault(stem(file), file) != file:
             twice = f"{files[stem(file)].name} and {file.name}"
             raise UserError(f"{path}: {twice} are both the subset '{stem(file)}'; keep one")
-    if not files:
-        raise UserError(f"{path}: no data file in this folder; expected names that end in {', '.join(SUFFIXES)}")
     for name in _wanted(subsets, files, str(path)):
         yield name, read_records(files[name])
+
+
+def _data_files(path: Path) -> list[Path]:
+    if not os.path.isdir(path):
+        return [find_file(path, "a data file, or a folder of such files")]
+    try:
+        found = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not found:
+        raise UserError(f"{path}: no data file in this folder; expected names that end in {', '.join(SUFFIXES)}")
+    return found
 
 
 def _wanted(subsets: Sequence[str] | None, available: Iterable[str], where: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.records import read_records
+from prmbench.data.records import find_file, read_records
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
 
@@ -42,10 +42,8 @@ def load_chats(path: str | Path) -> list[Chat]:
     Raises:
         UserError: There is no such file, or a record is wrong; the message names the line and the field.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected chats, one {{messages: [...]}} a line")
-    return [check_chat(place, record) for place, record in read_records(path)]
+    file = find_file(path, "chats, one {messages: [...]} a line")
+    return [check_chat(place, record) for place, record in read_records(file)]
 
 
 def check_chat(place: str, record: Any, said: str | None = None) -> Chat:

@@ -198,7 +198,7 @@ class _Rollouts:
 
     def __call__(self, place: str, rollout: Rollout) -> list[tuple[str, Response, bool]]:
         if rollout.id not in self.prompts:
-            self.prompts[rollout.id] = self.encoder.prompt_ids(self.prompt.render(rollout.problem))
+            self.prompts[rollout.id] = self.encoder.prompt_ids(self.prompt.render(rollout.problem), self.prompt.system)
         before = self.prompts[rollout.id]
         if not len(rollout.ids):  # its prompt left no room
             return []

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from prmbench.data.records import read_whole
 from prmbench.errors import ArgumentError, UserError, nearest, nearest_path
 from prmbench.resources import resource_folder
 
@@ -58,10 +59,10 @@ def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
         inside: The files that extend this one.
     """
     try:
-        own = yaml.safe_load(file.read_text(encoding="utf-8"))
+        own = yaml.safe_load(read_whole(file, 1 << 20).decode())
     except (UnicodeDecodeError, yaml.reader.ReaderError):
         raise UserError(f"{file}: is not text; expected YAML in UTF-8") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also too many digits, deep nesting
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{file}{where}: broken YAML ({getattr(error, 'problem', error)})") from None
@@ -93,7 +94,7 @@ def _set(fields: dict[str, Any], override: str) -> None:
         fields = inner
     try:
         fields[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ArgumentError("overrides", override, f"broken YAML ({getattr(error, 'problem', error)})") from None
 
 

@@ -29,7 +29,7 @@ class Optimisation(BaseModel):
     model: str = Field(description="checkpoint to start from: a folder or a Hub id")
     output: str = Field(description="folder that the trained checkpoint is written into")
     max_length: int = Field(3072, ge=8, description="longer records are left out and counted")
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
+    epochs: float = Field(1.0, gt=0, le=1e6, description="passes over the data")
     max_steps: int | None = Field(None, ge=1, description="number of updates; goes over epochs where it is given")
     batch_size: int = Field(64, ge=1, description="records (of a reward model: pairs) of an update, over all processes")
     micro_batch_size: int = Field(8, ge=1, description="records (pairs) of one forward pass on one device")

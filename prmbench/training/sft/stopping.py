@@ -50,7 +50,8 @@ class StopAtPassRate(TrainerCallback):
         self.options, self.encoder, self.verifier, self.seed, self.log = options, encoder, verifier, seed, log
         self.prompt = find_prompt(options.prompt)
         self.problems = load_problems(options.problems, options.n)
-        self.prompts = [encoder.prompt_ids(self.prompt.render(problem.problem)) for problem in self.problems]
+        system = self.prompt.system
+        self.prompts = [encoder.prompt_ids(self.prompt.render(one.problem), system) for one in self.problems]
         self.history: list[dict[str, Any]] = []
 
     def pass_rate(self, model: PreTrainedModel) -> float:

@@ -1,0 +1,35 @@
+"""The `data` commands: public data sets, turned into the files that the other commands read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prmbench.cli.common import interruptible
+
+data = typer.Typer(help="Turn public data sets into files to train on.", no_args_is_help=True)
+
+
+@data.callback()
+def _data() -> None:
+    pass
+
+
+@data.command(name="eurus")
+@interruptible
+def eurus_command(
+    source: Annotated[str, typer.Argument(help="sft or rl: the set on the Hub; or a downloaded file of either")],
+    output: Annotated[Path, typer.Option(help="folder to write chats.jsonl or problems.jsonl into")],
+    split: Annotated[str, typer.Option(help="split of the set on the Hub")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="stop after this many rows that are kept")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
+) -> None:
+    """Convert Eurus-2-SFT-Data to chats, or Eurus-2-RL-Data to problems; the rows of mathematics are kept."""
+    from prmbench.data.importers.eurus import import_eurus
+
+    found = import_eurus(source, output, split=split, limit=limit)
+    counts = {"file": str(found.file), "kept": found.kept, "left_out": found.left_out}
+    typer.echo(json.dumps(counts) if as_json else f"{found.sentence()}\n{found.file}")

@@ -1,0 +1,1 @@
+"""Importers: public data sets, turned into the files that the rest of prmbench reads."""
