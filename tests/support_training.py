@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 
 import support
+import torch
+from transformers import AutoModelForCausalLM
 
+from prmbench.data.tokens import TraceEncoder
 from prmbench.reward_models.objectives import OBJECTIVES
+from prmbench.training.data.chats import encode_chat, load_chats
 
 TRAINED = tuple(name for name in OBJECTIVES.names() if name != "endo")
 
@@ -39,3 +43,17 @@ def write_chats(path, n=24):
     ]
     path.write_text("".join(json.dumps(c) + "\n" for c in chats))
     return path
+
+
+def mean_loss(folder, recipe):
+    """Plain mean negative log-likelihood of the response tokens of the held-out chats, one at a time."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    encoder = TraceEncoder(support.wrap(support.byte_level()))
+    total, count = 0.0, 0
+    for chat in load_chats(recipe.data)[-recipe.held_out :]:
+        ids, p = encode_chat(encoder, chat)
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(torch.tensor(ids)[None]).logits[0].double(), -1)
+        total -= sum(float(logprobs[t - 1, ids[t]]) for t in range(p, len(ids)))
+        count += len(ids) - p
+    return total / count

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from prmbench.data.records import read_json
 from prmbench.data.tokens import TraceEncoder
-from prmbench.engines.loading import LoadOptions, checkpoint_hash
+from prmbench.engines.loading import checkpoint_hash
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError, first_line
 from prmbench.results.provenance import versions
@@ -75,7 +75,6 @@ class TrainingRun(Generic[RecipeType]):
     Attributes:
         recipe: The recipe.
         folder: Checkpoint to start from.
-        options: How checkpoints are loaded.
         encoder: Encodes with the tokenizer of the checkpoint to start from.
         hashes: Hashes of what the recipe only names: data and weights, by what they are of.
         share: This process among those of the run.
@@ -84,7 +83,6 @@ class TrainingRun(Generic[RecipeType]):
 
     recipe: RecipeType
     folder: Path
-    options: LoadOptions
     encoder: TraceEncoder
     hashes: dict[str, str]
     share: Share

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from prmbench.errors import UserError
+from prmbench.errors import UserError, first_line
+from prmbench.training.model.probe import PROBE_NAME, probe
 from prmbench.training.run_folder import mark_whole, states_in, writing
 
 # Several processes on a CPU call their device cpu:0, cpu:1 and so on, which torch.load does not know as a place to load to.
@@ -27,8 +30,11 @@ class GuardedTrainer(Trainer):
     - A saved state is marked as whole when all its files are written (`prmbench.training.run_folder.mark_whole`).
     - A run that was killed after its last update trains no further one.
     - The loss of the whole run, ``train_loss``, counts the updates from before a kill.
+    - What is saved carries a probe of the model, with which a checkpoint made of it is compared.
     - Nothing is printed: progress is shown by a callback of ours.
     """
+
+    has_head = False
 
     def __init__(self, **arguments: Any) -> None:
         """Make the trainer.
@@ -122,17 +128,49 @@ class GuardedTrainer(Trainer):
         super()._maybe_log_save_evaluate(*arguments, **others)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the weights. All processes must call it.
+        """Save the weights, and a probe of them. All processes must call it.
 
         Args:
             output_dir: Folder to write into.
-            _internal_call: As transformers has it.
+            _internal_call: Whether the folder is one of a saved state, which needs no probe.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        with writing(Path(output_dir or self.args.output_dir)):
+        folder = Path(output_dir or self.args.output_dir)
+        with writing(folder):
             super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            self._save_probe(self.model_wrapped, folder)
+
+    def rehearse(self, folder: Path, export: Callable[[Path, Path], None]) -> None:
+        """Try everything that saving at the end needs before the first update: write, read back, delete.
+
+        Args:
+            folder: Folder to try in; it is deleted.
+            export: Makes a checkpoint, in a second folder, of what is saved in a first one.
+
+        Raises:
+            UserError: The disk is full, or the weights cannot be saved or read back.
+        """
+        if self.is_world_process_zero():
+            try:
+                with writing(folder):
+                    self._save(str(folder))
+                self._save_probe(self.model, folder)
+                export(folder, folder / "out")
+            except ValueError as error:
+                raise UserError(f"the model cannot be saved ({first_line(error)}); mend its checkpoint") from error
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save_probe(self, model: Any, folder: Path) -> None:
+        with self.accelerator.autocast():
+            values = probe(model, has_head=self.has_head)
+        if self.is_world_process_zero():
+            with writing(folder):
+                np.save(folder / PROBE_NAME, values, allow_pickle=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         state = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

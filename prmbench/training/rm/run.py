@@ -13,20 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.batching import default_batch_tokens
-from prmbench.engines.loading import (
-    LoadOptions,
-    checkpoint_hash,
-    load_causal_lm,
-    load_tokenizer,
-    locate,
-)
+from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer, locate, read_weights
 from prmbench.engines.processes import Share, current_share
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, write_card
 from prmbench.training.data.pairs import Pairs
-from prmbench.training.model.export import export_weights
-from prmbench.training.recipes.lora import LoraOptions, add_adapter
+from prmbench.training.model.export import Exporter
+from prmbench.training.model.start import load_start
+from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.rm.recipe import RMData, RMRecipe
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
@@ -112,11 +107,10 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
 
 def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run:
     """Check everything that can be checked before a model loads."""
-    options = LoadOptions(dtype=recipe.dtype)
     folder = locate(recipe.model, "model")
     reference = folder if recipe.reference is None else locate(recipe.reference, "reference")
     refuse_own_folder(recipe, folder, reference)
-    encoder = TraceEncoder(load_tokenizer(folder, options), recipe.tokens)
+    encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.tokens)
     data = recipe.load(encoder, folder)
     counts = f"{data.found.sentence()}; {len(data.held):,} held out"
     if len(data.kept) < recipe.batch_size:
@@ -131,12 +125,14 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
         "reference": start if reference == folder else checkpoint_hash(reference),
         "tokens": ids_hash(response.ids for pair in data.found.pairs for response in pair.rows),
     }
-    return _Run(recipe, folder, options, encoder, hashes, share, log, reference, data)
+    return _Run(recipe, folder, encoder, hashes, share, log, reference, data)
 
 
 def _train(run: _Run, last: str | None) -> dict[str, Any]:
     """Train, and measure once more where the schedule made no last measurement. Returns what is to be reported."""
     trainer = _make_trainer(run, fresh=last is None)
+    if last is None:
+        trainer.rehearse(run.states / "rehearsal", functools.partial(_export, run))
     trainer.train(resume_from_checkpoint=last)
     state = trainer.state
     if run.data.held and not any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history):
@@ -161,7 +157,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     cached, engine = None, None
     adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
     if recipe.meaning.kind == "implicit" and not (adapter_is_ratio and recipe.reference_logprobs == "as-needed"):
-        engine = HFEngine(load_causal_lm(run.reference, run.options), str(run.reference))
+        engine = HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference))
     if engine is not None and recipe.reference_logprobs == "cached":
         device, _ = engine.device_and_dtype()
         cached = reference_logprobs(
@@ -181,7 +177,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
         recipe,
         held_out=PairData(held, cached[cut:] if cached is not None else None),
         reference=engine,
-        model=_prepare_model(run, recipe.lora),
+        model=_make_model(run),
         processing_class=run.encoder.tokenizer,
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
         eval_dataset=[] if held else None,
@@ -198,30 +194,40 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     )
 
 
-def _prepare_model(run: _Run, lora: LoraOptions | None) -> PreTrainedModel:
+def _make_model(run: _Run) -> PreTrainedModel:
     """The model to train: its forward gives token values, and an adapter is in place where there is to be one.
 
     Raises:
         UserError: The adapter changes the output layer, whose log-probs are computed outside it.
     """
     from prmbench.reward_models.q_rm import VALUE_HEAD
-    from prmbench.training.model.forward import give_logprobs, give_values
 
-    recipe, has_head = run.recipe, run.recipe.meaning.kind == "q_rm"
-    model = load_causal_lm(run.folder, run.options)
-    if has_head:
-        give_values(model, recipe.read_state, recipe.seed)
-    else:
-        give_logprobs(model, recipe.model)
+    model, lora = _load_model(run.recipe, run.folder, train=True), run.recipe.lora
     if lora is not None:
         from transformers import set_seed
 
-        set_seed(recipe.seed)  # of the adapter's first weights
+        set_seed(run.recipe.seed)  # of the adapter's first weights
         head = model.get_output_embeddings()
-        model = add_adapter(model, lora, [VALUE_HEAD] if has_head else None)
+        model = add_adapter(model, lora, [VALUE_HEAD] if run.recipe.has_head else None)
         if model.get_base_model().get_output_embeddings() is not head:
             raise UserError("lora.targets: the output layer cannot carry an adapter here; leave it out")
     return model.train()
+
+
+def _load_model(recipe: RMRecipe, folder: Path, *, train: bool = False) -> PreTrainedModel:
+    """A checkpoint whose forward gives token values; of one that was trained already, with its head."""
+    from prmbench.reward_models.q_rm import VALUE_HEAD
+    from prmbench.training.model.forward import give_logprobs, give_values
+
+    model = load_start(recipe, folder, train=train)
+    if not recipe.has_head:
+        give_logprobs(model, str(folder))
+        return model
+    give_values(model, recipe.read_state, recipe.seed)
+    name = f"{VALUE_HEAD}.weight"
+    if not train and (saved := read_weights(folder, [name])):
+        model.get_parameter(name).data.copy_(saved[name])
+    return model
 
 
 def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
@@ -258,9 +264,9 @@ def _export(run: _Run, saved: Path, output: Path) -> None:
         reference = recipe.reference or recipe.model
         if Path(reference).is_dir():
             reference = os.path.relpath(Path(reference).resolve(), output.resolve())
-    merges = recipe.lora is not None and recipe.lora.merge
-    merge_into = (lambda: _prepare_model(run, None)) if merges else None
-    export_weights(saved, output, merge_into, run.encoder.tokenizer, base=reference)
+    load = functools.partial(_load_model, recipe)
+    exporter = Exporter(run.folder, load, run.encoder.tokenizer, recipe.merges, recipe.coarse, recipe.has_head)
+    exporter.write(saved, output, base=reference)
     card = Card(
         kind=recipe.meaning.kind,
         objective=recipe.objective,

@@ -138,7 +138,7 @@ class RewardModelTrainer(GuardedTrainer):
         super().__init__(data_collator=collate, **arguments)
         self.model_accepts_loss_kwargs = False  # losses are means over pairs: the trainer averages micro-batches
         self.recipe, self.held_out, self.reference = recipe, held_out, reference
-        self.loss = find_loss(recipe.meaning)
+        self.loss, self.has_head = find_loss(recipe.meaning), recipe.has_head
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         data = train_dataset if train_dataset is not None else self.train_dataset
@@ -174,7 +174,7 @@ class RewardModelTrainer(GuardedTrainer):
         """
         where = {name: inputs[name] for name in ("input_ids", "rows", "columns")}
         flat = model(**where)["values"].float()
-        if self.recipe.meaning.kind == "implicit":
+        if not self.has_head:
             flat = flat - (inputs["reference"] if "reference" in inputs else self._reference_logprobs(model, where))
         mask = inputs["mask"]
         return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

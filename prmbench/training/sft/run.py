@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.tokens import TraceEncoder, ids_hash
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.loading import checkpoint_hash, load_tokenizer, locate
 from prmbench.engines.processes import current_share
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
-from prmbench.training.model.export import export_weights
+from prmbench.training.model.export import Exporter
+from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
@@ -67,14 +68,13 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     share = current_share()
     with hold_output(recipe, share), Verifier() as verifier:
         # Everything that can be checked before a model loads.
-        options = LoadOptions(dtype=recipe.dtype)
         folder = locate(recipe.model, "model")
         refuse_own_folder(recipe, folder)
-        encoder = TraceEncoder(load_tokenizer(folder, options), recipe.tokens)
+        encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.tokens)
         data = recipe.load(encoder)
         ids = ids_hash(ids for ids, _ in [*data.kept, *data.held])
         hashes = {"start": checkpoint_hash(folder), "tokens": ids}
-        run = TrainingRun(recipe, folder, options, encoder, hashes, share, log if share.main else lambda _: None)
+        run = TrainingRun(recipe, folder, encoder, hashes, share, log if share.main else lambda _: None)
 
         report = run.report(REPORT_NAME, "result", functools.partial(_train, run, data, verifier))
     if report is None:
@@ -107,7 +107,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
     callback = progress_callback(run.log)
     if recipe.stop is not None:
         callback = StopAtPassRate(recipe.stop, run.encoder, verifier, recipe.seed, run.log)
-    model = load_causal_lm(run.folder, run.options).train()
+    model = load_start(recipe, run.folder).train()
     trainer = Finetuner(
         model=add_adapter(model, recipe.lora) if recipe.lora is not None else model,
         args=SFTConfig(
@@ -124,13 +124,16 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
     )
 
     # Training, and the checkpoint.
+    exporter = Exporter(
+        run.folder, functools.partial(load_start, recipe, train=False), tokenizer, recipe.merges, recipe.coarse
+    )
+    if last is None:
+        trainer.rehearse(run.states / "rehearsal", exporter.write)
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(str(run.states / "last"))
     run.share.wait()
     if run.share.main:
-        merges = recipe.lora is not None and recipe.lora.merge
-        merge_into = (lambda: load_causal_lm(run.folder, run.options)) if merges else None
-        export_weights(run.states / "last", run.output, merge_into, tokenizer)
+        exporter.write(run.states / "last", run.output)
     history = trainer.state.log_history
     return {"steps": trainer.state.global_step, "pass_rate": last_pass_rate(history), "history": history}
 
