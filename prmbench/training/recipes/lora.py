@@ -56,8 +56,12 @@ def add_adapter(model: Any, lora: LoraOptions, save_whole: list[str] | None = No
     Raises:
         UserError: The model has no such targets.
     """
+    import warnings
+
     from peft import get_peft_model
 
+    # It warns of tied weights, which are given their own when an adapter on them is merged.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.")
     try:
         return get_peft_model(model, lora.config(save_whole))
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prmbench.engines.loading import DTYPES, max_positions
+from prmbench.engines.loading import DTYPES, LoadOptions, max_positions
 from prmbench.errors import UserError
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.shapes import Backbone, Expected
@@ -66,6 +66,16 @@ class Optimisation(BaseModel):
         """The checkpoint to start from, where it is a local folder."""
         return Path(self.model).expanduser()
 
+    @property
+    def load_options(self) -> LoadOptions:
+        """How the model is loaded. Weights that are all trained are float32 unless the recipe names another type."""
+        return LoadOptions(dtype="float32" if self.dtype == "auto" and self.lora is None else self.dtype)
+
+    @property
+    def merges(self) -> bool:
+        """Whether an adapter is trained and merged."""
+        return self.lora is not None and self.lora.merge
+
     def updates(self, records: int) -> int:
         """Return the number of updates of a run.
 
@@ -79,6 +89,11 @@ class Optimisation(BaseModel):
         import torch
 
         return torch.cuda.is_available() if self.bf16 is None else self.bf16
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the forward pass computes in half precision."""
+        return self.autocasts() or str(self.load_options.resolve_dtype()) != "torch.float32"
 
     def plan(self) -> TrainingPlan:
         """Plan the run from the recipe alone, or from the checkpoint and the data where they are on this machine.
@@ -182,7 +197,7 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "bf16": recipe.autocasts(),
         "save_strategy": "steps",
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # where the last is damaged, the one before is gone on from
         "logging_nan_inf_filter": False,
         "report_to": [],
         "disable_tqdm": True,

@@ -70,10 +70,10 @@ class RMRecipe(Optimisation):
             )
         if self.margin and self.meaning.margin is None:
             raise ValueError(f"margin {self.margin}: {self.objective} has none")
-        if self.meaning.kind == "q_rm" and self.reference is not None:
+        if self.has_head and self.reference is not None:
             raise ValueError("reference: q_rm has none; leave it out")
         if self.lora is not None and not self.lora.merge:
-            if self.meaning.kind == "q_rm":
+            if self.has_head:
                 raise ValueError("lora.merge false: a q_rm checkpoint is always merged")
             if self.reference is not None:
                 raise ValueError("lora.merge false: an adapter's reference is its base; leave reference out, or merge")
@@ -83,6 +83,11 @@ class RMRecipe(Optimisation):
     def meaning(self) -> Objective:
         """The objective that the recipe names. Raises UserError where there is none of that name."""
         return OBJECTIVES.find(self.objective)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether values come from a head on the states, not from log-probs."""
+        return self.meaning.kind == "q_rm"
 
     @property
     def scale(self) -> float:
@@ -139,7 +144,7 @@ class RMRecipe(Optimisation):
             return [len(row) for pair in self.load(encoder, self.folder).kept for row in pair.rows]
 
         # Weights: a head has one number for each of the states' width, and leaves an output layer of its own without a part.
-        shape, has_head = self.shape(), self.meaning.kind == "q_rm"
+        shape, has_head = self.shape(), self.has_head
         data, source = self.data_size(self.data, lengths, rows=2)
         trained = trained_count(shape, self.lora) + (shape.width if has_head else 0)
         if has_head and not self.lora and not shape.tied:

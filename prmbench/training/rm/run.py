@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,28 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.batching import default_batch_tokens
-from prmbench.engines.loading import (
-    LoadOptions,
-    checkpoint_hash,
-    load_causal_lm,
-    load_tokenizer,
-    locate,
-)
+from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer, locate, read_weights
 from prmbench.engines.processes import Share, current_share
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
-from prmbench.results.provenance import versions
-from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import Card, reference_fields, write_card
 from prmbench.training.data.pairs import Pairs
-from prmbench.training.model.export import export_weights
-from prmbench.training.recipes.lora import LoraOptions, add_adapter
+from prmbench.training.model.export import Exporter
+from prmbench.training.model.start import load_start
+from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.rm.recipe import RMData, RMRecipe
-from prmbench.training.run_folder import hold_output, open_states, refuse_own_folder
+from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from prmbench.training.rm.trainer import RewardModelTrainer
 
@@ -64,35 +57,16 @@ class RMResult:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Run(TrainingRun[RMRecipe]):
     """What every stage of a run needs.
 
     Attributes:
-        recipe: The recipe.
-        folder: Checkpoint to start from.
         reference: Checkpoint of pi_ref.
-        options: How checkpoints are loaded.
-        tokenizer: The tokenizer of the checkpoint to start from.
-        encoder: What renders and encodes conversations.
         data: The pairs.
-        share: This process among those of the run.
-        log: Called with a line for every stage and measurement.
     """
 
-    recipe: RMRecipe
-    folder: Path
     reference: Path
-    options: LoadOptions
-    tokenizer: PreTrainedTokenizerBase
-    encoder: TraceEncoder
     data: RMData
-    share: Share
-    log: Callable[[str], None]
-
-    @property
-    def states(self) -> Path:
-        """Folder of saved states."""
-        return Path(self.recipe.output) / "trainer"
 
 
 def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -> RMResult | None:
@@ -100,7 +74,7 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
 
     Writes the best weights (by held-out loss; without a held-out split, the last) with tokenizer, card and ``rm.json`` into
     ``output``, and the last ones into ``output/last``. Every ``save_every`` steps the whole state is kept in ``output/trainer``;
-    the same call goes on from there after a kill.
+    the same call goes on from there after a kill. The same call after the end does nothing.
 
     Args:
         recipe: The recipe.
@@ -115,17 +89,27 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     quiet_libraries()
     share = current_share()
     with hold_output(recipe, share):
-        return _train(_prepare(recipe, share, log if share.main else lambda _: None))
+        run = _prepare(recipe, share, log if share.main else lambda _: None)
+        report = run.report(REPORT_NAME, "best", functools.partial(_train, run))
+    if report is None:
+        return None
+    return RMResult(
+        output=run.output,
+        steps=report["steps"],
+        best_step=report["best_step"],
+        data=run.data.found,
+        n_held_out=len(run.data.held),
+        metrics=report["metrics"],
+        history=report["history"],
+    )
 
 
 def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run:
     """Check everything that can be checked before a model loads."""
-    options = LoadOptions(dtype=recipe.dtype)
     folder = locate(recipe.model, "model")
     reference = folder if recipe.reference is None else locate(recipe.reference, "reference")
     refuse_own_folder(recipe, folder, reference)
-    tokenizer = load_tokenizer(folder, options)
-    encoder = TraceEncoder(tokenizer, recipe.rendering)
+    encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.rendering)
     data = recipe.load(encoder, folder)
     for remark in data.found.remarks:
         log(remark)
@@ -138,31 +122,30 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
             f"lower it or held_out ({counts})"
         )
     log(counts)
-    return _Run(recipe, folder, reference, options, tokenizer, encoder, data, share, log)
-
-
-def _train(run: _Run) -> RMResult | None:
-    # The state that a killed run left.
-    start = checkpoint_hash(run.folder)
+    start = checkpoint_hash(folder)
     hashes = {
         "start": start,
-        "reference": start if run.reference == run.folder else checkpoint_hash(run.reference),
-        "tokens": ids_hash(response.ids for pair in run.data.found.pairs for response in pair.rows),
+        "reference": start if reference == folder else checkpoint_hash(reference),
+        "tokens": ids_hash(response.ids for pair in data.found.pairs for response in pair.rows),
     }
-    last = open_states(run.states, run.recipe, hashes, run.share, run.log)
+    return _Run(recipe, folder, encoder, hashes, share, log, reference, data)
 
-    # Training, and a last measurement where the schedule made none.
-    trainer = _make_trainer(run, hashes["reference"], fresh=last is None)
+
+def _train(run: _Run, last: str | None) -> dict[str, Any]:
+    """Train, and measure once more where the schedule made no last measurement. Returns what is to be reported."""
+    trainer = _make_trainer(run, fresh=last is None)
+    if last is None:
+        trainer.rehearse(run.states / "rehearsal", functools.partial(_export, run))
     trainer.train(resume_from_checkpoint=last)
     state = trainer.state
     if run.data.held and not any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history):
         trainer.evaluate()
     trainer.save_model(str(run.states / "last"))
     run.share.wait()
-    return _finish(run, trainer, hashes) if run.share.main else None
+    return _finish(run, trainer) if run.share.main else {}
 
 
-def _make_trainer(run: _Run, reference_hash: str, *, fresh: bool) -> RewardModelTrainer:
+def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     import torch
     from transformers import TrainingArguments
 
@@ -177,12 +160,12 @@ def _make_trainer(run: _Run, reference_hash: str, *, fresh: bool) -> RewardModel
     cached, engine = None, None
     adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
     if recipe.meaning.kind == "implicit" and not (adapter_is_ratio and recipe.reference_logprobs == "as-needed"):
-        engine = HFEngine(load_causal_lm(run.reference, run.options), str(run.reference))
+        engine = HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference))
     if engine is not None and recipe.reference_logprobs == "cached":
         device, _ = engine.device_and_dtype()
         cached = reference_logprobs(
             engine,
-            reference_hash,
+            run.hashes["reference"],
             [response for pair in [*kept, *held] for response in pair.rows],
             run.states,
             autocast=torch.autocast(device.partition(":")[0], torch.bfloat16) if recipe.autocasts() else nullcontext(),
@@ -197,8 +180,8 @@ def _make_trainer(run: _Run, reference_hash: str, *, fresh: bool) -> RewardModel
         recipe,
         held_out=PairData(held, cached[cut:] if cached is not None else None),
         reference=engine,
-        model=_prepare_model(run, recipe.lora),
-        processing_class=run.tokenizer,
+        model=_make_model(run),
+        processing_class=run.encoder.tokenizer,
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
         eval_dataset=[] if held else None,
         callbacks=[progress_callback(run.log)] if run.share.main else [],
@@ -214,78 +197,77 @@ def _make_trainer(run: _Run, reference_hash: str, *, fresh: bool) -> RewardModel
     )
 
 
-def _prepare_model(run: _Run, lora: LoraOptions | None) -> PreTrainedModel:
+def _make_model(run: _Run) -> PreTrainedModel:
     """The model to train: its forward gives token values, and an adapter is in place where there is to be one.
 
     Raises:
         UserError: The adapter changes the output layer, whose log-probs are computed outside it.
     """
     from prmbench.reward_models.q_rm import VALUE_HEAD
-    from prmbench.training.model.forward import give_logprobs, give_values
 
-    recipe, has_head = run.recipe, run.recipe.meaning.kind == "q_rm"
-    model = load_causal_lm(run.folder, run.options)
-    if has_head:
-        give_values(model, recipe.read_state, recipe.seed)
-    else:
-        give_logprobs(model, recipe.model)
+    model, lora = _load_model(run.recipe, run.folder, train=True), run.recipe.lora
     if lora is not None:
         from transformers import set_seed
 
-        set_seed(recipe.seed)  # of the adapter's first weights
+        set_seed(run.recipe.seed)  # of the adapter's first weights
         head = model.get_output_embeddings()
-        model = add_adapter(model, lora, [VALUE_HEAD] if has_head else None)
+        model = add_adapter(model, lora, [VALUE_HEAD] if run.recipe.has_head else None)
         if model.get_base_model().get_output_embeddings() is not head:
             raise UserError("lora.targets: the output layer cannot carry an adapter here; leave it out")
     return model.train()
 
 
-def _finish(run: _Run, trainer: RewardModelTrainer, hashes: dict[str, str]) -> RMResult:
-    """Write the checkpoints and the report, and delete the saved states."""
+def _load_model(recipe: RMRecipe, folder: Path, *, train: bool = False) -> PreTrainedModel:
+    """A checkpoint whose forward gives token values; of one that was trained already, with its head."""
+    from prmbench.reward_models.q_rm import VALUE_HEAD
+    from prmbench.training.model.forward import give_logprobs, give_values
+
+    model = load_start(recipe, folder, train=train)
+    if not recipe.has_head:
+        give_logprobs(model, str(folder))
+        return model
+    give_values(model, recipe.read_state, recipe.seed)
+    name = f"{VALUE_HEAD}.weight"
+    if not train and (saved := read_weights(folder, [name])):
+        model.get_parameter(name).data.copy_(saved[name])
+    return model
+
+
+def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
+    """Write the best and the last weights as checkpoints. Returns what is to be reported."""
     from prmbench.training.rm.trainer import BEST_NAME
 
-    # Weights: the best ones, and the last ones.
-    recipe, data, output = run.recipe, run.data, Path(run.recipe.output)
-    steps, history = trainer.state.global_step, trainer.state.log_history
-    last, best = run.states / "last", run.states / "best"
+    recipe, data, history = run.recipe, run.data, trainer.state.log_history
+    steps, last, best = trainer.state.global_step, run.states / "last", run.states / "best"
     best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
-    _export(run, best if best.exists() else last, output, hashes["reference"])
-    _export(run, last, output / "last", hashes["reference"])
-
-    # The report.
+    _export(run, best if best.exists() else last, run.output)
+    _export(run, last, run.output / "last")
     at_best: dict[str, Any] = next(
         (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}
     )
-    metrics = {name.removeprefix("eval_"): value for name, value in at_best.items() if name.startswith("eval_")}
-    report = {
-        "recipe": recipe.model_dump(),
+    return {
+        "hashes": {"last": checkpoint_hash(run.output / "last")},
         "beta": recipe.scale,
         "margin": recipe.offset,
         "data": {**vars(data.found), "pairs": len(data.found.pairs)},
         "trained_pairs": len(data.kept),
         "held_out_pairs": len(data.held),
-        "hashes": {**hashes, "best": checkpoint_hash(output), "last": checkpoint_hash(output / "last")},
-        "versions": versions(),
         "steps": steps,
         "best_step": best_step,
-        "metrics": metrics,
+        "metrics": {name.removeprefix("eval_"): x for name, x in at_best.items() if name.startswith("eval_")},
         "history": history,
     }
-    write_atomically(output / REPORT_NAME, json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(run.states, ignore_errors=True)
-    return RMResult(output, steps, best_step, data.found, len(data.held), metrics, history)
 
 
-def _export(run: _Run, saved: Path, output: Path, reference_weights: str) -> None:
+def _export(run: _Run, saved: Path, output: Path) -> None:
     """Make what the trainer saved a checkpoint with a card."""
     recipe = run.recipe
     reference: dict[str, str | None] = {}
     if recipe.meaning.kind == "implicit":
-        reference = reference_fields(recipe.reference or recipe.model, reference_weights, output)
-    merges = recipe.lora is not None and recipe.lora.merge
-    merge_into = (lambda: _prepare_model(run, None)) if merges else None
-    base = reference.get("reference") or reference.get("reference_name")
-    export_weights(saved, output, merge_into, run.tokenizer, base=base)
+        reference = reference_fields(recipe.reference or recipe.model, run.hashes["reference"], output)
+    load = functools.partial(_load_model, recipe)
+    exporter = Exporter(run.folder, load, run.encoder.tokenizer, recipe.merges, recipe.coarse, recipe.has_head)
+    exporter.write(saved, output, base=reference.get("reference") or reference.get("reference_name"))
     card = Card(
         kind=recipe.meaning.kind,
         objective=recipe.objective,

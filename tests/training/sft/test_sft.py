@@ -10,7 +10,7 @@ import pytest
 import support
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from support_training import mean_loss, write_chats
 
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
@@ -19,20 +19,6 @@ from prmbench.training.data.chats import Chat, encode_chat, load_chats
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.sft.recipe import SFTRecipe
 from prmbench.training.sft.run import train_sft
-
-
-def write_chats(path, n=24):
-    chats = [
-        {
-            "messages": [
-                {"role": "user", "content": t["problem"]},
-                {"role": "assistant", "content": "\n\n".join(t["steps"])},
-            ]
-        }
-        for t in support.make_traces(n)
-    ]
-    path.write_text("".join(json.dumps(c) + "\n" for c in chats))
-    return path
 
 
 @pytest.fixture
@@ -48,20 +34,6 @@ def recipe(tiny, tmp_path):
         learning_rate=5e-3,
         schedule="constant",
     )
-
-
-def mean_loss(folder, recipe):
-    """Plain mean negative log-likelihood of the response tokens of the held-out chats, one at a time."""
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    encoder = TraceEncoder(support.wrap(support.byte_level()))
-    total, count = 0.0, 0
-    for chat in load_chats(recipe.data)[-recipe.held_out :]:
-        ids, p = encode_chat(encoder, chat)
-        with torch.no_grad():
-            logprobs = torch.log_softmax(model(torch.tensor(ids)[None]).logits[0].double(), -1)
-        total -= sum(float(logprobs[t - 1, ids[t]]) for t in range(p, len(ids)))
-        count += len(ids) - p
-    return total / count
 
 
 @pytest.mark.slow
