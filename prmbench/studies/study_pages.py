@@ -6,7 +6,7 @@ Each is run, its rows are kept as JSON, and its figures are written under the ha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -66,27 +66,15 @@ class Study:
 
     Attributes:
         title: Title of its page.
-        kind: Kind of its runs.
-        names: What its tables are of.
-        searched: What its search is over, on `SEARCH_SEED` and validation problems.
+        runs: Runs of its tables.
+        search_runs: Runs of its search, which are on `SEARCH_SEED` and validation problems.
         write: Writes the page's figures from the rows of the tables and of the search.
     """
 
     title: str
-    kind: Kind
-    names: Sequence[str]
-    searched: Sequence[str]
+    runs: Sequence[StudyRun]
+    search_runs: Sequence[StudyRun]
     write: Callable[[Results, Results], Written]
-
-    @property
-    def runs(self) -> list[StudyRun]:
-        """Runs of the tables."""
-        return [StudyRun(self.kind, name) for name in self.names]
-
-    @property
-    def search_runs(self) -> list[StudyRun]:
-        """Runs of the search."""
-        return [StudyRun(self.kind, name) for name in self.searched]
 
 
 def run_study(name: str, folder: Path, *, seeds: int = 6, workers: int | None = None) -> Path:
@@ -130,7 +118,7 @@ def write_page(name: str, folder: Path) -> Path:
     """
     study, page = STUDIES[name], folder / f"{name}.md"
     results = _read(folder / f"{name}.json", study.runs)
-    searched = _read(folder / f"{name}-search.json", study.search_runs) if study.searched else {}
+    searched = _read(folder / f"{name}-search.json", study.search_runs) if study.search_runs else {}
     paragraphs, pictures = study.write(results, searched)
     said = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else f"# {study.title}\n\n"
     write_atomically(page, said + "\n\n".join([MARK, *paragraphs]) + "\n")
@@ -370,21 +358,25 @@ def _over_problems(judged: JudgedClaim, results: Results) -> str:
     return f"[{low:+.1f}, {high:+.1f}]"
 
 
-STUDIES: dict[str, Study] = {
+def _runs(kind: Kind, names: Iterable[str]) -> list[StudyRun]:
+    return [StudyRun(kind, name) for name in names]
+
+
+STUDIES = {
     "reward-models": Study(
         "Reward models in the miniature",
-        "reward model",
-        list(REWARD_MODELS),
-        list(SEARCHED_REWARD_MODELS),
+        _runs("reward model", REWARD_MODELS),
+        _runs("reward model", SEARCHED_REWARD_MODELS),
         _write_reward_models,
     ),
     "best-of-n": Study(
         "Best-of-N in the miniature",
-        "best-of-n",
-        [name for name, settings in REWARD_MODELS.items() if settings.margin is None],
+        _runs("best-of-n", (name for name, settings in REWARD_MODELS.items() if settings.margin is None)),
         [],
         _write_best_of_n,
     ),
-    "policies": Study("Policies in the miniature", "policy", list(POLICIES), list(SEARCHED_POLICIES), _write_policies),
+    "policies": Study(
+        "Policies in the miniature", _runs("policy", POLICIES), _runs("policy", SEARCHED_POLICIES), _write_policies
+    ),
 }
 """The studies, by the name of their page."""

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from prmbench.errors import ArgumentError, UserError
-from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import RATE, SEARCHED_RATES
 from prmbench.studies.study_pages import MARK, STUDIES, _read, chosen_rates, run_study, write_page
 
@@ -62,7 +61,7 @@ def test_a_study_runs_what_is_missing_and_keeps_its_rows(tmp_path, monkeypatch):
     folder = tmp_path / "pages"
     folder.mkdir()
     page = run_study("best-of-n", folder)
-    assert asked[-1] == ([StudyRun("best-of-n", name) for name in STUDIES["best-of-n"].names], list(range(6)))
+    assert asked[-1] == (STUDIES["best-of-n"].runs, list(range(6)))
     figures = (PAGES / "best-of-n.md").read_text().partition(MARK)[2]
     assert page.read_text() == f"# Best-of-N in the miniature\n\n{MARK}{figures}"
     again = json.loads((folder / "best-of-n.json").read_text())
