@@ -173,7 +173,7 @@ def test_rlhflow(smol, tmp_path):
 
 def test_code_that_a_checkpoint_carries_is_never_run(smol, tmp_path):
     """Not even where the user allows it: the decoder is transformers' own, which knows this architecture."""
-    from prmbench.engines.loading import LoadOptions, load_trunk
+    from prmbench.engines.load import LoadOptions, load_trunk
 
     folder = support_prm.save_mlp_classifier(tmp_path / "m", smol)
     (folder / "modeling_qwen2_rm.py").write_text("raise SystemExit('ran')")

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.tokens import TraceEncoder, ids_hash
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.checkpoint import checkpoint_hash, locate
+from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.engines.processes import Share, current_share
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
 from prmbench.results.store import write_atomically
@@ -84,7 +86,7 @@ def _train(recipe: SFTRecipe, share: Share, verifier: Verifier, log: Callable[[s
 
     # Data and model.
     options = LoadOptions(dtype=recipe.dtype)
-    folder = locate(recipe.model, "model")
+    folder = locate(recipe.model, "recipe.model")
     refuse_own_folder(recipe, folder)
     tokenizer = load_tokenizer(folder, options)
     encoder = TraceEncoder(tokenizer, recipe.tokens)
