@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from prmbench.benchmarks.registry import recompute, register_benchmark
     from prmbench.data.solutions import Solution, load_solutions
     from prmbench.data.traces import Trace, load_traces
-    from prmbench.engines.loading import LoadOptions, read_weights
+    from prmbench.engines.checkpoint import read_weights
+    from prmbench.engines.load import LoadOptions
     from prmbench.errors import UserError
     from prmbench.reward_models.base import RewardModel, StepScores
     from prmbench.reward_models.loading import load_reward_model
@@ -56,7 +57,7 @@ __all__ = [
 
 _HOMES = {
     "Benchmark": "prmbench.benchmarks.base",
-    "LoadOptions": "prmbench.engines.loading",
+    "LoadOptions": "prmbench.engines.load",
     "MarkLayout": "prmbench.reward_models.marks",
     "MarkedRewardModel": "prmbench.reward_models.marked",
     "Solution": "prmbench.data.solutions",
@@ -69,7 +70,7 @@ _HOMES = {
     "load_solutions": "prmbench.data.solutions",
     "load_traces": "prmbench.data.traces",
     "measure_policy": "prmbench.api",
-    "read_weights": "prmbench.engines.loading",
+    "read_weights": "prmbench.engines.checkpoint",
     "recompute": "prmbench.benchmarks.registry",
     "register": "prmbench.reward_models.registry",
     "register_benchmark": "prmbench.benchmarks.registry",

@@ -11,7 +11,8 @@ from prmbench.benchmarks.base import Benchmark, Job, Request, RunKeywords
 from prmbench.benchmarks.registry import find_benchmark
 from prmbench.benchmarks.runner import Finished, evaluate_job
 from prmbench.data.prompts import find_prompt
-from prmbench.engines.loading import LoadOptions, local_folder
+from prmbench.engines.checkpoint import local_folder
+from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import ArgumentError, nearest

@@ -32,7 +32,7 @@ DRAWS = 20
 def token_ratios(folders: tuple[Path, Path], dtype: str, limit: int, subset: str) -> tuple[list, list, list]:
     """Return token log-ratios in one type, the encoded traces, and their labels."""
     from prmbench.data.traces import load_traces
-    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.load import LoadOptions
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.studies.measure_reward_models import token_values
 

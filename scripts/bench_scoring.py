@@ -68,7 +68,7 @@ def run_floor(engines: list[HFEngine], encoded: list[EncodedTrace], batch_tokens
 def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -> None:
     """Print tokens a second of each way, and the ratios."""
     from prmbench.benchmarks.processbench.run import evaluate_traces
-    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.load import LoadOptions
     from prmbench.engines.reference_cache import LogprobCache
     from prmbench.reward_models.loading import load_reward_model
 
@@ -200,7 +200,7 @@ def memory(tokens: int) -> dict[str, list[float]]:
 
 def cost(folder: Path, options: argparse.Namespace) -> tuple[list[int], list[float]]:
     """Return numbers of tokens of one trace, and the processor seconds of a thread that encoding and scoring it takes."""
-    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.load import LoadOptions
     from prmbench.reward_models.loading import load_reward_model
 
     model = load_reward_model(folder, kind="endo", load_options=LoadOptions("cpu", "float32"))

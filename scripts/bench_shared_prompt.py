@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from bench_tools import smollm2
 
-from prmbench.engines.choose import load_engine
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.registry import load_engine
 from prmbench.engines.sampling import Request, SamplingParams
 
 if TYPE_CHECKING:

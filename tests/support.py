@@ -7,10 +7,12 @@ import random
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -117,6 +119,13 @@ def save_checkpoint(folder: Path, seed: int = 0, template: str | None = TEMPLATE
     tiny_llama(len(tokenizer), seed, **config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the weights of a checkpoint folder in place."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def make_traces(n: int, seed: int = 0) -> list[dict[str, object]]:

@@ -336,7 +336,7 @@ def load_options(values: Mapping[str, Any]) -> Any:
     Args:
         values: The values of the command.
     """
-    from prmbench.engines.loading import LoadOptions
+    from prmbench.engines.load import LoadOptions
 
     names = ("device", "dtype", "trust_remote_code", "tensor_parallel", "data_parallel")
     return LoadOptions(**{name: values[name] for name in names if name in values})

@@ -11,7 +11,8 @@ class Share:
     """This process among those that share the work.
 
     Attributes:
-        rank: 0 to count - 1; rank 0 reports and writes the entry. count: number of processes.
+        rank: Number of this process, from 0 to `count` - 1.
+        count: Number of processes.
     """
 
     rank: int = 0
@@ -19,7 +20,7 @@ class Share:
 
     @property
     def main(self) -> bool:
-        """Whether this process reports and writes the entry."""
+        """Whether this process is the one that reports and writes the entry."""
         return self.rank == 0
 
     def wait(self) -> None:
@@ -31,10 +32,13 @@ class Share:
 
 
 def current_share(cpu: bool = False) -> Share:
-    """The share of this process; joins the group when it was started as one of several.
+    """Find the share of this process; it joins the group where it was started as one of several.
 
     Args:
-        cpu: join with the CPU backend even where there is a GPU.
+        cpu: Whether the group uses the CPU backend even where there is a GPU.
+
+    Returns:
+        The share.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Share()

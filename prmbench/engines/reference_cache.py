@@ -1,12 +1,14 @@
-"""Reference log-probs kept between runs: computed once for one reference, used by every reward model measured against it.
+"""Log-probs of references, kept between runs.
 
-One SQLite file. A row holds one *batch*, under a hash of everything that decides its numbers: weights, engine, dtype, device,
-libraries, and the token ids of all its sequences in order. Log-probs move by up to 1e-4 a token with what else is in the batch,
-so a run that finds its batches here gets the very bits that it would have computed; whatever changed (a weight, the template, a
-record, the batch size) misses by construction. Numbers are float32 where that loses nothing (it never does with the Hugging
-Face engine), else float64, with a checksum.
+They are computed once for a reference, and used by every reward model that is measured or trained against it.
 
-The cache never stops a run: what is wrong with it is said once, on stderr, and the run goes on without it.
+The store is one SQLite file. A row holds one *batch*, under a hash of everything that decides its numbers: weights, engine, dtype,
+device, libraries, and the token ids of all its sequences in order. What else is in its batch changes the log-prob of a token by up
+to 1e-4. So a run that finds its batches here gets the very bits that it would have computed, and whatever has changed (a weight,
+the template, a record, the batch size) is not found. Numbers are float32 where that loses nothing (it never does with the Hugging
+Face engine), else float64. Each row has a checksum.
+
+The store never stops a run: what is wrong with it is said once, on stderr, and the run goes on without it.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.errors import UserError, first_line, printable
+from prmbench.errors import ArgumentError, UserError, first_line, printable
 
 LIMIT_VARIABLE = "PRMBENCH_CACHE_GIB"
 DEFAULT_GIB = 4.0
-_USED_SECONDS = 3600.0  # how stale "last used" may be: a hit then costs no write
-_WAIT_SECONDS = 10.0  # for another process that writes
+_USED_SECONDS = 3600.0  # how stale "last used" may be, so that most hits cost no write
+_WAIT_SECONDS = 10.0  # how long to wait for another process that writes
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS reference (
@@ -50,11 +52,14 @@ CREATE INDEX IF NOT EXISTS batch_listed ON batch (reference, tokens, bytes, used
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides a reference's log-probs, the token ids aside.
+    """What decides the log-probs of a reference, apart from the token ids.
 
     Attributes:
-        weights: sha256 of weights and config (`prmbench.engines.loading.checkpoint_hash`).
-        engine: hf or vllm. device: its type. dtype: of the weights. kernels: versions and settings that decide rounding.
+        weights: sha256 of weights and config (`prmbench.engines.checkpoint.checkpoint_hash`).
+        engine: Name of the engine.
+        device: Type of the device.
+        dtype: Type of the weights.
+        kernels: Versions and settings that decide the rounding, by name.
     """
 
     weights: str
@@ -64,11 +69,19 @@ class Identity:
     kernels: dict[str, str]
 
     def text(self) -> str:
-        """It as JSON, keys sorted."""
+        """Give it as JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
 
     def key(self, sequences: Sequence[NDArray[np.int64]], first: Sequence[int]) -> bytes:
-        """sha256 of it and of a batch: token ids and first position of each sequence, in order."""
+        """Hash it together with a batch.
+
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            first: Position of the first token asked for in each sequence.
+
+        Returns:
+            sha256 in bytes.
+        """
         whole = hashlib.sha256(self.text().encode())
         for ids, start in zip(sequences, first, strict=True):
             whole.update(len(ids).to_bytes(8, "little") + int(start).to_bytes(8, "little") + ids.tobytes())
@@ -77,7 +90,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a reference that is in the cache. vocabulary: logits a position. max_length: longest sequence, where known."""
+    """What must be known of a reference whose engine is not loaded.
+
+    Attributes:
+        vocabulary: Number of logits of one position.
+        max_length: Longest sequence in tokens; None where it is not known.
+    """
 
     vocabulary: int
     max_length: int | None
@@ -85,7 +103,19 @@ class Shape:
 
 @dataclass(frozen=True)
 class Listed:
-    """One reference as `prmbench cache list` shows it. tokens: whose log-probs are kept. used: Unix seconds of the last use."""
+    """One reference as `prmbench cache list` shows it.
+
+    Attributes:
+        name: Its name, as the user gave it.
+        weights: sha256 of its weights and config.
+        engine: Name of the engine.
+        device: Type of the device.
+        dtype: Type of the weights.
+        batches: Number of batches that are kept.
+        tokens: Number of tokens whose log-probs are kept.
+        bytes: Size of the log-probs.
+        used: Time of the last use, in Unix seconds.
+    """
 
     name: str
     weights: str
@@ -99,13 +129,17 @@ class Listed:
 
 
 def cache_path() -> Path:
-    """The file: ``$XDG_CACHE_HOME/prmbench/reference-1.sqlite``, else under ``~/.cache``. The number is that of its tables."""
+    """Name the file: ``$XDG_CACHE_HOME/prmbench/reference-1.sqlite``, else under ``~/.cache``. The number is that of its tables."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "prmbench" / "reference-1.sqlite"
 
 
 def cache_limit() -> int:
-    """Largest size in bytes, from ``PRMBENCH_CACHE_GIB`` (default 4); 0: no cache. Raises UserError when that is no number."""
+    """Read the largest size in bytes from ``PRMBENCH_CACHE_GIB`` (default 4). 0 means that there is no cache.
+
+    Raises:
+        UserError: The variable holds no number of GiB.
+    """
     text = os.environ.get(LIMIT_VARIABLE, "")
     try:
         gib = float(text) if text else DEFAULT_GIB
@@ -117,26 +151,46 @@ def cache_limit() -> int:
 
 
 def open_cache(wanted: bool = True) -> LogprobCache | None:
-    """The user's cache; None where it is not wanted, or switched off by its limit."""
+    """Open the cache of the user.
+
+    Args:
+        wanted: Whether it is wanted.
+
+    Returns:
+        The cache; None where it is not wanted, or its limit is 0.
+    """
     return LogprobCache() if wanted and cache_limit() > 0 else None
 
 
 class LogprobCache:
-    """The cache file, opened when first used. Safe with several processes; a kill loses at most the batch being written.
+    """The file, opened when it is first used. Several processes may use it; a kill loses at most the batch that is being written.
 
-    Args:
-        path: the file; None: `cache_path`. limit: bytes; None: `cache_limit`. The batches used longest ago go first.
+    Attributes:
+        path: The file.
+        limit: Its largest size in bytes. The batches that were used longest ago go first.
     """
 
     def __init__(self, path: Path | None = None, limit: int | None = None) -> None:
+        """Name the file.
+
+        Args:
+            path: The file; None: `cache_path`.
+            limit: Its largest size in bytes; None: `cache_limit`.
+        """
         self.path = path or cache_path()
         self.limit = cache_limit() if limit is None else limit
         self._connection: sqlite3.Connection | None = None
         self._broken = False
-        self._ids: dict[str, int] = {}
 
     def shape(self, identity: Identity) -> Shape | None:
-        """What is known of a reference with log-probs here; None where there are none."""
+        """Look up what is known of a reference.
+
+        Args:
+            identity: The reference.
+
+        Returns:
+            Its shape; None where no log-probs of it are kept.
+        """
         query = (
             "SELECT vocabulary, max_length FROM reference WHERE identity = ? "
             "AND EXISTS (SELECT 1 FROM batch WHERE batch.reference = reference.id)"
@@ -145,7 +199,15 @@ class LogprobCache:
         return None if found is None else Shape(*found)
 
     def get(self, key: bytes, tokens: int) -> NDArray[np.float64] | None:
-        """The log-probs of a batch. float64, shape [tokens]; None where they are not there (or not what was written)."""
+        """Look up the log-probs of a batch.
+
+        Args:
+            key: Key of the batch (`Identity.key`).
+            tokens: Number of tokens that are asked for.
+
+        Returns:
+            float64, shape [tokens]; None where they are not there, or are not what was written.
+        """
 
         def read(db: sqlite3.Connection) -> NDArray[np.float64] | None:
             row = db.execute("SELECT type, checksum, data, used FROM batch WHERE key = ?", (key,)).fetchone()
@@ -160,12 +222,20 @@ class LogprobCache:
         return self._run(read)
 
     def put(self, key: bytes, values: NDArray[np.float64], identity: Identity, name: str, shape: Shape) -> None:
-        """Keep the log-probs of a batch (float64, shape [tokens]) under its key. name: of the reference, for lists."""
+        """Keep the log-probs of a batch.
+
+        Args:
+            key: Key of the batch (`Identity.key`).
+            values: The log-probs. float64, shape [tokens].
+            identity: The reference.
+            name: Name of the reference, for lists.
+            shape: Its shape.
+        """
         small = values.astype(np.float32)
         exact = small if (small == values).all() else values
         data = exact.tobytes()
         row = (len(values), exact.dtype.name, zlib.crc32(data), len(data), time.time(), data)
-        # The name may come from a checkpoint's card.
+        # The name may come from the card of a checkpoint.
         about = (identity.text(), printable(name), identity.weights, identity.engine, identity.device, identity.dtype)
 
         def write(db: sqlite3.Connection) -> None:
@@ -188,7 +258,7 @@ class LogprobCache:
         self._run(write)
 
     def _evict(self, db: sqlite3.Connection) -> None:
-        """Delete what was used longest ago until the file's pages in use are within the limit; free pages are used again."""
+        """Delete what was used longest ago until the pages in use are within the limit. Free pages are used again."""
         while (used := _bytes_in_use(db)) > self.limit:
             n, kept = db.execute("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM batch").fetchone()
             if n == 0:
@@ -197,7 +267,7 @@ class LogprobCache:
             db.execute("DELETE FROM batch WHERE key IN (SELECT key FROM batch ORDER BY used LIMIT ?)", (part,))
 
     def listed(self) -> list[Listed]:
-        """What is kept, one line a reference; the last used first."""
+        """List the references that log-probs are kept of, the last used first."""
         query = (
             "SELECT name, weights, engine, device, dtype, COUNT(*), SUM(tokens), SUM(bytes), MAX(batch.used) "
             "FROM batch JOIN reference ON reference.id = batch.reference GROUP BY reference.id ORDER BY MAX(batch.used) DESC"
@@ -207,15 +277,19 @@ class LogprobCache:
         return [Listed(*row) for row in self._run(lambda db: db.execute(query).fetchall()) or []]
 
     def size(self) -> int:
-        """Bytes on disk, the write-ahead log included."""
+        """Give the size on disk in bytes, that of the write-ahead log included."""
         beside = [self.path.with_name(self.path.name + end) for end in ("", "-wal", "-shm")]
         return sum(path.stat().st_size for path in beside if path.exists())
 
     def clear(self, reference: str | None = None) -> None:
-        """Delete the batches of one reference (its name, or six or more characters of its weights' hash), or the whole file.
+        """Delete the batches of one reference, or the whole file.
+
+        Args:
+            reference: Name of the reference, or six or more characters that the hash of its weights begins with; None deletes the
+                whole file.
 
         Raises:
-            UserError: no such reference, or the file cannot be changed.
+            UserError: There is no such reference, or the file cannot be changed.
         """
         if reference is None:
             self._close()
@@ -238,7 +312,7 @@ class LogprobCache:
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"{self.path}: cannot be changed ({first_line(error)}); delete the file") from None
         if not n:
-            raise UserError(f"--reference {reference}: not in the cache; there are {', '.join(known) or 'none'}")
+            raise ArgumentError("reference", reference, f"not in the cache; there are {', '.join(known) or 'none'}")
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -263,7 +337,7 @@ class LogprobCache:
             self._connection = None
 
     def _run(self, work: Any) -> Any:
-        """Do something with the file; None, and never again in this process, when that fails."""
+        """Do something with the file. Where that fails, say so, return None, and leave the file alone from then on."""
         if self._broken:
             return None
         try:

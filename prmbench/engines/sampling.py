@@ -1,4 +1,4 @@
-"""What is asked of sampling, and what comes back: parameters, requests, random numbers, completions. Needs no torch."""
+"""What is asked of sampling and what comes back. This module needs no torch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,34 @@ FinishReason = Literal["stop", "length"]
 
 
 class SamplingParams(BaseModel):
-    """How completions are sampled; part of what makes two policy entries comparable."""
+    """How completions are sampled. It is part of what makes two entries of policies comparable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="0: greedy")
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="temperature; 0 is greedy")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="keep the smallest set of likeliest tokens with at least this mass"
+        1.0, gt=0, le=1, description="the smallest set of likeliest tokens with at least this mass is kept"
     )
-    top_k: int = Field(0, ge=0, description="keep this many likeliest tokens; 0: all")
-    max_new_tokens: int = Field(2048, ge=1, description="a completion cut here is truncated, which counts as wrong")
+    top_k: int = Field(0, ge=0, description="this many likeliest tokens are kept; 0 keeps all")
+    max_new_tokens: int = Field(
+        2048, ge=1, description="most tokens of a completion; one that is cut here counts as wrong"
+    )
 
 
 def uniforms(seed: int, key: str, sample: int, size: int) -> NDArray[np.float64]:
-    """The random numbers of one completion: of the seed, the problem's id and the sample's number, nothing else.
+    """Draw the random numbers of one completion.
 
-    So a completion does not depend on what else is in its batch, on the batch size or on an interruption.
+    They depend on the arguments alone. So a completion does not depend on what else is in its batch, on the batch size or on an
+    interruption.
+
+    Args:
+        seed: Seed of the run.
+        key: Id of the problem.
+        sample: Number of the sample among those of its problem.
+        size: How many random numbers are drawn. More of them begin with the same ones.
 
     Returns:
-        float64, shape [size], in [0, 1).
+        float64 in [0, 1). Shape [size].
     """
     return np.random.default_rng([seed, zlib.crc32(key.encode()), sample]).random(size)
 
@@ -42,10 +51,12 @@ class Request:
     """One completion to sample.
 
     Attributes:
-        prompt: int64 token ids. key, sample: with the seed, what its random numbers depend on.
-        room: tokens it may have at most, where that is less than the parameters say.
-        forced: the completion's first token, where it is given; only the rest is sampled. Requests that differ in it alone share
-            their prompt's computation.
+        prompt: Token ids of the prompt. int64, shape [p].
+        key: Id that its random numbers depend on.
+        sample: Number that its random numbers depend on too.
+        room: Most tokens that it may have; None leaves it to the parameters.
+        forced: Id of its first token, so that only the rest is sampled; None samples this one too. Requests that differ in it alone
+            share the computation of their prompt.
     """
 
     prompt: NDArray[np.int64]
@@ -55,14 +66,27 @@ class Request:
     forced: int | None = None
 
     def limit(self, max_new_tokens: int, max_length: int | None) -> int:
-        """Tokens it may have: as the parameters say, its own room, and the model's positions after the prompt."""
+        """Give the number of tokens that it may have.
+
+        Args:
+            max_new_tokens: Most tokens as the parameters say.
+            max_length: Longest sequence of the model; None where it is not known.
+
+        Returns:
+            The smallest of the limits. It is below 1 where the prompt leaves no room.
+        """
         limits = [max_new_tokens, self.room, max_length and max_length - len(self.prompt)]
         return min(limit for limit in limits if limit is not None)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Sampled token ids, the end-of-turn token included (int64), and why sampling stopped."""
+    """A sampled completion.
+
+    Attributes:
+        ids: Token ids, the one that ended it included. int64, shape [t].
+        finish_reason: ``stop`` where a token ended it, ``length`` where it was cut.
+    """
 
     ids: NDArray[np.int64]
     finish_reason: FinishReason

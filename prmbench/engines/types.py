@@ -16,7 +16,13 @@ QUANTITIES: tuple[Quantity, ...] = ("logprob", "logit", "logsumexp", "topk", "hi
 
 
 class Engine(Protocol):
-    """Two verbs, `generate` and `score`. provides: the quantities that `score` gives; asking for more is a ValueError."""
+    """Where tokens are computed: it samples completions (`generate`) and says something of given tokens (`score`).
+
+    Attributes:
+        name: Name of the engine.
+        source: What errors call the checkpoint.
+        provides: Quantities that `score` gives.
+    """
 
     name: str
     source: str
@@ -28,38 +34,67 @@ class Engine(Protocol):
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence, where it is known."""
+        """Longest sequence in tokens; None where it is not known."""
 
     def device_and_dtype(self) -> tuple[str, str]:
-        """Where the model computes and in what type."""
+        """Say where the model computes and in what type, such as ``("cpu", "float32")``."""
 
     def facts(self) -> dict[str, Any]:
-        """Architecture and size, for provenance."""
+        """Say the architecture, and the size where it is known, for provenance."""
 
     def eos_ids(self) -> list[int]:
-        """Token ids that the checkpoint's own generation settings stop at."""
+        """List the token ids that the checkpoint's own generation settings stop at."""
 
     def generate(
         self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
     ) -> list[Completion]:
-        """Sample one completion for each request."""
+        """Sample one completion for each request.
+
+        Args:
+            requests: What is to be sampled. Prompts of similar length batch best.
+            stop: Token ids that end a completion.
+            params: How tokens are chosen.
+            seed: Seed of all random numbers.
+
+        Returns:
+            Completions in the order of the requests.
+
+        Raises:
+            ValueError: A prompt leaves no room for a completion.
+        """
 
     def score(
         self, sequences: Sequence[NDArray[np.int64]], first: Sequence[int], want: frozenset[Quantity], *, top: int = 0
     ) -> list[TokenScores]:
-        """What the model says of tokens that are given."""
+        """Run one batch through the model and say something of its tokens.
+
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            first: Position, at least 1, of the first token asked for in each sequence. All from there to the end are asked for.
+            want: Quantities to return.
+            top: How many of the likeliest tokens ``topk`` returns.
+
+        Returns:
+            What was asked for, one for each sequence.
+
+        Raises:
+            ValueError: The engine does not give a quantity, or a token is outside its vocabulary.
+        """
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What the model says of the asked-for tokens of one sequence; fields not asked for are None.
+    """What a model says of the tokens asked for of one sequence. A field that was not asked for is None.
 
     For a token y_t at position p, everything is read from the state before it (position p - 1).
 
     Attributes:
-        logprob: log pi(y_t given s_t). logit: its unnormalised logit. logsumexp: of all logits at s_t. float64, shape [t].
-        topk_ids: int64, shape [t, k]; topk_logprobs: float64, shape [t, k]; most likely first.
-        hidden: float32, shape [t, width]: the last hidden state at s_t.
+        logprob: log pi(y_t given s_t). float64, shape [t].
+        logit: Unnormalised logit of y_t. float64, shape [t].
+        logsumexp: Log-sum-exp of all logits at s_t. float64, shape [t].
+        topk_ids: Ids of the likeliest tokens, most likely first. int64, shape [t, k].
+        topk_logprobs: Log-probs of the likeliest tokens. float64, shape [t, k].
+        hidden: Last hidden state at s_t. float32, shape [t, width].
     """
 
     logprob: NDArray[np.float64] | None = None

@@ -6,18 +6,23 @@ from dataclasses import dataclass, field
 
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.tokens import TokenOptions, TraceEncoder
-from prmbench.engines.choose import load_engine
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer, locate
+from prmbench.engines.checkpoint import checkpoint_hash, locate
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.registry import load_engine
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.engines.types import Engine
 
 
 @dataclass
 class Policy:
-    """A policy ready to sample.
+    """A policy that is ready to sample.
 
     Attributes:
-        engine, encoder: its weights and tokenizer. source: as the user named it. hashed: sha256 of the weights.
-        stop: token ids that end a completion.
+        engine: The engine that holds its weights.
+        encoder: Renders and tokenizes its prompts.
+        source: The checkpoint, as the user named it.
+        hashed: sha256 of its weights.
+        stop: Token ids that end a completion.
     """
 
     engine: Engine
@@ -38,10 +43,25 @@ def load_policy(
     engine: str = "hf",
     tokens: TokenOptions | None = None,
 ) -> Policy:
-    """Load a policy from a folder or Hub id into an engine. tokens: how its conversations are rendered, but for the system message,
-    which the prompt has. Raises UserError as `load_engine` and `TraceEncoder` do."""
+    """Load a policy into an engine.
+
+    Args:
+        source: A checkpoint folder or a Hub id.
+        prompt: How problems are put to it.
+        load_options: Where and how its weights are loaded; None: as `LoadOptions` has it.
+        chat_template: A Jinja chat template; None: that of the tokenizer.
+        engine: Name of the engine.
+        tokens: How its conversations are rendered, apart from the system message, which the prompt has; None: as `TokenOptions` has
+            it.
+
+    Returns:
+        The policy.
+
+    Raises:
+        UserError: There is no such checkpoint, or it cannot be loaded.
+    """
     options = load_options or LoadOptions()
-    folder = locate(source, "--policy")
+    folder = locate(source, "policy")
     rendered = (tokens or TokenOptions()).model_copy(update={"system": prompt.system})
     encoder = TraceEncoder(load_tokenizer(folder, options), rendered, chat_template)
     return Policy(load_engine(engine, folder, options, source), encoder, source, checkpoint_hash(folder))

@@ -1,4 +1,4 @@
-"""Rollouts: a policy's sampled completions of problems, each with its verdict; written as they come, resumable."""
+"""Rollouts: sampled completions of problems, each with its verdict. They are written as they come, so that a run can go on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prmbench.data.tokens import ids_hash
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.batching import BatchRunner, plan_batches
 from prmbench.engines.processes import Share
-from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
 from prmbench.progress import progress
@@ -30,15 +30,28 @@ from prmbench.verify import Verifier, verifier_version
 
 
 def problems_digest(problems: Iterable[Problem]) -> str:
-    """sha256 (hex) of problems, whatever their order."""
+    """Hash problems, whatever their order.
+
+    Args:
+        problems: The problems.
+
+    Returns:
+        sha256 in hex.
+    """
     return digest(sorted(problem.digest() for problem in problems))
 
 
 def run_settings(path: str | Path) -> dict[str, Any]:
-    """What the run of a rollouts file (or its folder) was sampled with, as `rollout` wrote it.
+    """Read what the run of a rollouts file was sampled with, as `rollout` wrote it.
+
+    Args:
+        path: The rollouts file, or its folder.
+
+    Returns:
+        The settings of the run.
 
     Raises:
-        UserError: the file that says it is missing, broken or of another sort of run.
+        UserError: The file that says it is missing, broken or of another sort of run.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     file = folder / RUN_NAME
@@ -63,13 +76,29 @@ def run_settings(path: str | Path) -> dict[str, Any]:
 
 
 def written_before(folder: Path) -> tuple[int, int]:
-    """Rollouts, and their tokens, that an interrupted or finished run has left in its folder."""
+    """Count what an interrupted or finished run has left in its folder.
+
+    Args:
+        folder: The folder of the run.
+
+    Returns:
+        Number of rollouts, and number of their tokens.
+    """
     found = read_whole_lines(folder / f"{FILE_STEM}.jsonl", parse_rollout)
     return len(found), sum(len(one.ids) for one in found)
 
 
 def prompt_ids(policy: Policy, problems: Sequence[Problem], prompt: PromptTemplate) -> list[NDArray[np.int64]]:
-    """Token ids of each problem's prompt."""
+    """Encode the prompt of each problem.
+
+    Args:
+        policy: The policy.
+        problems: The problems.
+        prompt: How problems are put to the policy.
+
+    Returns:
+        Token ids of each prompt. int64, shape [p].
+    """
     return [policy.encoder.prompt_ids(prompt.render(problem.problem)) for problem in problems]
 
 
@@ -87,20 +116,22 @@ def sample(
     have: frozenset[tuple[str, str]] = frozenset(),
     share: Share | None = None,
 ) -> Iterator[list[Rollout]]:
-    """Sample and verify n completions of each problem, a batch at a time.
+    """Sample and verify completions of each problem, a batch at a time.
 
     Batches are planned from the problems alone, and one with anything missing is sampled whole: an interrupted run goes
     on with the very same completions. Processes that share the work take batches in turn.
 
+    It takes 11 parameters because each decides a part of what is sampled, and callers differ in all of them.
+
     Args:
         policy: The policy.
         problems: The problems.
-        prompts: Their prompts; see `prompt_ids`.
+        prompts: Token ids of their prompts (`prompt_ids`). int64, shape [p].
         verifier: Verifies the answers.
         style: Where an answer is to be found.
-        n: Completions of each problem.
-        params: How to sample.
-        seed: Seed of all completions.
+        n: Number of completions of each problem.
+        params: How tokens are chosen.
+        seed: Seed of all random numbers.
         batch_tokens: Padded tokens of a batch, every completion counted at its full length.
         have: Keys of rollouts that exist; their batches are left out where complete.
         share: This process among those that share the work; None: it is the only one.
@@ -109,6 +140,7 @@ def sample(
         The new rollouts of each batch.
     """
     share = share or Share()
+    # A prompt that leaves no room has no completion, which counts as wrong.
     limit = policy.engine.max_length
     roomy = [limit is None or len(ids) < limit for ids in prompts]
     without_room = [
@@ -119,6 +151,7 @@ def sample(
     ]
     if without_room:
         yield without_room
+    # All others are sampled in batches; each is verified before the next is sampled.
     jobs = [
         (problem, Request(ids, problem.id, k))
         for problem, ids, fits in zip(problems, prompts, roomy, strict=True)
@@ -131,35 +164,47 @@ def sample(
         missing = {j for j in batch if (jobs[j][1].key, str(jobs[j][1].sample)) not in have}
         if not missing:
             continue
-        found: list[Rollout] = []
+        completions: dict[int, Completion] = {}
 
-        def score(indices: Sequence[int], found: list[Rollout] = found, missing: set[int] = missing) -> None:
-            completions = policy.engine.generate([jobs[j][1] for j in indices], policy.stop, params, seed)
-            kept = [(*jobs[j], one) for j, one in zip(indices, completions, strict=True) if j in missing]
-            texts = [policy.encoder.tokenizer.decode(one.ids, skip_special_tokens=True) for _, _, one in kept]
-            verdicts = verifier.verify(texts, [problem.answer for problem, _, _ in kept], style=style)
-            for (problem, request, one), text, verdict in zip(kept, texts, verdicts, strict=True):
-                found.append(
-                    Rollout(
-                        id=problem.id,
-                        sample=request.sample,
-                        problem=problem.problem,
-                        answer=problem.answer,
-                        completion=text,
-                        ids=one.ids,
-                        finish_reason=one.finish_reason,
-                        verdict=Verdict.WRONG if one.finish_reason == "length" else verdict,
-                    )
-                )
+        def write(indices: Sequence[int], completions: dict[int, Completion] = completions) -> None:
+            requests = [jobs[j][1] for j in indices]
+            completions.update(zip(indices, policy.engine.generate(requests, policy.stop, params, seed), strict=True))
 
-        runner.run(batch, lengths, score)
-        yield found
+        runner.run(batch, lengths, write)
+        kept = [(*jobs[j], completions[j]) for j in batch if j in missing]
+        texts = [policy.encoder.tokenizer.decode(one.ids, skip_special_tokens=True) for _, _, one in kept]
+        verdicts = verifier.verify(texts, [problem.answer for problem, _, _ in kept], style=style)
+        yield [
+            Rollout(
+                id=problem.id,
+                sample=request.sample,
+                problem=problem.problem,
+                answer=problem.answer,
+                completion=text,
+                ids=one.ids,
+                finish_reason=one.finish_reason,
+                verdict=Verdict.WRONG if one.finish_reason == "length" else verdict,
+            )
+            for (problem, request, one), text, verdict in zip(kept, texts, verdicts, strict=True)
+        ]
 
 
 def sampling_settings(
     policy: Policy, prompt: str, n: int, params: SamplingParams, seed: int, batch_tokens: int
 ) -> dict[str, Any]:
-    """What decides completions, whatever the problems: JSON-serialisable; the engine where it is not the hf one."""
+    """Say what decides completions, whatever the problems.
+
+    Args:
+        policy: The policy.
+        prompt: Name of the prompt template.
+        n: Number of completions of each problem.
+        params: How tokens are chosen.
+        seed: Seed of all random numbers.
+        batch_tokens: Padded tokens of a batch.
+
+    Returns:
+        Settings that JSON can hold. The engine is among them where it is not the hf one.
+    """
     return {
         "policy": policy.hashed,
         "template": policy.encoder.template_hash(),
@@ -202,19 +247,30 @@ def rollout(
     limit: int | None = None,
     share: Share | None = None,
 ) -> list[Rollout]:
-    """Sample n completions of each problem into ``output/rollouts.jsonl``; goes on where an interrupted call stopped.
+    """Sample completions of each problem into ``output/rollouts.jsonl``. It goes on where an interrupted call stopped.
+
+    It takes 10 parameters because each decides a part of what is sampled and is one option of the command line.
 
     Args:
-        limit: recorded when only the first problems are there.
-        share: this process among those that share the work; None: it is the only one. All of them get all rollouts.
+        policy: The policy.
+        problems: The problems.
+        output: The folder of the run.
+        prompt: Name of the prompt template.
+        n: Number of completions of each problem.
+        params: How tokens are chosen; None: as `SamplingParams` has it.
+        seed: Seed of all random numbers.
+        batch_tokens: Padded tokens of a batch, every completion counted at its full length.
+        limit: How many problems were asked for where these are only the first ones. It is recorded.
+        share: This process among those that share the work; None: it is the only one. All of them get all rollouts.
 
     Returns:
         All rollouts, by problem in the given order, then by sample.
 
     Raises:
-        UserError: trouble with the folder (see `RunFolder`).
-        KeyboardInterrupt: with a message that says what is kept.
+        UserError: Trouble with the folder (see `RunFolder`).
+        KeyboardInterrupt: With a message that says what is kept.
     """
+    # What the run is: another one in this folder is refused.
     params, share = params or SamplingParams(), share or Share()
     template = find_prompt(prompt)
     prompts = prompt_ids(policy, problems, template)
@@ -227,6 +283,7 @@ def rollout(
         "versions": versions()["transformers"],
         **({} if limit is None else {"limit": limit}),
     }
+    # What is missing is sampled.
     wanted = [(problem.id, str(k)) for problem in problems for k in range(n)]
     with RunFolder(output, settings, parse_rollout, stem=FILE_STEM, rank=share.rank) as folder, Verifier() as verifier:
         share.wait()
@@ -255,6 +312,7 @@ def rollout(
             raise KeyboardInterrupt(
                 f"stopped; {kept:,} of {len(wanted):,} rollouts are kept in {output}: the same command goes on from there"
             ) from None
+        # All processes read what each has written, before the first one merges it.
         share.wait()
         found = folder.completed()
         rollouts = [found[key] for key in wanted]

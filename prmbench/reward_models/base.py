@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from prmbench.data.prompts import PromptTemplate
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.choose import load_engine
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_tokenizer
+from prmbench.engines.checkpoint import checkpoint_hash
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.registry import load_engine
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, UserError
 from prmbench.reward_models.card import Card

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from prmbench.engines.checkpoint import read_weights
 from prmbench.engines.hf.trunk import Trunk
-from prmbench.engines.loading import read_weights
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest
 from prmbench.reward_models.marked import MarkedRewardModel

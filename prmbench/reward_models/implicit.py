@@ -12,17 +12,12 @@ from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.choose import load_engine
+from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.hf.engine import HFEngine
-from prmbench.engines.loading import (
-    LoadOptions,
-    check_finite,
-    checkpoint_hash,
-    load_causal_lm,
-    load_tokenizer,
-    locate,
-)
+from prmbench.engines.load import LoadOptions, check_finite, load_causal_lm
 from prmbench.engines.reference_cache import open_cache
+from prmbench.engines.registry import load_engine
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.engines.types import Engine
 from prmbench.errors import UserError, argument, first_line
 from prmbench.reward_models.base import EngineRewardModel, LoadRequest

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.tokens import TraceEncoder
-from prmbench.engines.choose import check_engine
-from prmbench.engines.loading import LoadOptions, locate
+from prmbench.engines.checkpoint import locate
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.registry import check_engine
 from prmbench.errors import ArgumentError, UserError, argument, first_line
 from prmbench.reward_models.base import LoadRequest, RewardModel
 from prmbench.reward_models.card import CARD_NAME, Card, find_reference, make_card, read_card

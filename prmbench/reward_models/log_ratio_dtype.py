@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
 from prmbench.errors import argument
 
 HEADROOM = 1.15

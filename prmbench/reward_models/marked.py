@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from prmbench.data.tokens import EncodedTrace
+from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.hf.trunk import Trunk
-from prmbench.engines.loading import checkpoint_hash, load_tokenizer
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkedTrace, MarkEncoder, MarkLayout

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace
+from prmbench.engines.checkpoint import read_weights
 from prmbench.engines.hf.engine import HFEngine
-from prmbench.engines.loading import read_weights
 from prmbench.errors import UserError
 from prmbench.reward_models.base import EngineRewardModel, LoadRequest
 from prmbench.reward_models.card import ReadState

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.head import HEAD_BLOCK, TILE_ROWS, tile_width
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.missing import run_missing
+from prmbench.engines.processes import Share
 from prmbench.engines.reference_cache import Identity, LogprobCache, Shape
 from prmbench.engines.types import Engine
 
@@ -106,7 +108,45 @@ def logprobs_of(
     return [one for one in found if one is not None]
 
 
-def reference_identity(weights: str, engine: str, options: LoadOptions, *, plain_head: bool = True) -> Identity | None:
+def reference_logprobs(
+    reference: ReferenceModel,
+    sequences: Sequence[NDArray[np.int64]],
+    first: Sequence[int],
+    *,
+    batch_tokens: int,
+    share: Share | None = None,
+) -> list[NDArray[np.float64]]:
+    """Give log pi_ref of many sequences in batches, the work shared between processes.
+
+    Args:
+        reference: The reference.
+        sequences: Token ids, each int64, shape [length].
+        first: Position of the first token asked for in each sequence.
+        batch_tokens: Padded tokens of a batch.
+        share: This process among those that share the work, each of which gets everything; None: it is the only one.
+
+    Returns:
+        One array a sequence. float64, shape [t].
+    """
+    found: list[tuple[int, NDArray[np.float64]]] = []
+
+    def score(indices: Sequence[int]) -> None:
+        found.extend(
+            zip(indices, reference.logprobs([sequences[i] for i in indices], [first[i] for i in indices]), strict=True)
+        )
+
+    lengths = [len(ids) for ids in sequences]
+    run_missing("reference log-probs", lengths, set(range(len(lengths))), batch_tokens, score, share=share)
+    if share is not None and share.count > 1:
+        from accelerate.utils import gather_object
+
+        found = gather_object(found)
+    return [logprobs for _, logprobs in sorted(found, key=lambda pair: pair[0])]
+
+
+def reference_identity(
+    weights: str, engine: str, options: LoadOptions, *, plain_head: bool = True, autocast: str | None = None
+) -> Identity | None:
     """Say what the log-probs of a reference are kept under: everything that decides their bits.
 
     Args:
@@ -114,6 +154,7 @@ def reference_identity(weights: str, engine: str, options: LoadOptions, *, plain
         engine: What computes them: ``hf`` or ``vllm``.
         options: Device, dtype and whether code that the checkpoint carries may run.
         plain_head: Whether its output layer is a plain one; the wrapper of an adapter computes otherwise.
+        autocast: Type that it computes in under autocast; None where there is no autocast.
 
     Returns:
         The identity; None where it cannot be said, because code that the checkpoint carries may run.
@@ -129,6 +170,8 @@ def reference_identity(weights: str, engine: str, options: LoadOptions, *, plain
         "matmul": torch.get_float32_matmul_precision(),
         "head": f"{TILE_ROWS} x {tile_width(device)}" if plain_head else f"{HEAD_BLOCK} wrapped",
     }
+    if autocast is not None:
+        kernels["autocast"] = autocast
     if device.type == "cuda":
         kernels["gpu"] = torch.cuda.get_device_name(device)
     else:

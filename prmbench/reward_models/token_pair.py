@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from prmbench.engines.hf.engine import HFEngine, states_at
-from prmbench.engines.loading import load_causal_lm
+from prmbench.engines.load import load_causal_lm
 from prmbench.reward_models.base import LoadRequest
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marked import MarkedRewardModel

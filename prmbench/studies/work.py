@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
 
+from prmbench.errors import UserError
 from prmbench.miniature.world import Split
 from prmbench.progress import progress
 from prmbench.studies.figures import Results
 from prmbench.studies.lab import Lab
 from prmbench.studies.runs import StudyRun, perform
+from prmbench.workers import Worker, serve, start_worker, stop_workers
 
 FIRST = "reward model"
 """Kind of the runs that come first: the others start from the same models, and would wait for each other."""
@@ -32,6 +35,7 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
         Rows by run, in the order of the seeds.
 
     Raises:
+        UserError: A worker process ended before its time.
         KeyboardInterrupt: Stopped; the message says how much is kept.
     """
     jobs = sorted(((run, seed) for seed in seeds for run in runs), key=lambda job: (job[0].kind != FIRST, job[1]))
@@ -57,38 +61,41 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
 
 def _perform(jobs: Sequence[tuple[StudyRun, int]], workers: int, advance: Callable[[int], None]) -> None:
     waiting = list(jobs)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
-        running: dict[Future[None], StudyRun] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    run, seed = waiting.pop(0)
-                    running[pool.submit(_one, run, seed)] = run
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    advance(running.pop(future).seconds)
-        except BaseException:
-            for process in (pool._processes or {}).values():  # or they would finish what they are at
-                process.terminate()
-            raise
+    started = [start_worker(_work) for _ in range(min(workers, len(jobs)))]
+    idle = list(started)
+    running: dict[Any, tuple[Worker, StudyRun]] = {}
+    try:
+        while waiting or running:
+            while waiting and idle:
+                worker, job = idle.pop(), waiting.pop(0)
+                running[worker.link] = worker, job[0]
+                with contextlib.suppress(BrokenPipeError):  # its reply says that it has ended
+                    worker.link.send(job)
+            for link in wait(list(running)):
+                worker, run = running.pop(link)
+                idle.append(worker)
+                reply = worker.reply()
+                if isinstance(reply, Exception):
+                    raise UserError(f"{run.kind} {run.name}: its {reply}") if isinstance(reply, OSError) else reply
+                advance(run.seconds)
+    finally:  # at once: else they would finish what they are at
+        stop_workers(started)
 
 
-def _begin() -> None:
+def _work(link: Connection) -> None:
+    """Perform the runs that come, one after the other."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import signal
-
     import torch
 
     from prmbench.quiet import quiet_libraries
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says what is kept
     torch.set_num_threads(1)
     quiet_libraries()
 
+    def one(job: tuple[StudyRun, int]) -> None:
+        perform(job[0], _lab(*job))
 
-def _one(run: StudyRun, seed: int) -> None:
-    perform(run, _lab(run, seed))
+    serve(link, one)
 
 
 def _lab(run: StudyRun, seed: int) -> Lab:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from prmbench.data.records import read_json
 from prmbench.data.tokens import TraceEncoder
-from prmbench.engines.loading import checkpoint_hash
+from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError, first_line
 from prmbench.results.provenance import versions

@@ -18,6 +18,8 @@ import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from prmbench.workers import end_with_parent
+
 READY = b"ready"
 STARTED = b"started"
 OUTCOMES = CORRECT, WRONG, OUT_OF_MEMORY = b"correct", b"wrong", b"memory"
@@ -52,10 +54,12 @@ def nursery(control_fd: int) -> None:
             os._exit(0)
         alive -= {pid for pid in alive if os.waitpid(pid, os.WNOHANG)[0]}
         request = json.loads(message)
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
+                end_with_parent(parent)
                 control.close()
                 work(Connection(fds[0]), request["seconds"], request["memory_mb"])
                 status = 0

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from prmbench.api import evaluate
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import current_share
 from prmbench.engines.sampling import SamplingParams
 

@@ -9,7 +9,7 @@ from prmbench.benchmarks.best_of_n.run import _within_problems
 from prmbench.benchmarks.best_of_n.schema import CompletionScores
 from prmbench.benchmarks.precision import LIMIT, TOKEN_NOISE, precision_warning
 from prmbench.benchmarks.registry import recompute
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
 
 
 def scores(spread, n=10_001):

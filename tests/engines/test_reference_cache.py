@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import prmbench
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
 from prmbench.engines.reference_cache import Identity, LogprobCache, Shape, cache_limit, cache_path
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model

@@ -6,7 +6,8 @@ import pytest
 
 from prmbench.data.tokens import TraceEncoder
 from prmbench.data.traces import load_traces
-from prmbench.engines.loading import LoadOptions, load_causal_lm, load_tokenizer
+from prmbench.engines.load import LoadOptions, load_causal_lm
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import ArgumentError, UserError
 from prmbench.miniature.backbones import BACKBONES, build_model, build_tokenizer, save_untrained
 from prmbench.miniature.build import (

@@ -8,7 +8,7 @@ import support_prm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from prmbench.data.critic_prompt import critic_prompt
 from prmbench.engines.hf.engine import states_at
@@ -28,8 +28,8 @@ def language_model(smollm2, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def smol(language_model):
-    """The checkpoint's tokenizer as transformers loads it: beside a Qwen config it splits as Qwen's does."""
-    return AutoTokenizer.from_pretrained(language_model)
+    """The checkpoint's tokenizer as its file says; transformers would have it split as Qwen's does, beside a Qwen config."""
+    return PreTrainedTokenizerFast.from_pretrained(language_model)
 
 
 def rendered(tokenizer, message):

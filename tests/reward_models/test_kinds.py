@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import prmbench
 from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.loading import checkpoint_hash
+from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.errors import UserError
 from prmbench.reward_models.card import Card, make_card, read_card, reference_fields, write_card
 from prmbench.reward_models.endo import endo_rewards
@@ -285,7 +285,7 @@ import numpy as np
 from prmbench import RewardModel, StepScores, register
 from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
 from prmbench.data.tokens import TraceEncoder
-from prmbench.engines.loading import load_tokenizer
+from prmbench.engines.tokenizer import load_tokenizer
 
 
 @register("short")

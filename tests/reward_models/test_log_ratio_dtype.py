@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prmbench.engines.loading import LoadOptions, load_causal_lm
+from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.reward_models import log_ratio_dtype
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.log_ratio_dtype import HEADROOM, choose_dtype, float32_bytes

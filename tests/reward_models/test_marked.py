@@ -173,7 +173,7 @@ def test_rlhflow(smol, tmp_path):
 
 def test_code_that_a_checkpoint_carries_is_never_run(smol, tmp_path):
     """Not even where the user allows it: the decoder is transformers' own, which knows this architecture."""
-    from prmbench.engines.loading import LoadOptions, load_trunk
+    from prmbench.engines.load import LoadOptions, load_trunk
 
     folder = support_prm.save_mlp_classifier(tmp_path / "m", smol)
     (folder / "modeling_qwen2_rm.py").write_text("raise SystemExit('ran')")
@@ -217,7 +217,7 @@ def test_a_classifier_is_no_language_model(smol, tmp_path):
         load_reward_model(untied, kind="endo")
     for kind in ("endo", "token_pair", "critic"):
         with pytest.raises(
-            UserError, match=r"holds the head of a reward model \('score.0.bias'\).* --kind classifier or a --preset"
+            UserError, match=r"holds the head of a reward model \('score.0.bias'\).* `kind=classifier` or `preset=`"
         ):
             load_reward_model(folder, kind=kind)
     value = support_prm.save_value_head(tmp_path / "v", smol)
@@ -269,7 +269,7 @@ def test_options_that_mean_nothing_here(smol, tmp_path):
         load_reward_model(folder, preset="trl-prm", tokens={"system": "Be brief."})
     with pytest.raises(UserError, match="'generation' means nothing for the kind classifier"):
         load_reward_model(folder, preset="trl-prm", generation={"max_new_tokens": 8})
-    with pytest.raises(UserError, match="--engine hff: expected hf or vllm"):
+    with pytest.raises(UserError, match="`engine=hff`: expected hf or vllm"):
         load_reward_model(folder, preset="trl-prm", engine="hff")
     with pytest.raises(UserError, match="before_steps means nothing where prompt is chat"):
         load_reward_model(folder, kind="classifier", marks={"mark": "\n", "before_steps": " "})

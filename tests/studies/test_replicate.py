@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from prmbench.cli.app import app
-from prmbench.errors import ArgumentError
+from prmbench.errors import ArgumentError, UserError
 from prmbench.miniature.build import Build
 from prmbench.miniature.world import FORMATS
 from prmbench.reports.reported import read_reported
@@ -209,6 +216,45 @@ def test_what_it_refuses(kept):
     assert "file: cannot be written" in said("--table", "9", "--seeds", "1", "--output", str(kept / "file"))
     assert "--figure 5: only Fig. 6" in said("--figure", "5")
     assert "Table 1 on another problem set" in said("--table", "12")
+
+
+def descendants(pid):
+    """Process ids of everything that a process has started."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            found[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    below, size = {pid}, 0
+    while len(below) > size:
+        size = len(below)
+        below |= {child for child, parent in found.items() if parent in below}
+    return below - {pid}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_kill_leaves_no_process_behind(how, tmp_path):
+    command = [sys.executable, "-m", "prmbench", "replicate", "--table", "9", "--seeds", "2", "--workers", "2"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    with subprocess.Popen([*command, "--output", tmp_path / "out"], env=environment) as run:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.lock")):  # a worker is at work
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        below = descendants(run.pid)
+        assert len(below) >= 2
+        run.send_signal(how)
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in below if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def test_a_process_that_ends_before_its_time_is_said(kept, monkeypatch):
+    monkeypatch.setattr("prmbench.studies.work._work", os.abort)
+    with pytest.raises(UserError, match=r"its process ended \(exit code 1\)"):
+        _perform([(EVERYTHING[0], 0)], 1, lambda _: None)
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""Attention of one new token, for sampling: what several queries share is read once.
+"""Attention of one new token, for sampling: keys and values that several queries share are read once.
 
-- Query heads that share keys and values read them together. transformers' SDPA copies both for each query head wherever there is
-  a mask, as there is beside prompts of different lengths, and does so for every token: most of the time of sampling.
-- Completions of one prompt read its keys and values together: they stand in the cache once (`GrowingLayer.prompt`).
+- Query heads that share keys and values read them together. The SDPA of transformers copies both for each query head wherever there
+  is a mask, as there is beside prompts of different lengths. It does so for every token, which is most of the time of sampling.
+- Completions of one prompt read its keys and values together. These are in the cache once (`GrowingLayer.prompt`).
 
-Both stand in the place of transformers' SDPA while a batch is sampled. An architecture that does anything else with its keys and
+Both replace the SDPA of transformers while a batch is sampled. An architecture that does anything else with its keys and
 values between cache and attention (latents, sparse or differential attention, layers that share a cache) is left as it is.
 """
 
@@ -27,23 +27,41 @@ class Together:
     """What is known of the attention of the batch that is being sampled.
 
     Attributes:
-        cache: the batch's. reached: by call, the layer whose keys and values were attended to just as the cache gave them, by plain
+        cache: The cache of the batch.
+        reached: For each call, the number of the layer whose keys and values were attended to just as the cache gave them, by plain
             causal attention; None where it was something else.
     """
 
     def __init__(self, cache: DynamicCache) -> None:
+        """Start with a cache that nothing has been attended to yet.
+
+        Args:
+            cache: The cache of the batch.
+        """
         self.cache = cache
         self.reached: list[int | None] = []
 
     def layer(self, module: torch.nn.Module, key: torch.Tensor, value: torch.Tensor) -> GrowingLayer | None:
-        """The layer of the cache that gave these very keys and values."""
+        """Find the layer of the cache that gave these very keys and values.
+
+        Args:
+            module: The attention module that was called.
+            key: Keys that it attends to.
+            value: Values that it attends to.
+
+        Returns:
+            The layer; None where there is no such layer, or it is of another kind.
+        """
         index = getattr(module, "layer_idx", None)
         found = self.cache.layers[index] if index is not None and index < len(self.cache.layers) else None
         return found if type(found) is GrowingLayer and key is found.keys and value is found.values else None
 
     def may_share(self) -> bool:
-        """Whether the prompt that has run may stand once for all rows: each layer's attention read just that layer of the cache,
-        and in float32 (scores of half precision would be rounded, where SDPA keeps them)."""
+        """Say whether the prompt that has run may be kept once for all rows.
+
+        It may where the attention of each layer read just that layer of the cache, and in float32: scores of half precision
+        would be rounded, where SDPA keeps them.
+        """
         layers = self.cache.layers
         return self.reached == list(range(len(layers))) and all(layer.keys.dtype == torch.float32 for layer in layers)
 
@@ -60,21 +78,28 @@ def shared_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers' SDPA gives, to rounding.
+    """Compute what the SDPA of transformers computes, up to rounding.
 
     Args:
-        query: shape [rows, heads, queries, width]. key, value: shape [rows, key heads, length, width].
-        attention_mask: bool, shape [rows or 1, 1 or heads, queries, length] or None.
+        module: The attention module that calls.
+        query: Queries. Shape [rows, heads, queries, width].
+        key: Keys. Shape [rows, key heads, length, width].
+        value: Values. Shape [rows, key heads, length, width].
+        attention_mask: Where a query may look. bool, shape [rows or 1, 1 or heads, queries, length]; None: at all before it.
+        scaling: Factor of the scores; None: one over the root of the width.
+        kwargs: Further arguments of the SDPA of transformers.
 
     Returns:
-        shape [rows, queries, heads, width], and None.
+        The attended values, shape [rows, queries, heads, width]; and None in place of the weights.
     """
+    # What is known of these keys and values.
     together = _TOGETHER.get()
     layer = together.layer(module, key, value) if together is not None else None
     plain = kwargs.get("position_bias") is None and not kwargs.get("dropout")
     if together is not None:
         causal = plain and attention_mask is None and kwargs.get("is_causal") is not False
         together.reached.append(module.layer_idx if layer is not None and causal else None)
+    # Left to transformers: whatever is not one new token, or has nothing that could be read together.
     rows, heads, queries, width = query.shape
     prompt = None if layer is None else layer.prompt
     plain = plain and queries == 1 and (attention_mask is None or attention_mask.shape[1] == 1)
@@ -82,6 +107,7 @@ def shared_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if not plain:
         raise RuntimeError(f"{type(module).__name__}: attends in a way that it did not attend to the prompt")
+    # Query heads that share keys and values, and rows that share a prompt, read them together.
     grouped = query.reshape(rows, key.shape[1], -1, width)
     if prompt is None:
         out = torch.nn.functional.scaled_dot_product_attention(
@@ -95,13 +121,17 @@ def shared_attention(
 def _beside_prompt(
     query: torch.Tensor, prompt: State, own: State, attention_mask: torch.Tensor | None, scaling: float | None
 ) -> torch.Tensor:
-    """Attention to one prompt that all rows have, then to each row's own tokens.
+    """Attend to one prompt that all rows have and to the own tokens of each row.
 
     Args:
-        query: shape [rows, key heads, group, width]. prompt: keys and values of one row. own: of all rows.
+        query: Shape [rows, key heads, group, width].
+        prompt: Keys and values of one row.
+        own: Keys and values of all rows.
+        attention_mask: As in `shared_attention`.
+        scaling: As in `shared_attention`.
 
     Returns:
-        shape [rows, key heads, group, width of a value].
+        Shape [rows, key heads, group, width of a value].
     """
     rows, heads, group, width = query.shape
 
@@ -123,7 +153,14 @@ def _beside_prompt(
 
 @contextlib.contextmanager
 def attend_together(cache: DynamicCache) -> Iterator[Together]:
-    """Within this context, models that use transformers' SDPA and this cache use `shared_attention`."""
+    """Have models that use the SDPA of transformers use `shared_attention` within a context.
+
+    Args:
+        cache: The cache of the batch that is sampled in this context.
+
+    Yields:
+        What becomes known of its attention.
+    """
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     together = Together(cache)
     token = _TOGETHER.set(together)

@@ -1,11 +1,11 @@
-"""The Hugging Face engine: run token ids through a model once, return only what is asked for (DESIGN 3).
+"""The Hugging Face engine: it runs token ids through a model once and returns only what is asked for.
 
 Log-probs come from hidden states, a tile of rows and vocabulary at a time, in float32 (`prmbench.engines.hf.head`): the full
 ``[batch, sequence, vocabulary]`` logits never exist. Batches are padded on the right and run without an attention mask: in a
 causal model no real position looks at what follows it, and attention kernels are faster without a mask.
 
-Tolerance: in float32 a sequence's log-probs do not depend on what else is in its batch by more than 1e-4 a token (the
-tests hold it to that; matrix kernels sum in another order for another shape). The same batch gives the same bits.
+In float32 what else is in its batch changes the log-prob of a token by at most 1e-4. The tests hold the engine to that; matrix
+kernels sum in another order for another shape. The same batch gives the same bits.
 """
 
 from __future__ import annotations
@@ -19,43 +19,45 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prmbench.engines.hf.head import (
-    HEAD_BLOCK,
-    TILE_ROWS,
-    Tile,
-    head_logits,
-    logit_tiles,
-    read_tiles,
-)
-from prmbench.engines.loading import eos_ids, trained_length
+from prmbench.engines.hf.generate import generate
+from prmbench.engines.hf.head import HEAD_BLOCK, TILE_ROWS, Tile, head_logits, logit_tiles, read_tiles
+from prmbench.engines.load import eos_ids, trained_length
+from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.engines.types import QUANTITIES, Quantity, TokenScores
 from prmbench.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from prmbench.engines.sampling import Completion, Request, SamplingParams
-
 
 class HFEngine:
-    """Scores token ids with a transformers causal language model.
-
-    Args:
-        model: in eval mode, on its device.
-        source: what to call it in errors.
+    """Computes with a causal language model of transformers.
 
     Attributes:
-        cached_ways: ways of batching in which `generate` has found the model's cache to hold.
-
-    Raises (on construction):
-        UserError: the model's logits are not what its output layer gives from its last hidden state, nor that with
-            one of the logit scalings known here, so that chunked log-probs would be wrong.
+        model: The model.
+        source: What errors call the checkpoint.
+        provides: Quantities that `score` gives, which are all.
+        trunk: Its decoder.
+        head: Its output layer.
+        finish: What its architecture does to each logit of the output layer; None: nothing.
+        device: Where it computes.
+        cached_ways: Ways of batching in which `generate` has found the cache of the model to hold.
     """
 
     name = "hf"
     provides: frozenset[Quantity] = frozenset(QUANTITIES)
 
     def __init__(self, model: PreTrainedModel, source: str = "the model") -> None:
+        """Take a model.
+
+        Args:
+            model: A model in eval mode, on its device.
+            source: What errors call the checkpoint.
+
+        Raises:
+            UserError: The logits of the model are not what its output layer gives from its last hidden state, with or without one
+                of the logit scalings known here. Log-probs that are computed in tiles would be wrong.
+        """
         self.model = model
         self.source = source
         self.trunk = model.get_decoder()
@@ -72,30 +74,38 @@ class HFEngine:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence the model was built for, where its config says. See `prmbench.engines.loading.trained_length`."""
+        """Longest sequence. See `prmbench.engines.load.trained_length`."""
         return trained_length(self.model)
 
     def device_and_dtype(self) -> tuple[str, str]:
-        """Where the model computes and in what type."""
+        """Say where the model computes and in what type."""
         return str(self.device), str(self.head.weight.dtype).removeprefix("torch.")
 
     def facts(self) -> dict[str, Any]:
-        """Architecture and size, for provenance."""
+        """Say architecture and size, for provenance."""
         return {
             "architecture": self.model.config.model_type,
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
 
     def eos_ids(self) -> list[int]:
-        """Token ids that the checkpoint's own generation settings stop at."""
+        """List the token ids that the checkpoint's own generation settings stop at."""
         return eos_ids(self.model)
 
     def generate(
         self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
     ) -> list[Completion]:
-        """Sample one completion for each request, as one batch. See `prmbench.engines.hf.generate.generate`."""
-        from prmbench.engines.hf.generate import generate
+        """Sample one completion for each request, as one batch. See `prmbench.engines.hf.generate.generate`.
 
+        Args:
+            requests: What is to be sampled.
+            stop: Token ids that end a completion.
+            params: How tokens are chosen.
+            seed: Seed of all random numbers.
+
+        Returns:
+            Completions in the order of the requests.
+        """
         return generate(self, requests, stop, params, seed)
 
     @torch.inference_mode()
@@ -107,17 +117,20 @@ class HFEngine:
         *,
         top: int = 0,
     ) -> list[TokenScores]:
-        """Score one batch.
+        """Score one batch. See `prmbench.engines.types.Engine.score`.
 
         Args:
-            sequences: token ids, each int64, shape [length].
-            first: per sequence, the position (at least 1) of the first token asked for; all from there to the end are.
-            want: what to return.
-            top: k of "topk".
+            sequences: Token ids of each sequence. int64, shape [length].
+            first: Position, at least 1, of the first token asked for in each sequence.
+            want: Quantities to return.
+            top: How many of the likeliest tokens ``topk`` returns.
+
+        Returns:
+            What was asked for, one for each sequence.
 
         Raises:
-            ValueError: an unknown quantity, or a token outside the vocabulary.
-            torch.OutOfMemoryError: the batch does not fit; see `run_batches`.
+            ValueError: A quantity is not known, or a token is outside the vocabulary.
+            torch.OutOfMemoryError: The batch does not fit. See `prmbench.engines.batching.BatchRunner`.
         """
         if unknown := want - self.provides:
             raise ValueError(f"unknown quantities {sorted(unknown)}; this engine gives {sorted(self.provides)}")
@@ -153,20 +166,28 @@ class HFEngine:
 
     @torch.inference_mode()
     def next_logprobs(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log-probs of tokens at last hidden states that `score` gave.
+        """Compute log-probs of tokens at last hidden states that `score` gave.
 
         Args:
-            states: float32, shape [rows, width]. tokens: int64, shape [rows, k].
+            states: Hidden states. float32, shape [rows, width].
+            tokens: Token ids. int64, shape [rows, k].
 
         Returns:
-            float64, shape [rows, k].
+            Log-probs. float64, shape [rows, k].
         """
         logits = self.logits(torch.from_numpy(states).to(self.device, self.head.weight.dtype))
         wanted = logits.gather(1, torch.from_numpy(tokens).to(self.device))
         return (wanted - torch.logsumexp(logits, dim=-1, keepdim=True)).double().cpu().numpy()
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """The model's logits at last hidden states. states: shape [rows, width]; float32, shape [rows, vocabulary]."""
+        """Compute the logits of the model at last hidden states.
+
+        Args:
+            states: Hidden states. Shape [rows, width].
+
+        Returns:
+            Logits. float32, shape [rows, vocabulary].
+        """
         logits = self._logits(states)
         return logits if self.finish is None else self.finish(logits)
 
@@ -185,7 +206,7 @@ class HFEngine:
 
     @torch.inference_mode()
     def _find_logit_map(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Find what this architecture does to the output layer's result (None: nothing), by comparing with its own forward."""
+        """Find what this architecture does to the logits of its output layer, by comparing with its own forward."""
         config = self.model.config.get_text_config()
         ids = torch.arange(1, 5, device=self.device)[None] % self.vocabulary
         whole = self.model(input_ids=ids, use_cache=False).logits[0].float()
@@ -220,10 +241,13 @@ def states_at(
     """Run one batch through a decoder and keep its last hidden states at some positions.
 
     Args:
-        sequences: token ids, each int64, shape [length]. positions: per sequence, int64, shape [n].
+        trunk: The decoder.
+        device: Where it computes.
+        sequences: Token ids of each sequence. int64, shape [length].
+        positions: Positions in each sequence. int64, shape [n].
 
     Returns:
-        shape [sum of n, width], in the order given; the model's dtype.
+        Shape [sum of n, width], in the order given. The dtype is that of the model.
     """
     padded = torch.zeros((len(sequences), max(len(ids) for ids in sequences)), dtype=torch.long)
     for row, ids in enumerate(sequences):

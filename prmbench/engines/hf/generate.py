@@ -1,25 +1,28 @@
-"""Sampling completions with the Hugging Face engine: batched, KV cache, finished rows dropped, a seed per completion."""
+"""Sampling completions with the Hugging Face engine: in batches, with a key-value cache, and a seed for each completion."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.attention import attend_together
-from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.hf.kv_cache import growing_cache
 from prmbench.engines.hf.token_choice import choose
 from prmbench.engines.sampling import Completion, Request, SamplingParams, uniforms
-from prmbench.errors import UserError
+from prmbench.errors import UserError, argument
+
+if TYPE_CHECKING:
+    from prmbench.engines.hf.engine import HFEngine
 
 _LEAST_SPREAD = 0.1  # of logits; nearly all tokens are as likely as each other, whatever the rounding does
 _OFF, _OFF_IN_HALF = 0.01, 0.3
-"""Of the logits' spread, that a cache may change: far above rounding (of half precision, where a router may choose another expert),
-far below what a state that is lost or of another row does."""
+"""Share of the spread of the logits that a cache may change. It is far above rounding (of half precision, where a router may choose
+another expert), and far below what a state that is lost or of another row does."""
 
 _COMPACT = 0.75  # rows are dropped from the cache when fewer than this share are alive: each drop copies the cache
 
@@ -27,24 +30,20 @@ _COMPACT = 0.75  # rows are dropped from the cache when fewer than this share ar
 def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:
     """The different prompts in order of first appearance, and which of them each is."""
     found: dict[bytes, int] = {}
-    distinct: list[NDArray[np.int64]] = []
-    which = []
-    for prompt in prompts:
-        key = prompt.tobytes()
-        if key not in found:
-            found[key] = len(distinct)
-            distinct.append(prompt)
-        which.append(found[key])
-    return distinct, which
+    which = [found.setdefault(prompt.tobytes(), len(found)) for prompt in prompts]
+    return [prompts[which.index(k)] for k in range(len(found))], which
 
 
 def _check_cached(engine: HFEngine, ids: list[int], logits: torch.Tensor, rows: int) -> None:
-    """Whether logits that come from the cache are those of the whole sequence run again, but for rounding.
+    """Check that logits that come from the cache are those of the whole sequence run again, up to rounding.
 
-    An architecture may pass over the cache it is given, or over what is padding in it, without a word.
+    An architecture may ignore the cache that it is given, or what is padding in it, without a word.
 
     Args:
-        ids: the sequence. logits: float32, shape [vocabulary], after its last token. rows: of its batch.
+        engine: The engine.
+        ids: Token ids of the sequence.
+        logits: Logits after its last token. float32, shape [vocabulary].
+        rows: Number of rows of its batch.
     """
     states = engine.trunk(input_ids=torch.tensor([ids], device=engine.device), use_cache=False).last_hidden_state
     whole = engine.logits(states[:, -1])[0]
@@ -54,10 +53,10 @@ def _check_cached(engine: HFEngine, ids: list[int], logits: torch.Tensor, rows: 
     types = {parameter.dtype for parameter in engine.trunk.parameters() if parameter.is_floating_point()}
     exact = types == {torch.float32} and not torch.is_autocast_enabled(engine.device.type)
     if off > (_OFF if exact else _OFF_IN_HALF):
-        alone = ", or one sequence at a time (--batch-tokens 1)" if rows > 1 else ""
+        alone = f", or one sequence at a time ({argument('batch_tokens', 1)})" if rows > 1 else ""
         raise UserError(
             f"{engine.source}: a {engine.model.config.model_type} model; its logits come out {100 * float(off):.0f}% off when "
-            f"earlier tokens are read from its cache, so its completions would be wrong; try --engine vllm{alone}"
+            f"earlier tokens are read from its cache, so its completions would be wrong; try {argument('engine', 'vllm')}{alone}"
         )
 
 
@@ -65,21 +64,27 @@ def _check_cached(engine: HFEngine, ids: list[int], logits: torch.Tensor, rows: 
 def generate(
     engine: HFEngine, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
 ) -> list[Completion]:
-    """Sample one completion for each request, as one batch; a prompt that several requests share is run through the model once.
+    """Sample one completion for each request, as one batch.
+
+    A prompt that several requests share is run through the model once.
 
     Args:
-        requests: prompts of similar length batch best.
-        stop: token ids that end a completion.
-        seed: of all random numbers; see `prmbench.engines.sampling.uniforms`.
-
-    Raises:
-        UserError: the model's logits are not finite, or with its cache are not those of the whole sequence (looked at once for
-            each way of batching). ValueError: a prompt leaves no room.
+        engine: The engine.
+        requests: What is to be sampled. Prompts of similar length batch best.
+        stop: Token ids that end a completion.
+        params: How tokens are chosen.
+        seed: Seed of all random numbers. See `prmbench.engines.sampling.uniforms`.
 
     Returns:
-        Completions in the order of the requests. In float32 a completion depends on its batch only where two tokens'
-        cumulative probabilities are closer than rounding.
+        Completions in the order of the requests. In float32 a completion depends on its batch only where the cumulative
+        probabilities of two tokens are closer than rounding.
+
+    Raises:
+        UserError: The logits are not finite, or with the cache they are not those of the whole sequence. The second is looked at
+            once for each way of batching.
+        ValueError: A prompt leaves no room for a completion.
     """
+    # How long each completion may be, its random numbers, and its first token where that is given.
     device = engine.device
     limits = [request.limit(params.max_new_tokens, engine.max_length) for request in requests]
     if min(limits) < 1:
@@ -87,8 +92,10 @@ def generate(
     room = max(limits)
     noise = torch.from_numpy(np.stack([uniforms(seed, r.key, r.sample, room) for r in requests])).to(device)
     forced = torch.tensor([-1 if r.forced is None else r.forced for r in requests], device=device)
+
+    # The prompts, padded on the left; each once where the cache can be spread over several completions.
     takes = inspect.signature(engine.trunk.forward).parameters
-    argument = "cache_params" if "cache_params" in takes else "past_key_values"
+    argument_name = "cache_params" if "cache_params" in takes else "past_key_values"
     cache = growing_cache(engine.model.config)
     selectable = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)  # recurrent states are not
     prompts, which = _distinct([r.prompt for r in requests]) if selectable else ([r.prompt for r in requests], [])
@@ -102,6 +109,8 @@ def generate(
     expand = torch.tensor(which, device=device)
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     padded = bool((mask == 0).any())
+
+    # The rows: which completion each is, and whether it goes on.
     alive = torch.arange(len(requests), device=device)
     going = torch.ones(len(requests), dtype=torch.bool, device=device)
     stops = torch.tensor(sorted(stop), device=device)
@@ -117,9 +126,10 @@ def generate(
                 attention_mask=mask if padded else None,
                 position_ids=positions,
                 use_cache=True,
-                **{argument: cache},
+                **{argument_name: cache},
             ).last_hidden_state[:, -1]
-            if t == 0 and len(prompts) < len(requests):  # a prompt was run once for all of its completions
+            # A prompt has run once for all of its completions: from now on each has a row.
+            if t == 0 and len(prompts) < len(requests):
                 shared = len(prompts) == 1 and together.may_share()
                 if shared:
                     for layer in cache.layers:
@@ -128,10 +138,12 @@ def generate(
                     cache.batch_select_indices(expand)
                 states, positions, mask = states[expand], positions[expand], mask[expand]
             logits = engine.logits(states)
+            # The first logits that come from the cache are checked on the row that is shortest.
             if t == 1 and (way := (len(requests) > 1, padded, shared)) not in engine.cached_ways:
                 row = min(going.nonzero()[:, 0].tolist(), key=lambda i: len(requests[alive[i]].prompt))
                 _check_cached(engine, [*requests[alive[row]].prompt, *written[alive[row]]], logits[row], len(requests))
                 engine.cached_ways.add(way)
+            # A token for each row.
             try:
                 token = choose(logits, noise[alive, t], params)
             except FloatingPointError as error:
@@ -149,6 +161,7 @@ def generate(
             n_going = int(going.sum())
             if n_going == 0:
                 break
+            # The next position; rows that have ended are dropped from the cache now and then.
             ids, positions = token[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
             if selectable and n_going < _COMPACT * len(going):

@@ -1,4 +1,4 @@
-"""A key-value cache with room to spare: a new token is written into it, where transformers' own copies the whole cache for each."""
+"""A key-value cache with room to spare. A new token is written into it; transformers copies its whole cache for each token."""
 
 from __future__ import annotations
 
@@ -8,30 +8,46 @@ import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-_SPARE = 0.5  # of its length, that a buffer is made longer than what must go in
+_SPARE = 0.5  # share of its length by which a buffer is made longer than what must go in
 _LEAST_SPARE = 64
 
 State = tuple[torch.Tensor, torch.Tensor]
-"""Keys and values, each shape [rows, heads, length, width]."""
+"""Keys and values. Shape of each [rows, heads, length, width]."""
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values: views of buffers that are longer.
+    """Keys and values of one layer, as views of buffers that are longer.
 
-    Whatever replaces the views (rows selected, the end cut off) works as on transformers' layer; a view that is no longer the
-    beginning of its buffer gets a new one with the next token.
+    Whatever replaces the views (rows selected, the end cut off) works as on the layer of transformers. A view that is no longer the
+    beginning of its buffer gets a new buffer with the next token.
 
     Attributes:
-        prompt: what stands before the keys and values, of one row for all of them; only `shared_attention` reads it.
+        prompt: Keys and values that come before those of every row, kept once; None: there are none. Only `shared_attention` reads
+            them.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        """Start empty.
+
+        Args:
+            kwargs: Arguments of the layer of transformers.
+        """
         super().__init__(**kwargs)
         self.prompt: State | None = None
         self._buffers: dict[str, torch.Tensor] = {}
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> State:
-        """Append states; everything so far comes back, without the prompt."""
+        """Append keys and values.
+
+        Args:
+            key_states: New keys. Shape [rows, heads, new, width].
+            value_states: New values. Shape [rows, heads, new, width].
+            args: Not used; transformers passes it.
+            kwargs: Not used; transformers passes it.
+
+        Returns:
+            All keys and values so far, without the shared prompt.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
@@ -41,12 +57,16 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def share(self, rows: int) -> None:
-        """Make the one row there is the prompt of several, which have nothing else yet."""
+        """Make the one row there is the shared prompt of several rows, which have nothing else yet.
+
+        Args:
+            rows: Number of rows.
+        """
         self.prompt = self.keys, self.values
         self.keys, self.values = (one[:, :, :0].expand(rows, -1, -1, -1) for one in self.prompt)
 
     def get_seq_length(self) -> int:
-        """Tokens so far, those of the prompt included."""
+        """Count the tokens so far, those of a shared prompt included."""
         return super().get_seq_length() + (0 if self.prompt is None else self.prompt[0].shape[2])
 
     def _appended(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
@@ -62,7 +82,14 @@ class GrowingLayer(DynamicLayer):
 
 
 def growing_cache(config: PretrainedConfig) -> DynamicCache:
-    """An empty cache for a model; layers of other kinds (sliding windows, recurrent states) stay transformers' own."""
+    """Make an empty cache for a model. Layers of other kinds (sliding windows, recurrent states) stay those of transformers.
+
+    Args:
+        config: Config of the model.
+
+    Returns:
+        The cache.
+    """
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -6,22 +6,23 @@ import torch
 
 from prmbench.engines.sampling import SamplingParams
 
-_BLOCK = 256  # columns that are summed before one of them is looked for
-_RANKED = 256  # tokens that are ranked at first, where not all are allowed
+_BLOCK = 256  # how many columns are summed before one of them is looked for
+_RANKED = 256  # how many tokens are ranked at first, where not all are allowed
 
 
 def choose(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Pick one token a row by inverting the cumulative distribution at the row's uniform number.
+    """Pick one token in each row by inverting the cumulative distribution at the uniform number of the row.
 
     Args:
-        logits: float32, shape [rows, vocabulary]; overwritten, since as much memory again costs more than all that is computed.
-        uniform: float64, shape [rows], in [0, 1).
-
-    Raises:
-        FloatingPointError: a row's largest logit is NaN or infinite.
+        logits: float32, shape [rows, vocabulary]. They are overwritten: as much memory again would cost more than the computation.
+        uniform: Uniform numbers in [0, 1). float64, shape [rows].
+        params: How tokens are chosen.
 
     Returns:
-        int64, shape [rows].
+        Token ids. int64, shape [rows].
+
+    Raises:
+        FloatingPointError: The largest logit of a row is NaN or infinite.
     """
     largest = logits.amax(dim=-1, keepdim=True)
     if not bool(largest.isfinite().all()):
@@ -36,9 +37,9 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) 
 
 
 def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The column where a row's cumulative weight first exceeds the uniform number's share of all. int64, shape [rows].
+    """Find the column where the cumulative weight of a row first exceeds the uniform number's share of all. int64, shape [rows].
 
-    A block of columns is found first, and the column within it: a cumulative sum of everything in float64 takes many times as long.
+    A block of columns is found first, then the column within it: a cumulative sum of all in float64 takes many times as long.
     """
     width = weights.shape[1]
     whole = width - width % _BLOCK
@@ -52,8 +53,10 @@ def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def _first_above(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first column whose cumulative weight is above a row's target (the last with any weight where rounding leaves none), and
-    what of the target is left before it. int64 and float64, both shape [rows]."""
+    """Find the first column whose cumulative weight is above the target of a row, and what of the target is left before it.
+
+    Where rounding leaves no such column, it is the last one with any weight. int64 and float64, both shape [rows].
+    """
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1]
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
@@ -62,10 +65,11 @@ def _first_above(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Ten
 
 
 def _kept(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest tokens that top-k and top-p leave, of equal ones the lower ids, in the order of their ids.
+    """Find the likeliest tokens that top-k and top-p leave. Of equally likely ones the lower ids are kept.
 
     Returns:
-        ids, int64, and probabilities, float32 with 0 for what is left out; both shape [rows, some number of columns].
+        Token ids in ascending order, int64; and their probabilities, float32, 0 for what is left out. The shape of both is
+        [rows, some number of columns].
     """
     total = torch.logsumexp(logits, dim=-1, keepdim=True)
     vocabulary = logits.shape[-1]

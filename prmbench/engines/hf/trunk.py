@@ -11,27 +11,36 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.engine import states_at
-from prmbench.engines.loading import LoadOptions, load_trunk, trained_length
+from prmbench.engines.load import LoadOptions, load_trunk, trained_length
 
 
 class Trunk:
-    """A transformers decoder in eval mode.
+    """A decoder of transformers in eval mode.
 
-    Args:
-        folder: the checkpoint. source: what to call it in errors.
-
-    Raises (on construction):
-        UserError: as `prmbench.engines.loading.load_trunk`.
+    Attributes:
+        model: The decoder.
+        source: What errors call the checkpoint.
+        device: Where it computes.
     """
 
     def __init__(self, folder: Path, options: LoadOptions, source: str) -> None:
+        """Load a decoder.
+
+        Args:
+            folder: The checkpoint folder.
+            options: Where and how its weights are loaded.
+            source: What errors call the checkpoint.
+
+        Raises:
+            UserError: As `prmbench.engines.load.load_trunk`.
+        """
         self.model = load_trunk(folder, options)
         self.source = source
         self.device = next(self.model.parameters()).device
 
     @property
     def width(self) -> int:
-        """Numbers of one hidden state."""
+        """How many numbers a hidden state has."""
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
@@ -41,15 +50,15 @@ class Trunk:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence the model was built for, where its config says. See `prmbench.engines.loading.trained_length`."""
+        """Longest sequence. See `prmbench.engines.load.trained_length`."""
         return trained_length(self.model)
 
     def device_and_dtype(self) -> tuple[str, str]:
-        """Where the model computes and in what type."""
+        """Say where the model computes and in what type."""
         return str(self.device), str(self.model.dtype).removeprefix("torch.")
 
     def facts(self) -> dict[str, Any]:
-        """Architecture and size, for provenance."""
+        """Say architecture and size, for provenance."""
         return {
             "architecture": self.model.config.model_type,
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -57,9 +66,16 @@ class Trunk:
 
     @torch.inference_mode()
     def states(self, sequences: Sequence[NDArray[np.int64]], positions: Sequence[NDArray[np.int64]]) -> torch.Tensor:
-        """The last hidden states at some positions of one batch. See `prmbench.engines.hf.engine.states_at`.
+        """Run one batch and keep its last hidden states at some positions. See `prmbench.engines.hf.engine.states_at`.
+
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            positions: Positions in each sequence. int64, shape [n].
+
+        Returns:
+            Shape [sum of n, width], in the order given. The dtype is that of the model.
 
         Raises:
-            torch.OutOfMemoryError: the batch does not fit; see `prmbench.engines.hf.engine.BatchRunner`.
+            torch.OutOfMemoryError: The batch does not fit. See `prmbench.engines.batching.BatchRunner`.
         """
         return states_at(self.model, self.device, sequences, positions)

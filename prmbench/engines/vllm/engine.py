@@ -1,8 +1,8 @@
 """The vLLM engine: generation and log-probs at scale (the ``vllm`` extra).
 
-Its log-probs differ from the Hugging Face engine's by its kernels and types: a log-ratio never mixes engines. What it gives is
-log-probs and top-k only. Random numbers are vLLM's own, seeded for each request by seed, key and sample, so that a request's
-completion does not depend on what else runs, up to the rounding of its kernels.
+Its log-probs differ from those of the Hugging Face engine by its kernels and types, so a log-ratio never mixes engines. It gives
+log-probs and the likeliest tokens only. Random numbers are those of vLLM, seeded for each request by seed, key and sample, so that
+a completion does not depend on what else runs, up to the rounding of its kernels.
 """
 
 from __future__ import annotations
@@ -18,28 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
 from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.engines.types import Quantity, TokenScores
-from prmbench.errors import UserError, first_line
+from prmbench.errors import ArgumentError, UserError, first_line
 
 if TYPE_CHECKING:
     from vllm import LLM
 
-
 MAX_LOGPROBS = 1024
-"""Likeliest tokens of a position that it gives at most."""
+"""How many of the likeliest tokens of a position it gives at most."""
 
 
 class VLLMEngine:
-    """Generates and scores with vLLM.
+    """Generates and scores with vLLM, within this process, so that nothing of it is left when the process is killed.
 
-    Args:
-        folder: a checkpoint folder. options: device and dtype as for the other engine. source: what to call it in errors.
-        memory_share: of each device's memory that this engine may take; lower it to have two in one process.
-
-    Raises (on construction):
-        UserError: vLLM is not installed, or cannot load the checkpoint.
+    Attributes:
+        source: What errors call the checkpoint.
+        provides: Quantities that `score` gives.
+        llm: The model in vLLM.
     """
 
     name = "vllm"
@@ -48,25 +45,40 @@ class VLLMEngine:
     def __init__(
         self, folder: Path, options: LoadOptions | None = None, source: str = "the model", *, memory_share: float = 0.85
     ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            folder: The checkpoint folder.
+            options: Where and how its weights are loaded; None: as `LoadOptions` has it.
+            source: What errors call the checkpoint.
+            memory_share: Share of the memory of each device that this engine may take, between 0 and 1. Lower it to have two
+                engines in one process.
+
+        Raises:
+            UserError: vLLM is not installed, or it cannot load the checkpoint.
+        """
+        # vLLM reads its settings from the environment.
         options = options or LoadOptions()
         self.source = source
         self._config = read_json(folder / "config.json")
         self._device = options.resolve_device().type
         self._dtype = str(options.resolve_dtype()).removeprefix("torch.")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a process of its own would outlive this one
         if self._device == "cpu":
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             if (n := options.tensor_parallel) > 1:  # vLLM's own choice finds no cores for several processes
-                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(core_groups(n, f"--tensor-parallel {n}")))
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(core_groups(n, "tensor_parallel")))
         try:
             from vllm import LLM
         except ModuleNotFoundError:
-            raise UserError("--engine vllm: vLLM is not installed: pip install 'prmbench[vllm]'") from None
+            raise ArgumentError("engine", "vllm", "vLLM is not installed: pip install 'prmbench[vllm]'") from None
         if self._device == "cpu":
             # A prompt cut in parts draws a sample for each and takes it back, which a CPU's random generator cannot.
             settings: dict[str, Any] = {"enable_chunked_prefill": False}
         else:
             settings = {"gpu_memory_utilization": memory_share}
+        # The model.
         try:
             self.llm: LLM = LLM(
                 model=str(folder),
@@ -89,26 +101,36 @@ class VLLMEngine:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence vLLM accepts for this model."""
+        """Longest sequence that vLLM accepts for this model."""
         return int(self.llm.llm_engine.model_config.max_model_len)
 
     def device_and_dtype(self) -> tuple[str, str]:
-        """Where the model computes and in what type."""
+        """Say where the model computes and in what type."""
         return self._device, self._dtype
 
     def facts(self) -> dict[str, Any]:
-        """Architecture, for provenance."""
+        """Say the architecture, for provenance."""
         return {"architecture": self._config.get("model_type"), "engine": "vllm"}
 
     def eos_ids(self) -> list[int]:
-        """Token ids that the checkpoint's own generation settings stop at."""
+        """List the token ids that the checkpoint's own generation settings stop at."""
         own = self.llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
         return own if isinstance(own, list) else [] if own is None else [own]
 
     def generate(
         self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
     ) -> list[Completion]:
-        """Sample one completion for each request. See `prmbench.engines.hf.generate.generate`."""
+        """Sample one completion for each request. See `prmbench.engines.types.Engine.generate`.
+
+        Args:
+            requests: What is to be sampled.
+            stop: Token ids that end a completion.
+            params: How tokens are chosen.
+            seed: Seed of all random numbers.
+
+        Returns:
+            Completions in the order of the requests.
+        """
         from vllm import SamplingParams as VLLMParams
 
         limit = self.max_length
@@ -147,17 +169,29 @@ class VLLMEngine:
         *,
         top: int = 0,
     ) -> list[TokenScores]:
-        """Score one batch. See `prmbench.engines.hf.engine.HFEngine.score`.
+        """Score one batch. See `prmbench.engines.types.Engine.score`.
+
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            first: Position, at least 1, of the first token asked for in each sequence.
+            want: Quantities to return: ``logprob`` and ``topk``.
+            top: How many of the likeliest tokens ``topk`` returns.
+
+        Returns:
+            What was asked for, one for each sequence.
 
         Raises:
-            ValueError: a quantity that vLLM does not give. UserError: more of the likeliest tokens than `MAX_LOGPROBS`.
+            ValueError: vLLM does not give a quantity.
+            ArgumentError: More of the likeliest tokens are asked for than `MAX_LOGPROBS`.
         """
         from vllm import SamplingParams as VLLMParams
 
         if unknown := want - self.provides:
             raise ValueError(f"vLLM does not give {sorted(unknown)}, only {sorted(self.provides)}; use the hf engine")
         if top > MAX_LOGPROBS:
-            raise UserError(f"--engine vllm gives {MAX_LOGPROBS:,} likeliest tokens, not {top:,}; use the hf engine")
+            raise ArgumentError(
+                "engine", "vllm", f"it gives {MAX_LOGPROBS:,} likeliest tokens, not {top:,}; use the hf engine"
+            )
         asked = VLLMParams(max_tokens=1, temperature=0, prompt_logprobs=top if "topk" in want else 0, detokenize=False)
         prompts = [{"prompt_token_ids": ids.tolist()} for ids in sequences]
         found = self.llm.generate(prompts, asked, use_tqdm=False)
@@ -172,20 +206,36 @@ class VLLMEngine:
             self.llm.llm_engine.engine_core.shutdown()
 
 
-def core_groups(n: int, flag: str) -> list[str]:
-    """This process's processor cores in n groups of about equal size, each as vLLM writes it.
+def core_groups(n: int, name: str) -> list[str]:
+    """Divide the processor cores of this process into groups of about equal size.
+
+    Args:
+        n: Number of groups.
+        name: Name of the argument that asks for them, for errors.
+
+    Returns:
+        The groups, each as vLLM writes it.
 
     Raises:
-        UserError: fewer cores than groups. flag: what asked for them.
+        ArgumentError: There are fewer cores than groups.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if len(cores) < n:
-        raise UserError(f"{flag}: there are {len(cores)} processor cores; {n} processes need one each")
+        raise ArgumentError(name, n, f"there are {len(cores)} processor cores; {n} processes need one each")
     return [",".join(map(str, some)) for some in np.array_split(cores, n)]
 
 
 def request_seed(seed: int, key: str, sample: int) -> int:
-    """The seed of one request: of the run's seed, the problem's id and the sample's number, nothing else. 0 to 2**31 - 1."""
+    """Give the seed of one request. It depends on the arguments alone.
+
+    Args:
+        seed: Seed of the run.
+        key: Id of the problem.
+        sample: Number of the sample among those of its problem.
+
+    Returns:
+        A number from 0 to 2**31 - 1.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{sample}".encode()).digest()[:4], "big") >> 1
 
 

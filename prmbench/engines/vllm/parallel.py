@@ -1,18 +1,15 @@
-"""Data parallel: several vLLM engines, each in a process with devices of its own, as one.
+"""Data parallel: several vLLM engines, each in a process with devices of its own, used as one.
 
-vLLM's own class refuses data parallel within one process. Requests are seeded one by one, so that it does not matter which engine
-has which; they are dealt out in runs, so that completions of one prompt stay together.
+The class of vLLM refuses data parallel within one process. Requests are seeded one by one, so that it does not matter which engine
+gets which. Neighbours are given to the same engine, so that completions of one prompt stay together.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,42 +17,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
 from prmbench.engines.types import Quantity
 from prmbench.engines.vllm.engine import VLLMEngine, core_groups
-from prmbench.errors import UserError
+from prmbench.errors import ArgumentError, UserError, argument
+from prmbench.workers import Worker, serve, start_worker, stop_workers
 
 if TYPE_CHECKING:
     from prmbench.engines.sampling import Completion, Request, SamplingParams
     from prmbench.engines.types import TokenScores
 
+_PATIENCE = 20.0  # seconds that the engines have to give their memory back
+
 
 class ParallelVLLM:
     """As many vLLM engines as the options ask for. See `prmbench.engines.vllm.engine.VLLMEngine`.
 
-    Raises (on construction):
-        UserError: fewer devices than engines times the devices that share a model; or as VLLMEngine.
+    Attributes:
+        source: What errors call the checkpoint.
+        provides: Quantities that `score` gives.
+        close: Ends the processes and waits for them.
     """
 
     name = "vllm"
     provides: frozenset[Quantity] = frozenset({"logprob", "topk"})
 
     def __init__(self, folder: Path, options: LoadOptions, source: str, *, memory_share: float) -> None:
+        """Start the processes and load the checkpoint in each.
+
+        Args:
+            folder: The checkpoint folder.
+            options: Where and how its weights are loaded, and on how many devices.
+            source: What errors call the checkpoint.
+            memory_share: Share of the memory of each device that an engine may take, between 0 and 1.
+
+        Raises:
+            ArgumentError: There are too few devices.
+            UserError: As VLLMEngine.
+        """
         self.source = source
-        places = _places(options)
-        context = multiprocessing.get_context("spawn")
-        self._links: list[Connection] = []
-        self._processes: list[SpawnProcess] = []
+        self._workers = [
+            start_worker(_work, folder, options, source, memory_share, environment=place) for place in _places(options)
+        ]
         # At the program's end too, before multiprocessing waits for processes that wait for this one.
-        self.close = Finalize(self, _close, args=(self._links, self._processes), exitpriority=10)
-        for place in places:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, place, folder, options, source, memory_share))
-            process.start()
-            theirs.close()
-            self._links.append(ours)
-            self._processes.append(process)
-        self._about: dict[str, Any] = self._receive(range(len(places)))[0]
+        self.close = Finalize(self, stop_workers, args=(self._workers, _PATIENCE), exitpriority=10)
+        self._about: dict[str, Any] = self._receive(self._workers)[0]
 
     @property
     def vocabulary(self) -> int:
@@ -64,113 +70,104 @@ class ParallelVLLM:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence vLLM accepts for this model."""
+        """Longest sequence that vLLM accepts for this model."""
         return int(self._about["max_length"])
 
     def device_and_dtype(self) -> tuple[str, str]:
-        """Where the model computes and in what type."""
+        """Say where the model computes and in what type."""
         device, dtype = self._about["device_and_dtype"]
         return device, dtype
 
     def facts(self) -> dict[str, Any]:
-        """Architecture, for provenance."""
+        """Say the architecture, for provenance."""
         return dict(self._about["facts"])
 
     def eos_ids(self) -> list[int]:
-        """Token ids that the checkpoint's own generation settings stop at."""
+        """List the token ids that the checkpoint's own generation settings stop at."""
         return list(self._about["eos_ids"])
 
     def generate(
         self, requests: Sequence[Request], stop: frozenset[int], params: SamplingParams, seed: int
     ) -> list[Completion]:
-        """Sample one completion for each request."""
+        """Sample one completion for each request. See `prmbench.engines.types.Engine.generate`.
+
+        Args:
+            requests: What is to be sampled.
+            stop: Token ids that end a completion.
+            params: How tokens are chosen.
+            seed: Seed of all random numbers.
+
+        Returns:
+            Completions in the order of the requests.
+        """
         return self._deal("generate", [requests], stop, params, seed)
 
     def score(
         self, sequences: Sequence[NDArray[np.int64]], first: Sequence[int], want: frozenset[Quantity], *, top: int = 0
     ) -> list[TokenScores]:
-        """Score one batch."""
+        """Score one batch. See `prmbench.engines.types.Engine.score`.
+
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            first: Position, at least 1, of the first token asked for in each sequence.
+            want: Quantities to return: ``logprob`` and ``topk``.
+            top: How many of the likeliest tokens ``topk`` returns.
+
+        Returns:
+            What was asked for, one for each sequence.
+        """
         return self._deal("score", [sequences, first], want, top=top)
 
     def _deal(self, verb: str, dealt: Sequence[Sequence[Any]], *same: Any, **named: Any) -> list[Any]:
-        edges = np.linspace(0, len(dealt[0]), len(self._links) + 1).round().astype(int)
+        edges = np.linspace(0, len(dealt[0]), len(self._workers) + 1).round().astype(int)
         asked = []
-        for i, link in enumerate(self._links):
-            if edges[i] < edges[i + 1]:
-                with contextlib.suppress(BrokenPipeError):  # a process that has ended; hearing it says so
-                    link.send((verb, [*(one[edges[i] : edges[i + 1]] for one in dealt), *same], named))
-                asked.append(i)
+        for worker, start, end in zip(self._workers, edges, edges[1:], strict=False):
+            if start < end:
+                with contextlib.suppress(BrokenPipeError):  # a process that has ended; its reply says so
+                    worker.link.send((verb, [*(one[start:end] for one in dealt), *same], named))
+                asked.append(worker)
         return [one for answer in self._receive(asked) for one in answer]
 
-    def _receive(self, which: Sequence[int]) -> list[Any]:
-        """What processes answer. All are heard before an error is raised: a late answer would be taken for the next one's."""
-        answers = []
-        for i in which:
-            try:
-                answers.append(self._links[i].recv())
-            except (EOFError, ConnectionResetError):
-                self._processes[i].join(timeout=5)
-                code = self._processes[i].exitcode
-                answers.append(
-                    UserError(
-                        f"{self.source}: a vLLM process ended (exit code {code}); start again with --engine hf, "
-                        "or with more memory"
-                    )
+    def _receive(self, workers: Sequence[Worker]) -> list[Any]:
+        """Wait for the replies of workers. All are heard before an error is raised: a late one would be taken for the next one."""
+        replies = [worker.reply() for worker in workers]
+        for reply in replies:
+            if isinstance(reply, ChildProcessError):
+                raise UserError(
+                    f"{self.source}: a vLLM {reply}; start again with {argument('engine', 'hf')}, or with more memory"
                 )
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
 
 def _places(options: LoadOptions) -> list[dict[str, str]]:
-    """The environment of each process: which devices it has, on a CPU which cores."""
+    """Give the environment of each process: which devices it has, on a CPU which cores."""
     n, each = options.data_parallel, options.tensor_parallel
     if options.resolve_device().type == "cpu":
-        cores = core_groups(n * each, f"--data-parallel {n}")
+        cores = core_groups(n * each, "data_parallel")
         return [{"VLLM_CPU_OMP_THREADS_BIND": "|".join(cores[i * each : (i + 1) * each])} for i in range(n)]
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
     if len(devices) < n * each:
-        raise UserError(
-            f"--data-parallel {n} --tensor-parallel {each}: needs {n * each} devices, there are {len(devices)}"
+        raise ArgumentError(
+            "data_parallel",
+            n,
+            f"with {argument('tensor_parallel', each)} needs {n * each} devices, there are {len(devices)}",
         )
     return [{"CUDA_VISIBLE_DEVICES": ",".join(devices[i * each : (i + 1) * each])} for i in range(n)]
 
 
-def _serve(
-    link: Connection, place: dict[str, str], folder: Path, options: LoadOptions, source: str, memory_share: float
-) -> None:
-    """Answer what is asked, until the other end is gone. The first message says what the engine is."""
-    os.environ.update(place)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
+def _work(link: Connection, folder: Path, options: LoadOptions, source: str, memory_share: float) -> None:
+    """Answer what is asked. The first message says what the engine is."""
     try:
         engine = VLLMEngine(folder, options, source, memory_share=memory_share)
-        about = {name: getattr(engine, name) for name in ("vocabulary", "max_length")}
-        link.send(about | {name: getattr(engine, name)() for name in ("device_and_dtype", "facts", "eos_ids")})
     except Exception as error:
         link.send(UserError(str(error)))
         return
-    while True:
-        try:
-            verb, positional, named = link.recv()
-        except (EOFError, OSError):
-            break
-        try:
-            link.send(getattr(engine, verb)(*positional, **named))
-        except Exception as error:
-            link.send(error if isinstance(error, (UserError, ValueError)) else RuntimeError(str(error)))
+    about = {name: getattr(engine, name) for name in ("vocabulary", "max_length")}
+    link.send(about | {name: getattr(engine, name)() for name in ("device_and_dtype", "facts", "eos_ids")})
+    serve(link, lambda asked: getattr(engine, asked[0])(*asked[1], **asked[2]))
     engine.close()
-
-
-def _close(links: list[Connection], processes: list[SpawnProcess]) -> None:
-    for link in links:
-        link.close()
-    for process in processes:
-        process.join(timeout=20)
-        for end in (process.terminate, process.kill):
-            if process.is_alive():
-                end()
-                process.join(timeout=5)

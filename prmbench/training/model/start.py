@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prmbench.engines.loading import LoadOptions, load_causal_lm
+from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.training.recipes.optimisation import Optimisation
 

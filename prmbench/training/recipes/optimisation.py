@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prmbench.engines.loading import DTYPES, LoadOptions, max_positions
+from prmbench.engines.checkpoint import max_positions
+from prmbench.engines.load import DTYPES, LoadOptions
 from prmbench.errors import UserError
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.shapes import Backbone, Expected

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from prmbench.data.tokens import EncodedTrace
-from prmbench.engines.loading import LoadOptions, load_causal_lm
+from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card

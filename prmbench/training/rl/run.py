@@ -20,8 +20,10 @@ from prmbench.data.problem_sets import find_problems
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder, ids_hash
-from prmbench.engines.loading import LoadOptions, checkpoint_hash, eos_ids, load_causal_lm, load_tokenizer, locate
+from prmbench.engines.checkpoint import checkpoint_hash, locate
+from prmbench.engines.load import LoadOptions, eos_ids, load_causal_lm
 from prmbench.engines.processes import Share, current_share
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.quiet import quiet_libraries
@@ -173,7 +175,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     """Find everything that the recipe names, and refuse what does not fit, before anything is loaded."""
     options = LoadOptions(dtype=recipe.dtype)
     # The policy, and the problems that leave room for a rollout.
-    folder = locate(recipe.model, "model")
+    folder = locate(recipe.model, "recipe.model")
     template = find_prompt(recipe.prompt)
     tokens = recipe.tokens.model_copy(update={"system": template.system})
     encoder = TraceEncoder(load_tokenizer(folder, options), tokens)
@@ -190,12 +192,12 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
         )
     # The reward model and its reference.
     reward = recipe.reward_model
-    reward_folder = locate(reward.model, "reward_model.model") if reward else None
+    reward_folder = locate(reward.model, "recipe.reward_model.model") if reward else None
     kind = reward_kind(reward, reward_folder) if reward and reward_folder else None
     recipe.check_reward(kind)
     reference = None
     if reward is not None and reward.reference not in ("old", "start"):
-        reference = locate(reward.reference, "reward_model.reference")
+        reference = locate(reward.reference, "recipe.reward_model.reference")
     others = [one for one in (reward_folder, reference) if one]
     refuse_own_folder(recipe, folder, *others)
     for other in others:

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions, TraceEncoder
-from prmbench.engines.loading import LoadOptions, load_tokenizer
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.reward_models.card import ReadState
 from prmbench.reward_models.objectives import OBJECTIVES, Objective
 from prmbench.training.data.pairs import Pair, Pairs, load_pairs, split_held_out

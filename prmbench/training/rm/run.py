@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.batching import default_batch_tokens
-from prmbench.engines.loading import checkpoint_hash, load_causal_lm, load_tokenizer, locate, read_weights
+from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
+from prmbench.engines.load import load_causal_lm
 from prmbench.engines.processes import Share, current_share
+from prmbench.engines.reference_cache import LogprobCache, open_cache
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, reference_fields, write_card
@@ -106,8 +112,8 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
 
 def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run:
     """Check everything that can be checked before a model loads."""
-    folder = locate(recipe.model, "model")
-    reference = folder if recipe.reference is None else locate(recipe.reference, "reference")
+    folder = locate(recipe.model, "recipe.model")
+    reference = folder if recipe.reference is None else locate(recipe.reference, "recipe.reference")
     refuse_own_folder(recipe, folder, reference)
     encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.rendering)
     data = recipe.load(encoder, folder)
@@ -150,8 +156,8 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     from transformers import TrainingArguments
 
     from prmbench.engines.hf.engine import HFEngine
+    from prmbench.reward_models.reference_model import ReferenceModel, reference_identity, reference_logprobs
     from prmbench.training.model.progress import progress_callback
-    from prmbench.training.rm.reference import reference_logprobs
     from prmbench.training.rm.trainer import PairData, RewardModelTrainer
 
     recipe, kept, held = run.recipe, run.data.kept, run.data.held
@@ -159,20 +165,29 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     # The reference: log-probs computed beforehand, an engine for every batch, or the model without its adapter.
     cached, engine = None, None
     adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
-    if recipe.meaning.kind == "implicit" and not (adapter_is_ratio and recipe.reference_logprobs == "as-needed"):
-        engine = HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference))
-    if engine is not None and recipe.reference_logprobs == "cached":
-        device, _ = engine.device_and_dtype()
-        cached = reference_logprobs(
-            engine,
-            run.hashes["reference"],
-            [response for pair in [*kept, *held] for response in pair.rows],
-            run.states,
-            autocast=torch.autocast(device.partition(":")[0], torch.bfloat16) if recipe.autocasts() else nullcontext(),
+
+    def load() -> HFEngine:
+        return HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference))
+
+    if recipe.meaning.kind == "implicit" and recipe.reference_logprobs == "cached":
+        options = recipe.load_options
+        device = options.resolve_device().type
+        autocast = functools.partial(torch.autocast, device, torch.bfloat16) if recipe.autocasts() else nullcontext
+        identity = reference_identity(
+            run.hashes["reference"], "hf", options, autocast="bfloat16" if recipe.autocasts() else None
+        )
+        store = open_cache() or LogprobCache(run.states / "reference.sqlite", sys.maxsize)
+        responses = [response for pair in [*kept, *held] for response in pair.rows]
+        found = reference_logprobs(
+            ReferenceModel(str(run.reference), load, identity, store, autocast),
+            [r.ids for r in responses],
+            [r.n_prompt for r in responses],
             batch_tokens=default_batch_tokens(device),
             share=run.share,
         )
-        engine = None  # its memory is free again
+        cached = [one.astype(np.float32) for one in found]
+    elif recipe.meaning.kind == "implicit" and not adapter_is_ratio:
+        engine = load()
 
     # The trainer.
     updates, cut = recipe.updates(len(kept)), 2 * len(kept)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from prmbench.data.tokens import TokenOptions, TraceEncoder
-from prmbench.engines.loading import LoadOptions, load_tokenizer
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.training.data.chats import encode_chat, load_chats
 from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.tokens import TraceEncoder, ids_hash
-from prmbench.engines.loading import checkpoint_hash, load_tokenizer, locate
+from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.processes import current_share
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
 from prmbench.training.model.export import Exporter

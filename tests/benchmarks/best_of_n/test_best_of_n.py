@@ -228,7 +228,7 @@ def short_steps(tmp_path):
         "import numpy as np\n"
         "from prmbench import RewardModel, StepScores, register\n"
         "from prmbench.data.tokens import TraceEncoder\n"
-        "from prmbench.engines.loading import load_tokenizer\n"
+        "from prmbench.engines.tokenizer import load_tokenizer\n"
         "@register('short-steps')\n"
         "class Short(RewardModel):\n"
         "    step_valued = True\n"

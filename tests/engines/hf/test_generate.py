@@ -11,7 +11,7 @@ from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.hf.generate import generate
 from prmbench.engines.hf.token_choice import choose
 from prmbench.engines.hf.trunk import Trunk
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
 from prmbench.engines.sampling import Request, SamplingParams, uniforms
 from prmbench.errors import UserError
 

@@ -13,8 +13,8 @@ import pytest
 import support
 from transformers import AutoTokenizer
 
-from prmbench.engines.choose import load_engine
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.registry import load_engine
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
@@ -56,8 +56,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from prmbench.cli.app import leave
-from prmbench.engines.choose import load_engine
-from prmbench.engines.loading import LoadOptions
+from prmbench.engines.registry import load_engine
+from prmbench.engines.load import LoadOptions
 
 if __name__ == "__main__":
     engine = load_engine("vllm", Path(sys.argv[1]), LoadOptions("cpu", "float32", tensor_parallel=2), "tiny")
@@ -134,7 +134,7 @@ class TestReal:
         scored, alone = (engine.score(sequences, [1] * 7, frozenset({"logprob"})) for engine in (two, one))
         for a, b in zip(scored, alone, strict=True):
             assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
-        processes = list(two._processes)
+        processes = [worker.process for worker in two._workers]
         processes[1].kill()
         with pytest.raises(UserError, match=r"tiny: a vLLM process ended .exit code -9"):
             two.score(sequences, [1] * 7, frozenset({"logprob"}))
@@ -177,15 +177,15 @@ def test_only_log_ratios_can_use_it(tiny):
     for kind, needs in (("endo", "logits"), ("q_rm", "hidden states")):
         with pytest.raises(UserError, match=f"`engine=vllm`: gives log-probs only, {kind} needs {needs}"):
             load_reward_model(tiny, kind=kind, engine="vllm")
-    with pytest.raises(UserError, match=r"--engine vlm: expected hf or vllm .did you mean 'vllm'"):
+    with pytest.raises(UserError, match=r"`engine=vlm`: expected hf or vllm .did you mean 'vllm'"):
         load_reward_model(tiny, reference=tiny, engine="vlm")
 
 
 def test_devices_that_cannot_be_shared(tiny):
-    with pytest.raises(UserError, match=r"--data-parallel 1,?000: there are \d+ processor cores"):
+    with pytest.raises(UserError, match=r"`data_parallel=1000`: there are \d+ processor cores"):
         load_engine("vllm", tiny, LoadOptions(device="cpu", data_parallel=1000), "tiny")
     for name in ("tensor", "data"):
-        with pytest.raises(UserError, match=f"--{name}-parallel 2: only --engine vllm"):
+        with pytest.raises(UserError, match=f"`{name}_parallel=2`: only `engine=vllm`"):
             load_engine("hf", tiny, LoadOptions(device="cpu", **{f"{name}_parallel": 2}), "tiny")
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from prmbench.data.prompts import PROMPT_TEMPLATES, PromptTemplate, find_prompt
 from prmbench.data.tokens import EncodedTrace, TokenOptions, TraceEncoder
-from prmbench.engines.loading import checkpoint_hash
+from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.objectives import OBJECTIVES
@@ -241,7 +241,7 @@ def test_a_run_never_overwrites_what_it_starts_from(recipe, tiny):
 
 
 def test_a_start_that_failed_does_not_block_the_next(recipe, tmp_path):
-    with pytest.raises(UserError, match="reference .*none: no such folder"):
+    with pytest.raises(UserError, match="`recipe.reference=.*none`: no such folder"):
         train_rm(recipe.model_copy(update={"reference": str(tmp_path / "none")}))
     assert not Path(recipe.output).exists()
 
@@ -304,7 +304,7 @@ def test_settings_that_do_not_fit_are_refused(recipe, tmp_path):
         UserError, match="20 pairs are left to train on, an update takes batch_size 32: lower it or held_out"
     ):
         train_rm(recipe.model_copy(update={"batch_size": 32}))
-    with pytest.raises(UserError, match="model .*nowhere: no such folder"):
+    with pytest.raises(UserError, match="`recipe.model=.*nowhere`: no such folder"):
         train_rm(recipe.model_copy(update={"model": str(tmp_path / "nowhere")}))
 
 

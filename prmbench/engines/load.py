@@ -1,0 +1,206 @@
+"""Load a model of a checkpoint folder safely: from safetensors only, complete and finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prmbench.data.records import read_json
+from prmbench.engines.checkpoint import refuse_not_finite, weight_files
+from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Where and how weights are loaded.
+
+    Attributes:
+        device: ``auto`` (CUDA where there is one, else CPU), or the name of a torch device.
+        dtype: ``auto`` (float32 on a CPU, bfloat16 on CUDA) or one of `DTYPES`.
+        trust_remote_code: Whether code that a checkpoint carries is run. It is not unless the user asks.
+        tensor_parallel: Number of devices that share one model. Only vLLM takes more than 1.
+        data_parallel: Number of copies of the model, each with devices of its own. Only vLLM takes more than 1.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+
+    def resolve_device(self) -> torch.device:
+        """Find the torch device. One of several processes gets a CUDA device of its own.
+
+        Raises:
+            ArgumentError: There is no such device, or CUDA is asked for where there is none.
+        """
+        import torch
+
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ArgumentError("device", self.device, "not a device; expected auto, cpu, cuda or cuda:N") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ArgumentError(
+                "device", self.device, f"torch finds no CUDA device here; use {argument('device', 'cpu')}"
+            )
+        return device
+
+    def resolve_dtype(self) -> torch.dtype:
+        """Find the torch dtype.
+
+        Raises:
+            ArgumentError: The dtype is none of `DTYPES`.
+        """
+        import torch
+
+        name = self.dtype
+        if name == "auto":
+            name = "bfloat16" if self.resolve_device().type == "cuda" else "float32"
+        if name not in DTYPES:
+            raise ArgumentError("dtype", self.dtype, f"expected auto, {', '.join(DTYPES)}{nearest(name, DTYPES)}")
+        return getattr(torch, name)
+
+
+HEADS = {"score.": "classifier", "v_head.": "value_head"}
+"""How names of weights begin that are a reward model's head, and the kind of reward model that reads them."""
+
+
+def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
+    """Load a causal language model in eval mode, checked to be complete and finite.
+
+    Args:
+        folder: The checkpoint folder.
+        options: Where and how its weights are loaded.
+
+    Returns:
+        The model, on its device.
+
+    Raises:
+        UserError: There is no config, there are no safetensors, or a shard is missing. Or the checkpoint lacks weights, which
+            transformers would fill with random numbers. Or a weight is NaN or infinite; it is named. Or a reward model's
+            head is beside the weights: its tied or left-over output layer would pass for a language model's.
+    """
+    return _load(folder, options, "AutoModelForCausalLM", "a causal language model", heads=HEADS)
+
+
+def load_trunk(folder: Path, options: LoadOptions) -> PreTrainedModel:
+    """Load a decoder without any head, checked as `load_causal_lm` checks.
+
+    Code that the checkpoint carries is not run where transformers has the architecture that its config names (``model_type``).
+
+    Args:
+        folder: The checkpoint folder.
+        options: Where and how its weights are loaded.
+
+    Returns:
+        The model, on its device.
+
+    Raises:
+        UserError: As `load_causal_lm`, but for heads.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if read_json(folder / "config.json").get("model_type") in CONFIG_MAPPING:
+        options = dataclasses.replace(options, trust_remote_code=False)  # its own class would bring its head along
+    return _load(folder, options, "AutoModel", "a model of an architecture that transformers knows")
+
+
+def _load(
+    folder: Path, options: LoadOptions, auto_class: str, what: str, heads: Mapping[str, str] | None = None
+) -> PreTrainedModel:
+    """Load with a class of transformers; weights that it has no place for are an error where they begin as one of `heads`."""
+    import transformers
+
+    read_json(folder / "config.json")
+    weight_files(folder)
+    try:
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            folder,
+            dtype=options.resolve_dtype(),
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported; they are an error below
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{folder}: cannot be loaded as {what} ({first_line(error)})") from None
+    # What the checkpoint has and the model lacks.
+    for name in sorted(info["unexpected_keys"]):
+        for beginning, kind in (heads or {}).items():
+            if name.startswith(beginning):
+                raise UserError(
+                    f"{folder}: holds the head of a reward model ('{name}'), which a language model has no use for; score with "
+                    f"it by {argument('kind', kind)} or {argument('preset')}"
+                )
+    # What the model has and the checkpoint lacks.
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(str(entry) for entry in info["mismatched_keys"])
+    if missing or mismatched:
+        shown = ", ".join([*missing, *mismatched][:3])
+        raise UserError(
+            f"{folder}: the weights do not fill the model: {len(missing)} missing, {len(mismatched)} of another shape "
+            f"({shown}); is it {what}, and was it saved whole?"
+        )
+    check_finite(model, folder)
+    return model.to(options.resolve_device()).eval()
+
+
+def check_finite(model: torch.nn.Module, folder: Path) -> None:
+    """Raise UserError, naming the weight, where a weight is NaN or infinite.
+
+    Args:
+        model: The model.
+        folder: The checkpoint that it was loaded from, for the error.
+    """
+    for name, parameter in model.named_parameters():
+        refuse_not_finite(name, parameter.detach(), folder)
+
+
+def trained_length(model: Any) -> int | None:
+    """Read the longest sequence that a loaded model was built for from its config.
+
+    With LongRoPE it is the length before the rotary factors change. Otherwise what a model says of a shorter sequence would depend
+    on whether a longer one is in its batch, and its cache would hold states of the other factors.
+
+    Args:
+        model: A model of transformers.
+
+    Returns:
+        Number of tokens; None where the config does not say.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return int(rope["original_max_position_embeddings"])
+    return getattr(config, "max_position_embeddings", None)
+
+
+def eos_ids(model: Any) -> list[int]:
+    """Read the token ids that a loaded model's own generation settings stop at.
+
+    Args:
+        model: A model of transformers.
+
+    Returns:
+        The token ids; empty where there are none.
+    """
+    own = getattr(model.generation_config, "eos_token_id", None)
+    return own if isinstance(own, list) else [] if own is None else [own]
