@@ -5,8 +5,7 @@ import json
 import pytest
 import support
 import torch
-from test_rm import write_outcomes
-from test_rm_losses import TRAINED
+from support_training import TRAINED, write_outcomes
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from typer.testing import CliRunner
 

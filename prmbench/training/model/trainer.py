@@ -1,14 +1,34 @@
-"""What all trainers share."""
+"""What all trainers share: they never go on from a broken state, and never leave one behind that looks whole."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PrinterCallback, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from prmbench.errors import UserError
+from prmbench.training.run_folder import mark_whole, states_in, writing
+
+# Several processes on a CPU call their device cpu:0, cpu:1 and so on, which torch.load does not know as a place to load to.
+torch.serialization.register_package(
+    5, lambda _: None, lambda storage, place: storage if place.startswith("cpu:") else None
+)
 
 
-class QuietTrainer(Trainer):
-    """A transformers Trainer that prints nothing by itself; progress is shown by a callback of ours."""
+class GuardedTrainer(Trainer):
+    """A transformers Trainer that stops before anything wrong is written, and that goes on from any state it has saved.
+
+    - A loss, a weight or a measurement that is no number stops the run; what was saved before is kept.
+    - A saved state is marked as whole when all its files are written (`prmbench.training.run_folder.mark_whole`).
+    - A run that was killed after its last update trains no further one.
+    - The loss of the whole run, ``train_loss``, counts the updates from before a kill.
+    - Nothing is printed: progress is shown by a callback of ours.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         """Make the trainer.
@@ -18,3 +38,110 @@ class QuietTrainer(Trainer):
         """
         super().__init__(**arguments)
         self.remove_callback(PrinterCallback)
+
+    def training_step(self, *arguments: Any, **others: Any) -> Tensor:
+        """Compute a loss and its gradient.
+
+        Args:
+            *arguments: As transformers has them.
+            **others: As transformers has them.
+
+        Returns:
+            The loss.
+
+        Raises:
+            UserError: It is not a finite number.
+        """
+        loss: Tensor = super().training_step(*arguments, **others)
+        if not bool(loss.isfinite()):
+            raise self.broken(f"the loss is {float(loss)}")
+        return loss
+
+    def evaluate(self, *arguments: Any, **others: Any) -> dict[str, float]:
+        """Measure the model on held-out data.
+
+        Args:
+            *arguments: As transformers has them.
+            **others: As transformers has them.
+
+        Returns:
+            Metrics by name.
+
+        Raises:
+            UserError: The held-out loss is not a finite number.
+        """
+        metrics: dict[str, float] = super().evaluate(*arguments, **others)
+        loss = metrics.get("eval_loss", 0.0)
+        if not torch.tensor(loss).isfinite():
+            raise self.broken(f"the held-out loss is {loss}")
+        return metrics
+
+    def broken(self, what: str) -> UserError:
+        """Word a run that met a number that is none.
+
+        Args:
+            what: What is not a finite number.
+        """
+        kept = states_in(Path(self.args.output_dir))
+        return UserError(
+            f"{what} at step {self.state.global_step}; lower learning_rate, and check the checkpoint and the data "
+            f"({f'what was saved before is kept: {kept[0]}' if kept else 'no state had been saved'})"
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log figures.
+
+        Args:
+            logs: Figures by name.
+            start_time: As transformers has it.
+        """
+        if "train_loss" in logs:
+            logs["train_loss"] = self._whole_loss()
+        super().log(logs, start_time)
+
+    def _whole_loss(self) -> float:
+        """The mean over all updates. The log has the mean since the row before, and a row at every saved state."""
+        total, done = 0.0, 0
+        for row in self.state.log_history:
+            if "loss" in row:
+                total, done = total + row["loss"] * (row["step"] - done), row["step"]
+        return total / max(done, 1)
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**arguments)
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **others: Any) -> None:
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        finite = torch.stack([getattr(p, "_local_tensor", p).detach().isfinite().all() for _, p in trained])
+        if not bool(finite.all()):
+            raise self.broken(f"weight '{trained[finite.tolist().index(False)][0]}' is not a finite number")
+        self.control.should_log |= self.control.should_save or self.control.should_training_stop
+        super()._maybe_log_save_evaluate(*arguments, **others)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the weights. All processes must call it.
+
+        Args:
+            output_dir: Folder to write into.
+            _internal_call: As transformers has it.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        with writing(Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        state = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            with writing(state):
+                super()._save_checkpoint(model, trial)
+        except UserError:
+            shutil.rmtree(state, ignore_errors=True)
+            raise
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            mark_whole(state)

@@ -182,7 +182,7 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "bf16": recipe.autocasts(),
         "save_strategy": "steps",
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # where the last is damaged, the one before is gone on from
         "logging_nan_inf_filter": False,
         "report_to": [],
         "disable_tqdm": True,

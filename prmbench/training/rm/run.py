@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,18 +23,16 @@ from prmbench.engines.loading import (
 from prmbench.engines.processes import Share, current_share
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
-from prmbench.results.provenance import versions
-from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import Card, write_card
 from prmbench.training.data.pairs import Pairs
 from prmbench.training.model.export import export_weights
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.rm.recipe import RMData, RMRecipe
-from prmbench.training.run_folder import hold_output, open_states, refuse_own_folder
+from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from prmbench.training.rm.trainer import RewardModelTrainer
 
@@ -65,33 +63,16 @@ class RMResult:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Run(TrainingRun[RMRecipe]):
     """What every stage of a run needs.
 
     Attributes:
-        recipe: The recipe.
-        folder: Checkpoint to start from.
         reference: Checkpoint of pi_ref.
-        options: How checkpoints are loaded.
-        tokenizer: The tokenizer of the checkpoint to start from.
         data: The pairs.
-        share: This process among those of the run.
-        log: Called with a line for every stage and measurement.
     """
 
-    recipe: RMRecipe
-    folder: Path
     reference: Path
-    options: LoadOptions
-    tokenizer: PreTrainedTokenizerBase
     data: RMData
-    share: Share
-    log: Callable[[str], None]
-
-    @property
-    def states(self) -> Path:
-        """Folder of saved states."""
-        return Path(self.recipe.output) / "trainer"
 
 
 def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -> RMResult | None:
@@ -99,7 +80,7 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
 
     Writes the best weights (by held-out loss; without a held-out split, the last) with tokenizer, card and ``rm.json`` into
     ``output``, and the last ones into ``output/last``. Every ``save_every`` steps the whole state is kept in ``output/trainer``;
-    the same call goes on from there after a kill.
+    the same call goes on from there after a kill. The same call after the end does nothing.
 
     Args:
         recipe: The recipe.
@@ -114,7 +95,19 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     quiet_libraries()
     share = current_share()
     with hold_output(recipe, share):
-        return _train(_prepare(recipe, share, log if share.main else lambda _: None))
+        run = _prepare(recipe, share, log if share.main else lambda _: None)
+        report = run.report(REPORT_NAME, "best", functools.partial(_train, run))
+    if report is None:
+        return None
+    return RMResult(
+        output=run.output,
+        steps=report["steps"],
+        best_step=report["best_step"],
+        data=run.data.found,
+        n_held_out=len(run.data.held),
+        metrics=report["metrics"],
+        history=report["history"],
+    )
 
 
 def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run:
@@ -123,8 +116,8 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
     folder = locate(recipe.model, "model")
     reference = folder if recipe.reference is None else locate(recipe.reference, "reference")
     refuse_own_folder(recipe, folder, reference)
-    tokenizer = load_tokenizer(folder, options)
-    data = recipe.load(TraceEncoder(tokenizer, recipe.tokens), folder)
+    encoder = TraceEncoder(load_tokenizer(folder, options), recipe.tokens)
+    data = recipe.load(encoder, folder)
     counts = f"{data.found.sentence()}; {len(data.held):,} held out"
     if len(data.kept) < recipe.batch_size:
         raise UserError(
@@ -132,31 +125,28 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
             f"lower it or held_out ({counts})"
         )
     log(counts)
-    return _Run(recipe, folder, reference, options, tokenizer, data, share, log)
-
-
-def _train(run: _Run) -> RMResult | None:
-    # The state that a killed run left.
-    start = checkpoint_hash(run.folder)
+    start = checkpoint_hash(folder)
     hashes = {
         "start": start,
-        "reference": start if run.reference == run.folder else checkpoint_hash(run.reference),
-        "tokens": ids_hash(response.ids for pair in run.data.found.pairs for response in pair.rows),
+        "reference": start if reference == folder else checkpoint_hash(reference),
+        "tokens": ids_hash(response.ids for pair in data.found.pairs for response in pair.rows),
     }
-    last = open_states(run.states, run.recipe, hashes, run.share, run.log)
+    return _Run(recipe, folder, options, encoder, hashes, share, log, reference, data)
 
-    # Training, and a last measurement where the schedule made none.
-    trainer = _make_trainer(run, hashes["reference"], fresh=last is None)
+
+def _train(run: _Run, last: str | None) -> dict[str, Any]:
+    """Train, and measure once more where the schedule made no last measurement. Returns what is to be reported."""
+    trainer = _make_trainer(run, fresh=last is None)
     trainer.train(resume_from_checkpoint=last)
     state = trainer.state
     if run.data.held and not any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history):
         trainer.evaluate()
     trainer.save_model(str(run.states / "last"))
     run.share.wait()
-    return _finish(run, trainer, hashes) if run.share.main else None
+    return _finish(run, trainer) if run.share.main else {}
 
 
-def _make_trainer(run: _Run, reference_hash: str, *, fresh: bool) -> RewardModelTrainer:
+def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     import torch
     from transformers import TrainingArguments
 
@@ -176,7 +166,7 @@ def _make_trainer(run: _Run, reference_hash: str, *, fresh: bool) -> RewardModel
         device, _ = engine.device_and_dtype()
         cached = reference_logprobs(
             engine,
-            reference_hash,
+            run.hashes["reference"],
             [response for pair in [*kept, *held] for response in pair.rows],
             run.states,
             autocast=torch.autocast(device.partition(":")[0], torch.bfloat16) if recipe.autocasts() else nullcontext(),
@@ -192,7 +182,7 @@ def _make_trainer(run: _Run, reference_hash: str, *, fresh: bool) -> RewardModel
         held_out=PairData(held, cached[cut:] if cached is not None else None),
         reference=engine,
         model=_prepare_model(run, recipe.lora),
-        processing_class=run.tokenizer,
+        processing_class=run.encoder.tokenizer,
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
         eval_dataset=[] if held else None,
         callbacks=[progress_callback(run.log)] if run.share.main else [],
@@ -234,40 +224,30 @@ def _prepare_model(run: _Run, lora: LoraOptions | None) -> PreTrainedModel:
     return model.train()
 
 
-def _finish(run: _Run, trainer: RewardModelTrainer, hashes: dict[str, str]) -> RMResult:
-    """Write the checkpoints and the report, and delete the saved states."""
+def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
+    """Write the best and the last weights as checkpoints. Returns what is to be reported."""
     from prmbench.training.rm.trainer import BEST_NAME
 
-    # Weights: the best ones, and the last ones.
-    recipe, data, output = run.recipe, run.data, Path(run.recipe.output)
-    steps, history = trainer.state.global_step, trainer.state.log_history
-    last, best = run.states / "last", run.states / "best"
+    recipe, data, history = run.recipe, run.data, trainer.state.log_history
+    steps, last, best = trainer.state.global_step, run.states / "last", run.states / "best"
     best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
-    _export(run, best if best.exists() else last, output)
-    _export(run, last, output / "last")
-
-    # The report.
+    _export(run, best if best.exists() else last, run.output)
+    _export(run, last, run.output / "last")
     at_best: dict[str, Any] = next(
         (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}
     )
-    metrics = {name.removeprefix("eval_"): value for name, value in at_best.items() if name.startswith("eval_")}
-    report = {
-        "recipe": recipe.model_dump(),
+    return {
+        "hashes": {"last": checkpoint_hash(run.output / "last")},
         "beta": recipe.scale,
         "margin": recipe.offset,
         "data": {**vars(data.found), "pairs": len(data.found.pairs)},
         "trained_pairs": len(data.kept),
         "held_out_pairs": len(data.held),
-        "hashes": {**hashes, "best": checkpoint_hash(output), "last": checkpoint_hash(output / "last")},
-        "versions": versions(),
         "steps": steps,
         "best_step": best_step,
-        "metrics": metrics,
+        "metrics": {name.removeprefix("eval_"): x for name, x in at_best.items() if name.startswith("eval_")},
         "history": history,
     }
-    write_atomically(output / REPORT_NAME, json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(run.states, ignore_errors=True)
-    return RMResult(output, steps, best_step, data.found, len(data.held), metrics, history)
 
 
 def _export(run: _Run, saved: Path, output: Path) -> None:
@@ -280,7 +260,7 @@ def _export(run: _Run, saved: Path, output: Path) -> None:
             reference = os.path.relpath(Path(reference).resolve(), output.resolve())
     merges = recipe.lora is not None and recipe.lora.merge
     merge_into = (lambda: _prepare_model(run, None)) if merges else None
-    export_weights(saved, output, merge_into, run.tokenizer, base=reference)
+    export_weights(saved, output, merge_into, run.encoder.tokenizer, base=reference)
     card = Card(
         kind=recipe.meaning.kind,
         objective=recipe.objective,

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from prmbench.engines.hf.engine import HFEngine
-from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 from prmbench.training.data.pairs import Pair, Response
 from prmbench.training.model.forward import pack
-from prmbench.training.model.trainer import QuietTrainer
+from prmbench.training.model.trainer import GuardedTrainer
 from prmbench.training.rm.heldout import held_out_metrics
 from prmbench.training.rm.losses import find_loss
 from prmbench.training.rm.recipe import RMRecipe
@@ -121,7 +120,7 @@ def collate(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Tensor]:
     return batch
 
 
-class RewardModelTrainer(QuietTrainer):
+class RewardModelTrainer(GuardedTrainer):
     """Trains a model whose forward gives a value a response token (`prmbench.training.model.forward`)."""
 
     def __init__(
@@ -158,17 +157,9 @@ class RewardModelTrainer(QuietTrainer):
 
         Returns:
             The loss, or the loss and ``{"values": token values}``.
-
-        Raises:
-            UserError: The loss is not a finite number.
         """
         values = self.token_values(model, inputs)
         loss = self.loss(values, inputs["mask"], inputs["correct"], self.recipe.scale, self.recipe.offset).mean()
-        if not bool(loss.isfinite()):
-            raise UserError(
-                f"the loss is {float(loss.detach())} at step {self.state.global_step}; lower learning_rate, and check the "
-                "checkpoint (what was saved before is kept)"
-            )
         return (loss, {"values": values}) if return_outputs else loss
 
     def token_values(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -247,8 +238,14 @@ class RewardModelTrainer(QuietTrainer):
 
         Returns:
             What `held_out_metrics` gives, each under ``eval_`` and its name.
+
+        Raises:
+            UserError: A value is not a finite number.
         """
-        found = held_out_metrics(self.held_out_values(), self.recipe.meaning, self.recipe.scale, self.recipe.offset)
+        values = self.held_out_values()
+        if not all(np.isfinite(one).all() for one in values):
+            raise self.broken("the value of a held-out response is not a finite number")
+        found = held_out_metrics(values, self.recipe.meaning, self.recipe.scale, self.recipe.offset)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

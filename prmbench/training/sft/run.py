@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.loading import LoadOptions, checkpoint_hash, load_causal_lm, load_tokenizer, locate
-from prmbench.engines.processes import Share, current_share
+from prmbench.engines.processes import current_share
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
-from prmbench.results.store import write_atomically
 from prmbench.training.model.export import export_weights
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import trainer_arguments
-from prmbench.training.run_folder import hold_output, open_states, refuse_own_folder
-from prmbench.training.sft.recipe import Encoded, SFTRecipe
+from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
+from prmbench.training.sft.recipe import Encoded, SFTData, SFTRecipe
 from prmbench.verify import Verifier
 
 if TYPE_CHECKING:
@@ -52,7 +50,8 @@ class SFTResult:
 def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None) -> SFTResult | None:
     """Run a recipe. Writes the checkpoint, its tokenizer and ``sft.json`` (recipe and history).
 
-    Every ``save_every`` steps the whole state is kept in ``output/trainer``; the same call goes on from there after a kill.
+    Every ``save_every`` steps the whole state is kept in ``output/trainer``; the same call goes on from there after a kill. The
+    same call after the end does nothing.
 
     Args:
         recipe: The recipe.
@@ -62,48 +61,57 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         The result; None in processes other than the first.
 
     Raises:
-        UserError: A model or a data file is wrong, or no record is short enough.
+        UserError: A model or a data file is wrong, or no record is short enough; or a number of the training is none.
     """
     quiet_libraries()
     share = current_share()
     with hold_output(recipe, share), Verifier() as verifier:
-        return _train(recipe, share, verifier, log if share.main else lambda _: None)
+        # Everything that can be checked before a model loads.
+        options = LoadOptions(dtype=recipe.dtype)
+        folder = locate(recipe.model, "model")
+        refuse_own_folder(recipe, folder)
+        encoder = TraceEncoder(load_tokenizer(folder, options), recipe.tokens)
+        data = recipe.load(encoder)
+        ids = ids_hash(ids for ids, _ in [*data.kept, *data.held])
+        hashes = {"start": checkpoint_hash(folder), "tokens": ids}
+        run = TrainingRun(recipe, folder, options, encoder, hashes, share, log if share.main else lambda _: None)
+
+        report = run.report(REPORT_NAME, "result", functools.partial(_train, run, data, verifier))
+    if report is None:
+        return None
+    return SFTResult(
+        output=run.output,
+        steps=report["steps"],
+        n_records=len(data.kept),
+        n_overlong=data.n_overlong,
+        pass_rate=report["pass_rate"],
+        history=report["history"],
+    )
 
 
-def _train(recipe: SFTRecipe, share: Share, verifier: Verifier, log: Callable[[str], None]) -> SFTResult | None:
+def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last: str | None) -> dict[str, Any]:
+    """Train and write the checkpoint. Returns what is to be reported."""
     try:
         from trl import SFTConfig, SFTTrainer
     except ModuleNotFoundError:
         raise UserError("training needs TRL, which is not installed: pip install 'prmbench[train]'") from None
     from prmbench.training.model.progress import progress_callback
-    from prmbench.training.model.trainer import QuietTrainer
-    from prmbench.training.sft.stopping import StopAtPassRate
+    from prmbench.training.model.trainer import GuardedTrainer
+    from prmbench.training.sft.stopping import StopAtPassRate, last_pass_rate
 
-    class Finetuner(QuietTrainer, SFTTrainer):
+    class Finetuner(GuardedTrainer, SFTTrainer):
         """TRL's trainer."""
 
-    # Data and model.
-    options = LoadOptions(dtype=recipe.dtype)
-    folder = locate(recipe.model, "model")
-    refuse_own_folder(recipe, folder)
-    tokenizer = load_tokenizer(folder, options)
-    encoder = TraceEncoder(tokenizer, recipe.tokens)
-    data = recipe.load(encoder)
-    stopping = StopAtPassRate(recipe.stop, encoder, verifier, recipe.seed, log) if recipe.stop else None
-    model = load_causal_lm(folder, options).train()
-    if recipe.lora is not None:
-        model = add_adapter(model, recipe.lora)
-
-    # The state that a killed run left.
-    output, states = Path(recipe.output), Path(recipe.output) / "trainer"
-    hashes = {"start": checkpoint_hash(folder), "tokens": ids_hash(ids for ids, _ in [*data.kept, *data.held])}
-    last = open_states(states, recipe, hashes, share, log)
-
-    # Training.
+    # The trainer. How long a run with a stopping rule takes is not known beforehand.
+    recipe, tokenizer = run.recipe, run.encoder.tokenizer
+    callback = progress_callback(run.log)
+    if recipe.stop is not None:
+        callback = StopAtPassRate(recipe.stop, run.encoder, verifier, recipe.seed, run.log)
+    model = load_causal_lm(run.folder, run.options).train()
     trainer = Finetuner(
-        model=model,
+        model=add_adapter(model, recipe.lora) if recipe.lora is not None else model,
         args=SFTConfig(
-            **trainer_arguments(recipe, states, recipe.updates(len(data.kept))),
+            **trainer_arguments(recipe, run.states, recipe.updates(len(data.kept))),
             max_length=None,
             completion_only_loss=True,
             eval_strategy="epoch" if data.held else "no",
@@ -112,25 +120,19 @@ def _train(recipe: SFTRecipe, share: Share, verifier: Verifier, log: Callable[[s
         train_dataset=_dataset(data.kept),
         eval_dataset=_dataset(data.held) if data.held else None,
         processing_class=tokenizer,
-        # How long a run with a stopping rule takes is not known beforehand.
-        callbacks=[stopping or progress_callback(log)] if share.main or stopping else [],
+        callbacks=[callback] if run.share.main or recipe.stop is not None else [],
     )
-    trainer.train(resume_from_checkpoint=last)
-    trainer.save_model(str(states / "last"))
-    share.wait()
-    if not share.main:
-        return None
 
-    # The checkpoint and its report.
-    merges = recipe.lora is not None and recipe.lora.merge
-    export_weights(states / "last", output, (lambda: load_causal_lm(folder, options)) if merges else None, tokenizer)
-    measured = stopping.history if stopping else []
-    pass_rate = measured[-1]["pass_rate"] if measured else None
-    history, steps = [*trainer.state.log_history, *measured], trainer.state.global_step
-    report = {"recipe": recipe.model_dump(), "steps": steps, "pass_rate": pass_rate, "history": history}
-    write_atomically(output / REPORT_NAME, json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(states, ignore_errors=True)
-    return SFTResult(output, steps, len(data.kept), data.n_overlong, pass_rate, history)
+    # Training, and the checkpoint.
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_model(str(run.states / "last"))
+    run.share.wait()
+    if run.share.main:
+        merges = recipe.lora is not None and recipe.lora.merge
+        merge_into = (lambda: load_causal_lm(run.folder, run.options)) if merges else None
+        export_weights(run.states / "last", run.output, merge_into, tokenizer)
+    history = trainer.state.log_history
+    return {"steps": trainer.state.global_step, "pass_rate": last_pass_rate(history), "history": history}
 
 
 def _dataset(records: Sequence[Encoded]) -> Dataset:

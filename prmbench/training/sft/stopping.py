@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback
@@ -23,8 +23,7 @@ BATCH_TOKENS = 32_768
 class StopAtPassRate(TrainerCallback):
     """Measures the pass rate every few steps and stops the trainer when it is high enough.
 
-    Attributes:
-        history: The measured pass rates, each with its step.
+    Measurements are rows of the trainer's log, so that they are kept with its state.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class StopAtPassRate(TrainerCallback):
         self.prompt = find_prompt(options.prompt)
         self.problems = load_problems(options.problems, options.n)
         self.prompts = [encoder.prompt_ids(self.prompt.render(problem.problem)) for problem in self.problems]
-        self.history: list[dict[str, Any]] = []
 
     def pass_rate(self, model: PreTrainedModel) -> float:
         """Measure the share of right completions at temperature 1, one completion a problem.
@@ -90,7 +88,28 @@ class StopAtPassRate(TrainerCallback):
         if state.global_step % self.options.every:
             return
         rate = self.pass_rate(model)
-        self.history.append({"step": state.global_step, "pass_rate": rate})
+        state.log_history.append({"step": state.global_step, "pass_rate": rate})
         self.log(f"step {state.global_step:,}: pass rate {rate:.1%}")
-        if rate >= self.options.pass_rate:
+        self.on_train_begin(args, state, control)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop where the last measurement is high enough; a run that goes on from its end trains nothing more.
+
+        Args:
+            args: The trainer's arguments.
+            state: The trainer's state, which has the measurements.
+            control: What the trainer is told to do next.
+            **_: Other things that the trainer passes.
+        """
+        rate = last_pass_rate(state.log_history)
+        if rate is not None and rate >= self.options.pass_rate:
             control.should_training_stop = True
+
+
+def last_pass_rate(history: Sequence[dict[str, Any]]) -> float | None:
+    """Return the last measured pass rate; None where none was measured.
+
+    Args:
+        history: A trainer's log.
+    """
+    return next((row["pass_rate"] for row in reversed(history) if "pass_rate" in row), None)

@@ -5,7 +5,7 @@ import pytest
 from prmbench.errors import UserError
 from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.rm.recipe import RMRecipe
-from prmbench.training.run_folder import last_state
+from prmbench.training.run_folder import last_state, mark_whole
 from prmbench.training.sft.recipe import SFTRecipe
 
 BASE = {"model": "m", "output": "o", "data": "d", "batch_size": 8, "micro_batch_size": 2}
@@ -18,7 +18,7 @@ def test_a_state_cut_short_by_a_kill_is_passed_over(tmp_path):
         folder.mkdir()
         (folder / "model.safetensors").touch()
         if whole:
-            (folder / "trainer_state.json").touch()
+            mark_whole(folder)
     assert last_state(tmp_path) == str(tmp_path / "checkpoint-100")
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_rm_losses import TRAINED
+from support_training import TRAINED
 
 from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.training.rm.heldout import final_values, held_out_metrics

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_rm_losses import TRAINED
+from support_training import TRAINED, write_outcomes
 from transformers import AutoModelForCausalLM
 
 from prmbench.data.prompts import find_prompt
@@ -28,22 +28,6 @@ from prmbench.training.rm.heldout import held_out_metrics
 from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.rm.run import train_rm
 from prmbench.training.rm.trainer import UpdateSampler
-
-
-def write_outcomes(path, n=24):
-    """Right and wrong sums, two of each a prompt."""
-    records = []
-    for i in range(n):
-        for right in (True, False):
-            a, b = 3 + i, 5 + 2 * i
-            answer = f"Adding {a} to {b} gives {a + b + (0 if right else 7)}." + (" Done." if i % 3 else "")
-            messages = [
-                {"role": "user", "content": f"What is {a} + {b}?"},
-                {"role": "assistant", "content": answer},
-            ]
-            records.append({"messages": messages, "correct": right})
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return path
 
 
 @pytest.fixture

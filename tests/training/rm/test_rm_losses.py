@@ -7,14 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_training import TRAINED
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.errors import UserError
 from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.training.rm.losses import find_loss, ipvrm, ipvrm_early, ipvrm_late
 from prmbench.training.rm.recipe import RMRecipe
-
-TRAINED = tuple(name for name in OBJECTIVES.names() if name != "endo")
 
 
 def loss_of(name):

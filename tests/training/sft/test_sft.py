@@ -10,6 +10,7 @@ import pytest
 import support
 import torch
 from safetensors.torch import load_file
+from support_training import write_chats
 from transformers import AutoModelForCausalLM
 
 from prmbench.data.tokens import TraceEncoder
@@ -19,20 +20,6 @@ from prmbench.training.data.chats import Chat, encode_chat, load_chats
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.sft.recipe import SFTRecipe
 from prmbench.training.sft.run import train_sft
-
-
-def write_chats(path, n=24):
-    chats = [
-        {
-            "messages": [
-                {"role": "user", "content": t["problem"]},
-                {"role": "assistant", "content": "\n\n".join(t["steps"])},
-            ]
-        }
-        for t in support.make_traces(n)
-    ]
-    path.write_text("".join(json.dumps(c) + "\n" for c in chats))
-    return path
 
 
 @pytest.fixture
