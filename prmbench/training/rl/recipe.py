@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.benchmarks.policy.run import PRESETS as SAMPLING
 from prmbench.data.problems import load_problems
+from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
@@ -211,6 +212,7 @@ class RLRecipe(Algorithm, Optimisation):
 
         Records are problems, and rows the rollouts of one. Tokens are those of all rollouts, also of prompts that are rejected.
         """
+        find_prompt(self.prompt)
         self.check_reward(self._planned_kind())
         shape = self.shape()
         data, source = self._planned_data()
