@@ -21,8 +21,7 @@ import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
@@ -33,9 +32,9 @@ from prmbench.data.tokens import TraceEncoder
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import sample
+from prmbench.training.model.trainer import GuardedTrainer
 from prmbench.training.recipes.optimisation import shared_arguments
 from prmbench.training.rl.batch import PromptGroup, PromptSampler, keep_groups, make_batch
 from prmbench.training.rl.loss import policy_loss
@@ -81,7 +80,7 @@ class Setup:
     before_last: Callable[[PolicyTrainer], None] = lambda _: None
 
 
-class PolicyTrainer(GRPOTrainer):
+class PolicyTrainer(GuardedTrainer, GRPOTrainer):
     """TRL's trainer with our batches, advantages and loss."""
 
     def __init__(self, setup: Setup, model: Any, callbacks: Sequence[TrainerCallback] = ()) -> None:
@@ -104,7 +103,6 @@ class PolicyTrainer(GRPOTrainer):
             processing_class=setup.encoder.tokenizer,
             callbacks=[*callbacks, _StepCallback(self)],
         )
-        self.remove_callback(PrinterCallback)
         self.setup, self.verifier, accelerator = setup, Verifier(), self.accelerator
         self.preparation = Preparation(
             algorithm=recipe,
@@ -238,11 +236,6 @@ class PolicyTrainer(GRPOTrainer):
         self._teaches = micro.teaches
         found = model(**micro.call, **micro.pick())
         loss = policy_loss(self.setup.recipe, found["values"], micro.sampled, found.get("picked"), micro.candidates)
-        if not bool(loss.loss.isfinite()):
-            raise UserError(
-                f"the loss is {float(loss.loss.detach())} at step {self.rollout_step}; lower learning_rate, and check the "
-                "checkpoint (what was saved before is kept)"
-            )
         parts = {
             "loss/sampled": loss.sampled,
             "loss/candidates": loss.candidates,
@@ -283,12 +276,10 @@ class PolicyTrainer(GRPOTrainer):
             **__: Not used.
         """
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Before TRL's own, whose last file marks a state as whole.
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
         if self.learning_reward is not None and self.is_world_process_zero():
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.learning_reward.save_state(folder / REWARD_STATE)
-        super()._save_checkpoint(model, trial)
+            self.learning_reward.save_state(Path(output_dir) / REWARD_STATE)
 
 
 class _StepCallback(TrainerCallback):
