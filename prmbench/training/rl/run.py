@@ -382,7 +382,6 @@ def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
         "hashes": {name: checkpoint_hash(folder) for name, folder in written.items()},
         "versions": {**versions(), "trl": metadata.version("trl")},
         "verifier": verifier_version(),
-        "samples": recipe.samples,
         "steps": steps,
         "evaluations": _averages(run.output),
         "history": history,

@@ -137,8 +137,10 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> PromptSampler:
         recipe = self.setup.recipe
-        per_step = self.args.generation_batch_size // recipe.n
-        return PromptSampler(len(self.setup.problems), per_step, recipe.n, self.args.steps_per_generation, recipe.seed)
+        per_step = self.args.generation_batch_size // recipe.samples
+        return PromptSampler(
+            len(self.setup.problems), per_step, recipe.samples, self.args.steps_per_generation, recipe.seed
+        )
 
     def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> Any:
         parts = self.args.steps_per_generation
@@ -149,7 +151,7 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
     def _make_inputs(self, generation_batch: list[dict[str, Any]]) -> list[MicroBatch]:
         """Sample one step's rollouts, and prepare what follows from them."""
         recipe, began = self.setup.recipe, time.monotonic()
-        indices = [row["index"] for row in generation_batch[:: recipe.n]]
+        indices = [row["index"] for row in generation_batch[:: recipe.samples]]
         groups: list[PromptGroup] = gather_object(self._sample(indices))
         sampled = time.monotonic()
         kept = keep_groups(groups, recipe.batch_size, recipe)
@@ -197,7 +199,7 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
                 prompts,
                 self.verifier,
                 style=find_prompt(recipe.prompt).style,
-                n=recipe.n,
+                n=recipe.samples,
                 params=SamplingParams(max_new_tokens=recipe.max_new_tokens),
                 seed=recipe.seed * 1_000_003 + self.rollout_step,
                 batch_tokens=recipe.rollout_tokens,
@@ -206,9 +208,9 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
 
     def _sample_with_vllm(self, problems: Sequence[Problem], prompts: Sequence[NDArray[np.int64]]) -> list[Rollout]:
         recipe, setup = self.setup.recipe, self.setup
-        repeated = [ids.tolist() for ids in prompts for _ in range(recipe.n)]
-        completions, _ = self._generate_single_turn(repeated, None, {}, recipe.n)
-        jobs = [(p, k) for p in problems for k in range(recipe.n)]
+        repeated = [ids.tolist() for ids in prompts for _ in range(recipe.samples)]
+        completions, _ = self._generate_single_turn(repeated, None, {}, recipe.samples)
+        jobs = [(p, k) for p in problems for k in range(recipe.samples)]
         texts = [setup.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in completions]
         style = find_prompt(recipe.prompt).style
         verdicts = self.verifier.verify(texts, [p.answer for p, _ in jobs], style=style)
@@ -310,10 +312,10 @@ def _config(setup: Setup) -> GRPOConfig:
     return GRPOConfig(
         **shared_arguments(recipe, setup.states, updates),
         max_steps=updates,
-        per_device_train_batch_size=recipe.batch_size * recipe.oversample * recipe.n // (processes * parts),
+        per_device_train_batch_size=recipe.batch_size * recipe.oversample * recipe.samples // (processes * parts),
         gradient_accumulation_steps=per_update,
         steps_per_generation=parts,
-        num_generations=recipe.n,
+        num_generations=recipe.samples,
         max_completion_length=recipe.max_new_tokens,
         temperature=recipe.temperature,
         beta=0.0,
