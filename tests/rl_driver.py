@@ -1,14 +1,16 @@
 """Runs a policy-optimisation recipe whose outcomes follow a fixed pattern: a random model is never right by itself.
 
-    python tests/rl_driver.py RECIPE.json
+    python tests/rl_driver.py RECIPE.json [FUNCTION]
 
-Everything else is real. Also started by ``accelerate launch``, and killed in the middle.
+Everything else is real. FUNCTION of `prmbench.training.rl.run`, if it is given, is where the process kills itself. Also started
+by ``accelerate launch``, and killed in the middle.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +99,44 @@ def make_recipe(world: tuple[Path, Path], output: Path, **changes: Any) -> RLRec
     )
 
 
+SETTINGS = {"max_steps": 3, "save_every": 1, "learning_rate": 1e-3, "method": "distrl"}
+
+
+def write_recipe(world: tuple[Path, Path], tmp_path: Path, name: str, **changes: Any) -> tuple[Path, Path]:
+    """(file, output folder): DistRL with an IPVRM that learns too."""
+    rm = tmp_path / "rm"
+    if not rm.exists():
+        save_reward(rm, "ipvrm", str(world[0]))
+    recipe = make_recipe(
+        world,
+        tmp_path / name,
+        **{**SETTINGS, "reward_model": {"model": str(rm), "update": "dlw+adb"}, **changes},
+    )
+    file = tmp_path / f"{name}.json"
+    file.write_text(recipe.model_dump_json())
+    return file, tmp_path / name
+
+
+def run_here(file: Path) -> list[str]:
+    """What the driver does, in this process, which has imported everything; what it logs."""
+    from prmbench.training.rl.run import train_rl
+
+    threads, lines = torch.get_num_threads(), list[str]()
+    torch.set_num_threads(1)
+    try:
+        train_rl(RLRecipe.model_validate_json(file.read_text()), log=lines.append)
+    finally:
+        torch.set_num_threads(threads)
+    return lines
+
+
+def figures(output: Path) -> dict[tuple[int, str], float]:
+    """Some figures of every step of a run."""
+    rows = json.loads((output / "rl.json").read_text())["history"]
+    names = ("loss/sampled", "loss/candidates", "reward_model/loss", "reward_model/accuracy", "rollouts/mean_tokens")
+    return {(row["step"], name): row[name] for row in rows for name in names}
+
+
 def same_weights(a: Path, b: Path, tolerance: float) -> None:
     """Check that two weights files agree."""
     from safetensors.torch import load_file
@@ -106,12 +146,14 @@ def same_weights(a: Path, b: Path, tolerance: float) -> None:
 
 
 if __name__ == "__main__":
-    from prmbench.training.rl.run import train_rl
+    from prmbench.training.rl import run
     from prmbench.training.rl.trainer import PolicyTrainer
 
     torch.set_num_threads(1)
     PolicyTrainer._sample = patched(PolicyTrainer._sample)  # type: ignore[method-assign]
     recipe = RLRecipe.model_validate(json.loads(Path(sys.argv[1]).read_text()))
-    train_rl(recipe, log=lambda line: print(line, flush=True))
+    for name in sys.argv[2:]:
+        setattr(run, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    run.train_rl(recipe, log=lambda line: print(line, flush=True))
     sys.stdout.flush()
     os._exit(0)  # gloo's own ending aborts now and then

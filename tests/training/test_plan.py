@@ -142,7 +142,7 @@ def test_every_policy_recipe_of_the_paper_plans(backbone, name):
         options = recipe.reward_model
         assert (options.model, options.update, options.reference) == (f"out/{backbone}/{model}", update, reference)
         assert (options.rate, options.lora is None) == ((2e-6, True) if update == "frozen" else (1e-4, False))
-    assert (recipe.batch_size, recipe.oversample, recipe.n, recipe.learning_rate) == (256, 2, 4, 3e-5)
+    assert (recipe.batch_size, recipe.oversample, recipe.samples, recipe.learning_rate) == (256, 2, 4, 3e-5)
     assert (recipe.alpha, recipe.p_min, recipe.details.clip.low, recipe.details.clip.high) == (0.1, 0.1, 0.20, 0.28)
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.seed) == (128, 128, 42)
     plan = recipe.plan()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.benchmarks.policy.run import PRESETS as SAMPLING
 from prmbench.data.problems import load_problems
+from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
@@ -115,11 +116,6 @@ class RLRecipe(Algorithm, Optimisation):
         variant = VARIANTS.get(fields.get("preset", "paper"), Variant())
         return {**fields, "reward_model": {**variant.reward, **reward}}
 
-    @property
-    def n(self) -> int:
-        """Rollouts of a prompt."""
-        return self.samples
-
     def departures(self) -> list[str]:
         """List the keys whose values are not those of the preset, each with both values."""
         wanted = {**self.details.recipe, **{f"reward_model.{k}": v for k, v in self.details.reward.items()}}
@@ -196,13 +192,13 @@ class RLRecipe(Algorithm, Optimisation):
             UserError: They cannot be dealt evenly, whatever their number.
         """
         sampled = self.batch_size * self.oversample
-        if sampled % processes or sampled * self.n % (processes * self.minibatches):
+        if sampled % processes or sampled * self.samples % (processes * self.minibatches):
             raise UserError(
-                f"batch_size {self.batch_size} x oversample {self.oversample} prompts of {self.n} rollouts cannot be dealt evenly "
-                f"to {processes} processes in {self.minibatches} minibatches; choose a multiple"
+                f"batch_size {self.batch_size} x oversample {self.oversample} prompts of {self.samples} rollouts cannot be dealt "
+                f"evenly to {processes} processes in {self.minibatches} minibatches; choose a multiple"
             )
-        share = sampled * self.n // (processes * self.minibatches)
-        largest = math.ceil(math.ceil(self.batch_size / self.minibatches) * self.n / processes)
+        share = sampled * self.samples // (processes * self.minibatches)
+        largest = math.ceil(math.ceil(self.batch_size / self.minibatches) * self.samples / processes)
         fewest = math.ceil(largest / self.micro_batch_size)
         return next((parts for parts in range(fewest, share + 1) if share % parts == 0), share)
 
@@ -211,18 +207,19 @@ class RLRecipe(Algorithm, Optimisation):
 
         Records are problems, and rows the rollouts of one. Tokens are those of all rollouts, also of prompts that are rejected.
         """
+        find_prompt(self.prompt)
         self.check_reward(self._planned_kind())
         shape = self.shape()
         data, source = self._planned_data()
         self.micro_batches(1)
         memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
-        sampled = self.batch_size * self.oversample * self.n
-        kept = f"{self.batch_size * self.n:,} kept, {self.minibatches} updates on them"
+        sampled = self.batch_size * self.oversample * self.samples
+        kept = f"{self.batch_size * self.samples:,} kept, {self.minibatches} updates on them"
         tokens = self.micro_batch_size * self.max_length
         items = [*memory.weights(), *self._planned_models(memory), *memory.activations(tokens)]
         items += [*memory.blocks(tokens, gradient=not self.lora), *self._planned_cache(memory)]
         source = f"{source}; {sampled:,} rollouts a step, {kept}"
-        return memory.plan(data, source, self.n, items, of_update=sampled / self.minibatches)
+        return memory.plan(data, source, self.samples, items, of_update=sampled / self.minibatches)
 
     def _planned_data(self) -> tuple[Expected, str]:
         if self.expected is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,10 @@ from prmbench.benchmarks.policy.schema import PolicyEntry
 from prmbench.data.problem_sets import find_problems
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
+from prmbench.data.records import read_json
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
-from prmbench.engines.load import LoadOptions, eos_ids, load_causal_lm
+from prmbench.engines.load import eos_ids, load_causal_lm
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
@@ -29,12 +29,12 @@ from prmbench.policies.policy import load_policy
 from prmbench.quiet import quiet_libraries
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
-from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import read_card, reference_fields, write_card
 from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.training.model.export import export_weights
+from prmbench.training.model.export import Exporter
 from prmbench.training.model.forward import give_logprobs
+from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import longest_sequence
 from prmbench.training.rl.recipe import RLRecipe
@@ -46,7 +46,7 @@ from prmbench.training.rl.reward import (
     reward_kind,
     without_adapter,
 )
-from prmbench.training.run_folder import claim, hold_output, last_state, refuse_own_folder
+from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder, states_in
 from prmbench.verify import verifier_version
 
 if TYPE_CHECKING:
@@ -80,56 +80,20 @@ class RLResult:
 
 
 @dataclass(frozen=True)
-class _PolicyRun:
+class _PolicyRun(TrainingRun[RLRecipe]):
     """What every stage of a run needs.
 
     Attributes:
-        recipe: The recipe.
-        folder: Checkpoint that the policy starts from.
         reward_folder: Checkpoint of the reward model; None where there is none.
         reference: Checkpoint that the reward model is a ratio against; None where it is pi_old or the start.
         kind: Kind of the reward model.
         problems: Problems to train on, each with the token ids of its prompt.
-        encoder: The policy's tokenizer.
-        options: How weights are loaded.
-        share: This process among others.
-        log: Called with a line for every stage and measurement.
     """
 
-    recipe: RLRecipe
-    folder: Path
     reward_folder: Path | None
     reference: Path | None
     kind: str | None
     problems: list[tuple[Problem, NDArray[np.int64]]]
-    encoder: TraceEncoder
-    options: LoadOptions
-    share: Share
-    log: Callable[[str], None]
-
-    @property
-    def output(self) -> Path:
-        """Where the policy is written."""
-        return Path(self.recipe.output)
-
-    @property
-    def states(self) -> Path:
-        """Folder of saved states."""
-        return self.output / "trainer"
-
-    @cached_property
-    def hashes(self) -> dict[str, str]:
-        """Hashes of what the recipe only names, by what they are of."""
-        folders = {
-            "start": self.folder,
-            "reward_model": self.reward_folder,
-            "reward_model_reference": self.reference,
-        }
-        return {
-            "problems": digest(sorted(problem.digest() for problem, _ in self.problems)),
-            "tokens": ids_hash(ids for _, ids in self.problems),
-            **{name: checkpoint_hash(folder) for name, folder in folders.items() if folder},
-        }
 
 
 def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -> RLResult | None:
@@ -140,7 +104,7 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
     ``output/reward_model``.
 
     Every `save_every` steps the whole state is kept in ``output/trainer``, the reward model's included. The same call goes
-    on from there after a kill.
+    on from there after a kill. The same call after the end does nothing.
 
     Args:
         recipe: The recipe.
@@ -150,7 +114,8 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
         The result; None in processes other than the first.
 
     Raises:
-        UserError: A model, a data file or a setting is wrong. Nothing has been trained then.
+        UserError: A model, a data file or a setting is wrong, and nothing has been trained; or a loss or a weight is no finite
+            number, and what was saved before is kept.
     """
     quiet_libraries()
     share = current_share()
@@ -158,22 +123,32 @@ def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -
     _warn_of_trl(log)
     with hold_output(recipe, share):
         run = _prepare(recipe, share, log)
-        if share.main:
-            claim(run.states, recipe, run.hashes)
-        share.wait()
-        last = last_state(run.states)
-        if share.main:
-            _clear(run, last)
-        reward = _train(run, last)
-        share.wait()
-        result = _finish(run, reward) if share.main else None
-        share.wait()
-        return result
+        report = run.report(REPORT_NAME, "policy", functools.partial(_work, run))
+    if report is None:
+        return None
+    return RLResult(
+        output=run.output,
+        steps=report["steps"],
+        reward_model=run.output / REWARD_FOLDER if "updated_reward_model" in report["hashes"] else None,
+        evaluations={int(step): average for step, average in report["evaluations"].items()},
+        history=report["history"],
+    )
+
+
+def _work(run: _PolicyRun, last: str | None) -> dict[str, Any]:
+    """Train from a saved state, or from the start, and write the results. Returns what is to be reported."""
+    if run.share.main:
+        _clear(run, last)
+    reward = _train(run, last)
+    run.share.wait()
+    found = _finish(run, reward) if run.share.main else {}
+    run.share.wait()
+    return found
 
 
 def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _PolicyRun:
     """Find everything that the recipe names, and refuse what does not fit, before anything is loaded."""
-    options = LoadOptions(dtype=recipe.dtype)
+    options = recipe.load_options
     # The policy, and the problems that leave room for a rollout.
     folder = locate(recipe.model, "recipe.model")
     template = find_prompt(recipe.prompt)
@@ -217,7 +192,13 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
             f"the reward model was trained with the prompt '{trained_with}'; rollouts are sampled and scored with '{recipe.prompt}'"
         )
     log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
-    return _PolicyRun(recipe, folder, reward_folder, reference, kind, fitting, encoder, options, share, log)
+    named = {"start": folder, "reward_model": reward_folder, "reward_model_reference": reference}
+    hashes = {
+        "problems": digest(sorted(problem.digest() for problem, _ in fitting)),
+        "tokens": ids_hash(ids for _, ids in fitting),
+        **{name: checkpoint_hash(one) for name, one in named.items() if one},
+    }
+    return _PolicyRun(recipe, folder, encoder, hashes, share, log, reward_folder, reference, kind, fitting)
 
 
 def _clear(run: _PolicyRun, last: str | None) -> None:
@@ -253,7 +234,7 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
 
     recipe = run.recipe
     # The policy.
-    model: Any = load_causal_lm(run.folder, run.options)
+    model: Any = load_start(run.recipe, run.folder)
     model.requires_grad_(True)
     stop = frozenset({run.encoder.end_of_turn, *eos_ids(model)})
     give_logprobs(model, recipe.model)
@@ -280,10 +261,8 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     )
     trainer = PolicyTrainer(setup, model, [progress_callback(run.log)] if run.share.main else [])
     reward = trainer.learning_reward
-    if last is not None:
-        run.log(f"going on from {last}")
-        if reward is not None:
-            reward.load_state(Path(last) / REWARD_STATE)
+    if last is not None and reward is not None:
+        reward.load_state(Path(last) / REWARD_STATE)
     try:
         trainer.train(resume_from_checkpoint=last)
     finally:
@@ -296,7 +275,7 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
     assert options is not None
     assert folder is not None
     if run.kind != "implicit":
-        return FrozenReward(load_reward_model(folder, kind=run.kind, load_options=run.options))
+        return FrozenReward(load_reward_model(folder, kind=run.kind, load_options=run.recipe.load_options))
     reference, over_base = None, False
     if options.reference != "old":
         of_reference = run.hashes["start" if options.reference == "start" else "reward_model_reference"]
@@ -306,7 +285,7 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
     return load_implicit(
         options,
         folder,
-        run.options,
+        run.recipe.load_options,
         reference,
         trainer.accelerator.autocast,
         over_base=over_base,
@@ -323,7 +302,7 @@ def _start(run: _PolicyRun, trainer: PolicyTrainer) -> Model:
 
 
 def _frozen(run: _PolicyRun, folder: Path) -> Model:
-    model = load_causal_lm(folder, run.options).requires_grad_(False)
+    model = load_causal_lm(folder, run.recipe.load_options).requires_grad_(False)
     give_logprobs(model, str(folder))
     return model
 
@@ -340,8 +319,10 @@ def _export_policy(run: _PolicyRun, trainer: PolicyTrainer, output: Path) -> Non
 
 def _export(run: _PolicyRun, saved: Path, output: Path) -> None:
     """Make a checkpoint of what the trainer saved, an adapter merged."""
-    base = (lambda: load_causal_lm(run.folder, run.options)) if run.recipe.lora is not None else None
-    export_weights(saved, output, base, load_tokenizer(run.folder, run.options))
+    tokenizer = load_tokenizer(run.folder, run.recipe.load_options)  # TRL has changed the trainer's
+    recipe = run.recipe
+    load = functools.partial(load_start, recipe, train=False)
+    Exporter(run.folder, load, tokenizer, recipe.merges, recipe.coarse).write(saved, output)
 
 
 def _measure_between(run: _PolicyRun, trainer: PolicyTrainer, step: int) -> None:
@@ -360,7 +341,7 @@ def _measure(run: _PolicyRun, step: int, checkpoint: Path) -> None:
     recipe, options = run.recipe, run.recipe.evaluate
     assert options is not None
     entry, _ = evaluate_policy(
-        load_policy(str(checkpoint), find_prompt(recipe.prompt), run.options, tokens=recipe.tokens),
+        load_policy(str(checkpoint), find_prompt(recipe.prompt), run.recipe.load_options, tokens=recipe.tokens),
         find_problems(options.problems, options.limit),
         name=f"{run.output.name}-step-{step}",
         source=run.output.name,
@@ -386,41 +367,33 @@ def _averages(output: Path) -> dict[int, float]:
     return {step: entries[step].metrics.mean["average"].value or 0.0 for step in sorted(entries)}
 
 
-def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> RLResult:
-    """Make the results of the state that was saved last."""
-    recipe = run.recipe
-    saved = last_state(run.states)
-    assert saved is not None
-    state = json.loads((Path(saved) / "trainer_state.json").read_text(encoding="utf-8"))
+def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
+    """Make the results of the state that was saved last. Returns what is to be reported."""
+    recipe, saved = run.recipe, states_in(run.states)[0]
+    state = read_json(saved / "trainer_state.json")
     steps = state["global_step"] // recipe.minibatches
     # The policy, its last measurement, and the reward model.
-    _export(run, Path(saved), run.output)
+    _export(run, saved, run.output)
     if recipe.evaluate is not None:
         _measure(run, steps, run.output)
-    written = {"policy": run.output}
-    reward_folder = _export_reward(run, reward) if reward is not None else None
-    if reward_folder is not None:
-        written["updated_reward_model"] = reward_folder
-        if (reward_folder / "reference").is_dir():
-            written["updated_reward_model_reference"] = reward_folder / "reference"
+    written: dict[str, Path] = {}
+    if reward is not None:
+        written["updated_reward_model"] = folder = _export_reward(run, reward)
+        if (folder / "reference").is_dir():
+            written["updated_reward_model_reference"] = folder / "reference"
     # The figures of every step, counted in steps instead of updates.
     history = [row for row in state["log_history"] if "rollouts/accuracy" in row]
     for row in history:
         row["step"] = row["step"] // recipe.minibatches
         row["seconds/updates"] = row.pop("step_time", 0.0) * recipe.minibatches  # TRL's is of one update
-    report = {
-        "recipe": recipe.model_dump(),
-        "samples": recipe.n,
-        "steps": steps,
-        "evaluations": _averages(run.output),
-        "hashes": {**run.hashes, **{name: checkpoint_hash(folder) for name, folder in written.items()}},
+    return {
+        "hashes": {name: checkpoint_hash(folder) for name, folder in written.items()},
         "versions": {**versions(), "trl": metadata.version("trl")},
         "verifier": verifier_version(),
+        "steps": steps,
+        "evaluations": _averages(run.output),
         "history": history,
     }
-    write_atomically(run.output / REPORT_NAME, json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(run.states, ignore_errors=True)
-    return RLResult(run.output, steps, reward_folder, _averages(run.output), history)
 
 
 def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
@@ -429,7 +402,7 @@ def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
     assert options is not None
     output.mkdir(parents=True, exist_ok=True)
     reward.write(output)
-    load_tokenizer(run.folder, run.options).save_pretrained(output)
+    load_tokenizer(run.folder, run.recipe.load_options).save_pretrained(output)
     # The card: what it is a ratio against now, and the prompts that it was updated with.
     named = {"old": str(output / "reference"), "start": run.recipe.model}
     reference = named.get(options.reference, options.reference)

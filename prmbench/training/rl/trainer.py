@@ -21,8 +21,7 @@ import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
@@ -33,9 +32,9 @@ from prmbench.data.tokens import TraceEncoder
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import sample
+from prmbench.training.model.trainer import GuardedTrainer
 from prmbench.training.recipes.optimisation import shared_arguments
 from prmbench.training.rl.batch import PromptGroup, PromptSampler, keep_groups, make_batch
 from prmbench.training.rl.loss import policy_loss
@@ -81,7 +80,7 @@ class Setup:
     before_last: Callable[[PolicyTrainer], None] = lambda _: None
 
 
-class PolicyTrainer(GRPOTrainer):
+class PolicyTrainer(GuardedTrainer, GRPOTrainer):
     """TRL's trainer with our batches, advantages and loss."""
 
     def __init__(self, setup: Setup, model: Any, callbacks: Sequence[TrainerCallback] = ()) -> None:
@@ -104,7 +103,6 @@ class PolicyTrainer(GRPOTrainer):
             processing_class=setup.encoder.tokenizer,
             callbacks=[*callbacks, _StepCallback(self)],
         )
-        self.remove_callback(PrinterCallback)
         self.setup, self.verifier, accelerator = setup, Verifier(), self.accelerator
         self.preparation = Preparation(
             algorithm=recipe,
@@ -139,8 +137,10 @@ class PolicyTrainer(GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> PromptSampler:
         recipe = self.setup.recipe
-        per_step = self.args.generation_batch_size // recipe.n
-        return PromptSampler(len(self.setup.problems), per_step, recipe.n, self.args.steps_per_generation, recipe.seed)
+        per_step = self.args.generation_batch_size // recipe.samples
+        return PromptSampler(
+            len(self.setup.problems), per_step, recipe.samples, self.args.steps_per_generation, recipe.seed
+        )
 
     def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> Any:
         parts = self.args.steps_per_generation
@@ -151,7 +151,7 @@ class PolicyTrainer(GRPOTrainer):
     def _make_inputs(self, generation_batch: list[dict[str, Any]]) -> list[MicroBatch]:
         """Sample one step's rollouts, and prepare what follows from them."""
         recipe, began = self.setup.recipe, time.monotonic()
-        indices = [row["index"] for row in generation_batch[:: recipe.n]]
+        indices = [row["index"] for row in generation_batch[:: recipe.samples]]
         groups: list[PromptGroup] = gather_object(self._sample(indices))
         sampled = time.monotonic()
         kept = keep_groups(groups, recipe.batch_size, recipe)
@@ -199,7 +199,7 @@ class PolicyTrainer(GRPOTrainer):
                 prompts,
                 self.verifier,
                 style=find_prompt(recipe.prompt).style,
-                n=recipe.n,
+                n=recipe.samples,
                 params=SamplingParams(max_new_tokens=recipe.max_new_tokens),
                 seed=recipe.seed * 1_000_003 + self.rollout_step,
                 batch_tokens=recipe.rollout_tokens,
@@ -208,9 +208,9 @@ class PolicyTrainer(GRPOTrainer):
 
     def _sample_with_vllm(self, problems: Sequence[Problem], prompts: Sequence[NDArray[np.int64]]) -> list[Rollout]:
         recipe, setup = self.setup.recipe, self.setup
-        repeated = [ids.tolist() for ids in prompts for _ in range(recipe.n)]
-        completions, _ = self._generate_single_turn(repeated, None, {}, recipe.n)
-        jobs = [(p, k) for p in problems for k in range(recipe.n)]
+        repeated = [ids.tolist() for ids in prompts for _ in range(recipe.samples)]
+        completions, _ = self._generate_single_turn(repeated, None, {}, recipe.samples)
+        jobs = [(p, k) for p in problems for k in range(recipe.samples)]
         texts = [setup.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in completions]
         style = find_prompt(recipe.prompt).style
         verdicts = self.verifier.verify(texts, [p.answer for p, _ in jobs], style=style)
@@ -238,11 +238,6 @@ class PolicyTrainer(GRPOTrainer):
         self._teaches = micro.teaches
         found = model(**micro.call, **micro.pick())
         loss = policy_loss(self.setup.recipe, found["values"], micro.sampled, found.get("picked"), micro.candidates)
-        if not bool(loss.loss.isfinite()):
-            raise UserError(
-                f"the loss is {float(loss.loss.detach())} at step {self.rollout_step}; lower learning_rate, and check the "
-                "checkpoint (what was saved before is kept)"
-            )
         parts = {
             "loss/sampled": loss.sampled,
             "loss/candidates": loss.candidates,
@@ -283,12 +278,10 @@ class PolicyTrainer(GRPOTrainer):
             **__: Not used.
         """
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Before TRL's own, whose last file marks a state as whole.
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
         if self.learning_reward is not None and self.is_world_process_zero():
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.learning_reward.save_state(folder / REWARD_STATE)
-        super()._save_checkpoint(model, trial)
+            self.learning_reward.save_state(Path(output_dir) / REWARD_STATE)
 
 
 class _StepCallback(TrainerCallback):
@@ -319,10 +312,10 @@ def _config(setup: Setup) -> GRPOConfig:
     return GRPOConfig(
         **shared_arguments(recipe, setup.states, updates),
         max_steps=updates,
-        per_device_train_batch_size=recipe.batch_size * recipe.oversample * recipe.n // (processes * parts),
+        per_device_train_batch_size=recipe.batch_size * recipe.oversample * recipe.samples // (processes * parts),
         gradient_accumulation_steps=per_update,
         steps_per_generation=parts,
-        num_generations=recipe.n,
+        num_generations=recipe.samples,
         max_completion_length=recipe.max_new_tokens,
         temperature=recipe.temperature,
         beta=0.0,

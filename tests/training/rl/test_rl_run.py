@@ -15,7 +15,7 @@ import rl_driver
 import support
 import torch
 from pydantic import ValidationError
-from rl_driver import make_recipe, same_weights, save_reward
+from rl_driver import figures, make_recipe, run_here, same_weights, save_reward, write_recipe
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -44,28 +44,14 @@ def test_the_command_line(world, tmp_path):
     }
     shown = runner.invoke(app, ["train", "rl", str(recipe), "--dry-run", "--set", "expected={records: 12, tokens: 9}"])
     assert "2 updates on them" in shown.output, shown.output
+    other = ["--dry-run", "--set", "expected={records: 12, tokens: 9}", "--set", "prompt=boxd"]
+    wrong = runner.invoke(app, ["train", "rl", str(recipe), *other])
+    assert isinstance(wrong.exception, UserError), wrong.output
+    assert "boxd" in str(wrong.exception)
     for change, message in (("p_mim=0.2", "p_min"), ("temperature=0.7", "untempered")):
         wrong = runner.invoke(app, ["train", "rl", str(recipe), "--set", change])
         assert isinstance(wrong.exception, UserError)
         assert message in str(wrong.exception)
-
-
-SETTINGS = {"max_steps": 3, "save_every": 1, "learning_rate": 1e-3, "method": "distrl"}
-
-
-def write_recipe(world, tmp_path, name, **changes):
-    """(file, output folder): DistRL with an IPVRM that learns too."""
-    rm = tmp_path / "rm"
-    if not rm.exists():
-        save_reward(rm, "ipvrm", str(world[0]))
-    recipe = make_recipe(
-        world,
-        tmp_path / name,
-        **{**SETTINGS, "reward_model": {"model": str(rm), "update": "dlw+adb"}, **changes},
-    )
-    file = tmp_path / f"{name}.json"
-    file.write_text(recipe.model_dump_json())
-    return file, tmp_path / name
 
 
 def driver(file):
@@ -78,17 +64,6 @@ def run_driver(command, **options):
     return done.stdout
 
 
-def run_here(file):
-    """What the driver does, in this process, which has imported everything; what it logs."""
-    threads, lines = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        train_rl(RLRecipe.model_validate_json(file.read_text()), log=lines.append)
-    finally:
-        torch.set_num_threads(threads)
-    return lines
-
-
 def kill_when(file, there):
     """Start the driver, and SIGKILL it as soon as a file is there."""
     process = subprocess.Popen(driver(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -99,12 +74,6 @@ def kill_when(file, there):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-
-
-def figures(output):
-    rows = json.loads((output / "rl.json").read_text())["history"]
-    names = ("loss/sampled", "loss/candidates", "reward_model/loss", "reward_model/accuracy", "rollouts/mean_tokens")
-    return {(row["step"], name): row[name] for row in rows for name in names}
 
 
 @pytest.mark.slow
