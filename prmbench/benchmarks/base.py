@@ -7,6 +7,7 @@ benchmark at once. A benchmark's methods import what they need.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,26 @@ TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "max_new_tokens"})
 PROBLEMS = frozenset({"subset", "limit", "prompt"})
 COMPLETIONS = frozenset({"rollouts", "limit", "prompt"})
+
+
+class _Imported:
+    """Gives what a place names, and imports it when it is first asked for."""
+
+    def __init__(self, place: str) -> None:
+        self.module, _, self.name = place.partition(":")
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+def imported(place: str) -> Any:
+    """A part of a benchmark that is imported when it is first used, so that listing the benchmarks imports nothing heavy.
+
+    Args:
+        place: The module and the name in it, ``module:name``: a class, or a function that takes what the method of `Benchmark` of
+            the same name takes.
+    """
+    return _Imported(place)
 
 
 def option(
@@ -256,9 +277,9 @@ class Measured:
 class Benchmark(ABC):
     """A benchmark: its data, how they are scored, its figures, and how these are shown and compared.
 
-    A subclass needs `name`, `title`, `measures`, `item_type`, `metrics_type`, `load`, `plan`, `compute` and `columns`; everything
-    else has a default. Register an instance under the entry-point group ``prmbench.benchmarks`` or with
-    `prmbench.benchmarks.registry.register`.
+    A subclass needs `name`, `title`, `measures`, `item_type`, `metrics_type`, `load`, `plan`, `compute` and `columns`. Everything
+    else has a default. What is long stands in other modules and is named by `imported`. Register an instance under the entry-point
+    group ``prmbench.benchmarks`` or with `prmbench.benchmarks.registry.register_benchmark`.
 
     Attributes:
         name: Its name in entries and on the command line.
@@ -451,13 +472,13 @@ class Benchmark(ABC):
 
         return render_columns(self, entry)
 
-    @abstractmethod
     def columns(self, entries: Sequence[Entry[Any]]) -> list[Column]:
-        """The columns of a leaderboard's table; the first one ranks. None: entries of this benchmark have no table.
+        """The columns of a leaderboard's table; the first one ranks. The default has none: entries are not ranked then.
 
         Args:
             entries: Entries of one fingerprint.
         """
+        return []
 
     def baselines(self, entry: Entry[Any], columns: Sequence[Column]) -> list[tuple[str, list[Estimate | None]]]:
         """Rows of a leaderboard's table that are no subject's.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.benchmarks.base import Request
 from prmbench.benchmarks.precision import tell
 from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import PromptTemplate, find_prompt
@@ -37,20 +38,19 @@ class Completions:
     prompt: PromptTemplate
 
 
-def find_completions(rollouts: Sequence[Any], prompt: str | None, limit: int | None) -> Completions:
-    """Read completions from files and run folders.
+def find_completions(request: Request) -> Completions:
+    """Read the completions that a user asks for.
 
     Args:
-        rollouts: The files and folders; see `prmbench.data.completions.load_completions`.
-        prompt: The name of the prompt template; None: the one that the rollouts were sampled with, else ``boxed``.
-        limit: Only the first this many problems of each file; None: all.
+        request: Its ``rollouts``, ``prompt`` and ``limit`` are read.
 
     Raises:
         UserError: As `load_completions` does, or a prompt that is not theirs.
     """
+    rollouts, prompt = request.rollouts, request.prompt
     if not rollouts:
         raise ArgumentError("rollouts", None, "expected a file or a run folder of completions")
-    completions = load_completions(rollouts, limit)
+    completions = load_completions(rollouts, request.limit)
     used = {found for path in rollouts if (found := prompt_of(path)) is not None}
     if len(used | ({prompt} if prompt else set())) > 1:
         raise ArgumentError(

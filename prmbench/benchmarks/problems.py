@@ -25,6 +25,24 @@ class Problems:
     prompt: str = "boxed"
 
 
+def problems_per_set(data: Problems) -> dict[str, int]:
+    """How many problems each set has.
+
+    Args:
+        data: The problem sets.
+    """
+    return {name: len(problems) for name, problems in data.sets.items()}
+
+
+def find_named_sets(request: Request) -> Problems:
+    """Read the problem sets that a user names; naming none is a mistake.
+
+    Args:
+        request: As in `find_problem_sets`.
+    """
+    return find_problem_sets(request, default=None)
+
+
 def find_problem_sets(request: Request, default: Sequence[str] | None = POLICY_SETS) -> Problems:
     """Read the problem sets that a user asks for.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prmbench.reward_models.reference import Reference
+from prmbench.reward_models.reference_model import ReferenceModel
 from transformers import AutoTokenizer
 
 from prmbench.data.problems import Problem
@@ -68,7 +68,7 @@ def encoder(tiny):
 def test_a_reward_model_scores_with_it(encoder):
     model, reference = (TableEngine(len(encoder.tokenizer), seed) for seed in (1, 2))
     reward = ImplicitRewardModel(
-        model, Reference("table 2", lambda: reference), encoder, Card(kind="implicit", beta=2.0)
+        model, ReferenceModel("table 2", lambda: reference), encoder, Card(kind="implicit", beta=2.0)
     )
     trace = reward.encode("What is 2 + 2?", ["2 + 2 = 5.", "So 5."])
     wanted = np.zeros(2)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.benchmarks.base import (
@@ -13,21 +12,14 @@ from prmbench.benchmarks.base import (
     TOKENS,
     Benchmark,
     Column,
-    Job,
     Measured,
-    Plan,
-    Request,
+    imported,
     option,
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, CompletionScores
-    from prmbench.benchmarks.judged import Completions
     from prmbench.benchmarks.paired import Outcomes
-    from prmbench.benchmarks.parts import Section
-    from prmbench.data.traces import Trace
     from prmbench.results.schema import Entry, Subject
 
 
@@ -53,30 +45,14 @@ class BestOfN(Benchmark):
     uses = REWARD_MODEL | TOKENS | COMPLETIONS
     choices = frozenset({"n"})
 
-    @property
-    def item_type(self) -> type[CompletionScores]:
-        """The item: the scores of one completion."""
-        from prmbench.benchmarks.best_of_n.schema import CompletionScores
-
-        return CompletionScores
-
-    @property
-    def metrics_type(self) -> type[BestOfNMetrics]:
-        """The figures."""
-        from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics
-
-        return BestOfNMetrics
-
-    def check_items(self, path: Path, items: Sequence[CompletionScores]) -> None:
-        """Refuse answer classes that a problem cannot have.
-
-        Args:
-            path: The file, for errors.
-            items: Its items.
-        """
-        from prmbench.benchmarks.answers import check_answers
-
-        check_answers(path, items)
+    item_type = imported("prmbench.benchmarks.best_of_n.schema:CompletionScores")
+    metrics_type = imported("prmbench.benchmarks.best_of_n.schema:BestOfNMetrics")
+    sizes = imported("prmbench.benchmarks.judged:problems_by_set")
+    plan = imported("prmbench.benchmarks.best_of_n.run:plan_best_of_n")
+    check_items = imported("prmbench.benchmarks.answers:check_answers")
+    load = imported("prmbench.benchmarks.judged:find_completions")
+    section = imported("prmbench.benchmarks.best_of_n.table:section")
+    render = imported("prmbench.benchmarks.best_of_n.table:render")
 
     def compute(
         self,
@@ -129,46 +105,6 @@ class BestOfN(Benchmark):
         """
         return [item.digest for item in items]
 
-    def load(self, request: Request) -> Completions:
-        """Find the completions.
-
-        Args:
-            request: Its ``rollouts``, ``prompt`` and ``limit`` are read.
-        """
-        from prmbench.benchmarks.judged import find_completions
-
-        return find_completions(request.rollouts, request.prompt, request.limit)
-
-    def sizes(self, data: Completions) -> Mapping[str, int]:
-        """Problems by set.
-
-        Args:
-            data: The completions.
-        """
-        from prmbench.benchmarks.judged import problems_by_set
-
-        return problems_by_set(data)
-
-    def plan(self, job: Job) -> Plan:
-        """Say which completions are scored.
-
-        Args:
-            job: The evaluation; ``data`` are `Completions`.
-        """
-        from prmbench.benchmarks.best_of_n.run import plan_best_of_n
-
-        return plan_best_of_n(job)
-
-    def render(self, entry: Entry[BestOfNMetrics]) -> RenderableType:
-        """The entry on the screen: a row a score, a column an N.
-
-        Args:
-            entry: The entry.
-        """
-        from prmbench.benchmarks.best_of_n.table import render
-
-        return render(entry)
-
     def columns(self, entries: Sequence[Entry[BestOfNMetrics]]) -> list[Column]:
         """Accuracy at every N, the largest first, beside votes, any right, and a random choice.
 
@@ -199,28 +135,6 @@ class BestOfN(Benchmark):
             baseline("pass", f"pass @{largest}"),
             baseline("mean", "mean"),
         ]
-
-    def section(self, measured: Measured, traces: Sequence[Trace] | None) -> Section:
-        """The report's part: accuracy at every N, and a picture of it.
-
-        Args:
-            measured: The entry and its items.
-            traces: Not used.
-        """
-        from prmbench.benchmarks.best_of_n.plot import draw_best_of_n
-        from prmbench.benchmarks.parts import Cell, Picture, Section, ShownTable, about, to_svg
-
-        entry, metrics = measured.entry, measured.entry.metrics
-        sizes = [str(n) for n in metrics.sizes]
-        scores = [*metrics.mean.scores.items(), *((f"baseline: {n}", at) for n, at in metrics.mean.baselines.items())]
-        rows = [(name, [Cell.of(at.get(n, {}).get("expected")) for n in sizes]) for name, at in scores]
-        picture = Picture(
-            to_svg(draw_best_of_n([entry]), "Best-of-N"),
-            f"Accuracy of the completion with the highest {metrics.own} among N, over all subsets of a problem's {metrics.n}.",
-        )
-        title = "Accuracy in % of the highest-scored completion, over all subsets of N; the model's own score first"
-        table = ShownTable(["score", *(f"@{n}" for n in sizes)], rows)
-        return Section(self.title, about(entry), [(title, table)], [picture])
 
     def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:
         """How often each problem's choice is right.

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from prmbench.benchmarks.base import Measured
+from prmbench.benchmarks.best_of_n.plot import draw_best_of_n
 from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, BestOfNSubset
+from prmbench.benchmarks.parts import Cell, Picture, Section, ShownTable, about, to_svg
 from prmbench.benchmarks.tables import heading, new_table, percent_with_interval, safe
+from prmbench.data.traces import Trace
 from prmbench.results.schema import Entry
 
 TABLE_SIZES = (4, 16, 64)
@@ -57,3 +61,23 @@ def _table(title: str, result: BestOfNSubset, sizes: list[int]) -> Table:
             name.replace("_", " "), *(percent_with_interval(by_size[str(size)]["expected"]) for size in sizes)
         )
     return table
+
+
+def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
+    """Accuracy at every N, and a picture of it, for a report.
+
+    Args:
+        measured: The entry and its items.
+        traces: Not used.
+    """
+    entry, metrics = measured.entry, measured.entry.metrics
+    sizes = [str(n) for n in metrics.sizes]
+    scores = [*metrics.mean.scores.items(), *((f"baseline: {n}", at) for n, at in metrics.mean.baselines.items())]
+    rows = [(name, [Cell.of(at.get(n, {}).get("expected")) for n in sizes]) for name, at in scores]
+    picture = Picture(
+        to_svg(draw_best_of_n([entry]), "Best-of-N"),
+        f"Accuracy of the completion with the highest {metrics.own} among N, over all subsets of a problem's {metrics.n}.",
+    )
+    title = "Accuracy in % of the highest-scored completion, over all subsets of N; the model's own score first"
+    table = ShownTable(["score", *(f"@{n}" for n in sizes)], rows)
+    return Section("Best-of-N", about(entry), [(title, table)], [picture])

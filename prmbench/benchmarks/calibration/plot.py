@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.calibration.schema import CalibrationMetrics
-from prmbench.results.schema import Entry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_calibration(entry: Entry[CalibrationMetrics]) -> Figure:
+def draw_calibration(measured: Measured) -> Figure:
     """Draw the reliability of the whole response's value under both links, and the Brier score along the response.
 
     Args:
-        entry: The entry.
+        measured: The entry and its items.
     """
     from matplotlib.figure import Figure
 
-    metrics = entry.metrics
+    metrics: CalibrationMetrics = measured.entry.metrics
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     diagram, along = figure.subplots(1, 2)
     diagram.plot([0, 1], [0, 1], color="0.7", linewidth=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 
 from prmbench.benchmarks.base import Measured
@@ -9,6 +11,7 @@ from prmbench.benchmarks.calibration.plot import draw_calibration
 from prmbench.benchmarks.calibration.schema import CalibrationMetrics
 from prmbench.benchmarks.parts import Cell, Picture, Section, ShownTable, about, to_svg
 from prmbench.benchmarks.tables import new_table, number, probe_heading, safe
+from prmbench.data.traces import Trace
 from prmbench.results.schema import Entry
 
 LINKS_NOTE = "margin: the objective's own link, with its margin; naive: the sigmoid of the value."
@@ -30,11 +33,12 @@ def render(entry: Entry[CalibrationMetrics]) -> RenderableType:
     return Group(*map(safe, probe_heading(entry, "Calibration")), table, about, LINKS_NOTE)
 
 
-def section(measured: Measured) -> Section:
+def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
     """The probe's part of a report: both links along the response.
 
     Args:
         measured: The entry and its items.
+        traces: Not used.
     """
     entry, metrics = measured.entry, measured.entry.metrics
     rows = [
@@ -47,7 +51,7 @@ def section(measured: Measured) -> Section:
     ]
     table = ShownTable(["response, link", "AUC", "mean predicted", "Brier score", "calibration error"], rows)
     picture = Picture(
-        to_svg(draw_calibration(entry), "Calibration"),
+        to_svg(draw_calibration(measured), "Calibration"),
         "Left: predicted probability of a right answer against the share right. Right: Brier score along the response; dashed: "
         f"everyone's prediction the pass rate ({metrics.brier_constant:.3f}).",
     )

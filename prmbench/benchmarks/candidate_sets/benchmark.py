@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,22 +14,13 @@ from prmbench.benchmarks.base import (
     SAMPLING,
     TOKENS,
     Benchmark,
-    Column,
-    Job,
-    Measured,
-    Plan,
-    Request,
+    imported,
     option,
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from prmbench.benchmarks.candidate_sets.schema import CandidateSetsMetrics, RolloutCandidates
-    from prmbench.benchmarks.parts import Section
-    from prmbench.benchmarks.problems import Problems
-    from prmbench.data.traces import Trace
-    from prmbench.results.schema import Entry, Subject
+    from prmbench.results.schema import Subject
 
 P_MINS = (0.05, 0.1, 0.2)
 
@@ -60,19 +51,13 @@ class CandidateSets(Benchmark):
     defaults = MappingProxyType({"limit": 1_000})
     resamples = 2_000
 
-    @property
-    def item_type(self) -> type[RolloutCandidates]:
-        """The item: sums over the states of one rollout."""
-        from prmbench.benchmarks.candidate_sets.schema import RolloutCandidates
-
-        return RolloutCandidates
-
-    @property
-    def metrics_type(self) -> type[CandidateSetsMetrics]:
-        """The figures."""
-        from prmbench.benchmarks.candidate_sets.schema import CandidateSetsMetrics
-
-        return CandidateSetsMetrics
+    item_type = imported("prmbench.benchmarks.candidate_sets.schema:RolloutCandidates")
+    metrics_type = imported("prmbench.benchmarks.candidate_sets.schema:CandidateSetsMetrics")
+    plan = imported("prmbench.benchmarks.candidate_sets.run:plan_candidate_sets")
+    section = imported("prmbench.benchmarks.candidate_sets.table:section")
+    load = imported("prmbench.benchmarks.problems:find_named_sets")
+    sizes = imported("prmbench.benchmarks.problems:problems_per_set")
+    render = imported("prmbench.benchmarks.candidate_sets.table:render")
 
     def check_items(self, path: Path, items: Sequence[RolloutCandidates]) -> None:
         """Refuse items of different P_min.
@@ -114,63 +99,6 @@ class CandidateSets(Benchmark):
             items: The items of one problem set.
         """
         return {"rollouts": len(items), "tokens": sum(item.n_tokens for item in items)}
-
-    def load(self, request: Request) -> Problems:
-        """Find the problems.
-
-        Args:
-            request: Its ``subsets``, ``limit`` and ``prompt`` are read.
-        """
-        from prmbench.benchmarks.problems import find_problem_sets
-
-        return find_problem_sets(request, default=None)
-
-    def sizes(self, data: Problems) -> Mapping[str, int]:
-        """Problems by set.
-
-        Args:
-            data: The problem sets.
-        """
-        return {name: len(problems) for name, problems in data.sets.items()}
-
-    def plan(self, job: Job) -> Plan:
-        """Say what is sampled and measured.
-
-        Args:
-            job: The evaluation; ``data`` are `Problems`.
-        """
-        from prmbench.benchmarks.candidate_sets.run import plan_candidate_sets
-
-        return plan_candidate_sets(job)
-
-    def render(self, entry: Entry[CandidateSetsMetrics]) -> RenderableType:
-        """The entry on the screen: size and mass by P_min.
-
-        Args:
-            entry: The entry.
-        """
-        from prmbench.benchmarks.candidate_sets.table import render
-
-        return render(entry)
-
-    def columns(self, entries: Sequence[Entry[CandidateSetsMetrics]]) -> list[Column]:
-        """None: probes are not ranked.
-
-        Args:
-            entries: Entries of one fingerprint.
-        """
-        return []
-
-    def section(self, measured: Measured, traces: Sequence[Trace] | None) -> Section:
-        """The report's part: size and mass by P_min.
-
-        Args:
-            measured: The entry and its items.
-            traces: Not used.
-        """
-        from prmbench.benchmarks.candidate_sets.table import section
-
-        return section(measured)
 
 
 CANDIDATE_SETS = CandidateSets()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.candidate_sets.schema import CandidateSetsMetrics
 from prmbench.benchmarks.parts import Cell, Section, ShownTable, about
 from prmbench.benchmarks.tables import new_table, number, probe_heading, safe
+from prmbench.data.traces import Trace
 from prmbench.results.schema import Entry, Estimate
 
 
@@ -37,11 +40,12 @@ def _percent(estimate: Estimate) -> Estimate:
     return Estimate(**dict(zip(("value", "low", "high"), values, strict=True)))
 
 
-def section(measured: Measured) -> Section:
+def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
     """The probe's part of a report: size and mass of candidate sets.
 
     Args:
         measured: The entry and its items.
+        traces: Not used.
     """
     entry, metrics = measured.entry, measured.entry.metrics
     rows = [

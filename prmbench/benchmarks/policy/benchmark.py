@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.benchmarks.base import (
@@ -14,21 +13,14 @@ from prmbench.benchmarks.base import (
     TOKENS,
     Benchmark,
     Column,
-    Job,
     Measured,
-    Plan,
-    Request,
+    imported,
     option,
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from prmbench.benchmarks.paired import Outcomes
-    from prmbench.benchmarks.parts import Section
     from prmbench.benchmarks.policy.schema import CompletionOutcome, PolicyMetrics
-    from prmbench.benchmarks.problems import Problems
-    from prmbench.data.traces import Trace
     from prmbench.results.schema import Entry, Estimate, Subject
 
 
@@ -53,30 +45,14 @@ class PolicyBenchmark(Benchmark):
     options = PolicyOptions
     uses = POLICY | TOKENS | SAMPLING | PROBLEMS | {"data", "preset"}
 
-    @property
-    def item_type(self) -> type[CompletionOutcome]:
-        """The item: what became of one completion."""
-        from prmbench.benchmarks.policy.schema import CompletionOutcome
-
-        return CompletionOutcome
-
-    @property
-    def metrics_type(self) -> type[PolicyMetrics]:
-        """The figures."""
-        from prmbench.benchmarks.policy.schema import PolicyMetrics
-
-        return PolicyMetrics
-
-    def check_items(self, path: Path, items: Sequence[CompletionOutcome]) -> None:
-        """Refuse answer classes that a problem cannot have.
-
-        Args:
-            path: The file, for errors.
-            items: Its items.
-        """
-        from prmbench.benchmarks.answers import check_answers
-
-        check_answers(path, items)
+    item_type = imported("prmbench.benchmarks.policy.schema:CompletionOutcome")
+    metrics_type = imported("prmbench.benchmarks.policy.schema:PolicyMetrics")
+    load = imported("prmbench.benchmarks.problems:find_problem_sets")
+    plan = imported("prmbench.benchmarks.policy.run:plan_policy")
+    sizes = imported("prmbench.benchmarks.problems:problems_per_set")
+    check_items = imported("prmbench.benchmarks.answers:check_answers")
+    section = imported("prmbench.benchmarks.policy.table:section")
+    render = imported("prmbench.benchmarks.policy.table:render")
 
     def compute(
         self, items: Sequence[CompletionOutcome], subject: Subject, options: Any, *, n_resamples: int, seed: int
@@ -111,44 +87,6 @@ class PolicyBenchmark(Benchmark):
         from prmbench.results.schema import digest
 
         return digest(sorted({item.digest for item in items}))
-
-    def load(self, request: Request) -> Problems:
-        """Find the problems; those of the paper's Table 5 where none are named.
-
-        Args:
-            request: Its ``subsets``, ``data``, ``limit`` and ``prompt`` are read.
-        """
-        from prmbench.benchmarks.problems import find_problem_sets
-
-        return find_problem_sets(request)
-
-    def sizes(self, data: Problems) -> Mapping[str, int]:
-        """Problems by set.
-
-        Args:
-            data: The problem sets.
-        """
-        return {name: len(problems) for name, problems in data.sets.items()}
-
-    def plan(self, job: Job) -> Plan:
-        """Say what is sampled.
-
-        Args:
-            job: The evaluation; ``data`` are `Problems`.
-        """
-        from prmbench.benchmarks.policy.run import plan_policy
-
-        return plan_policy(job)
-
-    def render(self, entry: Entry[PolicyMetrics]) -> RenderableType:
-        """The entry on the screen: a row a problem set.
-
-        Args:
-            entry: The entry.
-        """
-        from prmbench.benchmarks.policy.table import render
-
-        return render(entry)
 
     def columns(self, entries: Sequence[Entry[PolicyMetrics]]) -> list[Column]:
         """avg@n of all sets and of each, maj@n, pass@n, and the share of truncated completions.
@@ -187,17 +125,6 @@ class PolicyBenchmark(Benchmark):
             f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
             f"{s['max_new_tokens']:,} tokens, prompt template '{settings['prompt']}'"
         )
-
-    def section(self, measured: Measured, traces: Sequence[Trace] | None) -> Section:
-        """The report's part: figures and verdicts by problem set.
-
-        Args:
-            measured: The entry and its items.
-            traces: Not used.
-        """
-        from prmbench.benchmarks.policy.table import section
-
-        return section(self, measured)
 
     def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:
         """The share of each problem's completions that are right.

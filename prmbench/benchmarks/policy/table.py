@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from prmbench.benchmarks.base import Benchmark, Measured
+from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import MINIATURE, Cell, Section, ShownTable, about
 from prmbench.benchmarks.tables import new_table, percent, percent_with_interval, safe
+from prmbench.data.traces import Trace
 from prmbench.results.schema import Entry
 
 if TYPE_CHECKING:
@@ -54,15 +56,15 @@ def render(entry: Entry[PolicyMetrics]) -> RenderableType:
     return Group(*map(safe, lines), table, *map(safe, after))
 
 
-def section(benchmark: Benchmark, measured: Measured) -> Section:
+def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
     """Figures and verdicts by problem set, for a report.
 
     Args:
-        benchmark: The policy benchmark.
         measured: The entry and its items.
+        traces: Not used.
     """
     entry, metrics = measured.entry, measured.entry.metrics
-    columns = benchmark.columns([entry])
+    columns = measured.benchmark.columns([entry])
     rows = [("all sets", [Cell.of(column.estimate(entry)) for column in columns])]
     for name, result in metrics.subsets.items():
         at = {f"pass@{k}": estimate for k, estimate in result.pass_at.items()}

@@ -13,22 +13,15 @@ from prmbench.benchmarks.base import (
     SAMPLING,
     TOKENS,
     Benchmark,
-    Column,
-    Job,
-    Measured,
-    Plan,
     Request,
+    imported,
     option,
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from prmbench.benchmarks.paired import Outcomes
-    from prmbench.benchmarks.parts import Section
     from prmbench.benchmarks.processbench.schema import ProcessBenchMetrics, TraceItem
     from prmbench.data.traces import Trace
-    from prmbench.results.schema import Entry, Estimate, Subject
+    from prmbench.results.schema import Subject
 
 
 @dataclass(frozen=True)
@@ -55,19 +48,15 @@ class ProcessBench(Benchmark):
     prompt_is_models = True
     choices = frozenset({"protocol", "thresholds"})
 
-    @property
-    def item_type(self) -> type[TraceItem]:
-        """The item: the scores of one trace."""
-        from prmbench.benchmarks.processbench.schema import TraceItem
-
-        return TraceItem
-
-    @property
-    def metrics_type(self) -> type[ProcessBenchMetrics]:
-        """The figures."""
-        from prmbench.benchmarks.processbench.schema import ProcessBenchMetrics
-
-        return ProcessBenchMetrics
+    item_type = imported("prmbench.benchmarks.processbench.schema:TraceItem")
+    metrics_type = imported("prmbench.benchmarks.processbench.schema:ProcessBenchMetrics")
+    plan = imported("prmbench.benchmarks.processbench.run:plan_traces")
+    render = imported("prmbench.benchmarks.processbench.table:render")
+    columns = imported("prmbench.benchmarks.processbench.board:columns")
+    baselines = imported("prmbench.benchmarks.processbench.board:baselines")
+    notes = imported("prmbench.benchmarks.processbench.board:notes")
+    section = imported("prmbench.benchmarks.processbench.section:section")
+    outcomes = imported("prmbench.benchmarks.processbench.board:outcomes")
 
     def parse(self, place: str, fields: Any) -> TraceItem:
         """Make an item of a JSON value, and refuse a NaN score.
@@ -148,81 +137,6 @@ class ProcessBench(Benchmark):
             data: The traces.
         """
         return Counter(trace.subset for trace in data)
-
-    def plan(self, job: Job) -> Plan:
-        """Say which traces are scored.
-
-        Args:
-            job: The evaluation; ``data`` is a list of traces.
-        """
-        from prmbench.benchmarks.processbench.run import plan_traces
-
-        return plan_traces(job)
-
-    def render(self, entry: Entry[ProcessBenchMetrics]) -> RenderableType:
-        """The entry on the screen: F1 by protocol beside what scores that know nothing get.
-
-        Args:
-            entry: The entry.
-        """
-        from prmbench.benchmarks.processbench.table import render
-
-        return render(entry)
-
-    def columns(self, entries: Sequence[Entry[ProcessBenchMetrics]]) -> list[Column]:
-        """F1 of each entry's main protocol, of its subsets and other protocols, and with oracle thresholds.
-
-        Args:
-            entries: Entries of one fingerprint.
-        """
-        from prmbench.benchmarks.processbench.board import columns
-
-        return columns(entries)
-
-    def baselines(
-        self, entry: Entry[ProcessBenchMetrics], columns: Sequence[Column]
-    ) -> list[tuple[str, list[Estimate | None]]]:
-        """Rows of scores that know nothing of the text.
-
-        Args:
-            entry: One entry of the table.
-            columns: The table's columns.
-        """
-        from prmbench.benchmarks.processbench.board import baselines
-
-        return baselines(entry, columns)
-
-    def notes(self, measured: Sequence[Measured]) -> list[str]:
-        """What the columns are, and which subjects to be careful with.
-
-        Args:
-            measured: The entries of the table.
-        """
-        from prmbench.benchmarks.processbench.board import notes
-
-        return notes(measured)
-
-    def section(self, measured: Measured, traces: Sequence[Trace] | None) -> Section:
-        """The report's part: tables, pictures, and the traces predicted wrong by the widest margin.
-
-        Args:
-            measured: The entry and its items.
-            traces: Problems and solutions, where they are at hand.
-        """
-        from prmbench.benchmarks.processbench.section import section
-
-        return section(measured, traces)
-
-    def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:
-        """Whether each trace is predicted right.
-
-        Args:
-            measured: The entry and its items.
-            choice: ``protocol`` (None: the entry's first), ``thresholds`` (a threshold rule) and ``seed`` (of the folds).
-        """
-        from prmbench.benchmarks.processbench.board import outcomes
-
-        return outcomes(measured, **choice)
 
     def check_against(self, path: Path, items: Sequence[TraceItem], traces: Sequence[Trace]) -> list[str]:
         """Say which items have another label or another trace than the data.

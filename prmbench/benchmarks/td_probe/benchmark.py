@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +13,13 @@ from prmbench.benchmarks.base import (
     SAMPLING,
     TOKENS,
     Benchmark,
-    Column,
-    Job,
-    Measured,
-    Plan,
-    Request,
+    imported,
     option,
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.console import RenderableType
-
-    from prmbench.benchmarks.paired import Comparison
-    from prmbench.benchmarks.parts import Section
-    from prmbench.benchmarks.problems import Problems
     from prmbench.benchmarks.td_probe.schema import BranchItem, TDProbeMetrics
-    from prmbench.data.traces import Trace
-    from prmbench.results.schema import Entry, Subject
+    from prmbench.results.schema import Subject
 
 
 @dataclass(frozen=True)
@@ -58,19 +47,15 @@ class TDProbe(Benchmark):
     uses = REWARD_MODEL | POLICY | TOKENS | SAMPLING | PROBLEMS
     resamples = 2_000
 
-    @property
-    def item_type(self) -> type[BranchItem]:
-        """The item: one branch."""
-        from prmbench.benchmarks.td_probe.schema import BranchItem
-
-        return BranchItem
-
-    @property
-    def metrics_type(self) -> type[TDProbeMetrics]:
-        """The figures."""
-        from prmbench.benchmarks.td_probe.schema import TDProbeMetrics
-
-        return TDProbeMetrics
+    item_type = imported("prmbench.benchmarks.td_probe.schema:BranchItem")
+    metrics_type = imported("prmbench.benchmarks.td_probe.schema:TDProbeMetrics")
+    plan = imported("prmbench.benchmarks.td_probe.run:plan_td_probe")
+    section = imported("prmbench.benchmarks.td_probe.table:section")
+    picture = imported("prmbench.benchmarks.td_probe.plot:draw_td_probe")
+    compare = imported("prmbench.benchmarks.td_probe.compare:compare_probes")
+    load = imported("prmbench.benchmarks.problems:find_named_sets")
+    sizes = imported("prmbench.benchmarks.problems:problems_per_set")
+    render = imported("prmbench.benchmarks.td_probe.table:render")
 
     def compute(
         self, items: Sequence[BranchItem], subject: Subject, options: Any, *, n_resamples: int, seed: int
@@ -95,86 +80,6 @@ class TDProbe(Benchmark):
             items: The items of one problem set.
         """
         return {"states": len({item.state for item in items}), "branches": len(items)}
-
-    def load(self, request: Request) -> Problems:
-        """Find the problems.
-
-        Args:
-            request: Its ``subsets``, ``limit`` and ``prompt`` are read.
-        """
-        from prmbench.benchmarks.problems import find_problem_sets
-
-        return find_problem_sets(request, default=None)
-
-    def sizes(self, data: Problems) -> Mapping[str, int]:
-        """Problems by set.
-
-        Args:
-            data: The problem sets.
-        """
-        return {name: len(problems) for name, problems in data.sets.items()}
-
-    def plan(self, job: Job) -> Plan:
-        """Say which states are branched.
-
-        Args:
-            job: The evaluation; ``data`` are `Problems`.
-        """
-        from prmbench.benchmarks.td_probe.run import plan_td_probe
-
-        return plan_td_probe(job)
-
-    def render(self, entry: Entry[TDProbeMetrics]) -> RenderableType:
-        """The entry on the screen: a row a signal, a column a figure.
-
-        Args:
-            entry: The entry.
-        """
-        from prmbench.benchmarks.td_probe.table import render
-
-        return render(entry)
-
-    def columns(self, entries: Sequence[Entry[TDProbeMetrics]]) -> list[Column]:
-        """None: probes are compared, not ranked.
-
-        Args:
-            entries: Entries of one fingerprint.
-        """
-        return []
-
-    def section(self, measured: Measured, traces: Sequence[Trace] | None) -> Section:
-        """The report's part: signals of all branches and of candidates, and along the response.
-
-        Args:
-            measured: The entry and its items.
-            traces: Not used.
-        """
-        from prmbench.benchmarks.td_probe.table import section
-
-        return section(measured)
-
-    def picture(self, measured: Measured) -> Figure:
-        """How often branches end right against their TD and their value.
-
-        Args:
-            measured: The entry and its items.
-        """
-        from prmbench.benchmarks.td_probe.plot import draw_td_probe
-
-        return draw_td_probe(measured.entry, measured.items)
-
-    def compare(self, measured: Sequence[Measured], *, n_resamples: int, seed: int, **choice: Any) -> Comparison:
-        """Compare every figure of every signal on the same branches.
-
-        Args:
-            measured: Two entries or more.
-            n_resamples: Bootstrap resamples.
-            seed: Seed of the resamples.
-            choice: Nothing.
-        """
-        from prmbench.benchmarks.td_probe.compare import compare_probes
-
-        return compare_probes(measured, n_resamples=n_resamples, seed=seed)
 
 
 TD_PROBE = TDProbe()

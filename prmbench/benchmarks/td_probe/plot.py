@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.td_probe.metrics import columns_of
-from prmbench.benchmarks.td_probe.schema import BranchItem, TDProbeMetrics
+from prmbench.benchmarks.td_probe.schema import TDProbeMetrics
 from prmbench.benchmarks.td_probe.words import SIGNALS
 from prmbench.results.schema import Entry, Estimate
 
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
 N_BINS = 8
 
 
-def draw_td_probe(entry: Entry[TDProbeMetrics], items: Sequence[BranchItem]) -> Figure:
+def draw_td_probe(measured: Measured) -> Figure:
     """Draw how often branches end right against their TD and their value, and how well both go with outcomes along the response.
 
     Args:
-        entry: The entry.
-        items: Its items.
+        measured: The entry and its items.
     """
     from matplotlib.figure import Figure
 
-    found = columns_of(items, entry.subject)
+    entry: Entry[TDProbeMetrics] = measured.entry
+    found = columns_of(measured.items, entry.subject)
     share = found.branches.share
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     of_td, of_value, along = figure.subplots(1, 3)

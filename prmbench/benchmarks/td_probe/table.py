@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 
 from prmbench.benchmarks.base import Measured
@@ -10,6 +12,7 @@ from prmbench.benchmarks.tables import new_table, number, probe_heading, safe
 from prmbench.benchmarks.td_probe.plot import draw_td_probe
 from prmbench.benchmarks.td_probe.schema import P_MIN, BranchGroup, TDProbeMetrics
 from prmbench.benchmarks.td_probe.words import SIGNALS, TD_COLUMNS, TD_NOTE
+from prmbench.data.traces import Trace
 from prmbench.results.schema import Entry, Estimate
 
 WITH_INTERVAL = (0, 1)
@@ -62,11 +65,12 @@ def _bare(estimate: Estimate) -> Estimate:
     return Estimate(value=estimate.value)
 
 
-def section(measured: Measured) -> Section:
+def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
     """The probe's part of a report: signals of all branches and of candidates, and along the response.
 
     Args:
         measured: The entry and its items.
+        traces: Not used.
     """
     entry, metrics = measured.entry, measured.entry.metrics
     groups = {
@@ -95,7 +99,7 @@ def section(measured: Measured) -> Section:
         )
     )
     picture = Picture(
-        to_svg(draw_td_probe(entry, measured.items), "TD and value against outcomes"),
+        to_svg(draw_td_probe(measured), "TD and value against outcomes"),
         "How often branches end right, in eight bins of their TD and of their value; AUC of the value and correlation of TD "
         "along the response.",
     )

@@ -224,7 +224,7 @@ def test_a_picture_where_an_interval_leaves_its_figure_out():
     metrics = compute_td_probe(items, IPVRM, n_resamples=0, seed=0)
     off = [one.model_copy(update={"value_auc": Estimate(value=0.5, low=0.6, high=0.7)}) for one in metrics.positions]
     entry = SimpleNamespace(subject=IPVRM, metrics=metrics.model_copy(update={"positions": off}))
-    assert len(draw_td_probe(entry, items).axes) == 3
+    assert len(draw_td_probe(SimpleNamespace(entry=entry, items=items)).axes) == 3
 
 
 def test_a_margin_that_nothing_says_has_no_link():
