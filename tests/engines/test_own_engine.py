@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prmbench.reward_models.reference_model import ReferenceModel
 from transformers import AutoTokenizer
 
 from prmbench.data.problems import Problem
@@ -16,6 +15,7 @@ from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import rollout
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.implicit import ImplicitRewardModel
+from prmbench.reward_models.reference_model import ReferenceModel
 
 
 class TableEngine:
