@@ -58,6 +58,8 @@ class _Imported:
         self.module, _, self.name = place.partition(":")
 
     def __get__(self, instance: object, owner: type) -> Any:
+        if instance is None:  # the class itself is looked at while it is made, before its other modules can be imported
+            return self
         return getattr(importlib.import_module(self.module), self.name)
 
 

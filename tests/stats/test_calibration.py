@@ -26,7 +26,7 @@ def test_margin_link_is_that_of_the_loss_minimum(p, margin):
 
 
 def test_margin_link_hand_worked():
-    # DESIGN 4.7: m = 5, p = 0.6 is at a value whose plain sigmoid is 0.987.
+    # m = 5, p = 0.6 is at a value whose plain sigmoid is 0.987.
     v = math.log(0.987 / 0.013)
     assert float(sigmoid(margin_logit(v, 5.0))) == pytest.approx(0.6, abs=3e-3)
     assert margin_logit(np.array([0.0, 3.0]), 0.0).tolist() == pytest.approx([0.0, 3.0])
