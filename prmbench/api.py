@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.base import Benchmark, Job, Request, RunKeywords
+from prmbench.benchmarks.base import Benchmark, DataRequest, Job, RunKeywords
 from prmbench.benchmarks.registry import find_benchmark
 from prmbench.benchmarks.runner import Finished, evaluate_job
 from prmbench.data.prompts import find_prompt
@@ -21,7 +21,7 @@ from prmbench.results.store import public_name
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
 
-DATA = tuple(one.name for one in dataclasses.fields(Request))
+DATA = tuple(one.name for one in dataclasses.fields(DataRequest))
 RUN = tuple(RunKeywords.__annotations__)
 
 
@@ -49,8 +49,8 @@ def evaluate(
         loading: Arguments of `load_reward_model`; may also be given as further keywords.
         policy_loading: Arguments of `load_policy`: ``load_options``, ``chat_template`` (a file), ``engine``, ``tokens``.
         share: This process among those that share the work; None: it is the only one.
-        **more: Fields of `Request` (``data``, ``subsets``, ``limit``, ``rollouts``, ``prompt``), keys of `RunKeywords` (``output``,
-            ``seed``, ``n_resamples``, ...), the benchmark's own options, and arguments of `load_reward_model`.
+        **more: Fields of `DataRequest` (``data``, ``subsets``, ``limit``, ``rollouts``, ``prompt``), keys of `RunKeywords`
+            (``output``, ``seed``, ``n_resamples``, ...), the benchmark's own options, and arguments of `load_reward_model`.
 
     Returns:
         The entry and the path of its file; None in processes other than the first. The same call goes on where an interrupted one
@@ -63,7 +63,7 @@ def evaluate(
     found = _benchmark(benchmark, rm, policy, more)
     if found.prompt_is_models and more.get("prompt") is not None:
         loading = {**(loading or {}), "prompt": more.pop("prompt")}
-    request = Request(**{key: more.pop(key) for key in DATA if key in more})
+    request = DataRequest(**{key: more.pop(key) for key in DATA if key in more})
     run: RunKeywords = {key: more.pop(key) for key in RUN if key in more}  # type: ignore[assignment]
     options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})
     loading = {**(loading or {}), **more}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-    from prmbench.benchmarks.paired import Comparison, Outcomes
+    from prmbench.benchmarks.differences import Comparison, Outcomes
     from prmbench.benchmarks.parts import Section
     from prmbench.data.traces import Trace
     from prmbench.engines.processes import Share
@@ -94,7 +94,7 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
-class Request:
+class DataRequest:
     """The data that a user asks for; a benchmark reads the fields that mean something to it.
 
     Attributes:
@@ -433,7 +433,7 @@ class Benchmark(ABC):
     # A run
 
     @abstractmethod
-    def load(self, request: Request) -> Any:
+    def load(self, request: DataRequest) -> Any:
         """Find the data. This comes before any model is loaded, so that a mistake shows at once.
 
         Args:
@@ -557,7 +557,7 @@ class Benchmark(ABC):
         Raises:
             UserError: Entries that are not of the same items; what differs is named.
         """
-        from prmbench.benchmarks.paired import compare_outcomes
+        from prmbench.benchmarks.differences import compare_outcomes
 
         return compare_outcomes(measured, n_resamples=n_resamples, seed=seed, **choice)
 

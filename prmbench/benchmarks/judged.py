@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.benchmarks.base import Request
+from prmbench.benchmarks.base import DataRequest
 from prmbench.benchmarks.precision import tell
 from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import PromptTemplate, find_prompt
@@ -38,7 +38,7 @@ class Completions:
     prompt: PromptTemplate
 
 
-def find_completions(request: Request) -> Completions:
+def find_completions(request: DataRequest) -> Completions:
     """Read the completions that a user asks for.
 
     Args:

@@ -67,7 +67,7 @@ def report_command(
 ) -> None:
     """Write one page about one subject: tables, pictures, the items it does worst on."""
     from prmbench.data.traces import load_traces
-    from prmbench.reports.subject import write_report
+    from prmbench.reports.subject_page import write_report
 
     typer.echo(f"page: {write_report(entries, output, load_traces(data) if data else None)}")
 

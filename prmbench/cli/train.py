@@ -26,7 +26,7 @@ def train_sft_command(
     as_json: Annotated[bool, typer.Option("--json", help="of a dry run: print the plan as JSON")] = False,
 ) -> None:
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
-    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.recipes.read import load_recipe
     from prmbench.training.sft.run import SFTRecipe, train_sft
 
     checked = load_recipe(recipe, SFTRecipe, override or ())
@@ -53,7 +53,7 @@ def train_rm_command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM."""
-    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rm.run import RMRecipe, train_rm
 
     checked = load_recipe(recipe, RMRecipe, override or ())
@@ -82,7 +82,7 @@ def train_rl_command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
     """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
-    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rl.recipe import RLRecipe
     from prmbench.training.rl.run import train_rl
 

@@ -147,7 +147,7 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     Returns:
         The checkpoint folder.
     """
-    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.recipes.read import load_recipe
     from prmbench.training.sft.run import SFTRecipe, train_sft
 
     folder = build.folder()

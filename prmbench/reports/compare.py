@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.benchmarks.paired import Comparison, check_choice
+from prmbench.benchmarks.differences import Comparison, check_choice
 from prmbench.benchmarks.registry import load_measured
 from prmbench.errors import UserError
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prmbench.benchmarks.base import Column, Measured
-from prmbench.benchmarks.paired import compare_outcomes
+from prmbench.benchmarks.differences import compare_outcomes
 from prmbench.benchmarks.parts import Cell
 from prmbench.benchmarks.registry import BENCHMARKS, load_measured, read_any_entry
 from prmbench.data.traces import Trace

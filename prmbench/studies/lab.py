@@ -179,7 +179,7 @@ class Lab:
         return folder
 
     def _train(self, settings: RewardModelSettings, folder: Path) -> None:
-        from prmbench.training.recipes.load import load_recipe
+        from prmbench.training.recipes.read import load_recipe
 
         changes = {
             "model": self.policy,

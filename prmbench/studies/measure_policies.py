@@ -12,7 +12,7 @@ from prmbench.data.problem_sets import find_problems
 from prmbench.data.verdicts import Verdict
 from prmbench.studies.lab import RL_RECIPE, Lab
 from prmbench.studies.settings import PolicySettings
-from prmbench.training.recipes.load import load_recipe
+from prmbench.training.recipes.read import load_recipe
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.run import train_rl
 

@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Item:
+class MemoryItem:
     """One line of a memory estimate.
 
     Attributes:
@@ -61,7 +61,7 @@ class TrainingPlan:
     tokens_per_row: int
     tokens: int
     steps: int
-    memory: list[Item]
+    memory: list[MemoryItem]
 
     def total(self, devices: int = 1) -> int:
         """Add up the memory of one device.
@@ -189,20 +189,20 @@ class Memory:
         """
         return 4 if lora else self.weight_bytes
 
-    def weights(self) -> list[Item]:
+    def weights(self) -> list[MemoryItem]:
         """Return the lines of the model that is trained: weights, gradients, moments."""
         size, learned = self.weight_bytes, self.learned_bytes(self.recipe.lora)
         items = [
-            Item("weights", self.parameters * size, f"{self.parameters:,} x {size} bytes", sharded=True),
-            Item("gradients", self.trained * learned, f"{self.trained:,} x {learned}", sharded=True),
-            Item("AdamW moments", self.trained * 2 * learned, f"{self.trained:,} x 2 x {learned}", sharded=True),
+            MemoryItem("weights", self.parameters * size, f"{self.parameters:,} x {size} bytes", sharded=True),
+            MemoryItem("gradients", self.trained * learned, f"{self.trained:,} x {learned}", sharded=True),
+            MemoryItem("AdamW moments", self.trained * 2 * learned, f"{self.trained:,} x 2 x {learned}", sharded=True),
         ]
         if self.compute_bytes < size:
             how = f"{self.parameters:,} x 2, of the forward pass"
-            items.append(Item("bfloat16 copies", self.parameters * 2, how, sharded=True))
+            items.append(MemoryItem("bfloat16 copies", self.parameters * 2, how, sharded=True))
         return items
 
-    def model(self, name: str, remark: str = "") -> Item:
+    def model(self, name: str, remark: str = "") -> MemoryItem:
         """Return the line of another model of the same shapes that only computes.
 
         Args:
@@ -210,9 +210,9 @@ class Memory:
             remark: What to add to the arithmetic.
         """
         size = self.weight_bytes
-        return Item(name, self.parameters * size, f"{self.parameters:,} x {size}{remark}")
+        return MemoryItem(name, self.parameters * size, f"{self.parameters:,} x {size}{remark}")
 
-    def activations(self, tokens: int) -> list[Item]:
+    def activations(self, tokens: int) -> list[MemoryItem]:
         """Return the lines of what the backward pass needs of the layers.
 
         Args:
@@ -223,14 +223,14 @@ class Memory:
         layer = norms * 4 + linears * width
         said = f"{tokens:,} tokens x ({norms:,} x 4 + {linears:,} x {width})"
         if not self.recipe.gradient_checkpointing:
-            return [Item("activations", tokens * layer * shape.layers, f"{shape.layers} layers x {said}")]
+            return [MemoryItem("activations", tokens * layer * shape.layers, f"{shape.layers} layers x {said}")]
         how = f"{shape.layers} layers x {tokens:,} tokens x {shape.width:,} x 4"
         return [
-            Item("layer inputs", tokens * shape.layers * shape.width * 4, how),
-            Item("one layer again", tokens * layer, said),
+            MemoryItem("layer inputs", tokens * shape.layers * shape.width * 4, how),
+            MemoryItem("one layer again", tokens * layer, said),
         ]
 
-    def blocks(self, tokens: int, *, gradient: bool) -> list[Item]:
+    def blocks(self, tokens: int, *, gradient: bool) -> list[MemoryItem]:
         """Return the lines of an output layer whose logits are made a block at a time.
 
         Args:
@@ -239,12 +239,12 @@ class Memory:
         """
         width, vocabulary = self.shape.width, self.shape.vocabulary
         how = f"{tokens:,} states x {width:,} x 4 x 2 + two blocks of {HEAD_BLOCK:,} logits x 4"
-        items = [Item("output layer", tokens * width * 4 * 2 + 2 * HEAD_BLOCK * 4, how)]
+        items = [MemoryItem("output layer", tokens * width * 4 * 2 + 2 * HEAD_BLOCK * 4, how)]
         if gradient:
-            items.append(Item("its gradient", vocabulary * width * 4, f"{vocabulary:,} x {width:,} x 4"))
+            items.append(MemoryItem("its gradient", vocabulary * width * 4, f"{vocabulary:,} x {width:,} x 4"))
         return items
 
-    def logits(self, tokens: int) -> Item:
+    def logits(self, tokens: int) -> MemoryItem:
         """Return the line of an output layer whose logits all exist at once.
 
         Args:
@@ -252,10 +252,10 @@ class Memory:
         """
         vocabulary = self.shape.vocabulary
         how = f"{tokens:,} tokens x {vocabulary:,} x 4 x 2, with their gradient"
-        return Item("logits", tokens * vocabulary * 4 * 2, how)
+        return MemoryItem("logits", tokens * vocabulary * 4 * 2, how)
 
     def plan(
-        self, data: Expected, data_from: str, rows: int, items: list[Item], of_update: float | None = None
+        self, data: Expected, data_from: str, rows: int, items: list[MemoryItem], of_update: float | None = None
     ) -> TrainingPlan:
         """Make the plan of the run.
 

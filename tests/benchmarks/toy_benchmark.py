@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass as item
 
-from prmbench.benchmarks.base import REWARD_MODEL, Benchmark, Column, Job, Plan, Request, Units, option
-from prmbench.benchmarks.paired import outcomes_by_subset
+from prmbench.benchmarks.base import REWARD_MODEL, Benchmark, Column, DataRequest, Job, Plan, Units, option
+from prmbench.benchmarks.differences import outcomes_by_subset
 from prmbench.data.tokens import ids_hash
 from prmbench.data.traces import Trace, data_hash, load_traces
 from prmbench.results.items import ITEM_CONFIG, Item
@@ -45,7 +45,7 @@ class Rising(Benchmark):
     measures, options, uses = frozenset({"rm"}), RisingOptions, REWARD_MODEL | {"data", "subset", "limit"}
     item_type, metrics_type = Rise, RisingMetrics
 
-    def load(self, request: Request) -> list[Trace]:
+    def load(self, request: DataRequest) -> list[Trace]:
         return load_traces(request.data, request.subsets, request.limit)
 
     def plan(self, job: Job) -> Plan:

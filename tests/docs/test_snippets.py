@@ -152,7 +152,7 @@ def write_recipes(page: str) -> None:
 
 def check_recipe(words: list[str]) -> None:
     """Read and check the recipe of a training run, with what is changed on the command line."""
-    from prmbench.training.recipes.load import load_recipe
+    from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rl.recipe import RLRecipe
     from prmbench.training.rm.recipe import RMRecipe
     from prmbench.training.sft.recipe import SFTRecipe

@@ -10,8 +10,8 @@ import support
 from typer.testing import CliRunner
 
 import prmbench
-from prmbench.benchmarks.paired import check_comparable, side_of
-from prmbench.benchmarks.paired import compare_sides as compare
+from prmbench.benchmarks.differences import check_comparable, side_of
+from prmbench.benchmarks.differences import compare_sides as compare
 from prmbench.benchmarks.policy.run import PRESETS
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.benchmarks.processbench.metrics import predict

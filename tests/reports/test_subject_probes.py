@@ -13,7 +13,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.traces import load_traces
 from prmbench.errors import UserError
 from prmbench.reports.leaderboard import add
-from prmbench.reports.subject import write_report
+from prmbench.reports.subject_page import write_report
 from prmbench.reports.verification import unchecked_subsets, verify_entry
 from prmbench.results.schema import read_entry
 from prmbench.reward_models.loading import load_reward_model

@@ -14,8 +14,8 @@ from prmbench.errors import UserError
 from prmbench.resources import resource_folder
 from prmbench.reward_models.q_rm import VALUE_HEAD
 from prmbench.training.plan import activation_numbers, adapter_count, parameter_count
-from prmbench.training.recipes.load import load_recipe
 from prmbench.training.recipes.lora import LoraOptions
+from prmbench.training.recipes.read import load_recipe
 from prmbench.training.recipes.shapes import Backbone
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rm.recipe import RMRecipe

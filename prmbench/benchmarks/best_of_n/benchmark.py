@@ -19,7 +19,7 @@ from prmbench.benchmarks.base import (
 
 if TYPE_CHECKING:
     from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, CompletionScores
-    from prmbench.benchmarks.paired import Outcomes
+    from prmbench.benchmarks.differences import Outcomes
     from prmbench.results.schema import Entry, Subject
 
 
@@ -144,7 +144,7 @@ class BestOfN(Benchmark):
             choice: ``n``; None: the largest of the entry.
         """
         from prmbench.benchmarks.best_of_n.metrics import chosen_shares
-        from prmbench.benchmarks.paired import outcomes_by_subset
+        from prmbench.benchmarks.differences import outcomes_by_subset
         from prmbench.errors import UserError
 
         n, there = choice.get("n"), measured.entry.metrics.n

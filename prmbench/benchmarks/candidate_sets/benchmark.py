@@ -55,8 +55,8 @@ class CandidateSets(Benchmark):
     metrics_type = imported("prmbench.benchmarks.candidate_sets.schema:CandidateSetsMetrics")
     plan = imported("prmbench.benchmarks.candidate_sets.run:plan_candidate_sets")
     section = imported("prmbench.benchmarks.candidate_sets.table:section")
-    load = imported("prmbench.benchmarks.problems:find_named_sets")
-    sizes = imported("prmbench.benchmarks.problems:problems_per_set")
+    load = imported("prmbench.benchmarks.problem_data:find_named_sets")
+    sizes = imported("prmbench.benchmarks.problem_data:problems_per_set")
     render = imported("prmbench.benchmarks.candidate_sets.table:render")
 
     def check_items(self, path: Path, items: Sequence[RolloutCandidates]) -> None:

@@ -13,7 +13,7 @@ from prmbench.benchmarks.candidate_sets.benchmark import CANDIDATE_SETS, P_MINS,
 from prmbench.benchmarks.candidate_sets.metrics import candidate_sums
 from prmbench.benchmarks.candidate_sets.schema import RolloutCandidates
 from prmbench.benchmarks.policy.run import subject_of
-from prmbench.benchmarks.problems import Problems
+from prmbench.benchmarks.problem_data import Problems
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt

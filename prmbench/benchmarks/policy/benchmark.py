@@ -19,7 +19,7 @@ from prmbench.benchmarks.base import (
 )
 
 if TYPE_CHECKING:
-    from prmbench.benchmarks.paired import Outcomes
+    from prmbench.benchmarks.differences import Outcomes
     from prmbench.benchmarks.policy.schema import CompletionOutcome, PolicyMetrics
     from prmbench.results.schema import Entry, Estimate, Subject
 
@@ -47,9 +47,9 @@ class PolicyBenchmark(Benchmark):
 
     item_type = imported("prmbench.benchmarks.policy.schema:CompletionOutcome")
     metrics_type = imported("prmbench.benchmarks.policy.schema:PolicyMetrics")
-    load = imported("prmbench.benchmarks.problems:find_problem_sets")
+    load = imported("prmbench.benchmarks.problem_data:find_problem_sets")
     plan = imported("prmbench.benchmarks.policy.run:plan_policy")
-    sizes = imported("prmbench.benchmarks.problems:problems_per_set")
+    sizes = imported("prmbench.benchmarks.problem_data:problems_per_set")
     check_items = imported("prmbench.benchmarks.answers:check_answers")
     section = imported("prmbench.benchmarks.policy.table:section")
     render = imported("prmbench.benchmarks.policy.table:render")
@@ -133,7 +133,7 @@ class PolicyBenchmark(Benchmark):
             measured: The entry and its items.
             choice: Nothing.
         """
-        from prmbench.benchmarks.paired import outcomes_by_subset
+        from prmbench.benchmarks.differences import outcomes_by_subset
 
         groups: dict[tuple[str, str], list[bool]] = {}
         digests: dict[tuple[str, str], str] = {}

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.policy.benchmark import POLICY_BENCHMARK, PolicyOptions
 from prmbench.benchmarks.policy.schema import CompletionOutcome
-from prmbench.benchmarks.problems import Problems
+from prmbench.benchmarks.problem_data import Problems
 from prmbench.benchmarks.runner import Finished, evaluate_alone, run_plan
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import AnswerStyle, find_prompt

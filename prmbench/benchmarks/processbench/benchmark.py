@@ -13,7 +13,7 @@ from prmbench.benchmarks.base import (
     SAMPLING,
     TOKENS,
     Benchmark,
-    Request,
+    DataRequest,
     imported,
     option,
 )
@@ -120,7 +120,7 @@ class ProcessBench(Benchmark):
             "empty_steps": int(sum((item.n_tokens == 0).sum() for item in items)),
         }
 
-    def load(self, request: Request) -> list[Trace]:
+    def load(self, request: DataRequest) -> list[Trace]:
         """Find the traces: ProcessBench itself, or data of the same fields.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from prmbench.benchmarks.base import Column, Measured
-from prmbench.benchmarks.paired import Outcomes
+from prmbench.benchmarks.differences import Outcomes
 from prmbench.benchmarks.processbench.metrics import position_bins, predict
 from prmbench.benchmarks.processbench.schema import BASELINES, ProcessBenchEntry, ProtocolResult, quoted
 from prmbench.errors import UserError

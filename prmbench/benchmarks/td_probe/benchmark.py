@@ -52,9 +52,9 @@ class TDProbe(Benchmark):
     plan = imported("prmbench.benchmarks.td_probe.run:plan_td_probe")
     section = imported("prmbench.benchmarks.td_probe.table:section")
     picture = imported("prmbench.benchmarks.td_probe.plot:draw_td_probe")
-    compare = imported("prmbench.benchmarks.td_probe.compare:compare_probes")
-    load = imported("prmbench.benchmarks.problems:find_named_sets")
-    sizes = imported("prmbench.benchmarks.problems:problems_per_set")
+    compare = imported("prmbench.benchmarks.td_probe.differences:compare_probes")
+    load = imported("prmbench.benchmarks.problem_data:find_named_sets")
+    sizes = imported("prmbench.benchmarks.problem_data:problems_per_set")
     render = imported("prmbench.benchmarks.td_probe.table:render")
 
     def compute(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.precision import tell
-from prmbench.benchmarks.problems import Problems
+from prmbench.benchmarks.problem_data import Problems
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.benchmarks.td_probe.benchmark import TD_PROBE, TDProbeOptions
 from prmbench.benchmarks.td_probe.schema import BranchItem
@@ -117,7 +117,7 @@ def plan_td_probe(job: Job) -> Plan:
             branches than there are tokens; too few positions (found when the states are known).
     """
     # Imported here, since entries are read and computed again without torch.
-    from prmbench.reward_models.branches import branching_model
+    from prmbench.reward_models.branch_values import branching_model
 
     model, policy, data = job.model, job.policy, job.data
     assert model is not None
@@ -268,7 +268,7 @@ class _Probe:
 
     def branch(self, states: Sequence[State]) -> list[BranchItem]:
         """The items of some states."""
-        from prmbench.reward_models.branches import branch_values
+        from prmbench.reward_models.branch_values import branch_values
 
         # The likeliest next tokens of each state, and the reward model's values of them.
         whole = [np.concatenate([s.prompt, s.ids]) for s in states]

@@ -14,7 +14,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
-from prmbench.training.plan import Item, Memory, TrainingPlan, parameter_count, trained_count
+from prmbench.training.plan import Memory, MemoryItem, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
 from prmbench.training.rl.advantages import gae_size
@@ -240,7 +240,7 @@ class RLRecipe(Algorithm, Optimisation):
             return next(iter(self.rules.rewards), "implicit")
         return reward_kind(self.reward_model, folder)
 
-    def _planned_models(self, memory: Memory) -> list[Item]:
+    def _planned_models(self, memory: Memory) -> list[MemoryItem]:
         """Return the reward model, and the reference that is neither pi_old nor the policy without its adapter."""
         reward, items = self.reward_model, []
         references = int(self.rules.from_start and not self.lora)
@@ -248,16 +248,16 @@ class RLRecipe(Algorithm, Optimisation):
             items.append(memory.model("reward model", ", as large as the policy"))
             if reward.update != "frozen":
                 learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)
-                items.append(Item("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}"))
+                items.append(MemoryItem("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}"))
             origin = self.model if reward.reference == "start" else reward.reference
             shared = bool(reward.lora) and self.learns_reward and origin == reward.model
             references += not shared and reward.reference not in ("old", *(("start",) if self.lora else ()))
         return [*items, memory.model("reference")] if references else items
 
-    def _planned_cache(self, memory: Memory) -> list[Item]:
+    def _planned_cache(self, memory: Memory) -> list[MemoryItem]:
         if self.engine != "hf":
             return []
         shape, tokens, width = memory.shape, self.rollout_tokens, memory.compute_bytes
         of_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
         how = f"{tokens:,} tokens x 2 x {shape.layers} layers x {shape.kv_heads} x {shape.head_dim} x {width}"
-        return [Item("key-value cache", tokens * of_token, how)]
+        return [MemoryItem("key-value cache", tokens * of_token, how)]

@@ -32,7 +32,7 @@ from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.reward_models.card import read_card, reference_fields, write_card
 from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.training.model.export import Exporter
+from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.forward import give_logprobs
 from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
@@ -229,7 +229,7 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     """
     from transformers import set_seed
 
-    from prmbench.training.model.progress import progress_callback
+    from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.rl.trainer import REWARD_STATE, PolicyTrainer, Setup
 
     recipe = run.recipe

@@ -24,7 +24,7 @@ from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, reference_fields, write_card
 from prmbench.training.data.pairs import Pairs
-from prmbench.training.model.export import Exporter
+from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import trainer_arguments
@@ -157,7 +157,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
 
     from prmbench.engines.hf.engine import HFEngine
     from prmbench.reward_models.reference_model import ReferenceModel, reference_identity, reference_logprobs
-    from prmbench.training.model.progress import progress_callback
+    from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.rm.trainer import PairData, RewardModelTrainer
 
     recipe, kept, held = run.recipe, run.data.kept, run.data.held

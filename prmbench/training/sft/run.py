@@ -14,7 +14,7 @@ from prmbench.engines.processes import current_share
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
-from prmbench.training.model.export import Exporter
+from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.recipes.optimisation import trainer_arguments
@@ -96,7 +96,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
         from trl import SFTConfig, SFTTrainer
     except ModuleNotFoundError:
         raise UserError("training needs TRL, which is not installed: pip install 'prmbench[train]'") from None
-    from prmbench.training.model.progress import progress_callback
+    from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.model.trainer import GuardedTrainer
     from prmbench.training.sft.stopping import StopAtPassRate, last_pass_rate
 

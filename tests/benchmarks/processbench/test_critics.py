@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import prmbench
-from prmbench.benchmarks.paired import compare_sides as compare
-from prmbench.benchmarks.paired import side_of
+from prmbench.benchmarks.differences import compare_sides as compare
+from prmbench.benchmarks.differences import side_of
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.benchmarks.processbench.metrics import Statistics, compute_metrics, predict
 from prmbench.benchmarks.processbench.schema import TraceItem
@@ -24,7 +24,7 @@ from prmbench.benchmarks.processbench.table import render
 from prmbench.benchmarks.registry import load_measured
 from prmbench.errors import UserError
 from prmbench.reports.leaderboard import add, read_boards
-from prmbench.reports.subject import write_report
+from prmbench.reports.subject_page import write_report
 from prmbench.reports.verification import verify_entry
 from prmbench.reward_models.loading import load_reward_model
 

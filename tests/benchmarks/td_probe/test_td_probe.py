@@ -24,7 +24,7 @@ from prmbench.engines.sampling import Request, SamplingParams, uniforms
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.results.schema import Estimate, Subject, read_entry
-from prmbench.reward_models.branches import branch_values, branching_model
+from prmbench.reward_models.branch_values import branch_values, branching_model
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.stats.calibration import margin_logit, sigmoid
 from prmbench.verify import verify

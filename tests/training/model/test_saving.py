@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from support_training import mean_loss, write_chats, write_outcomes
 from transformers import AutoModelForCausalLM, Trainer
 
-import prmbench.training.model.export
+import prmbench.training.model.exporter
 from prmbench.errors import UserError
 from prmbench.training.model.start import moved
 from prmbench.training.rm.recipe import RMRecipe
@@ -63,7 +63,7 @@ def test_an_adapter_on_tied_embeddings_is_merged_as_it_was_trained(tied, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("train", "make"), [(train_sft, sft), (train_rm, rm)])
 def test_weights_that_are_not_those_that_were_trained_are_said(train, make, tied, tmp_path, monkeypatch):
-    monkeypatch.setattr(prmbench.training.model.export, "untie", lambda _: None)
+    monkeypatch.setattr(prmbench.training.model.exporter, "untie", lambda _: None)
     recipe = make(tied, tmp_path, lora=LORA)
     said = r"out: what is written there is not what was trained: values of a probe differ by .* on average"
     with pytest.raises(UserError, match=said):
@@ -91,8 +91,8 @@ def test_a_head_is_part_of_what_is_compared(objective, lora, tiny, tmp_path, mon
 
     recipe = rm(tiny, tmp_path, objective=objective, lora=lora)
     assert train_rm(recipe).steps == 4
-    write = prmbench.training.model.export.Exporter._write
-    monkeypatch.setattr(prmbench.training.model.export.Exporter, "_write", lose)
+    write = prmbench.training.model.exporter.Exporter._write
+    monkeypatch.setattr(prmbench.training.model.exporter.Exporter, "_write", lose)
     with pytest.raises(UserError, match="what is written there is not what was trained"):
         train_rm(recipe.model_copy(update={"output": str(tmp_path / "again")}))
 

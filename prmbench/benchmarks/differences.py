@@ -167,7 +167,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedPair:
     """Two subjects.
 
     Attributes:
@@ -195,7 +195,7 @@ class PairedComparison:
     """
 
     sides: list[Side]
-    pairs: list[Pair]
+    pairs: list[ComparedPair]
 
     def render(self, *, groups: bool) -> RenderableType:
         """The comparison on the screen.
@@ -203,7 +203,7 @@ class PairedComparison:
         Args:
             groups: Whether parts of the subsets are shown too.
         """
-        from prmbench.benchmarks.paired_table import render
+        from prmbench.benchmarks.differences_table import render
 
         return render(self, groups=groups)
 
@@ -268,7 +268,7 @@ def compare_outcomes(measured: Sequence[Measured], *, n_resamples: int, seed: in
     return PairedComparison(sides, compare_sides(sides, n_resamples=n_resamples, seed=seed))
 
 
-def compare_sides(sides: Sequence[Side], *, n_resamples: int = 10_000, seed: int = 0) -> list[Pair]:
+def compare_sides(sides: Sequence[Side], *, n_resamples: int = 10_000, seed: int = 0) -> list[ComparedPair]:
     """Compare every two subjects, in the given order.
 
     Args:
@@ -296,7 +296,7 @@ def compare_sides(sides: Sequence[Side], *, n_resamples: int = 10_000, seed: int
         mean = Difference(first, second, first - second, low, high, two_sided_p(whole))
         found.append((a.name, b.name, subsets, mean))
     corrected = holm([mean.p for _, _, _, mean in found])
-    return [Pair(*one, p) for one, p in zip(found, corrected, strict=True)]
+    return [ComparedPair(*one, p) for one, p in zip(found, corrected, strict=True)]
 
 
 def check_benchmarks(a: Path, one: BenchmarkData, b: Path, other: BenchmarkData) -> None:

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from prmbench.cli.app import app
 from prmbench.errors import UserError
-from prmbench.training.recipes.load import load_recipe
+from prmbench.training.recipes.read import load_recipe
 from prmbench.training.sft.recipe import SFTRecipe
 
 GOOD = "model: m\ndata: d.jsonl\noutput: o\n"

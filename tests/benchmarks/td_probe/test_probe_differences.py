@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from prmbench.benchmarks.registry import load_measured
-from prmbench.benchmarks.td_probe.compare import AS_TD, compare_probes
-from prmbench.benchmarks.td_probe.compare_table import render
+from prmbench.benchmarks.td_probe.differences import AS_TD, compare_probes
+from prmbench.benchmarks.td_probe.differences_table import render
 from prmbench.cli.app import app
 from prmbench.errors import UserError
 from prmbench.stats.weighted import cluster_weights

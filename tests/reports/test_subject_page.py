@@ -15,7 +15,7 @@ from prmbench.cli.app import app
 from prmbench.data.traces import load_traces
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
-from prmbench.reports.subject import write_report
+from prmbench.reports.subject_page import write_report
 from prmbench.resources import resource_folder
 
 QUICK = {"n_resamples": 50}

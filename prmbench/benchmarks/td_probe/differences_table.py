@@ -7,10 +7,10 @@ import math
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from prmbench.benchmarks.paired_table import SIGNIFICANT, shown_p
+from prmbench.benchmarks.differences_table import SIGNIFICANT, shown_p
 from prmbench.benchmarks.parts import MINIATURE
 from prmbench.benchmarks.tables import new_table, safe
-from prmbench.benchmarks.td_probe.compare import FEW, ProbeComparison, ProbePair
+from prmbench.benchmarks.td_probe.differences import FEW, ProbeComparison, ProbePair
 from prmbench.benchmarks.td_probe.words import TD_COLUMNS
 
 SIGNALS = {

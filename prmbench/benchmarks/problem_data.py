@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prmbench.benchmarks.base import Request
+from prmbench.benchmarks.base import DataRequest
 from prmbench.data.problem_sets import POLICY_SETS, find_problems
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
@@ -34,7 +34,7 @@ def problems_per_set(data: Problems) -> dict[str, int]:
     return {name: len(problems) for name, problems in data.sets.items()}
 
 
-def find_named_sets(request: Request) -> Problems:
+def find_named_sets(request: DataRequest) -> Problems:
     """Read the problem sets that a user names; naming none is a mistake.
 
     Args:
@@ -43,7 +43,7 @@ def find_named_sets(request: Request) -> Problems:
     return find_problem_sets(request, default=None)
 
 
-def find_problem_sets(request: Request, default: Sequence[str] | None = POLICY_SETS) -> Problems:
+def find_problem_sets(request: DataRequest, default: Sequence[str] | None = POLICY_SETS) -> Problems:
     """Read the problem sets that a user asks for.
 
     Args:

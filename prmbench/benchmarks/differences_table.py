@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from prmbench.benchmarks.paired import Difference, Pair, PairedComparison
+from prmbench.benchmarks.differences import ComparedPair, Difference, PairedComparison
 from prmbench.benchmarks.parts import MINIATURE
 from prmbench.benchmarks.tables import new_table, safe
 from prmbench.stats.paired import McNemar
@@ -44,7 +44,7 @@ def _heading(comparison: PairedComparison) -> list[str]:
     return lines
 
 
-def _pair(pair: Pair, figure: str) -> Table:
+def _pair(pair: ComparedPair, figure: str) -> Table:
     has_tests = any(d.mcnemar for d in pair.subsets.values())
     tests = ["only first", "only second", "McNemar p"] if has_tests else []
     table = new_table(
@@ -82,7 +82,7 @@ def shown_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _groups(pair: Pair) -> Table:
+def _groups(pair: ComparedPair) -> Table:
     divisions = dict.fromkeys(name for difference in pair.subsets.values() for name in difference.groups)
     table = new_table(
         f"Share predicted right, in %, by {' and by '.join(divisions)}",
@@ -97,7 +97,7 @@ def _groups(pair: Pair) -> Table:
     return table
 
 
-def _sentences(pair: Pair, *, many: bool) -> list[str]:
+def _sentences(pair: ComparedPair, *, many: bool) -> list[str]:
     mean = pair.mean
     corrected = f" ({shown_p(pair.p_holm)} corrected for all pairs, Holm)" if many else ""
     higher, lower = (pair.first, pair.second) if mean.value > 0 else (pair.second, pair.first)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Measured
-from prmbench.benchmarks.paired import check_benchmarks
+from prmbench.benchmarks.differences import check_benchmarks
 from prmbench.benchmarks.td_probe.metrics import Columns, columns_of
 from prmbench.benchmarks.td_probe.schema import BranchItem
 from prmbench.errors import UserError, printable
@@ -122,7 +122,7 @@ class ProbeComparison:
         Args:
             groups: Not used: a probe's figures have no parts.
         """
-        from prmbench.benchmarks.td_probe.compare_table import render
+        from prmbench.benchmarks.td_probe.differences_table import render
 
         return render(self)
 
