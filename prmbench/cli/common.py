@@ -46,6 +46,7 @@ def interruptible(command: Command) -> Command:
 
 
 def quiet_libraries() -> None:
+    """Keep transformers' warnings and progress bars off stderr, where our own progress is."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
