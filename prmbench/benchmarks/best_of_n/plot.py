@@ -45,6 +45,7 @@ def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "e
     """
     if not entries:
         raise UserError("no entry to plot")
+    # Curves of one figure are of the same completions.
     first = entries[0]
     for entry in entries:
         if entry.benchmark.fingerprint != first.benchmark.fingerprint:
@@ -57,6 +58,7 @@ def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "e
     ticks = sorted({size for entry in entries for size in entry.metrics.sizes})
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
+    # What needs no reward model: dashed and grey.
     for name, label in BASELINES.items():
         curve = metrics.mean.baselines[name]
         axis.plot(
@@ -72,6 +74,7 @@ def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "e
             color="0.4",
             fontsize=8,
         )
+    # A curve of each entry, with its interval as a band.
     for entry in entries:
         curve = entry.metrics.mean.scores[entry.metrics.own]
         points = [curve[str(n)][estimator] for n in entry.metrics.sizes]
@@ -81,6 +84,7 @@ def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "e
         if all(p.low is not None for p in points):
             low, high = [100 * (p.low or 0) for p in points], [100 * (p.high or 0) for p in points]
             axis.fill_between(entry.metrics.sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    # Sizes double, so the axis is logarithmic.
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.set(xlabel="N", ylabel="accuracy of the selected completion, %")

@@ -62,6 +62,7 @@ def plan_best_of_n(job: Job) -> Plan:
     model, data = job.model, job.data
     assert model is not None
     assert isinstance(data, Completions)
+    # Completions as the model sees them. One without a token has nothing to score.
     completions = data.completions
     checked_sizes(
         Counter((one.subset, one.id) for one in completions).values(), job.options.sizes if job.options else None
@@ -70,6 +71,7 @@ def plan_best_of_n(job: Job) -> Plan:
     empty = [has_no_token(one, ids) for one, ids in zip(completions, encoded, strict=True)]
     subject = describe(model, job.name, job.source)
 
+    # The units of work: one completion each, judged here, scored as a process asks for them.
     def units(_: object, share: Share) -> Units:
         judged = judge(completions, data.prompt)
 

@@ -47,8 +47,10 @@ def compute_calibration(
             f"'{subject.name}': objective {json.dumps(subject.objective)} with margin {json.dumps(subject.margin)} has no link "
             "from values to probabilities"
         )
+    # The rollouts of a problem are drawn together, as one cluster.
     cluster = numbered([(item.subset, item.id) for item in items])
     outcome = np.array([float(item.correct) for item in items])
+    # At each part of a response: how well its value ranks outcomes, and how near each link comes to their rates.
     parts = []
     for i in range(PARTS):
         value = subject.beta * np.array([item.sums[i] for item in items])
@@ -76,6 +78,7 @@ def compute_calibration(
             for name, p in read.items()
         }
         parts.append(PartResult(upto=(i + 1) / PARTS, auc=found["auc"], links=links))
+    # What a constant would reach, to compare with.
     rate = float(outcome.mean())
     passed = clustered_estimates(
         cluster, lambda w: {"rate": w @ outcome / w.sum(axis=1)}, n_resamples, seed, frozenset({"rate"})
