@@ -66,6 +66,7 @@ def plan_candidate_sets(job: Job) -> Plan:
     """
     policy, data = job.policy, job.data
     assert policy is not None
+    # What is asked, and the prompts that it is asked of.
     options: CandidateSetsOptions = job.options or CandidateSetsOptions()
     p_mins = sorted(options.p_mins or P_MINS)
     if not all(0 < p < 1 for p in p_mins):
@@ -76,7 +77,9 @@ def plan_candidate_sets(job: Job) -> Plan:
     problems = {(subset, p.id): p for subset, ps in data.sets.items() for p in ps}
     prompts = {key: policy.encoder.prompt_ids(template.render(p.problem)) for key, p in problems.items()}
 
+    # The units of work: the policy samples first, then each rollout is run through it once more.
     def units(folder: Path, share: Share) -> Units:
+        # The completions, of all processes that share.
         rollouts = [
             (subset, one)
             for subset, mine in data.sets.items()
@@ -101,6 +104,7 @@ def plan_candidate_sets(job: Job) -> Plan:
         ids = [np.concatenate([prompt, one.ids]) for prompt, (_, one) in zip(own, rollouts, strict=True)]
         keys = [(subset, f"{one.id}/{one.sample}") for subset, one in rollouts]
 
+        # A unit: the distribution at every position of one completion, cut at each threshold.
         def work(indices: Sequence[int]) -> list[RolloutCandidates]:
             first = [len(own[i]) for i in indices]
             top = int(1 / p_mins[0])  # no more tokens can have so much each
