@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,6 +63,46 @@ def test_resamples_match_a_plain_bootstrap():
         slow.append(roc_auc_score(right, score))
     assert np.mean(fast) == pytest.approx(np.mean(slow), abs=4 * np.std(slow) / np.sqrt(600))
     assert np.std(fast) == pytest.approx(np.std(slow), rel=0.15)
+
+
+def test_each_resample_is_the_auc_of_the_traces_drawn():
+    """Whatever the block, resample after resample uses the stream of draws, so that intervals can be computed again."""
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(-3, 4, size=5).astype(float) for _ in range(300)]
+    labels = [int(rng.integers(-1, 5)) for _ in range(300)]
+    found = auc_resamples(step_wins(rows, labels), n_resamples=20, rng=np.random.default_rng(7))
+    score, right, owner = (np.array(column) for column in zip(*steps_of(rows, labels), strict=True))
+    draws = np.random.default_rng(7).integers(300, size=(20, 300))
+    for drawn, value in zip(draws, found, strict=True):
+        times = np.bincount(drawn, minlength=300)[owner]
+        assert value == pytest.approx(roc_auc_score(right, score, sample_weight=times), abs=1e-12)
+
+
+def test_a_hundred_thousand_traces():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(100_000, 8)).round(3), np.where(np.arange(100_000) % 2, -1, 3)
+    start = time.process_time()
+    steps = step_wins(list(scores), labels.tolist())
+    assert len(auc_resamples(steps, n_resamples=16, rng=rng)) == 16
+    assert time.process_time() - start < 10
+    labelled = (labels[:, None] < 0) | (np.arange(8) <= 3)
+    right = ((labels[:, None] < 0) | (np.arange(8) < 3))[labelled]
+    assert auc(steps)[0] == pytest.approx(roc_auc_score(right, scores[labelled]), abs=1e-12)
+
+
+def test_more_steps_than_single_precision_counts():
+    many = np.random.default_rng(0).normal(size=3_000_000)
+    steps = step_wins([many, np.array([0.0, 0.2]), np.array([0.1])], [-1, 1, 0])
+    above = [int((many > wrong).sum()) for wrong in (0.2, 0.1)]  # 0.0 is above neither
+    assert auc(steps)[0] == pytest.approx(sum(above) / (3_000_001 * 2), rel=1e-15)
+    weighted = auc(steps, np.array([[9.0, 2, 1]]))[0]
+    assert weighted == pytest.approx((9 * 2 * above[0] + 9 * above[1]) / ((9 * 3_000_000 + 2) * 3), rel=1e-15)
+
+
+def test_ranking_of_infinities_and_of_what_is_no_number():
+    positive = np.array([True, False, True, False])
+    assert ranking_auc(np.array([np.inf, 1.0, 2.0, -np.inf]), positive) == 1
+    assert np.isnan(ranking_auc(np.array([np.nan, 1.0, 2.0, 3.0]), positive))
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30))
