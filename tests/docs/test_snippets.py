@@ -116,8 +116,8 @@ def run(command: str, block: Block, where: str) -> str:
     not_run = block.not_run or next((why for what, why in NOT_RUN.items() if re.match(what, command)), None)
     if program in ELSEWHERE:
         assert not_run, f"{where}: `{program}` is not run here: say why in a comment, <!-- not run: REASON -->"
-        if "prmbench.cli.app" in words:
-            read_options(words[words.index("prmbench.cli.app") + 1 :], where)
+        if "prmbench" in words:  # accelerate launch -m prmbench ...
+            read_options(words[words.index("prmbench") + 1 :], where)
         return ""
     assert program == "prmbench", f"{where}: not a command that this test knows: {command}; a block of text is ```text"
     if not_run:

@@ -99,7 +99,7 @@ def _data(folder: Path) -> None:
     for name in ("processbench", "policy", "problems"):
         (folder / name).mkdir(parents=True)
     for i, name in enumerate(("gsm8k", "math", "olympiadbench", "omnimath")):
-        traces = support.make_traces(10, seed=i)
+        traces = support.make_traces(6, seed=i)
         (folder / "processbench" / f"{name}.json").write_text(
             json.dumps([{**t, "id": f"{name}-{t['id']}"} for t in traces])
         )
