@@ -49,6 +49,7 @@ def _score(file: Path, **values: Any) -> None:
     from prmbench.scoring.run import score_solutions
     from prmbench.scoring.threshold import check_protocol, find_threshold, protocols_of
 
+    # What is asked is checked before the model is loaded, and a threshold before anything is scored.
     solutions = load_solutions(file, values["limit"])
     quiet_libraries()
     model = load_reward_model(values["rm"], **loading_of(values), prompt=values["prompt"])
@@ -56,6 +57,7 @@ def _score(file: Path, **values: Any) -> None:
     check_protocol(protocol, model)
     chosen = None if threshold is None else find_threshold(threshold, model, protocol)
     scored = score_solutions(model, solutions, output=output, threshold=chosen, batch_tokens=values["batch_tokens"])
+    # Shown: solutions step by step, then what was found in all.
     if values["as_json"]:
         typer.echo(json.dumps([one.fields() for one in scored], indent=2))
         return

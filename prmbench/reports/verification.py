@@ -41,6 +41,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
         return [f"{file}: field 'items' is empty: a measured entry has items"]
     if entry.provenance is None:
         return [f"{file}: field 'provenance' is empty: a measured entry says what seed its intervals are of"]
+    # The file of items is the one that the entry tells of.
     items_file = file.parent / Path(entry.items.file).name
     if not items_file.exists():
         return [f"{items_file}: no such items file; it belongs beside the entry"]
@@ -51,6 +52,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
         said, real = getattr(entry.items, name), getattr(described, name)
         if said != real:
             found.append(f"{items_file}: field 'items.{name}' of the entry is {said}, of the file {real}")
+    # The same figures from the items, and each trace against the data where they are given.
     benchmark = find_benchmark(entry.benchmark.name)
     items = benchmark.read_items(items_file)
     options, statistics = benchmark.options_of(entry), statistics_of(benchmark, entry)
@@ -64,6 +66,7 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
         wrong = benchmark.check_against(items_file, items, traces)
         more = [f"{items_file}: and {len(wrong) - MOST_NAMED:,} more items"] if len(wrong) > MOST_NAMED else []
         found += [*wrong[:MOST_NAMED], *more]
+    # Everything that items give is compared, field by field.
     ignored = {"provenance", "items", "subject", "status", "miniature", "schema_version"}
     mine, theirs = (one.model_dump(mode="json", exclude=ignored) for one in (entry, again))
     differences = list(_differences("", mine, theirs))

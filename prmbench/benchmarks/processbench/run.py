@@ -34,11 +34,13 @@ def plan_traces(job: Job) -> Plan:
     assert model is not None
     if not traces:
         raise UserError(f"no traces to score; check {argument('limit')} and {argument('subsets')}")
+    # Traces as the model sees them; what does not fit is left out where that was asked.
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
     traces, encoded = _fit(model, traces, encoded, skip=bool(job.options and job.options.skip_overlong))
     device, dtype = model.device_and_dtype()
     by_key = {(trace.subset, trace.id): trace for trace in traces}
 
+    # How missing traces are scored, which items of an earlier run still fit, and what is at risk.
     def work(indices: Sequence[int]) -> list[TraceItem]:
         scores = model.score([encoded[i] for i in indices])
         return [_item(traces[i], one) for i, one in zip(indices, scores, strict=True)]
@@ -53,6 +55,7 @@ def plan_traces(job: Job) -> Plan:
         sums = [item.sums for item in items if item.sums is not None]
         return precision_warning(dtype, np.concatenate(sums), np.concatenate([item.n_tokens for item in items]))
 
+    # The plan: one trace is one unit.
     units = Units(
         wanted={key: trace.digest() for key, trace in by_key.items()},
         keys=[[key] for key in by_key],
