@@ -17,14 +17,14 @@ class PromptTemplate:
     Attributes:
         name: Its name.
         user: The user's message, with the mark ``{problem}`` where the problem goes.
-        system: The system message; None is none.
         style: Where the answer is in a completion.
+        system: The system message; None is none.
     """
 
     name: str
     user: str
-    system: str | None
     style: AnswerStyle
+    system: str | None = None
 
     def render(self, problem: str) -> str:
         """Write the user's message. Only the mark itself is replaced, so that braces in a problem are safe.
@@ -56,11 +56,11 @@ _STEPWISE = "{problem}\n\nReason step by step"
 PROMPT_TEMPLATES = {
     template.name: template
     for template in (
-        PromptTemplate("boxed", f"{_STEPWISE}, and put the final answer within \\boxed{{}}.", None, "boxed"),
-        PromptTemplate("bare", "{problem}", None, "boxed"),
-        PromptTemplate("answer-line", f"{_STEPWISE}. End with a line 'Answer: ' and the answer.", None, "answer_line"),
-        PromptTemplate("eurus", "{problem}\n\nPut the final answer within \\boxed{}.", EURUS_SYSTEM, "boxed"),
-        PromptTemplate("number", f"{_STEPWISE}. The last number is the answer.", None, "number"),
+        PromptTemplate("boxed", f"{_STEPWISE}, and put the final answer within \\boxed{{}}.", "boxed"),
+        PromptTemplate("bare", "{problem}", "boxed"),
+        PromptTemplate("answer-line", f"{_STEPWISE}. End with a line 'Answer: ' and the answer.", "answer_line"),
+        PromptTemplate("eurus", "{problem}\n\nPut the final answer within \\boxed{}.", "boxed", EURUS_SYSTEM),
+        PromptTemplate("number", f"{_STEPWISE}. The last number is the answer.", "number"),
     )
 }
 

@@ -50,6 +50,7 @@ class QRewardModel(EngineRewardModel):
             request: The checkpoint and how to load it.
         """
         request.refuse_reference()
+        request.refuse_engine(cls.needs)  # before its head is looked for: another engine could not use one
         head = read_value_head(request.folder)
         loaded = super().load(request)
         assert isinstance(loaded, QRewardModel)
