@@ -79,7 +79,9 @@ def find_file(path: str | Path, expected: str) -> Path:
         path.stat()
         what = "is a folder" if path.is_dir() else "is a pipe or a device"
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a null character
-        what = f"no such file{nearest_path(path)}"
+        what = "no such file"
+        with contextlib.suppress(OSError):  # a folder that may not be listed
+            what += nearest_path(path)
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
     raise UserError(f"{path}: {what}; expected {expected}")

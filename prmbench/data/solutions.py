@@ -53,7 +53,7 @@ def split_solution(text: str) -> list[str]:
     return re.split(r"\n(?:[^\S\n]*\n)+", text.strip())
 
 
-def load_solutions(path: Path, limit: int | None = None) -> list[Solution]:
+def load_solutions(path: str | Path, limit: int | None = None) -> list[Solution]:
     """Load ``{problem, steps}`` or ``{problem, solution}`` records (.json, .jsonl, .jsonl.gz, .parquet).
 
     A record may have an ``id``; without one it is called by its number in the file, from 1. Other fields are left alone.
@@ -69,8 +69,8 @@ def load_solutions(path: Path, limit: int | None = None) -> list[Solution]:
         UserError: There is no such file, or a record is wrong. The message names the file, the record and the field.
     """
     check_limit(limit)
-    path = find_file(path, "a file of {problem, steps} or {problem, solution} records")
-    records = enumerate(itertools.islice(read_records(path), limit), start=1)
+    file = find_file(path, "a file of {problem, steps} or {problem, solution} records")
+    records = enumerate(itertools.islice(read_records(file), limit), start=1)
     found = [(place, _check(place, record, number)) for number, (place, record) in records]
     refuse_duplicates((one.id for _, one in found), (place for place, _ in found))
     return [one for _, one in found]
