@@ -1,10 +1,10 @@
-"""Chains of modular arithmetic whose every step is checked exactly.
+r"""Chains of modular arithmetic whose every step is checked exactly.
 
 A problem is a start value and a list of operations. A solution carries them out one step at a time and ends with the answer:
 
     problem    start 7 then + 5 then * 3
-    tagged     <assess> start 7 / <advance> 7 + 5 = 12 / <advance> 12 * 3 = 4 / <answer> \\boxed{ 4 }
-    plain      start 7 / 7 + 5 = 12 / 12 * 3 = 4 / \\boxed{ 4 }
+    tagged     <assess> start 7 / <advance> 7 + 5 = 12 / <advance> 12 * 3 = 4 / <answer> \boxed{ 4 }
+    plain      start 7 / 7 + 5 = 12 / 12 * 3 = 4 / \boxed{ 4 }
 
 All numbers are modulo `World.modulus`, and `/` stands for the step separator. There are two formats of one content. A policy
 answers in tagged text, and reward models are trained on its rollouts only. Plain text is the format shift that they meet on

@@ -1,5 +1,7 @@
-"""The paper's orderings as claims. They were written before the tables they are of were run, unless a note says otherwise; nothing
-here depends on what came out."""
+"""The paper's orderings as claims.
+
+They were written before the tables they are of were run, unless a note says otherwise. Nothing here depends on what came out.
+"""
 
 from __future__ import annotations
 
