@@ -86,8 +86,10 @@ def traces_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def probe_folders(tiny: Path, tiny_tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TD probes of one policy, a folder each: of a reward model, of the same with model and reference exchanged ("negated"), and of
-    another one; and candidate sets of the policy."""
+    """TD probes of one policy, a folder each, and candidate sets of the policy.
+
+    The probes are of a reward model, of the same with model and reference exchanged ("negated"), and of another one.
+    """
     from prmbench.benchmarks.candidate_sets.run import evaluate_candidate_sets
     from prmbench.benchmarks.td_probe.benchmark import TDProbeOptions
     from prmbench.benchmarks.td_probe.run import evaluate_td_probe

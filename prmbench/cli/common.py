@@ -46,7 +46,7 @@ def interruptible(command: Command) -> Command:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' warnings and progress bars off stderr, where our own progress is."""
+    """Keep transformers from printing warnings and progress of its own."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -39,7 +39,7 @@ def rendered(tokenizer, message):
 
 
 def greedy(folder, ids, n, stop):
-    """transformers' own, in float64; without the token that ended it."""
+    """What transformers samples itself, in float64; without the token that ended it."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     prompt = torch.tensor([ids])
     out = model.generate(

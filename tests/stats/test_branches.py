@@ -61,8 +61,10 @@ def test_agreement_is_the_mean_tau_of_states_with_something_to_order():
 
 
 def test_reliability_is_split_half_stepped_up():
-    """Over all splits of the rollouts in two halves, the halves' covariance; then Spearman-Brown. The closed form differs by the
-    mean's own noise alone, 1/n."""
+    """Over all splits of the rollouts in two halves, the halves' covariance; then Spearman-Brown.
+
+    The closed form differs by the mean's own noise alone, 1/n.
+    """
     branches, _, _ = make(n_states=12, top=5, rolled=4)
     n, k = len(branches.right), branches.rolled
     outcomes = np.array([[float(j < r) for j in range(k)] for r in branches.right])

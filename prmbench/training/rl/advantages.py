@@ -84,7 +84,7 @@ def leave_one_out(values: Tensor, groups: Tensor) -> Tensor:
 
 
 def _loo_factor(groups: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a deviation from the mean of n into one from the mean of the others: n / (n - 1), or 0 for n = 1. Shape [b]."""
+    """Give n / (n - 1), which turns a deviation from the mean of n into one from the mean of the others; 0 for n = 1. Shape [b]."""
     n = group_size(groups, dtype)
     return torch.where(n > 1, n / (n - 1).clamp(min=1), 0.0)
 

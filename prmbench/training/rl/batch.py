@@ -81,8 +81,8 @@ class PromptGroup:
 def keep_groups(groups: Sequence[PromptGroup], size: int, algorithm: Algorithm) -> list[PromptGroup]:
     """Keep the first prompts that can teach something.
 
-    These have both outcomes among their rollouts, and an accuracy that the method asks for. The preset
-    ``released`` also rejects a prompt with a truncated rollout, and fills the rest of the batch with rejected prompts.
+    Such a prompt has both outcomes among its rollouts, and an accuracy that the method asks for. The preset ``released`` also
+    rejects a prompt with a truncated rollout, and fills the rest of the batch with rejected prompts.
 
     Args:
         groups: All prompts that were sampled.

@@ -132,8 +132,10 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sampling_equals_running_everything_again(name):
-    """Completions of one prompt, and beside one of another length, against the whole sequence through the model for each token;
-    rows end at different times, so that some are dropped."""
+    """Completions of one prompt, and beside one of another length, against the whole sequence through the model for each token.
+
+    Rows end at different times, so that some are dropped.
+    """
     make, shared = MODELS[name]
     torch.manual_seed(0)
     model = make().eval()

@@ -135,8 +135,10 @@ def test_no_token_is_likely_enough():
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.05, 0.1]))
 def test_released_candidates(seed, p_min):
-    """The five likeliest tokens with the sampled one forced among them in the place of the last; of these, the sampled one and
-    those strictly above P_min."""
+    """The five likeliest tokens with the sampled one forced among them in the place of the last.
+
+    Of these, the sampled one and those strictly above P_min.
+    """
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(4, 12, generator=generator, dtype=DOUBLE)
     sampled = torch.randint(12, (4,), generator=generator)

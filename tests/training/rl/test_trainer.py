@@ -162,8 +162,10 @@ def test_without_vllm_it_says_so(world, tmp_path, monkeypatch):
 
 
 def test_what_vllm_samples_is_verified_and_grouped(world, tmp_path, monkeypatch):
-    """TRL's weight sync needs a GPU build of vLLM, so its sampler is stood in for: ids in, ids out, a prompt's samples one after
-    another."""
+    """TRL's weight sync needs a GPU build of vLLM, so its sampler is stood in for.
+
+    Ids in, ids out, a prompt's samples one after another.
+    """
     from prmbench.training.rl.trainer import PolicyTrainer
 
     tokenizer = support.wrap(support.byte_level())
