@@ -92,6 +92,7 @@ def demo(
     quiet_libraries()
     result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
     show(result)
+    typer.echo(f"next:  prmbench eval --from-items {result.entry_path.parent}")
 
 
 @app.command()

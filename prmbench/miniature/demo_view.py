@@ -37,7 +37,6 @@ def show(result: DemoResult) -> None:
     console.print(Text(f"Times: {times}."))
     # Not through rich: a path must survive copy and paste, unwrapped.
     print(f"entry: {result.entry_path}")
-    print(f"next:  prmbench eval --from-items {result.entry_path.parent}")
 
 
 def rollouts_table(rollouts: list[Rollout], world: World) -> Table:
