@@ -206,7 +206,7 @@ def test_default_folder_depends_on_the_settings(model, traces_file, tmp_path, mo
 def test_overlong_traces_are_refused_or_left_out(tmp_path, traces_file):
     folder = support.save_checkpoint(tmp_path / "short", max_position_embeddings=120)
     model = load_reward_model(folder, kind="endo")
-    with pytest.raises(UserError, match=r"of 40 traces are longer than the model's 120 positions .*`skip_overlong=`"):
+    with pytest.raises(UserError, match=r"of 40 traces are longer than the model's 119 positions .*`skip_overlong=`"):
         prmbench.evaluate(model, data=traces_file, output=tmp_path / "a", **QUICK)
     entry, _ = prmbench.evaluate(model, data=traces_file, output=tmp_path / "b", n_resamples=0, skip_overlong=True)
     whole, _ = prmbench.evaluate(
