@@ -113,7 +113,7 @@ def test_one_run_at_a_time_and_a_dead_one_does_not_block(tmp_path):
             pass
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
     with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         folder.append([item()])
 

@@ -18,6 +18,7 @@ def test_interval_equals_scipy(values):
     assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), wanted.low, wanted.high))
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # scipy's, of nearly equal differences
 @given(figures, st.randoms())
 def test_ordering_equals_a_paired_test(values, random):
     other = [v + random.uniform(-1, 1.5) for v in values]
