@@ -37,8 +37,9 @@ def train_sft_command(
     if result is None:
         return
     rate = f", pass rate {result.pass_rate:.1%}" if result.pass_rate is not None else ""
+    became = "cut" if checked.overlong == "truncate" else "left out"
     typer.echo(
-        f"{result.steps:,} steps on {result.n_records:,} records ({result.n_overlong:,} too long, left out){rate}"
+        f"{result.steps:,} steps on {result.n_records:,} records ({result.n_overlong:,} too long, {became}){rate}"
     )
     typer.echo(f"checkpoint: {result.output}")
 
