@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prmbench.data.records import find_file, read_records
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
+from prmbench.training.data.unusable import UnusableRow, UsableRows
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -30,11 +31,12 @@ class Chat:
     answer: str
 
 
-def load_chats(path: str | Path) -> list[Chat]:
+def load_chats(path: str | Path, *, strict: bool = False) -> list[Chat]:
     """Load records of ``messages`` ({role, content}) or ``conversations`` ({from, value}); the last turn is the assistant's.
 
     Args:
         path: The data file.
+        strict: Whether a blank answer is an error; else a few are left out.
 
     Returns:
         The conversations, in the order of the file.
@@ -43,7 +45,7 @@ def load_chats(path: str | Path) -> list[Chat]:
         UserError: There is no such file, or a record is wrong; the message names the line and the field.
     """
     file = find_file(path, "chats, one {messages: [...]} a line")
-    return [check_chat(place, record) for place, record in read_records(file)]
+    return [chat for _, chat in UsableRows(file, strict=strict).read(read_records(file), check_chat)]
 
 
 def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
@@ -58,7 +60,7 @@ def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
         The conversation.
 
     Raises:
-        UserError: The record is wrong; the message names the place and the field.
+        UserError: The record is wrong, or its answer is blank; the message names the place and the field.
     """
     field = next((name for name in ("messages", "conversations") if isinstance(record, dict) and name in record), None)
     if field is None or not isinstance(record[field], list) or len(record[field]) < 2:
@@ -67,9 +69,9 @@ def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
     turns = []
     for i, message in enumerate(record[field]):
         role = message.get(role_key) if isinstance(message, dict) else None
-        content = message.get(text_key) if isinstance(message, dict) else None
+        content = _text(message.get(text_key)) if isinstance(message, dict) else None
         role = _ROLES.get(str(role), role)
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+        if role not in ("system", "user", "assistant") or content is None:
             shown = json.dumps(message)[:60]
             raise UserError(f"{place}: field '{said or field}[{i}]' is {shown}; expected a {role_key} and a {text_key}")
         turns.append((role, content))
@@ -79,7 +81,19 @@ def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
         raise UserError(
             f"{place}: the last turn is the {turns[-1][0]}'s; expected the assistant's, which is what is learned"
         )
+    if not turns[-1][1].strip():
+        raise UnusableRow(place, "the answer is blank")
     return Chat(tuple(turns[:-1]), turns[-1][1])
+
+
+def _text(content: Any) -> str | None:
+    """A message's text, which may come in parts; None where it is none."""
+    if isinstance(content, list) and content:
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
+        return None if None in parts else "".join(str(part) for part in parts)
+    return content if isinstance(content, str) else None
 
 
 def encode_chat(encoder: TraceEncoder, chat: Chat) -> tuple[NDArray[np.int64], int]:
@@ -95,3 +109,30 @@ def encode_chat(encoder: TraceEncoder, chat: Chat) -> tuple[NDArray[np.int64], i
     prompt = encoder.text_ids(encoder.render([{"role": role, "content": content} for role, content in chat.turns]))
     answer = encoder.text_ids(chat.answer)
     return np.concatenate([prompt, answer, [encoder.end_of_turn]]), len(prompt)
+
+
+def truncate(ids: NDArray[np.int64], n_prompt: int, limit: int) -> tuple[NDArray[np.int64], int]:
+    """Cut a chat to a length as LLaMA-Factory does: from the end of the prompt, of the answer, or of both.
+
+    An answer of less than half the limit stays whole; else a prompt of less than half of it does; else both are cut in proportion.
+
+    Args:
+        ids: Token ids of the prompt, then of the answer. int64, shape [p + t].
+        n_prompt: Number of tokens of the prompt, p.
+        limit: Largest number of tokens.
+
+    Returns:
+        Token ids, int64; and the number of tokens of the prompt.
+    """
+    n_answer = len(ids) - n_prompt
+    if len(ids) <= limit:
+        return ids, n_prompt
+    if 2 * n_answer < limit:
+        room = limit
+    elif 2 * n_prompt < limit:
+        room = limit - n_prompt
+    else:
+        room = limit * n_answer // len(ids)
+    kept_answer = min(room, n_answer)
+    kept_prompt = min(limit - kept_answer, n_prompt)
+    return np.concatenate([ids[:kept_prompt], ids[n_prompt : n_prompt + kept_answer]]), kept_prompt

@@ -3,21 +3,22 @@
 Three forms of record are read, one form a file:
 
 - rollouts: what `prmbench rollout` writes. The sampled token ids are used as they are.
-- outcomes, ``{messages, correct}``: a conversation that ends in the response, and whether its answer is right.
+- outcomes, ``{messages, correct}``: a conversation that ends in the response, and whether its answer is right; or ``{prompt,
+  completion, label}``, as TRL has unpaired data.
 - pairs, ``{prompt, chosen, rejected}``: texts or lists of messages, as TRL has them.
 
 Of a prompt's rollouts or outcomes one correct and one incorrect are drawn, as in the paper, or more such pairs, no response
-twice; a prompt that has only one sort is dropped and counted. Pairs that come as pairs stay as they are, all of them.
+twice; a prompt that has only one sort is dropped and counted. Pairs that come as pairs stay as they are, all of them. Rows that
+nothing can be learned from are left out, as long as they are few (`prmbench.training.data.unusable`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.prompts import PromptTemplate
-from prmbench.data.records import Located, read_records
+from prmbench.data.records import read_records
 from prmbench.data.rollouts import Rollout, check_rollouts, conversation_of, find_rollouts, prompt_of
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError, nearest
 from prmbench.training.data.chats import Chat, check_chat, encode_chat
+from prmbench.training.data.unusable import UnusableRow, UsableRows
 
 Ids = NDArray[np.int64]
 
@@ -74,18 +76,25 @@ class Pair:
         return max(len(self.correct), len(self.incorrect))
 
 
+Read = tuple[str, Response, bool]
+"""What a reader gives of a row: the key of the prompt, the response, and whether it is correct."""
+
+Reader = Callable[[str, Any], list[Read]]
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Pairs made of a file, and what was left out.
 
     Attributes:
         pairs: The pairs: drawn from rollouts and outcomes, else as the file has them.
-        n_responses: Number of responses in the file.
+        n_responses: Number of usable responses in the file.
         n_prompts: Number of different prompts among them.
         n_overlong: Number of responses that are longer than the limit, their prompt included.
         n_one_sided: Number of prompts that do not have both outcomes among their other responses.
+        unusable: Number of rows of no use, by what is wrong with them.
         prompted: Whether problems were put with the prompt template of the recipe, as those of rollouts are.
-        remarks: What differs from how the responses were sampled, in whole sentences.
+        remarks: What differs from how the responses were sampled, and which rows are of no use, in whole sentences.
     """
 
     pairs: list[Pair]
@@ -93,6 +102,7 @@ class Pairs:
     n_prompts: int
     n_overlong: int
     n_one_sided: int
+    unusable: dict[str, int]
     prompted: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -105,7 +115,14 @@ class Pairs:
 
 
 def load_pairs(
-    path: str | Path, encoder: TraceEncoder, prompt: PromptTemplate, *, max_length: int, per_prompt: int = 1, seed: int
+    path: str | Path,
+    encoder: TraceEncoder,
+    prompt: PromptTemplate,
+    *,
+    max_length: int,
+    per_prompt: int = 1,
+    seed: int,
+    strict: bool = False,
 ) -> Pairs:
     """Load a file and draw pairs.
 
@@ -116,40 +133,53 @@ def load_pairs(
         max_length: Longest prompt and response together, in tokens.
         per_prompt: Largest number of pairs drawn of a prompt.
         seed: Seed of the draw, which does not depend on the order of the file.
+        strict: Whether a row that is too long or of no use is an error.
 
     Returns:
         The pairs.
 
     Raises:
-        UserError: There is no such file, a record is wrong (the line and the field are named), or no pair is left.
+        UserError: There is no such file, a record is wrong (the line and the field are named), too many rows are of no use, or no
+            pair is left.
     """
     file = find_rollouts(path)
-    records = list(read_records(file))
+    records: list[tuple[str, Any]] = list(read_records(file))
     form = _form(*records[0])
     remarks: list[str] = []
     if form == "rollouts":
         remarks = _check_prompt(file, prompt, encoder)
         records = list(check_rollouts(records))
-    responses: dict[str, tuple[list[Response], list[Response]]] = {}
-    n_responses = n_overlong = 0
-    if form == "pairs":
-        found = _given(records, encoder, max_length)
-    else:
-        read = _Rollouts(encoder, prompt) if form == "rollouts" else functools.partial(_read_outcome, encoder)
-        for place, record in records:
-            for key, response, correct in read(place, record):
-                n_responses += 1
-                group = responses.setdefault(key, ([], []))
-                if len(response) > max_length:
-                    n_overlong += 1
-                else:
-                    group[0 if correct else 1].append(response)
-        drawn = [_draw(key, right, wrong, per_prompt, seed) for key, (right, wrong) in responses.items()]
-        pairs = [pair for of_prompt in drawn for pair in of_prompt]
-        found = Pairs(pairs, n_responses, len(responses), n_overlong, sum(not of_prompt for of_prompt in drawn))
+    readers: dict[str, Reader] = {
+        "rollouts": _Rollouts(encoder, prompt),
+        "outcomes": functools.partial(_read_outcome, encoder),
+        "pairs": functools.partial(_read_pair, encoder),
+    }
+
+    # Responses of each prompt, those of a pair by themselves.
+    groups: dict[str, tuple[str, list[Response], list[Response]]] = {}
+    rows, n_responses, n_overlong = UsableRows(file, strict=strict), 0, 0
+    for place, responses in rows.read(records, readers[form]):
+        for key, response, correct in responses:
+            n_responses += 1
+            _, right, wrong = groups.setdefault(place if form == "pairs" else key, (key, [], []))
+            if len(response) <= max_length:
+                (right if correct else wrong).append(response)
+                continue
+            n_overlong += 1
+            if strict:
+                raise UserError(f"{place}: is {len(response):,} tokens long, max_length is {max_length:,}")
+
+    pairs = [pair for group in groups.values() for pair in _draw(*group, per_prompt, seed)]
+    prompts = {key for key, _, _ in groups.values()}
+    n_one_sided = len(prompts - {pair.key for pair in pairs})
+    remarks += rows.remarks()
+    prompted, unusable = form == "rollouts", dict(rows.counts)
+    found = Pairs(
+        pairs, n_responses, len(prompts), n_overlong, n_one_sided, unusable, prompted=prompted, remarks=tuple(remarks)
+    )
     if not found.pairs:
         raise UserError(f"{file}: no pair is left to train on ({found.sentence()})")
-    return dataclasses.replace(found, prompted=form == "rollouts", remarks=tuple(remarks))
+    return found
 
 
 def split_held_out(pairs: Sequence[Pair], n: int, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -173,7 +203,7 @@ def _draw(key: str, right: list[Response], wrong: list[Response], n: int, seed: 
     n = min(n, len(right), len(wrong))
     # Sorted first, so that the draw does not depend on the order in which responses came.
     drawn = [rng.sample(sorted(group, key=lambda r: r.ids.tobytes()), n) for group in (right, wrong)]
-    return [Pair(key, one, other) for one, other in zip(*drawn, strict=True)]
+    return [Pair(key, one, other) for one, other in zip(*drawn, strict=True) if one.ids.tolist() != other.ids.tolist()]
 
 
 def _form(place: str, record: Any) -> str:
@@ -182,10 +212,11 @@ def _form(place: str, record: Any) -> str:
         return "rollouts"
     if "chosen" in fields or "rejected" in fields:
         return "pairs"
-    if "messages" in fields or "conversations" in fields:
+    if {"messages", "conversations"} & set(fields) or ("completion" in fields and "label" in fields):
         return "outcomes"
     raise UserError(
-        f"{place}: neither a rollout (id, completion, ids, verdict) nor {{messages, correct}} nor {{prompt, chosen, rejected}}"
+        f"{place}: neither a rollout (id, completion, ids, verdict) nor {{messages, correct}} nor {{prompt, completion, label}} "
+        "nor {prompt, chosen, rejected}"
     )
 
 
@@ -196,57 +227,56 @@ class _Rollouts:
         self.encoder, self.prompt = encoder, prompt
         self.prompts: dict[str, Ids] = {}
 
-    def __call__(self, place: str, rollout: Rollout) -> list[tuple[str, Response, bool]]:
+    def __call__(self, place: str, rollout: Rollout) -> list[Read]:
         if rollout.id not in self.prompts:
             self.prompts[rollout.id] = self.encoder.prompt_ids(self.prompt.render(rollout.problem), self.prompt.system)
         before = self.prompts[rollout.id]
         if not len(rollout.ids):  # its prompt left no room
             return []
         tokenizer = self.encoder.tokenizer
-        if (
-            int(rollout.ids.max()) >= len(tokenizer)
-            or tokenizer.decode(rollout.ids, skip_special_tokens=True) != rollout.completion
-        ):
+        if int(rollout.ids.max()) >= len(tokenizer):
+            raise UnusableRow(
+                place, "the token ids do not decode, some are past the tokenizer's last", f" ({len(tokenizer) - 1})"
+            )
+        if tokenizer.decode(rollout.ids, skip_special_tokens=True) != rollout.completion:
             raise UserError(
                 f"{place}: the token ids do not decode to the completion; they were sampled with another tokenizer than "
                 "that of the model to be trained"
             )
+        if not rollout.completion.strip():
+            raise UnusableRow(place, "the answer is blank")
         return [(rollout.id, Response(np.concatenate([before, rollout.ids]), len(before)), rollout.correct)]
 
 
-def _read_outcome(encoder: TraceEncoder, place: str, record: Any) -> list[tuple[str, Response, bool]]:
-    chat = check_chat(place, record)
-    if not isinstance(record.get("correct"), bool):
-        shown = json.dumps(record["correct"])[:40] if "correct" in record else f"missing{nearest('correct', record)}"
-        raise UserError(f"{place}: field 'correct' is {shown}; expected true or false")
-    return [(_key(chat.turns), _response(encoder, chat), record["correct"])]
+def _read_outcome(encoder: TraceEncoder, place: str, record: Any) -> list[Read]:
+    unpaired = isinstance(record, dict) and "completion" in record
+    chat = _side(place, record, "completion") if unpaired else check_chat(place, record)
+    field = "label" if unpaired else "correct"
+    correct = record.get(field)
+    if not isinstance(correct, bool | int | float) or correct not in (0, 1):
+        shown = json.dumps(correct)[:40] if field in record else f"missing{nearest(field, record)}"
+        raise UserError(f"{place}: field '{field}' is {shown}; expected true or false, or 1 or 0")
+    return [(_key(chat.turns), _response(encoder, chat), bool(correct))]
 
 
-def _given(records: Sequence[Located], encoder: TraceEncoder, max_length: int) -> Pairs:
-    """Pairs as the file has them, all of them."""
-    pairs, n_overlong = [], 0
-    for place, record in records:
-        chosen, rejected = (_side(place, record, field) for field in ("chosen", "rejected"))
-        if chosen.turns != rejected.turns:
-            raise UserError(f"{place}: 'chosen' and 'rejected' answer different prompts")
-        if chosen.answer == rejected.answer:
-            raise UserError(f"{place}: 'chosen' and 'rejected' are the same text")
-        pair = Pair(_key(chosen.turns), _response(encoder, chosen), _response(encoder, rejected))
-        n_overlong += sum(len(response) > max_length for response in pair.rows)
-        pairs.append(pair)
-    kept = [pair for pair in pairs if len(pair) <= max_length]
-    prompts, left = {pair.key for pair in pairs}, {pair.key for pair in kept}
-    return Pairs(kept, 2 * len(pairs), len(prompts), n_overlong, len(prompts - left))
+def _read_pair(encoder: TraceEncoder, place: str, record: Any) -> list[Read]:
+    chosen, rejected = (_side(place, record, field) for field in ("chosen", "rejected"))
+    if chosen.turns != rejected.turns:
+        raise UserError(f"{place}: 'chosen' and 'rejected' answer different prompts")
+    if chosen.answer == rejected.answer:
+        raise UnusableRow(place, "'chosen' and 'rejected' are the same text")
+    return [(_key(chat.turns), _response(encoder, chat), chat is chosen) for chat in (chosen, rejected)]
 
 
 def _side(place: str, record: Any, field: str) -> Chat:
-    """A side of a pair as a conversation; the prompt may be a field of its own or the start of both sides."""
+    """A response as a conversation; the prompt may be a field of its own or the start of the response."""
+    needs = (
+        "a pair needs prompt, chosen, rejected" if field != "completion" else "a row needs prompt, completion, label"
+    )
     if not isinstance(record, dict) or not isinstance(record.get(field), str | list):
-        raise UserError(f"{place}: field '{field}' is missing or no text; a pair needs prompt, chosen, rejected")
+        raise UserError(f"{place}: field '{field}' is missing or no text; {needs}")
     if isinstance(record[field], str) and "prompt" not in record:
-        raise UserError(
-            f"{place}: field 'prompt' is missing{nearest('prompt', record)}; a pair needs prompt, chosen, rejected"
-        )
+        raise UserError(f"{place}: field 'prompt' is missing{nearest('prompt', record)}; {needs}")
     before, answer = record.get("prompt", []), record[field]
     if not isinstance(before, str | list):
         raise UserError(f"{place}: field 'prompt' must be a text or a list of messages")

@@ -60,6 +60,10 @@ class RMRecipe(Optimisation):
     held_out: int = Field(
         0, ge=0, description="pairs kept back; their metrics are logged, and the best weights kept by their loss"
     )
+    strict: bool = Field(
+        False,
+        description="whether a row that is too long or of no use is an error; else a few are left out and counted",
+    )
     evaluate_every: int | None = Field(None, ge=1, description="steps between two measurements; null: ten in a run")
 
     @model_validator(mode="after")
@@ -134,6 +138,7 @@ class RMRecipe(Optimisation):
             max_length=longest_sequence(self, folder),
             per_prompt=self.pairs_per_prompt,
             seed=self.seed,
+            strict=self.strict,
         )
         return RMData(found, *split_held_out(found.pairs, self.held_out, self.seed))
 

@@ -187,6 +187,83 @@ def test_bad_rows_are_named(tmp_path, encoder, record, message):
         load(write(tmp_path / "bad.jsonl", [record]), encoder)
 
 
+def test_a_few_rows_of_no_use_are_left_out_counted_and_named(tmp_path, encoder):
+    right = [rollout(encoder, f"p{i}", f"2 + {i} = {2 + i}.", True) for i in range(20)]
+    wrong = [rollout(encoder, f"p{i}", f"2 + {i} = {9 + i}.", False, 1) for i in range(20)]
+    blank = rollout(encoder, "p0", " ", False, 2)
+    past = rollout(encoder, "p1", "2", False, 2)
+    past["ids"] = [*past["ids"][:-1], len(encoder.tokenizer), past["ids"][-1]]  # of the padded part of a vocabulary
+    file = write(tmp_path / "r.jsonl", [*right, blank, *wrong, past])
+    data = load(file, encoder)
+    assert (len(data.pairs), data.n_responses) == (20, 40)
+    reasons = "the answer is blank", "the token ids do not decode, some are past the tokenizer's last"
+    assert data.unusable == dict.fromkeys(reasons, 1)
+    remark = f"{file}: left out as of no use: 1 x {reasons[0]}, first {file}, line 21; 1 x {reasons[1]}, first {file}, line 42"
+    assert data.remarks == (remark,)
+    with pytest.raises(UserError, match="line 21: the answer is blank"):
+        load(file, encoder, strict=True)
+    with pytest.raises(
+        UserError, match=r"5 of 45 rows are of no use, more than a tenth; .*line 41: the answer is blank"
+    ):
+        load(write(tmp_path / "r.jsonl", [*right, *wrong, *[{**blank, "sample": 2 + i} for i in range(5)]]), encoder)
+    long = rollout(encoder, "p2", "57 " * 600, False, 3)
+    assert load(write(tmp_path / "r.jsonl", [*right, *wrong, long]), encoder).n_overlong == 1
+    with pytest.raises(UserError, match=r"line 41: is [\d,]+ tokens long, max_length is 500"):
+        load(file, encoder, strict=True)
+
+
+def test_pairs_of_equal_or_blank_texts_are_left_out(tmp_path, encoder):
+    records = [{"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(20)]
+    records[3]["rejected"] = records[3]["chosen"]
+    records[5]["chosen"] = "\n"
+    data = load(write(tmp_path / "p.jsonl", records), encoder)
+    assert len(data.pairs) == 18
+    assert data.unusable == {"'chosen' and 'rejected' are the same text": 1, "the answer is blank": 1}
+    # The same answer judged both ways is no pair either.
+    both = [outcome("q", "5", right) for right in (True, False)]
+    data = load(write(tmp_path / "o.jsonl", [*both, outcome("r", "5", True), outcome("r", "6", False)]), encoder)
+    assert [texts(encoder, pair) for pair in data.pairs] == [["5", "6"]]
+    assert data.n_one_sided == 1
+
+
+def test_unpaired_data_numbers_as_labels_and_content_in_parts(tmp_path, encoder):
+    parts = [{"type": "text", "text": "What"}, {"type": "text", "text": "?"}]
+    asked = [{"role": "user", "content": parts}]
+    said = [{"role": "assistant", "content": [{"type": "text", "text": "6"}]}]
+    forms = {
+        "texts": [
+            {"prompt": "What?", "completion": "5", "label": True},
+            {"prompt": "What?", "completion": "6", "label": False},
+        ],
+        "numbers": [
+            {"prompt": "What?", "completion": "5", "label": 1},
+            {"prompt": "What?", "completion": "6", "label": 0},
+        ],
+        "parts": [
+            {"prompt": asked, "completion": [{"role": "assistant", "content": "5"}], "label": 1.0},
+            {"prompt": asked, "completion": said, "label": 0.0},
+        ],
+        "outcomes": [{"messages": [*asked, *said], "correct": 0}, outcome("What?", "5", 1)],
+        "pairs": [{"prompt": asked, "chosen": "5", "rejected": said}],
+    }
+    found = {}
+    for name, records in forms.items():
+        (pair,) = load(write(tmp_path / f"{name}.jsonl", records), encoder).pairs
+        assert texts(encoder, pair) == ["5", "6"], name
+        found[name] = [r.ids.tolist() for r in pair.rows]
+    assert all(ids == found["texts"] for ids in found.values())
+    for record, message in (
+        ({"prompt": "a", "completion": "b", "label": 2}, "field 'label' is 2; expected true or false, or 1 or 0"),
+        ({"prompt": "a", "completion": 3, "label": 1}, "field 'completion' is missing or no text; a row needs prompt"),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "completion": "b", "label": 1},
+            r"completion\[0\]",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(write(tmp_path / "bad.jsonl", [record]), encoder)
+
+
 def test_other_mistakes(tmp_path, encoder):
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path / "none.jsonl", encoder)
