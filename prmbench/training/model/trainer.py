@@ -132,7 +132,7 @@ class GuardedTrainer(Trainer):
 
         Args:
             output_dir: Folder to write into.
-            _internal_call: Whether the folder is one of a saved state, which needs no probe.
+            _internal_call: As transformers has it.
 
         Raises:
             UserError: The folder cannot be written.
@@ -140,8 +140,7 @@ class GuardedTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         with writing(folder):
             super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            self._save_probe(self.model_wrapped, folder)
+        self._save_probe(self.model_wrapped, folder)
 
     def rehearse(self, folder: Path, export: Callable[[Path, Path], None]) -> None:
         """Try everything that saving at the end needs before the first update: write, read back, delete.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from prmbench.data.tokens import TokenOptions, TraceEncoder
-from prmbench.engines.load import LoadOptions
 from prmbench.engines.tokenizer import load_tokenizer
-from prmbench.errors import UserError
-from prmbench.training.data.chats import encode_chat, load_chats
+from prmbench.errors import UserError, nearest
+from prmbench.resources import resource_folder
+from prmbench.reward_models.loading import read_template
+from prmbench.training.data.chats import encode_chat, load_chats, truncate
 from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 
@@ -40,7 +43,7 @@ class SFTData:
     Attributes:
         kept: Records to train on.
         held: Records that are kept back.
-        n_overlong: Number of records that were too long and are left out.
+        n_overlong: Number of records that were too long, and are cut or left out.
     """
 
     kept: list[Encoded]
@@ -53,10 +56,40 @@ class SFTRecipe(Optimisation):
 
     data: str = Field(description="chats: a file of {messages} records")
     held_out: int = Field(0, ge=0, description="records kept back from the end of the data; their loss is logged")
+    max_length: int = Field(
+        3072, ge=8, description="longest record, in tokens; what becomes of longer ones says overlong"
+    )
+    overlong: Literal["truncate", "drop"] = Field(
+        "truncate", description="longer records: truncate cuts them as LLaMA-Factory does, drop leaves them out"
+    )
+    strict: bool = Field(False, description="whether a blank answer is an error; else a few are left out and counted")
     stop: StopOptions | None = Field(None, description="early end of the run; null: the whole schedule is run")
+    chat_template: str | None = Field(
+        None,
+        description="chat template, saved with the model: a Jinja file, or one that ships; null: the tokenizer's own",
+    )
     tokens: TokenOptions = Field(
         default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
     )
+
+    def encoder(self, folder: Path) -> TraceEncoder:
+        """Make the encoder of the policy's conversations; its tokenizer carries the chat template.
+
+        Args:
+            folder: The checkpoint to start from.
+
+        Raises:
+            UserError: There is no chat template, or it is broken.
+        """
+        tokenizer = load_tokenizer(folder, self.load_options)
+        if self.chat_template is not None:
+            tokenizer.chat_template = find_template(self.chat_template)
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"{folder}: the tokenizer has no chat template; set chat_template to a Jinja file, or to one that ships: "
+                f"{', '.join(_shipped())}"
+            )
+        return TraceEncoder(tokenizer, self.tokens)
 
     def load(self, encoder: TraceEncoder) -> SFTData:
         """Read and encode the data.
@@ -68,26 +101,52 @@ class SFTRecipe(Optimisation):
             The records.
 
         Raises:
-            UserError: The file cannot be read, a record is wrong, or none is short enough.
+            UserError: The file cannot be read, a record is wrong, or none is left.
         """
-        records = [encode_chat(encoder, chat) for chat in load_chats(self.data)]
-        short = [record for record in records if len(record[0]) <= self.max_length]
+        records = [encode_chat(encoder, chat) for chat in load_chats(self.data, strict=self.strict)]
+        n_overlong = sum(len(ids) > self.max_length for ids, _ in records)
+        if self.overlong == "truncate":
+            records = [truncate(ids, n_prompt, self.max_length) for ids, n_prompt in records]
+        short = [(ids, n_prompt) for ids, n_prompt in records if n_prompt < len(ids) <= self.max_length]
         cut = len(short) - self.held_out
         if cut <= 0:
             raise UserError(
                 f"{self.data}: no record is left to train on (max_length {self.max_length}, held_out {self.held_out})"
             )
-        return SFTData(short[:cut], short[cut:], len(records) - len(short))
+        return SFTData(short[:cut], short[cut:], n_overlong)
 
     def plan(self) -> TrainingPlan:
         """See `Optimisation.plan`."""
-
-        def lengths() -> list[int]:
-            encoder = TraceEncoder(load_tokenizer(self.folder, LoadOptions()), self.tokens)
-            return [len(ids) for ids, _ in self.load(encoder).kept]
-
         shape = self.shape()
-        data, source = self.data_size(self.data, lengths)
+        data, source = self.data_size(
+            self.data, lambda: [len(ids) for ids, _ in self.load(self.encoder(self.folder)).kept]
+        )
         memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
         tokens = self.micro_batch_size * self.max_length
         return memory.plan(data, source, 1, [*memory.weights(), *memory.activations(tokens), memory.logits(tokens)])
+
+
+def find_template(name: str) -> str:
+    """Find a chat template.
+
+    Args:
+        name: A Jinja file, or the name of a template that ships (``training/templates``).
+
+    Returns:
+        The template.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if Path(name).is_file():
+        return read_template(Path(name))
+    shipped = _shipped()
+    if name not in shipped:
+        raise UserError(
+            f"chat_template '{name}': no such file, nor a template that ships{nearest(name, shipped)}: {', '.join(shipped)}"
+        )
+    return read_template(shipped[name])
+
+
+def _shipped() -> dict[str, Path]:
+    return {path.stem: path for path in sorted((resource_folder("training") / "templates").glob("*.jinja"))}

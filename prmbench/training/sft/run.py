@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prmbench.data.tokens import TraceEncoder, ids_hash
+from prmbench.data.tokens import ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.processes import current_share
-from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.quiet import quiet_libraries
 from prmbench.training.model.exporter import Exporter
@@ -36,7 +35,7 @@ class SFTResult:
         output: Folder of the checkpoint.
         steps: Number of updates.
         n_records: Number of records trained on.
-        n_overlong: Number of records that were too long and are left out.
+        n_overlong: Number of records that were too long, and are cut or left out.
         pass_rate: The last measured pass rate; None where none was measured.
         history: The trainer's log and the measured pass rates, each with its step.
     """
@@ -71,7 +70,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         # Everything that can be checked before a model loads.
         folder = locate(recipe.model, "model")
         refuse_own_folder(recipe, folder)
-        encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.tokens)
+        encoder = recipe.encoder(folder)
         data = recipe.load(encoder)
         ids = ids_hash(ids for ids, _ in [*data.kept, *data.held])
         hashes = {"start": checkpoint_hash(folder), "tokens": ids}

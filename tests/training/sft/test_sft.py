@@ -11,13 +11,14 @@ import support
 import torch
 from safetensors.torch import load_file
 from support_training import mean_loss, write_chats
+from transformers import AutoTokenizer
 
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.training.data.chats import Chat, encode_chat, load_chats
+from prmbench.training.data.chats import Chat, encode_chat, load_chats, truncate
 from prmbench.training.recipes.lora import LoraOptions
-from prmbench.training.sft.recipe import SFTRecipe
+from prmbench.training.sft.recipe import SFTRecipe, find_template
 from prmbench.training.sft.run import train_sft
 
 
@@ -93,7 +94,83 @@ def test_another_recipe_never_goes_on_from_saved_states(recipe):
 
 def test_overlong_records_are_counted_and_none_left_is_an_error(recipe):
     with pytest.raises(UserError, match=r"no record is left to train on \(max_length 8"):
-        train_sft(recipe.model_copy(update={"max_length": 8}))
+        train_sft(recipe.model_copy(update={"max_length": 8, "overlong": "drop"}))
+    encoder = recipe.encoder(Path(recipe.model))
+    whole = recipe.load(encoder)
+    limit = int(np.median([len(ids) for ids, _ in whole.kept]))
+    dropped = recipe.model_copy(update={"max_length": limit, "overlong": "drop"}).load(encoder)
+    cut = recipe.model_copy(update={"max_length": limit}).load(encoder)
+    assert len(dropped.kept) + len(dropped.held) + dropped.n_overlong == 24
+    assert (cut.n_overlong, len(cut.kept), len(cut.held)) == (dropped.n_overlong, 20, 4)
+    assert max(len(ids) for ids, _ in cut.kept) == limit
+    for (ids, p), (short, q) in zip(whole.kept, cut.kept, strict=True):
+        assert short[:q].tolist() == ids[:q].tolist()
+        assert short[q:].tolist() == ids[p : p + len(short) - q].tolist()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "limit", "kept"),
+    [
+        (60, 30, 100, (60, 30)),
+        (100, 30, 100, (70, 30)),  # a short answer stays whole
+        (30, 100, 100, (30, 70)),  # a short prompt does
+        (150, 150, 100, (50, 50)),  # in proportion
+        (100, 200, 100, (34, 66)),
+        (50, 51, 100, (51 - 1, 50)),
+        (1000, 1, 8, (7, 1)),
+        (4, 8, 6, (2, 4)),
+    ],
+)
+def test_long_chats_are_cut_as_llama_factory_cuts_them(prompt, answer, limit, kept):
+    ids = np.arange(prompt + answer)
+    short, n = truncate(ids, prompt, limit)
+    assert (n, len(short) - n) == kept
+    assert short.tolist() == [*range(kept[0]), *range(prompt, prompt + kept[1])]
+
+
+def test_a_blank_answer_is_left_out_or_refused(recipe):
+    file = Path(recipe.data)
+    chats = [json.loads(line) for line in file.read_text().splitlines()]
+    chats[7]["messages"][-1]["content"] = " "
+    file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    encoder = recipe.encoder(Path(recipe.model))
+    assert len(recipe.load(encoder).kept) == 19
+    with pytest.raises(UserError, match="line 8: the answer is blank"):
+        recipe.model_copy(update={"strict": True}).load(encoder)
+    chats = [*chats[:5], chats[7]]
+    file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    with pytest.raises(UserError, match="1 of 6 rows are of no use, more than a tenth"):
+        recipe.load(encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_base_model_gets_a_chat_template_that_is_saved_with_it(recipe, tmp_path, shipped):
+    base = support.save_checkpoint(tmp_path / "base", template=None)
+    with pytest.raises(UserError, match="the tokenizer has no chat template; set chat_template .*: chatml, llama3"):
+        train_sft(recipe.model_copy(update={"model": str(base)}))
+    with pytest.raises(UserError, match="chat_template 'lama3': no such file, nor a template that ships .did you mean"):
+        train_sft(recipe.model_copy(update={"model": str(base), "chat_template": "lama3"}))
+    (tmp_path / "mine.jinja").write_text(support.TEMPLATE)
+    template = "chatml" if shipped else str(tmp_path / "mine.jinja")
+    result = train_sft(recipe.model_copy(update={"model": str(base), "chat_template": template, "max_steps": 1}))
+    encoder = TraceEncoder(AutoTokenizer.from_pretrained(result.output))
+    asked = {
+        True: "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n",
+        False: "<|user|>2 + 2?<|end|>\n<|assistant|>",
+    }
+    assert encoder.render_prompt("2 + 2?") == asked[shipped]
+
+
+def test_the_turns_of_llama_3():
+    tokenizer = support.wrap(support.byte_level(), find_template("llama3"))
+    special = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": special}, replace_extra_special_tokens=False)
+    encoder = TraceEncoder(tokenizer)
+    said = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    wanted = f"<s>{said.format('user')}2 + 2?<|eot_id|>{said.format('assistant')}"
+    assert encoder.render_prompt("2 + 2?") == wanted
+    assert tokenizer.convert_ids_to_tokens(encoder.end_of_turn) == "<|eot_id|>"
 
 
 def test_ids_are_the_prompt_with_its_generation_mark_then_the_answer_verbatim():
