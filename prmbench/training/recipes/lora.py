@@ -54,7 +54,7 @@ def add_adapter(model: Any, lora: LoraOptions, save_whole: list[str] | None = No
         The PEFT model around it.
 
     Raises:
-        UserError: The model has no such targets.
+        UserError: The model has no such targets; or the output layer is one, whose log-probs are computed outside it.
     """
     import warnings
 
@@ -62,7 +62,11 @@ def add_adapter(model: Any, lora: LoraOptions, save_whole: list[str] | None = No
 
     # It warns of tied weights, which are given their own when an adapter on them is merged.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.")
+    head = model.get_output_embeddings()
     try:
-        return get_peft_model(model, lora.config(save_whole))
+        adapted = get_peft_model(model, lora.config(save_whole))
     except ValueError as error:
         raise UserError(f"lora.targets {lora.targets}: {first_line(error)}") from None
+    if adapted.get_base_model().get_output_embeddings() is not head:
+        raise UserError("lora.targets: the output layer cannot carry an adapter here; leave it out")
+    return adapted

@@ -216,7 +216,7 @@ def _make_model(run: _Run) -> PreTrainedModel:
     """The model to train: its forward gives token values, and an adapter is in place where there is to be one.
 
     Raises:
-        UserError: The adapter changes the output layer, whose log-probs are computed outside it.
+        UserError: The adapter has no such targets, or changes the output layer, whose log-probs are computed outside it.
     """
     from prmbench.reward_models.q_rm import VALUE_HEAD
 
@@ -225,10 +225,7 @@ def _make_model(run: _Run) -> PreTrainedModel:
         from transformers import set_seed
 
         set_seed(run.recipe.seed)  # of the adapter's first weights
-        head = model.get_output_embeddings()
         model = add_adapter(model, lora, [VALUE_HEAD] if run.recipe.has_head else None)
-        if model.get_base_model().get_output_embeddings() is not head:
-            raise UserError("lora.targets: the output layer cannot carry an adapter here; leave it out")
     return model.train()
 
 

@@ -62,6 +62,21 @@ def test_an_adapter_on_tied_embeddings_is_merged_as_it_was_trained(tied, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("train", "make"), [(train_sft, sft), (train_rm, rm)])
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["q_prj"], r"lora.targets .*q_prj.*: Target modules"),
+        ("q_prj", r"lora.targets q_prj: Target modules"),
+        (["q_proj", "lm_head"], "lora.targets: the output layer cannot carry an adapter here; leave it out"),
+    ],
+)
+def test_targets_that_cannot_be(train, make, targets, said, tiny, tmp_path):
+    with pytest.raises(UserError, match=said):
+        train(make(tiny, tmp_path, lora={**LORA, "targets": targets}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("train", "make"), [(train_sft, sft), (train_rm, rm)])
 def test_weights_that_are_not_those_that_were_trained_are_said(train, make, tied, tmp_path, monkeypatch):
     monkeypatch.setattr(prmbench.training.model.exporter, "untie", lambda _: None)
     recipe = make(tied, tmp_path, lora=LORA)
