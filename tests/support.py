@@ -128,6 +128,11 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], obj
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def change_json(path: Path, **fields: object) -> None:
+    """Change fields of a JSON file in place."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 def make_traces(n: int, seed: int = 0) -> list[dict[str, object]]:
     """Synthetic traces: sums whose steps are right, or wrong from a known step on."""
     rng = random.Random(seed)

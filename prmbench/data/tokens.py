@@ -9,6 +9,7 @@ are never tokenized again, because a BPE merge across the end of a step would mo
 from __future__ import annotations
 
 import bisect
+import datetime as dt
 import hashlib
 import json
 import re
@@ -18,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from prmbench.errors import UserError, argument, first_line
+from prmbench.errors import ArgumentError, UserError, argument, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _SENTINEL = "prmbench-answer"
+
+DEFAULT_DATE = "2024-07-26"
+"""The day that a chat template is given which asks for today's date: the one that Llama 3.2's falls back to."""
 
 
 class TokenOptions(BaseModel):
@@ -43,6 +47,16 @@ class TokenOptions(BaseModel):
     end_of_turn: str | None = Field(
         None, description="token that ends the turn; by default what the chat template writes after an answer"
     )
+    date: str | None = Field(
+        None, description=f"day that a chat template is given as today's, YYYY-MM-DD; by default {DEFAULT_DATE}"
+    )
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_day(cls, date: str | None) -> str | None:
+        if date is not None:
+            dt.date.fromisoformat(date)
+        return date
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,7 @@ class TraceEncoder:
         tokenizer: The tokenizer.
         options: How a trace becomes text.
         chat_template: The Jinja template that renders conversations.
+        date: The day that the template is given as today's; None where it asks for none.
         end_of_turn: Id of the token that ends a turn.
     """
 
@@ -103,22 +118,38 @@ class TraceEncoder:
         Args:
             tokenizer: A fast tokenizer.
             options: How a trace becomes text; None is `TokenOptions` as it is.
-            chat_template: A Jinja template; None is the tokenizer's own.
+            chat_template: A Jinja template, or the name of one of the tokenizer's; None is the tokenizer's own, the default one of
+                several.
 
         Raises:
+            ArgumentError: The tokenizer has no template of this name, or the template asks for no date.
             UserError: The tokenizer has no chat template or is not a fast one, or the template or its arguments fail.
         """
         self.tokenizer = tokenizer
         self.options = options or TokenOptions()
-        self.chat_template = chat_template or tokenizer.chat_template
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        self.chat_template = _find_template(tokenizer.chat_template, chat_template, name)
         if not self.chat_template:
             raise UserError(
                 f"{name}: has no chat template; pass {argument('chat_template')} with the Jinja template that the model was "
                 "trained with"
             )
         self._plain = plain_tokenizer(tokenizer)
+        self.date: str | None = None
+        self.render_prompt("x")
+        if self.options.date is not None and self.date is None:
+            raise ArgumentError("date", self.options.date, "this chat template asks for no date; leave it out")
         self.end_of_turn = self._find_end_of_turn()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the results should know about the text, in whole sentences."""
+        if self.date is None or self.options.date is not None:
+            return []
+        return [
+            f"the chat template writes today's date; it is given {self.date}, so that results do not depend on the day "
+            f"({argument('date')} names another day)"
+        ]
 
     def render_prompt(self, problem: str, system: str | None = None) -> str:
         """Render a problem with the chat template.
@@ -134,26 +165,35 @@ class TraceEncoder:
 
     def template_hash(self) -> str:
         """Hash the chat template, and everything in the options that shapes the text, with sha256, in hex."""
-        content = json.dumps([self.chat_template, self.options.model_dump()], sort_keys=True)
+        content = json.dumps([self.chat_template, self.text_options()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def conversation(self) -> dict[str, Any]:
         """Say what shapes a prompt besides the problem and its template: what a run records, and the next stage compares.
 
         Returns:
-            The system message, the arguments of the chat template, its sha256, and whether it is the tokenizer's own.
+            The system message, the arguments of the chat template, its sha256, whether it is the tokenizer's own, and the day that it
+            is given where it asks for one.
         """
+        own = self.tokenizer.chat_template
         return {
             "system": self.options.system,
             "template_args": self.options.template_args,
             "chat_template": hashlib.sha256(self.chat_template.encode()).hexdigest(),
-            "own_template": self.chat_template == self.tokenizer.chat_template,
+            "own_template": self.chat_template == (own.get("default") if isinstance(own, dict) else own),
+            **({"date": self.date} if self.date is not None else {}),
         }
 
     def recorded_options(self) -> dict[str, Any]:
-        """List the options as an entry's provenance records them, the end of turn by the token that it came to."""
+        """List the options as an entry's provenance records them: with the token that ends a turn, and where ids come from."""
         end_of_turn = self.tokenizer.convert_ids_to_tokens(self.end_of_turn)
-        return {**self.options.model_dump(), "end_of_turn": end_of_turn}
+        origin = getattr(self.tokenizer, "origin", None)
+        return {**self.text_options(), "end_of_turn": end_of_turn, **({"tokenizer": origin} if origin else {})}
+
+    def text_options(self) -> dict[str, Any]:
+        """List the options that shape the text: the date among them where the template asks for it."""
+        found = self.options.model_dump(exclude={"date"})
+        return found if self.date is None else {**found, "date": self.date}
 
     def prompt_ids(self, problem: str, system: str | None = None) -> NDArray[np.int64]:
         """Encode a problem without a response.
@@ -250,13 +290,18 @@ class TraceEncoder:
                 chat_template=self.chat_template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                **self.options.template_args,
+                **{"strftime_now": self._today, **self.options.template_args},
             )
             return text
         except Exception as error:  # templates raise what they like
             raise UserError(
                 f"the chat template failed ({first_line(error)}); check {argument('chat_template')} and its arguments"
             ) from None
+
+    def _today(self, form: str) -> str:
+        """Tell a chat template today's date, the same on every day."""
+        self.date = self.options.date or DEFAULT_DATE
+        return dt.datetime.fromisoformat(self.date).strftime(form)
 
     def _find_end_of_turn(self) -> int:
         """Find the first special token that the template writes after an answer, else the end-of-sequence token."""
@@ -279,6 +324,23 @@ class TraceEncoder:
                 "the chat template ends an answer with no special token, and there is no end-of-sequence token"
             )
         return int(self.tokenizer.eos_token_id)
+
+
+def _find_template(own: str | dict[str, str] | None, wanted: str | None, name: str) -> str | None:
+    """Find the chat template that is meant: a Jinja text, one of several by its name, or the tokenizer's own."""
+    several = own if isinstance(own, dict) else {}
+    if wanted is None:
+        if several and "default" not in several:
+            raise ArgumentError(
+                "chat_template",
+                None,
+                f"{name} has several, and none is the default; name one of {', '.join(sorted(several))}",
+            )
+        return several["default"] if isinstance(own, dict) and several else own if isinstance(own, str) else None
+    if wanted not in several and "{" not in wanted:
+        has = f"it has {', '.join(sorted(several))}" if several else "its templates have no names"
+        raise ArgumentError("chat_template", wanted, f"no such file, nor a chat template of {name} ({has})")
+    return several.get(wanted, wanted)
 
 
 def ids_hash(sequences: Iterable[NDArray[np.int64]]) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
 from prmbench.errors import ArgumentError, UserError, first_line, nearest_path
 
 if TYPE_CHECKING:
     import torch
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def locate(source: str, name: str) -> Path:
@@ -81,6 +86,62 @@ def _is_cached(hub_id: str) -> bool:
     return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Say whether a folder holds a PEFT adapter instead of a whole model.
+
+    Args:
+        folder: The checkpoint folder.
+    """
+    return (folder / ADAPTER_CONFIG).exists()
+
+
+def adapter_base(folder: Path) -> Path:
+    """Find the folder of the model that an adapter was trained on.
+
+    Args:
+        folder: Folder of the adapter. A base that its config names by a path is looked for beside it first.
+
+    Returns:
+        The folder of the base, which may be an adapter too.
+
+    Raises:
+        UserError: The config names no base, or one that cannot be found.
+    """
+    config = folder / ADAPTER_CONFIG
+    name = read_json(config).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{config}: names no base model (base_model_name_or_path); write its folder or Hub id into it")
+    if (folder / name).is_dir():
+        return (folder / name).resolve()
+    try:
+        return locate(name, "base_model_name_or_path")
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from None
+
+
+def model_folder(folder: Path) -> Path:
+    """Find the folder that holds the config of a checkpoint: that of its base, where it is an adapter.
+
+    Args:
+        folder: The checkpoint folder.
+
+    Returns:
+        A folder that is no adapter.
+
+    Raises:
+        UserError: A base cannot be found, or adapters name each other as base.
+    """
+    seen: list[Path] = []
+    while is_adapter(folder):
+        if folder in seen:
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: the base that it names leads back to itself; name another base"
+            )
+        seen.append(folder)
+        folder = adapter_base(folder)
+    return folder
+
+
 def max_positions(folder: Path) -> int | None:
     """Read the longest sequence that a checkpoint was built for from its config.
 
@@ -90,67 +151,116 @@ def max_positions(folder: Path) -> int | None:
     Returns:
         Number of tokens; None where the config does not say.
     """
-    config = read_json(folder / "config.json")
-    found = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
+    found = text_config(folder).get("max_position_embeddings")
     return int(found) if found else None
 
 
-def checkpoint_hash(folder: Path) -> str:
-    """Hash the names and contents of the files that decide what a checkpoint computes.
-
-    These are its .safetensors files, ``config.json`` and, of an adapter, ``adapter_config.json``. What the tokenizer does shows
-    in the token ids.
+def text_config(folder: Path) -> dict[str, Any]:
+    """Read the config of a checkpoint; of a model that takes images too, the part that is a language model.
 
     Args:
         folder: The checkpoint folder.
+
+    Returns:
+        The config, with what only the whole has left in, and its ``model_type``.
+    """
+    config = read_json(model_folder(folder) / "config.json")
+    inner = config.get("text_config")
+    return config | inner | {"model_type": config.get("model_type")} if isinstance(inner, dict) else config
+
+
+def checkpoint_hash(folder: Path, base: Path | None = None) -> str:
+    """Hash the names and contents of the files that decide what a checkpoint computes.
+
+    These are its weight files, ``config.json`` and, of an adapter, ``adapter_config.json`` and all of its base. What the tokenizer
+    does shows in the token ids.
+
+    Args:
+        folder: The checkpoint folder.
+        base: Folder of the base, of an adapter; None: the one that its config names.
 
     Returns:
         sha256 in hex.
 
     Raises:
-        UserError: There are no .safetensors files. Other formats can run code when loaded and are refused.
+        UserError: The weights are not safetensors within the folder. Other formats can run code when loaded and are refused.
     """
-    configs = [path for name in ("config.json", "adapter_config.json") if (path := folder / name).exists()]
+    configs = [path for name in ("config.json", ADAPTER_CONFIG) if (path := folder / name).exists()]
     whole = hashlib.sha256()
     for file in [*weight_files(folder), *configs]:
         with file.open("rb") as handle:
             whole.update(file.name.encode() + b"\0" + hashlib.file_digest(handle, "sha256").digest())
+    if is_adapter(folder):
+        whole.update(checkpoint_hash(base or adapter_base(folder)).encode())
     return whole.hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the .safetensors files of a checkpoint, and check that none of those in its index is missing.
+    """List the weight files of a checkpoint, and check that these are what a loader loads.
 
     Args:
         folder: The checkpoint folder.
 
     Returns:
-        The files, by name; at least one.
+        The .safetensors files of the folder and those that its index names, by name; at least one.
 
     Raises:
-        UserError: There are none, or one that the index names is missing.
+        UserError: There are none, one is missing, lies elsewhere or has another format, or it is not clear which are meant.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    if is_adapter(folder):
+        if not (folder / ADAPTER_WEIGHTS).exists():
+            raise UserError(f"{folder}: a PEFT adapter without {ADAPTER_WEIGHTS}; save it again as safetensors")
+        return [folder / ADAPTER_WEIGHTS]
+    files = set(folder.glob("*.safetensors"))
+    config = folder / "config.json"
+    # What the config names is loaded, else a single file, else what the index names.
+    named = read_json(config).get("transformers_weights") if config.exists() else None
+    index = folder / (named if isinstance(named, str) and named.endswith(".index.json") else INDEX)
+    if named is not None and not (isinstance(named, str) and _inside(folder, named, (".safetensors", ".index.json"))):
+        raise UserError(
+            f"{config}: transformers_weights is {json.dumps(named)[:60]}; expected a .safetensors file of the folder"
+        )
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{index}: holds no weight_map from weights to files; download it again")
+        if outside := [name for name in names if not _inside(folder, name, (".safetensors",))]:
+            raise UserError(
+                f"{index}: names '{outside[0]}', which is no .safetensors file of the folder; copy the weights into it"
+            )
+        if absent := [name for name in names if not (folder / name).exists()]:
+            raise UserError(
+                f"{folder}: {len(absent)} of {len(names)} weight files are missing ({absent[0]}); download it again"
+            )
+        if named is None and (folder / SINGLE).exists() and names != [SINGLE]:
+            raise UserError(
+                f"{folder}: holds both {SINGLE} and {INDEX} with other files, so it is not clear which weights are meant; "
+                "delete the older ones"
+            )
+        files |= {folder / name for name in names}
+    elif named is not None and not (folder / named).exists():
+        raise UserError(
+            f"{config}: transformers_weights names '{named}', which is not in the folder; download it again"
+        )
     if not files:
         others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf"})
         hint = f"; found {', '.join(others)}: save it again as safetensors" if others else ""
         raise UserError(f"{folder}: holds no .safetensors weights{hint}")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        absent = [name for name in shards if not (folder / name).exists()]
-        if absent:
-            raise UserError(
-                f"{folder}: {len(absent)} of {len(shards)} weight files are missing ({absent[0]}); download it again"
-            )
-    return files
+    return sorted(files)
 
 
-def read_weights(folder: Path, endings: Iterable[str]) -> dict[str, torch.Tensor]:
+def _inside(folder: Path, name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a name is that of a file within a folder, with one of some endings."""
+    root = os.path.abspath(folder)
+    return name.endswith(endings) and os.path.commonpath([root, os.path.abspath(folder / name)]) == root
+
+
+def read_weights(folder: Path, endings: Sequence[str]) -> dict[str, torch.Tensor]:
     """Read the weights of a checkpoint whose names end in one of some endings.
 
     Args:
-        folder: The checkpoint folder.
+        folder: The checkpoint folder. What an adapter does not have is read from its base.
         endings: Ends of names, such as ``score.weight``; whole parts between dots.
 
     Returns:
@@ -161,14 +271,34 @@ def read_weights(folder: Path, endings: Iterable[str]) -> dict[str, torch.Tensor
     """
     from safetensors import safe_open
 
+    found = read_weights(adapter_base(folder), endings) if is_adapter(folder) else {}
+    for name, file in weight_names(folder).items():
+        for ending in endings:
+            if name == ending or name.endswith(f".{ending}"):
+                with safe_open(file, framework="pt") as tensors:
+                    found[ending] = tensors.get_tensor(name).float()
+                refuse_not_finite(name, found[ending], folder)
+    return found
+
+
+def weight_names(folder: Path) -> dict[str, Path]:
+    """List the weights of a checkpoint by name.
+
+    Args:
+        folder: The checkpoint folder.
+
+    Returns:
+        The file that each is in.
+    """
+    from safetensors import safe_open
+
     found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (not a dict)
-                for ending in endings:
-                    if name == ending or name.endswith(f".{ending}"):
-                        found[ending] = tensors.get_tensor(name).float()
-                        refuse_not_finite(name, found[ending], folder)
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                found.update(dict.fromkeys(tensors.keys(), file))
+        except Exception as error:
+            raise UserError(f"{file}: cannot be read ({first_line(error)}); download it again") from None
     return found
 
 

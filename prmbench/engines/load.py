@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
-from prmbench.engines.checkpoint import refuse_not_finite, weight_files
+from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, weight_files, weight_names
 from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest
 
 if TYPE_CHECKING:
@@ -80,12 +80,17 @@ class LoadOptions:
 HEADS = {"score.": "classifier", "v_head.": "value_head"}
 """How names of weights begin that are a reward model's head, and the kind of reward model that reads them."""
 
+HEAD_LAYERS = ("lm_head", "score", "classifier", "v_head", "value_head")
+"""Names of layers on a decoder that are no part of it."""
+
 
 def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
     """Load a causal language model in eval mode, checked to be complete and finite.
 
+    Of a model that takes images too, it is the part that is a language model that counts.
+
     Args:
-        folder: The checkpoint folder.
+        folder: The checkpoint folder. An adapter is merged into its base.
         options: Where and how its weights are loaded.
 
     Returns:
@@ -94,9 +99,16 @@ def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
     Raises:
         UserError: There is no config, there are no safetensors, or a shard is missing. Or the checkpoint lacks weights, which
             transformers would fill with random numbers. Or a weight is NaN or infinite; it is named. Or a reward model's
-            head is beside the weights: its tied or left-over output layer would pass for a language model's.
+            head is beside the weights: its tied or left-over output layer would pass for a language model's. Or an adapter does
+            not fit.
     """
-    return _load(folder, options, "AutoModelForCausalLM", "a causal language model", heads=HEADS)
+    if is_adapter(folder):
+        from prmbench.engines.adapters import merge
+
+        _refuse_heads(folder, (name.removeprefix("base_model.model.") for name in weight_names(folder)))
+        return merge(lambda: load_causal_lm(adapter_base(folder), options), folder)
+    classes = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
+    return _load(folder, options, classes, "a causal language model", heads_are_refused=True)
 
 
 def load_trunk(folder: Path, options: LoadOptions) -> PreTrainedModel:
@@ -105,7 +117,7 @@ def load_trunk(folder: Path, options: LoadOptions) -> PreTrainedModel:
     Code that the checkpoint carries is not run where transformers has the architecture that its config names (``model_type``).
 
     Args:
-        folder: The checkpoint folder.
+        folder: The checkpoint folder. An adapter is merged into its base.
         options: Where and how its weights are loaded.
 
     Returns:
@@ -116,25 +128,48 @@ def load_trunk(folder: Path, options: LoadOptions) -> PreTrainedModel:
     """
     from transformers import CONFIG_MAPPING
 
+    if is_adapter(folder):
+        from prmbench.engines.adapters import merge
+
+        return merge(lambda: _headless(load_trunk(adapter_base(folder), options)), folder, HEAD_LAYERS).trunk
     if read_json(folder / "config.json").get("model_type") in CONFIG_MAPPING:
         options = dataclasses.replace(options, trust_remote_code=False)  # its own class would bring its head along
-    return _load(folder, options, "AutoModel", "a model of an architecture that transformers knows")
+    model = _load(folder, options, ("AutoModel",), "a model of an architecture that transformers knows")
+    return model if model.get_output_embeddings() is None else decoder_of(model)
+
+
+def decoder_of(model: Any) -> Any:
+    """Give the decoder of a language model: what makes last hidden states of token ids.
+
+    Args:
+        model: A causal language model of transformers.
+
+    Returns:
+        The decoder, without an output layer.
+    """
+    decoder = model.get_decoder()
+    while hasattr(decoder, "lm_head"):  # Llama 4 calls its whole language model the decoder
+        decoder = decoder.model
+    return decoder
 
 
 def _load(
-    folder: Path, options: LoadOptions, auto_class: str, what: str, heads: Mapping[str, str] | None = None
+    folder: Path, options: LoadOptions, classes: Sequence[str], what: str, *, heads_are_refused: bool = False
 ) -> PreTrainedModel:
-    """Load with a class of transformers; weights that it has no place for are an error where they begin as one of `heads`."""
+    """Load with the first of some classes of transformers that knows the architecture."""
     import transformers
 
     read_json(folder / "config.json")
     weight_files(folder)
+    trusted = options.trust_remote_code
     try:
-        model, info = getattr(transformers, auto_class).from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+        known = [name for name in classes if type(config) in getattr(transformers, name)._model_mapping]
+        model, info = getattr(transformers, (known or classes)[0]).from_pretrained(
             folder,
             dtype=options.resolve_dtype(),
             use_safetensors=True,
-            trust_remote_code=options.trust_remote_code,
+            trust_remote_code=trusted,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported; they are an error below
         )
@@ -142,15 +177,9 @@ def _load(
         raise
     except Exception as error:
         raise UserError(f"{folder}: cannot be loaded as {what} ({first_line(error)})") from None
-    # What the checkpoint has and the model lacks.
-    for name in sorted(info["unexpected_keys"]):
-        for beginning, kind in (heads or {}).items():
-            if name.startswith(beginning):
-                raise UserError(
-                    f"{folder}: holds the head of a reward model ('{name}'), which a language model has no use for; score with "
-                    f"it by {argument('kind', kind)} or {argument('preset')}"
-                )
-    # What the model has and the checkpoint lacks.
+    # What the checkpoint has and the model lacks, and the other way round.
+    if heads_are_refused:
+        _refuse_heads(folder, info["unexpected_keys"])
     missing = sorted(info["missing_keys"])
     mismatched = sorted(str(entry) for entry in info["mismatched_keys"])
     if missing or mismatched:
@@ -161,6 +190,37 @@ def _load(
         )
     check_finite(model, folder)
     return model.to(options.resolve_device()).eval()
+
+
+def _refuse_heads(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError where the name of a weight that a language model has no use for is that of a reward model's head."""
+    for name in sorted(names):
+        for beginning, kind in HEADS.items():
+            if name.startswith(beginning):
+                raise UserError(
+                    f"{folder}: holds the head of a reward model ('{name}'), which a language model has no use for; score with "
+                    f"it by {argument('kind', kind)} or {argument('preset')}"
+                )
+
+
+def _headless(trunk: Any) -> Any:
+    """A decoder in the place that it has in a model with a head, where adapters look for its layers."""
+    import torch
+
+    class Headless(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = trunk.config
+            self.add_module(trunk.base_model_prefix, trunk)
+
+        @property
+        def trunk(self) -> Any:
+            return getattr(self, trunk.base_model_prefix)
+
+        def forward(self, **inputs: Any) -> Any:
+            return self.trunk(**inputs)
+
+    return Headless()
 
 
 def check_finite(model: torch.nn.Module, folder: Path) -> None:

@@ -33,6 +33,8 @@ from prmbench.errors import ArgumentError, UserError, first_line, printable
 
 LIMIT_VARIABLE = "PRMBENCH_CACHE_GIB"
 DEFAULT_GIB = 4.0
+VERSION = 2
+"""Version of what is kept. Older numbers are never found: some of version 1 are of adapters that change their base."""
 _USED_SECONDS = 3600.0  # how stale "last used" may be, so that most hits cost no write
 _WAIT_SECONDS = 10.0  # how long to wait for another process that writes
 
@@ -70,7 +72,7 @@ class Identity:
 
     def text(self) -> str:
         """Give it as JSON with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
 
     def key(self, sequences: Sequence[NDArray[np.int64]], first: Sequence[int]) -> bytes:
         """Hash it together with a batch.

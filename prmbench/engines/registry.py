@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.engines.checkpoint import is_adapter
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, argument, nearest
@@ -21,15 +27,24 @@ def check_engine(name: str) -> None:
         raise ArgumentError("engine", name, f"expected {' or '.join(ENGINES)}{nearest(name, ENGINES)}")
 
 
-def load_engine(name: str, folder: Path, options: LoadOptions, source: str, *, memory_share: float = 0.85) -> Engine:
+def load_engine(
+    name: str,
+    folder: Path,
+    options: LoadOptions,
+    source: str,
+    *,
+    memory_share: float = 0.85,
+    allowed: NDArray[np.int64] | None = None,
+) -> Engine:
     """Load a checkpoint folder into an engine.
 
     Args:
         name: Name of the engine.
-        folder: The checkpoint folder.
+        folder: The checkpoint folder. An adapter is merged into its base.
         options: Where and how its weights are loaded.
         source: What errors call the checkpoint.
         memory_share: Share of each device's memory that vLLM reserves, between 0 and 1. The hf engine takes what it needs.
+        allowed: Token ids that may be sampled; None: all. With the hf engine all others have no probability in log-probs either.
 
     Returns:
         The engine.
@@ -47,11 +62,15 @@ def load_engine(name: str, folder: Path, options: LoadOptions, source: str, *, m
                 )
         from prmbench.engines.hf.engine import HFEngine
 
-        return HFEngine(load_causal_lm(folder, options), source)
+        return HFEngine(load_causal_lm(folder, options), source, allowed)
+    if is_adapter(folder):
+        with tempfile.TemporaryDirectory() as merged:  # vLLM has read it once it is loaded
+            load_causal_lm(folder, dataclasses.replace(options, device="cpu")).save_pretrained(merged)
+            return load_engine(name, Path(merged), options, source, memory_share=memory_share, allowed=allowed)
     if options.data_parallel > 1:
         from prmbench.engines.vllm.parallel import ParallelVLLM
 
-        return ParallelVLLM(folder, options, source, memory_share=memory_share)
+        return ParallelVLLM(folder, options, source, memory_share=memory_share, allowed=allowed)
     from prmbench.engines.vllm.engine import VLLMEngine
 
-    return VLLMEngine(folder, options, source, memory_share=memory_share)
+    return VLLMEngine(folder, options, source, memory_share=memory_share, allowed=allowed)

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prmbench.data.records import read_json
 from prmbench.data.tokens import plain_tokenizer
 from prmbench.engines.load import LoadOptions
@@ -82,6 +85,18 @@ def load_tokenizer(folder: Path, options: LoadOptions) -> PreTrainedTokenizerFas
     ) = False
     found.origin = origin
     return found
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """List the ids that a tokenizer has a token for. A model may have more logits, which mean nothing.
+
+    Args:
+        tokenizer: The tokenizer.
+
+    Returns:
+        The ids in ascending order. int64, shape [n].
+    """
+    return np.unique(np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from prmbench.data.prompts import PromptTemplate
@@ -9,7 +10,7 @@ from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.registry import load_engine
-from prmbench.engines.tokenizer import load_tokenizer
+from prmbench.engines.tokenizer import load_tokenizer, token_ids
 from prmbench.engines.types import Engine
 
 
@@ -49,10 +50,10 @@ def load_policy(
         source: A checkpoint folder or a Hub id.
         prompt: How problems are put to it.
         load_options: Where and how its weights are loaded; None: as `LoadOptions` has it.
-        chat_template: A Jinja chat template; None: that of the tokenizer.
+        chat_template: A Jinja chat template, or the name of one that the tokenizer has; None: that of the tokenizer.
         engine: Name of the engine.
-        tokens: How its conversations are rendered, apart from the system message, which the prompt has; None: as `TokenOptions` has
-            it.
+        tokens: How its conversations are rendered; None: as `TokenOptions` has it. Where they name no system message, it is that of
+            the prompt.
 
     Returns:
         The policy.
@@ -62,6 +63,12 @@ def load_policy(
     """
     options = load_options or LoadOptions()
     folder = locate(source, "policy")
-    rendered = (tokens or TokenOptions()).model_copy(update={"system": prompt.system})
-    encoder = TraceEncoder(load_tokenizer(folder, options), rendered, chat_template)
-    return Policy(load_engine(engine, folder, options, source), encoder, source, checkpoint_hash(folder))
+    tokens = tokens or TokenOptions()
+    if tokens.system is None:
+        tokens = tokens.model_copy(update={"system": prompt.system})
+    encoder = TraceEncoder(load_tokenizer(folder, options), tokens, chat_template)
+    for warning in encoder.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    hashed = checkpoint_hash(folder)
+    allowed = token_ids(encoder.tokenizer)
+    return Policy(load_engine(engine, folder, options, source, allowed=allowed), encoder, source, hashed)

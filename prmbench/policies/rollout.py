@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from prmbench.data.problems import Problem
-from prmbench.data.prompts import AnswerStyle, PromptTemplate, find_prompt
+from prmbench.data.prompts import PROMPT_TEMPLATES, AnswerStyle, PromptTemplate, find_prompt
 from prmbench.data.records import check_fields, read_json
 from prmbench.data.rollouts import FILE_STEM, Rollout, parse_rollout, sets_within
-from prmbench.data.tokens import ids_hash
+from prmbench.data.tokens import DEFAULT_DATE, ids_hash
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.batching import BatchRunner, plan_batches
 from prmbench.engines.processes import Share
@@ -219,18 +219,22 @@ def sampling_settings(
     }
 
 
-def prompt_rules(conversation: Mapping[str, Any]) -> dict[str, Any]:
+def prompt_rules(conversation: Mapping[str, Any], prompt: str | None = None) -> dict[str, Any]:
     """Say what of the prompts must be equal for two entries to be compared, besides the prompt template.
 
     Args:
         conversation: What a run recorded; see `TraceEncoder.conversation`. Runs from before recorded nothing.
+        prompt: Name of the prompt template; None: its system message is not looked at.
 
     Returns:
-        Arguments of the chat template, and its hash where the user gave one. Empty where the model's own template renders the
-        prompts as it is: backbones have different ones.
+        Arguments of the chat template, its hash where the user gave one, the day that it was given, and a system message other than
+        the prompt template's. Empty where the model's own template renders the prompts as it is: backbones have different ones.
     """
     rules = {"template_args": conversation.get("template_args") or None}
     rules["chat_template"] = None if conversation.get("own_template", True) else conversation.get("chat_template")
+    rules["date"] = date if (date := conversation.get("date")) != DEFAULT_DATE else None
+    if prompt in PROMPT_TEMPLATES and conversation.get("system") != PROMPT_TEMPLATES[prompt].system:
+        rules["system"] = conversation.get("system")
     return {name: value for name, value in rules.items() if value is not None}
 
 

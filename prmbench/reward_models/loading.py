@@ -45,7 +45,8 @@ def load_reward_model(
         kind: Name of the kind; None for the one that the card names. Without either, a checkpoint with a reference is implicit.
         preset: Name of a preset, which fills in what the card and the settings leave open; None for the one that the card names.
         load_options: Device, dtype and whether code that a checkpoint carries may run; None for the defaults.
-        chat_template: File with a Jinja chat template to use in place of that of the tokenizer; None keeps that one.
+        chat_template: File with a Jinja chat template to use in place of that of the tokenizer, or the name of one of several that
+            the tokenizer has; None keeps its own, the default one of several.
         plugin: Python file that registers a kind of your own; it is run. None runs nothing.
         engine: What computes tokens: ``hf``, or ``vllm`` for implicit models (model and reference both) and critics.
         reference_cache: Whether to keep log-probs of the reference of an implicit model between runs, and to use those kept.
@@ -90,7 +91,7 @@ def load_reward_model(
     )
     model = find_kind(card.kind).load(request)
     model.source = source
-    model.warnings = [*model.warnings, *_other_template(model)]
+    model.warnings = [*model.warnings, *_other_template(model), *getattr(model.encoder, "warnings", ())]
     for warning in model.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if plugin is not None:
@@ -142,18 +143,20 @@ def read_template(path: Path) -> str:
     """Read a file with a chat template.
 
     Args:
-        path: The file.
+        path: The file, or the name of a template that the tokenizer has.
 
     Returns:
-        Its text.
+        Its text; the name where there is no such file.
 
     Raises:
         ArgumentError: It cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ArgumentError("chat_template", path, f"cannot be read ({error.strerror})") from None
+        is_name = not path.exists() and not path.suffix and len(path.parts) == 1
+        return str(path) if is_name else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise ArgumentError("chat_template", path, f"cannot be read ({why})") from None
 
 
 def _run_plugin(path: Path) -> None:

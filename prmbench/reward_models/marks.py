@@ -261,7 +261,7 @@ class MarkEncoder:
         self._chat = None
         if layout.prompt != "text":
             self._chat = TraceEncoder(tokenizer, options, chat_template)
-        elif options.system is not None or options.template_args or chat_template is not None:
+        elif options.system is not None or options.template_args or options.date or chat_template is not None:
             raise UserError(
                 "a system message, template arguments or a chat template: this layout has the bare problem as its prompt "
                 "(marks.prompt is text); leave them out"
@@ -324,12 +324,21 @@ class MarkEncoder:
     def template_hash(self) -> str:
         """Return the sha256 (hex) of the chat template, if it is used, and everything that shapes the text."""
         template = self._chat.chat_template if self._chat else None
-        content = [template, self.options.model_dump(), self.layout.model_dump()]
+        content = [template, self._text_options(), self.layout.model_dump()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def recorded_options(self) -> dict[str, Any]:
         """Return the options as the provenance of an entry records them."""
-        return {**self.options.model_dump(), "marks": self.layout.model_dump()}
+        origin = getattr(self.tokenizer, "origin", None)
+        return {**self._text_options(), "marks": self.layout.model_dump(), **({"tokenizer": origin} if origin else {})}
+
+    def _text_options(self) -> dict[str, Any]:
+        return self._chat.text_options() if self._chat else self.options.model_dump(exclude={"date"})
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the results should know about the text, in whole sentences."""
+        return self._chat.warnings if self._chat else []
 
     def _render_turns(self, conversation: list[dict[str, str]]) -> str:
         assert self._chat is not None

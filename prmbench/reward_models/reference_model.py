@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -145,7 +146,13 @@ def reference_logprobs(
 
 
 def reference_identity(
-    weights: str, engine: str, options: LoadOptions, *, plain_head: bool = True, autocast: str | None = None
+    weights: str,
+    engine: str,
+    options: LoadOptions,
+    *,
+    plain_head: bool = True,
+    autocast: str | None = None,
+    common: NDArray[np.int64] | None = None,
 ) -> Identity | None:
     """Say what the log-probs of a reference are kept under: everything that decides their bits.
 
@@ -155,6 +162,7 @@ def reference_identity(
         options: Device, dtype and whether code that the checkpoint carries may run.
         plain_head: Whether its output layer is a plain one; the wrapper of an adapter computes otherwise.
         autocast: Type that it computes in under autocast; None where there is no autocast.
+        common: Token ids that have a probability; None for all.
 
     Returns:
         The identity; None where it cannot be said, because code that the checkpoint carries may run.
@@ -170,6 +178,8 @@ def reference_identity(
         "matmul": torch.get_float32_matmul_precision(),
         "head": f"{TILE_ROWS} x {tile_width(device)}" if plain_head else f"{HEAD_BLOCK} wrapped",
     }
+    if common is not None:
+        kernels["tokens"] = hashlib.sha256(common.tobytes()).hexdigest()
     if autocast is not None:
         kernels["autocast"] = autocast
     if device.type == "cuda":

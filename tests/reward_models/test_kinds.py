@@ -165,8 +165,10 @@ def test_adapter_mistakes(adapter, tmp_path):
     with pytest.raises(UserError, match="without adapter_model.safetensors"):
         load_reward_model(broken)
     other = support.save_checkpoint(tmp_path / "wide", num_key_value_heads=4)
+    elsewhere = shutil.copytree(adapter / "adapter", tmp_path / "elsewhere")
+    support.change_json(elsewhere / "adapter_config.json", base_model_name_or_path="someone/gone")
     with pytest.raises(UserError, match="the adapter does not fit"):
-        load_reward_model(adapter / "adapter", reference=other)
+        load_reward_model(elsewhere, reference=other)  # the reference is the only base that there is
 
 
 # --- what does not belong together ---
@@ -177,12 +179,25 @@ def test_another_vocabulary_size(tiny, tmp_path):
     tokenizer.add_tokens(["<extra>"])
     support.tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
-    with pytest.raises(UserError, match=r"differ in 1 tokens .*'<extra>'"):
-        load_reward_model(tiny, reference=tmp_path / "other")
+    check_common(tiny, tmp_path / "other", 407)
+    with pytest.raises(UserError, match=r"holds the token '<extra>', which .* do not both know"):
+        load_reward_model(tmp_path / "other", reference=tiny).encode(PROBLEM, ["<extra> is 3.", *STEPS])
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / "other" / name).unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"407 logits a position, its reference .* has 408"):
-        load_reward_model(tiny, reference=tmp_path / "other")
+    check_common(tiny, tmp_path / "other", 407)
+
+
+def check_common(folder, reference, n):
+    """A log-ratio over the first n ids, in float64."""
+    model = load_reward_model(folder, reference=reference)
+    encoded = model.encode(PROBLEM, STEPS)
+    ids, at = torch.tensor(encoded.ids)[None], np.arange(encoded.n_prompt, len(encoded.ids))
+    both = []
+    for one in (folder, reference):
+        with torch.no_grad():
+            logits = AutoModelForCausalLM.from_pretrained(one, dtype=torch.float64)(ids).logits[0, :, :n]
+        both.append(logits.log_softmax(-1)[at - 1, encoded.ids[at]].numpy())
+    assert model.token_values([encoded])[0] == pytest.approx(both[0] - both[1], abs=1e-4)
 
 
 def test_same_size_other_tokens(tiny, tmp_path):

@@ -55,7 +55,7 @@ def test_an_implicit_model_is_loaded_so_and_warns(tiny, tiny_tuned, cuda, monkey
     cuda["bytes"] = round(share * HEADROOM * (float32_bytes(tiny) + float32_bytes(tiny_tuned))) + 1
     seen = []
 
-    def load(name, folder, options, source, *, memory_share):
+    def load(name, folder, options, source, *, memory_share, allowed):
         seen.append(options.dtype)
         from prmbench.engines.hf.engine import HFEngine
 
@@ -64,7 +64,7 @@ def test_an_implicit_model_is_loaded_so_and_warns(tiny, tiny_tuned, cuda, monkey
             return HFEngine(load_causal_lm(folder, options), source)
 
     monkeypatch.setattr("prmbench.reward_models.implicit.load_engine", load)
-    monkeypatch.setattr("prmbench.reward_models.implicit.reference_identity", lambda *_: None)
+    monkeypatch.setattr("prmbench.reward_models.implicit.reference_identity", lambda *_, **__: None)
     model = load_reward_model(tiny_tuned, reference=tiny, reference_cache=False)
     assert seen == [dtype] * len(seen)
     assert model.device_and_dtype()[1] == dtype

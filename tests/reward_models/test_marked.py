@@ -221,7 +221,7 @@ def test_a_classifier_is_no_language_model(smol, tmp_path):
         ):
             load_reward_model(folder, kind=kind)
     value = support_prm.save_value_head(tmp_path / "v", smol)
-    with pytest.raises(UserError, match="--kind value_head"):
+    with pytest.raises(UserError, match="`kind=value_head`"):
         load_reward_model(value, kind="endo")
 
 

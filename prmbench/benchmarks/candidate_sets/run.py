@@ -140,7 +140,7 @@ def plan_candidate_sets(job: Job) -> Plan:
             "prompt": data.prompt,
             "p_min": list(map(str, p_mins)),
             "seed": job.seed,
-            **prompt_rules(policy.encoder.conversation()),
+            **prompt_rules(policy.encoder.conversation(), data.prompt),
         },
         engine=policy.engine.name,
         numerics=(device, dtype),

@@ -215,7 +215,7 @@ def _whole_run(path: Path, run: dict[str, Any]) -> list[Rollout]:
 
 def _rules(run: dict[str, Any]) -> dict[str, Any]:
     """What makes two entries comparable, of a rollout run's settings."""
-    return {name: run[name] for name in COMPARED} | prompt_rules(run.get("conversation", {}))
+    return {name: run[name] for name in COMPARED} | prompt_rules(run.get("conversation", {}), run["prompt"])
 
 
 def _made_of(run: dict[str, Any], sets: dict[str, str]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def plan_td_probe(job: Job) -> Plan:
             "rollouts": options.rollouts_per_branch,
             "seed": job.seed,
             "verifier": verifier_version(),
-            **prompt_rules(policy.encoder.conversation()),
+            **prompt_rules(policy.encoder.conversation(), data.prompt),
         },
         engine=policy.engine.name,
         numerics=policy.engine.device_and_dtype(),

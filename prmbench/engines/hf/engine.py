@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from prmbench.engines.hf.generate import generate
 from prmbench.engines.hf.head import HEAD_BLOCK, TILE_ROWS, Tile, head_logits, logit_tiles, read_tiles
-from prmbench.engines.load import eos_ids, trained_length
+from prmbench.engines.load import decoder_of, eos_ids, trained_length
 from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.engines.types import QUANTITIES, Quantity, TokenScores
 from prmbench.errors import UserError
@@ -40,6 +40,7 @@ class HFEngine:
         trunk: Its decoder.
         head: Its output layer.
         finish: What its architecture does to each logit of the output layer; None: nothing.
+        never: Whether a token has no probability. bool, shape [vocabulary]; None: all have one.
         device: Where it computes.
         cached_ways: Ways of batching in which `generate` has found the cache of the model to hold.
     """
@@ -47,12 +48,15 @@ class HFEngine:
     name = "hf"
     provides: frozenset[Quantity] = frozenset(QUANTITIES)
 
-    def __init__(self, model: PreTrainedModel, source: str = "the model") -> None:
+    def __init__(
+        self, model: PreTrainedModel, source: str = "the model", allowed: NDArray[np.int64] | None = None
+    ) -> None:
         """Take a model.
 
         Args:
             model: A model in eval mode, on its device.
             source: What errors call the checkpoint.
+            allowed: Token ids that have a probability; None: all. Others get a logit of minus infinity everywhere.
 
         Raises:
             UserError: The logits of the model are not what its output layer gives from its last hidden state, with or without one
@@ -60,12 +64,16 @@ class HFEngine:
         """
         self.model = model
         self.source = source
-        self.trunk = model.get_decoder()
+        self.trunk = decoder_of(model)
         self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
         self.cached_ways: set[tuple[bool, ...]] = set()
         self._weight32: torch.Tensor | None = None
         self.finish = self._find_logit_map()
+        self.never: torch.Tensor | None = None
+        if allowed is not None and len(never := np.setdiff1d(np.arange(self.vocabulary), allowed)):
+            self.never = torch.zeros(self.vocabulary, dtype=torch.bool, device=self.device)
+            self.never[torch.from_numpy(never)] = True
 
     @property
     def vocabulary(self) -> int:
@@ -76,6 +84,11 @@ class HFEngine:
     def max_length(self) -> int | None:
         """Longest sequence. See `prmbench.engines.load.trained_length`."""
         return trained_length(self.model)
+
+    @property
+    def has_plain_head(self) -> bool:
+        """Whether its output layer is a plain one; the wrapper of an adapter computes otherwise."""
+        return type(self.head) is torch.nn.Linear
 
     def device_and_dtype(self) -> tuple[str, str]:
         """Say where the model computes and in what type."""
@@ -153,13 +166,13 @@ class HFEngine:
         if "hidden" in want:
             parts["hidden"] = [states.float().cpu()]
         if want - {"hidden"}:
-            whole_rows = type(self.head) is not torch.nn.Linear  # an adapter on the output layer
-            rows = max(1, HEAD_BLOCK // self.vocabulary) if whole_rows else TILE_ROWS
+            rows = TILE_ROWS if self.has_plain_head else max(1, HEAD_BLOCK // self.vocabulary)
             for part, tokens in zip(states.split(rows), targets.split(rows), strict=True):
-                if whole_rows:
-                    tiles: Iterable[Tile] = [(0, self.logits(part))]
-                else:
-                    tiles = logit_tiles(part, self._head_weight(), self.head.bias, self.finish)
+                tiles: Iterable[Tile] = (
+                    logit_tiles(part, self._head_weight(), self.head.bias, self.finish, self.never)
+                    if self.has_plain_head
+                    else [(0, self.logits(part))]
+                )
                 for name, value in read_tiles(tiles, tokens, want, top).items():
                     parts.setdefault(name, []).append(value.cpu())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
@@ -189,10 +202,11 @@ class HFEngine:
             Logits. float32, shape [rows, vocabulary].
         """
         logits = self._logits(states)
-        return logits if self.finish is None else self.finish(logits)
+        logits = logits if self.finish is None else self.finish(logits)
+        return logits if self.never is None else logits.masked_fill(self.never, -torch.inf)
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        if type(self.head) is not torch.nn.Linear:  # an adapter on the output layer
+        if not self.has_plain_head:
             return self.head(states).float()
         return head_logits(states, self._head_weight(), self.head.bias)
 

@@ -59,6 +59,7 @@ def logit_tiles(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     finish: Callable[[torch.Tensor], torch.Tensor] | None,
+    never: torch.Tensor | None = None,
 ) -> Iterable[Tile]:
     """Compute the logits of some rows, one tile of the vocabulary after the other.
 
@@ -67,6 +68,7 @@ def logit_tiles(
         weight: Weight of the output layer. Shape [vocabulary, width].
         bias: Bias of the output layer, shape [vocabulary]; None: it has none.
         finish: What the architecture does to each logit; None: nothing.
+        never: Whether a token has no probability. bool, shape [vocabulary]; None: all have one.
 
     Yields:
         The tiles.
@@ -75,7 +77,8 @@ def logit_tiles(
     for start in range(0, len(weight), width):
         part = slice(start, start + width)
         logits = head_logits(states, weight[part], None if bias is None else bias[part])
-        yield start, logits if finish is None else finish(logits)
+        logits = logits if finish is None else finish(logits)
+        yield start, logits if never is None else logits.masked_fill_(never[part], -torch.inf)
 
 
 def read_tiles(

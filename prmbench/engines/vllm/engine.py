@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.records import read_json
+from prmbench.engines.checkpoint import text_config
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.engines.types import Quantity, TokenScores
@@ -43,7 +43,13 @@ class VLLMEngine:
     provides: frozenset[Quantity] = frozenset({"logprob", "topk"})
 
     def __init__(
-        self, folder: Path, options: LoadOptions | None = None, source: str = "the model", *, memory_share: float = 0.85
+        self,
+        folder: Path,
+        options: LoadOptions | None = None,
+        source: str = "the model",
+        *,
+        memory_share: float = 0.85,
+        allowed: NDArray[np.int64] | None = None,
     ) -> None:
         """Load a checkpoint.
 
@@ -53,6 +59,7 @@ class VLLMEngine:
             source: What errors call the checkpoint.
             memory_share: Share of the memory of each device that this engine may take, between 0 and 1. Lower it to have two
                 engines in one process.
+            allowed: Token ids that may be sampled; None: all. Log-probs are those over all.
 
         Raises:
             UserError: vLLM is not installed, or it cannot load the checkpoint.
@@ -60,7 +67,7 @@ class VLLMEngine:
         # vLLM reads its settings from the environment.
         options = options or LoadOptions()
         self.source = source
-        self._config = read_json(folder / "config.json")
+        self._config = text_config(folder)
         self._device = options.resolve_device().type
         self._dtype = str(options.resolve_dtype()).removeprefix("torch.")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -78,6 +85,10 @@ class VLLMEngine:
             settings: dict[str, Any] = {"enable_chunked_prefill": False}
         else:
             settings = {"gpu_memory_utilization": memory_share}
+        if allowed is not None and len(never := np.setdiff1d(np.arange(self.vocabulary), allowed)):
+            from prmbench.engines.vllm.token_mask import KEY, NeverSampled
+
+            settings |= {"logits_processors": [NeverSampled], "additional_config": {KEY: never.tolist()}}
         # The model.
         try:
             self.llm: LLM = LLM(

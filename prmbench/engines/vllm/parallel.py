@@ -42,7 +42,15 @@ class ParallelVLLM:
     name = "vllm"
     provides: frozenset[Quantity] = frozenset({"logprob", "topk"})
 
-    def __init__(self, folder: Path, options: LoadOptions, source: str, *, memory_share: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: LoadOptions,
+        source: str,
+        *,
+        memory_share: float,
+        allowed: NDArray[np.int64] | None = None,
+    ) -> None:
         """Start the processes and load the checkpoint in each.
 
         Args:
@@ -50,6 +58,7 @@ class ParallelVLLM:
             options: Where and how its weights are loaded, and on how many devices.
             source: What errors call the checkpoint.
             memory_share: Share of the memory of each device that an engine may take, between 0 and 1.
+            allowed: Token ids that may be sampled; None: all.
 
         Raises:
             ArgumentError: There are too few devices.
@@ -57,7 +66,8 @@ class ParallelVLLM:
         """
         self.source = source
         self._workers = [
-            start_worker(_work, folder, options, source, memory_share, environment=place) for place in _places(options)
+            start_worker(_work, folder, options, source, memory_share, allowed, environment=place)
+            for place in _places(options)
         ]
         # At the program's end too, before multiprocessing waits for processes that wait for this one.
         self.close = Finalize(self, stop_workers, args=(self._workers, _PATIENCE), exitpriority=10)
@@ -160,10 +170,17 @@ def _places(options: LoadOptions) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": ",".join(devices[i * each : (i + 1) * each])} for i in range(n)]
 
 
-def _work(link: Connection, folder: Path, options: LoadOptions, source: str, memory_share: float) -> None:
+def _work(
+    link: Connection,
+    folder: Path,
+    options: LoadOptions,
+    source: str,
+    memory_share: float,
+    allowed: NDArray[np.int64] | None,
+) -> None:
     """Answer what is asked. The first message says what the engine is."""
     try:
-        engine = VLLMEngine(folder, options, source, memory_share=memory_share)
+        engine = VLLMEngine(folder, options, source, memory_share=memory_share, allowed=allowed)
     except Exception as error:
         link.send(UserError(str(error)))
         return
