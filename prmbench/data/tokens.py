@@ -172,15 +172,15 @@ class TraceEncoder:
         """Say what shapes a prompt besides the problem and its template: what a run records, and the next stage compares.
 
         Returns:
-            The system message, the arguments of the chat template, its sha256, whether it is the tokenizer's own, and the day that it
-            is given where it asks for one.
+            The system message, the arguments of the chat template, its sha256 (None where there is none), whether it is the
+            tokenizer's own, and the day that it is given where it asks for one.
         """
-        own = self.tokenizer.chat_template
+        own, used = self.tokenizer.chat_template, self.chat_template
         return {
             "system": self.options.system,
             "template_args": self.options.template_args,
-            "chat_template": hashlib.sha256(self.chat_template.encode()).hexdigest(),
-            "own_template": self.chat_template == (own.get("default") if isinstance(own, dict) else own),
+            "chat_template": None if used is None else hashlib.sha256(used.encode()).hexdigest(),
+            "own_template": used == (own.get("default") if isinstance(own, dict) else own),
             **({"date": self.date} if self.date is not None else {}),
         }
 
