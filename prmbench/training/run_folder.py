@@ -119,7 +119,7 @@ class TrainingRun(Generic[RecipeType]):
             found = work(last)
             if not self.share.main:
                 return None
-            hashes = {**self.hashes, result: checkpoint_hash(self.output), **found.pop("hashes", {})}
+            hashes = {**self.hashes, result: checkpoint_hash(self.output, self.folder), **found.pop("hashes", {})}
             report = {"recipe": self.recipe.model_dump(), "hashes": hashes, "versions": versions(), **found}
             write_atomically(self.output / name, json.dumps(report, indent=2) + "\n")
         if self.share.main:
@@ -132,7 +132,7 @@ class TrainingRun(Generic[RecipeType]):
             found = read_json(self.output / name)
             kept = found["hashes"]
             same = found["recipe"] == json.loads(json.dumps(self.recipe.model_dump())) and kept | self.hashes == kept
-            if not same or checkpoint_hash(self.output) != kept[result]:
+            if not same or checkpoint_hash(self.output, self.folder) != kept[result]:
                 return None
         except (UserError, KeyError, TypeError):
             return None  # it says nothing of a finished run

@@ -258,7 +258,7 @@ def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
         (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}
     )
     return {
-        "hashes": {"last": checkpoint_hash(run.output / "last")},
+        "hashes": {"last": checkpoint_hash(run.output / "last", run.folder)},
         "beta": recipe.scale,
         "margin": recipe.offset,
         "data": {**vars(data.found), "pairs": len(data.found.pairs)},
