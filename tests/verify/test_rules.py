@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from prmbench.data.verdicts import Verdict
 from prmbench.verify import verify
 from prmbench.verify.clean import clean
-from prmbench.verify.easy import based, decide, number
+from prmbench.verify.decide import decide
+from prmbench.verify.numbers import based, number
 from prmbench.verify.pool import Pool
 
 POLICY = ("aime", "amc", "amc23", "math500", "minerva_math", "olympiadbench")
