@@ -44,14 +44,14 @@ _SYMBOLS = {
         "'": "′’",
         ".": "。",
         ",": "、",
-        "": "€£¥₹₩￥\u200b\u200c\u200d\u2060\ufeff",
+        "": "€£¥¢₹₩￥\u200b\u200c\u200d\u2060\ufeff",
     }.items()
     for character in characters
 }
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ", "0123456789+-nk")
 _ROOT = re.compile(r"([√∛])\s*(?:\{([^{}]*)\}|\(((?:[^()]|\([^()]*\))*)\)|(\d+(?:\.\d+)?|\\?[A-Za-z]+))")
-_POWER_OF_UNIT = re.compile("(?<![A-Za-z\\\\])([cdkm]?m|ft|in|yd|mi)([²³])")
+_POWER_OF_UNIT = re.compile("(?<![A-Za-z/\\\\])([cdkm]?m|ft|in|yd|mi)([²³])")
 _GREEK = re.compile("[α-ωΓΔΘΛΞΠΣΦΨΩϕϑϵ]")
 
 

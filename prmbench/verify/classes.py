@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 from prmbench.verify import Verifier
 from prmbench.verify.clean import clean, key, word
-from prmbench.verify.decide import Comparison, decide, expressions
+from prmbench.verify.decide import MAX_QUICK, Comparison, decide, expressions
 from prmbench.verify.extract import AnswerStyle, extract_answer
 from prmbench.verify.numbers import number
 from prmbench.verify.pool import Job
 
-MAX_LENGTH = 400
-"""Longer answers are compared as they are written: no answer is that long, and the text rules are not made for them."""
 _NEAR = 1e-3
 """Answers whose sizes differ by a larger share are not compared."""
 
@@ -50,7 +48,7 @@ def answer_classes(
 
 def _normal_form(answer: str) -> str:
     """A text that only equal answers share."""
-    if len(answer) > MAX_LENGTH:
+    if len(answer) > MAX_QUICK:
         return f"text {answer}"
     cleaned = clean(answer)
     plain = number(cleaned.body)
@@ -95,7 +93,7 @@ def _sizes(forms: dict[str, str], verifier: Verifier) -> dict[str, float | None]
     sizes: dict[str, float | None] = {}
     jobs: dict[str, Job] = {}
     for form, answer in forms.items():
-        if len(answer) > MAX_LENGTH:
+        if len(answer) > MAX_QUICK:
             continue
         parts = expressions(answer)
         plain = [number(part) for part in parts or []]

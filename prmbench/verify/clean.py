@@ -31,59 +31,87 @@ class Cleaned(NamedTuple):
     condition: str = ""
 
 
-_NO_EFFECT = re.compile(
-    r"\\(?:(?:text)?color|colorbox)\s*(?:\[[^\[\]]*\])?\s*\{[^{}]*\}|\\(?:tag|label|h?phantom|[hv]space)\*?\s*\{[^{}]*\}"
-    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|strut|normalsize|small|tiny|[lL]arge|LARGE|[hH]uge"
-    r"|underline|ensuremath|boxed|fbox|m?left|m?right|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?"
+_COMMANDS = {
+    name: latex
+    for latex, names in {
+        r"\text": "textbf textit textrm textup texttt textsc textsf textsl textmd textnormal mbox hbox emph",
+        r"\frac": "dfrac tfrac cfrac",
+        r"\binom": "dbinom tbinom",
+        r"\le ": "leq leqq leqslant",
+        r"\ge ": "geq geqq geqslant",
+        r"\ne ": "neq",
+        r"\emptyset ": "varnothing",
+        "|": "vert lvert rvert mid",
+        ":": "colon",
+        "^\\circ ": "degree",
+        r"\{": "lbrace",
+        r"\}": "rbrace",
+        r"\setminus ": "backslash smallsetminus",
+        " and ": "land wedge",
+        " or ": "lor vee",
+        r"\pmod ": "mod bmod",
+        r"\log ": "lg",
+        "...": "dots ldots cdots",
+        " ": "quad qquad enspace space thinspace medspace thickspace nobreakspace",
+        "": "displaystyle textstyle scriptstyle limits nolimits strut mathstrut mathop mathrel mathord normalsize small tiny "
+        "large Large LARGE huge Huge underline ensuremath boxed fbox left right mleft mright big Big bigg Bigg bigl bigr "
+        "Bigl Bigr biggl biggr Biggl Biggr",
+        **{f"\\{name} ": f"var{name}" for name in ("phi", "epsilon", "theta", "rho", "sigma", "pi")},
+    }.items()
+    for name in names.split()
+}
+"""Commands by another name: fonts of words, delimiters, relations; those that change only the looks have none."""
+_COMMAND = re.compile(r"\\(?:m?left|m?right)\s*\.|\\([A-Za-z]+)\s*")
+_LOOKS = re.compile(
+    r"\\(?:(?:text)?color|colorbox|style|class|tag|label|h?phantom|[hv]space)\*?\s*(?:\[[^\[\]]*\])?\s*\{[^{}]*\}"
+    r"|\\bbox\s*(?:\[[^\[\]]*\])?"
 )
 _DELIMITERS = re.compile(r"\\\$|(?<!\\)\$|(?<!\\)\\[()]|^\s*\\\[|\\\]\s*$|^[`*_\s]+|[`*_\s]+$")
-_SPACING = re.compile(
-    r"(?<!\\)\\(?:[,;:> ]|(?:q?quad|enspace|(?:thin|med|thick)?space|nobreakspace)(?![A-Za-z]))|~|\s+|\\!\s*"
-)
-_MATH_FONT = r"\\(?:math(?:rm|bf|it|sf|tt|normal)|operatorname\*?|boldsymbol|bm|pmb)(?![A-Za-z])\s*"
+_SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\s+|\\!\s*")
+_MATH_FONT = r"\\(?:(?:rm|bf|it|sf|tt)(?=\s*\{)|math(?:rm|bf|it|sf|tt|normal)|operatorname\*?|boldsymbol|bm|pmb)(?![A-Za-z])\s*"
 _DECLARED_FONT = r"\\(?:rm|bf|it|sf|tt|sc|em)(?![A-Za-z])"
 _FUNCTIONS = "arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm|min|max"
-_RULES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        # fonts: `\text` marks words, all else is mathematics
-        (r"\\(?:text(?:bf|it|rm|up|tt|sc|sf|sl|md|normal)|mbox|hbox|emph)(?![A-Za-z])\s*(?=\{)", r"\\text"),
-        (rf"\{{\s*{_DECLARED_FONT}\s*([A-Za-z][A-Za-z .]+)\}}", r"\\text{\1}"),
-        (rf"{_MATH_FONT}\{{\s*([ied])\s*\}}", r"\1"),
-        (rf"{_MATH_FONT}\{{\s*([A-Za-z][^{{}}\\]*|\d[\d.,/ ]*[A-Za-z][^{{}}\\]*)\}}", r"\\text{\1}"),
-        (rf"{_MATH_FONT}(?=[\w{{\\])|{_DECLARED_FONT}", ""),
-        (rf"\\text\s*\{{\s*(?:np\.|math\.)?({_FUNCTIONS})\s*\}}|(?<![A-Za-z\\])(?:np\.|math\.)?({_FUNCTIONS})(?=\s*[\d(\\])", r"\\\1\2 "),
-        (r"(?<![A-Za-z\\])(?:np\.|math\.)?(sqrt|pi)(?![A-Za-z])", r"\\\1 "),
-        (r"\\sqrt\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
-        # text that is mathematics
-        (r"\\text\s*\{\s*(?:[.,;]?\s*\}|([-+]?[\d.][^{}A-Za-z]*)\})", r"\1"),
-        (r"\s*,?\s*\\text\s*\{[\s,]*(and|or)\s*\}\s*", r" \1 "),
-        (r"(?<=[\w})])\{\s*\}", ""),
-        # one spelling
-        (r"\\leqslant|\\leqq?(?![A-Za-z])|<=", r"\\le "),
-        (r"\\geqslant|\\geqq?(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\neq(?![A-Za-z])|(?<=\s)!=", r"\\ne "),
-        (r"\\varnothing|\\\{\s*\\\}", r"\\emptyset "),
-        (r"\\var(phi|epsilon|theta|rho|sigma|pi)(?![A-Za-z])", r"\\\1 "),
-        (r"\\[lr]?vert(?![A-Za-z])|\\mid(?![A-Za-z])", "|"),
-        (r"\\colon(?![A-Za-z])", ":"),
-        (r"\\(?:backslash|smallsetminus)(?![A-Za-z])|(?<=[}\])])\s*-\s*(?=\\\{)", r"\\setminus "),
-        (r"\\(?:Bbb|mathds|mathbb)\s*\{?\s*([A-Z])\s*\}?", r"\\mathbb{\1}"),
-        (r"\\(?:land|wedge)(?![A-Za-z])", " and "),
-        (r"\\(?:lor|vee)(?![A-Za-z])", " or "),
-        (r"\\(?:bmod|mod)(?![A-Za-z])", r"\\pmod "),
-        (r"\\lg(?![A-Za-z])", r"\\log "),
-        (r"\\log\s*_\s*\{?\s*e\s*\}?(?![A-Za-z])", r"\\ln "),
-        (r"\\(?:[lc]?dots)(?![A-Za-z])", "..."),
-        (r"\*\*", "^"),
-        (r"\\\\\s*\[[^\[\]]*\]", r"\\\\"),
-        (r"\(?\s*\\begin\{array\}\s*\{[^{}]*\}(.*)\\end\{array\}\s*\)?", r"\\begin{pmatrix}\1\\end{pmatrix}"),
-        (r"(\\(?:begin|end)\{)[bBp]?matrix", r"\1pmatrix"),
-        (r"\s*(?:\\text\s*\{\s*)?(?:\{?\\?%\}?|\bper ?cent(?:age)?(?: points?)?|\bpct)\.?(?:\s*\})?$", r"\\%"),
-        (r"^\(?(-?\d+(?:\.\d+)?)\)?\s*_\s*(?:\{\s*10\s*\}|10)$", r"\1"),
-    )
-]
+
+
+def _rules(*rules: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in rules]
+
+
+_RULES_FOR_COMMANDS = _rules(
+    # fonts: `\text` marks words, all else is mathematics
+    (r"(?<=[A-Za-z])\^\{(-?\d)\}(?=[^{}]*\})", r"^\1"),
+    (rf"\{{\s*{_DECLARED_FONT}\s*([A-Za-z][A-Za-z .]+)\}}", r"\\text{\1}"),
+    (rf"{_MATH_FONT}\{{\s*([ied])\s*\}}", r"\1"),
+    (rf"{_MATH_FONT}\{{\s*([A-Za-z][^{{}}\\]*|\d[\d.,/ ]*[A-Za-z][^{{}}\\]*)\}}", r"\\text{\1}"),
+    (rf"{_MATH_FONT}(?=[\w{{\\])|{_DECLARED_FONT}", ""),
+    # text that is mathematics
+    (rf"\\text\s*\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+    (r"\\text\s*\{\s*(?:[.,;]?\s*\}|([-+]?[\d.][^{}A-Za-z]*)\})", r"\1"),
+    (r"\s*,?\s*\\text\s*\{[\s,]*(and|or)\s*\}\s*", r" \1 "),
+    # one spelling
+    (r"\{?\s*([\w+-]+)\s*\\choose\s*([\w+-]+)\s*\}?", r"\\binom{\1}{\2}"),
+    (r"\\\{\s*\\\}", r"\\emptyset "),
+    (r"(?<=[}\])])\s*-\s*(?=\\\{)", r"\\setminus "),
+    (r"\\(?:Bbb|mathds|mathbb)\s*\{?\s*([A-Z])\s*\}?", r"\\mathbb{\1}"),
+    (r"\\log\s*_\s*\{?\s*e\s*\}?(?![A-Za-z])", r"\\ln "),
+    (r"\\\\\s*\[[^\[\]]*\]", r"\\\\"),
+    (r"[(\[]?\s*\\begin\{array\}\s*\{[^{}]*\}(.*)\\end\{array\}\s*[)\]]?", r"\\begin{pmatrix}\1\\end{pmatrix}"),
+    (r"[(\[]?\s*\\begin\{[bBp]?matrix\}(.*)\\end\{[bBp]?matrix\}\s*[)\]]?", r"\\begin{pmatrix}\1\\end{pmatrix}"),
+)
+_RULES = _rules(
+    (rf"(?<![A-Za-z\\])(?:np\.|math\.)?({_FUNCTIONS})(?=\s*[\d(\\])", r"\\\1 "),
+    (r"(?<![A-Za-z\\])(?:np\.|math\.)?(sqrt|pi)(?![A-Za-z])", r"\\\1 "),
+    (r"\\sqrt\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
+    (r"<=", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"(?<=\s)!=", r"\\ne "),
+    (r"\*\*", "^"),
+    (r"(?<=[\w})])\{\s*\}", ""),
+    (r"\s*(?:\\text\s*\{\s*)?(?:\{?\\?%\}?|\bper ?cent(?:age)?(?: points?)?|\bpct)\.?(?:\s*\})?$", r"\\%"),
+    (r"^\(?(-?\d+(?:\.\d+)?)\)?\s*_\s*(?:\{\s*10\s*\}|10)$", r"\1"),
+)
 _DEGREE = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
+_MONEY_OR_ANGLE = re.compile(rf"\s*\$?\s*(?:\\\$)?\s*(-?\d+(?:\.\d+)?|-?[1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?)(?:{_DEGREE})?\s*\$?\s*\.?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _ANGLE = re.compile(rf"(\d+(?:\.\d+)?|\\?[A-Za-z]+|\([^()]*\)|\{{[^{{}}]*\}})(?:{_DEGREE}|\s*\\text\s*\{{\s*degrees?\s*\}})")
 _BARE_WORDS = re.compile(
@@ -106,10 +134,16 @@ def clean(text: str) -> Cleaned:
     >>> clean(r"$864 \mbox{ inches}^2$.")
     Cleaned(body='864', unit='in', condition='')
     """
-    text = _one_spelling(to_latex(text))
+    text = to_latex(text)
+    plain = _MONEY_OR_ANGLE.fullmatch(text)
+    if plain:  # most answers that are no plain numbers to begin with
+        return Cleaned(plain[1].replace(",", ""), "")
+    text = _one_spelling(text)
     text, condition = split_condition(drop_lead(text))
+    if _TRIGONOMETRY.search(text):
+        text = _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text, unit = split_unit(text)
-    text = re.sub(_DEGREE, "", _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text) if _TRIGONOMETRY.search(text) else text)
+    text = re.sub(_DEGREE, "", text)
     text = rewrite_numbers(_brace_arguments(text)).strip()
     while text.startswith("{") and matching_braces(text).get(0) == len(text) - 1:
         text = text[1:-1].strip()
@@ -117,8 +151,13 @@ def clean(text: str) -> Cleaned:
 
 
 def _one_spelling(text: str) -> str:
-    text = _SPACING.sub(lambda m: "" if m[0].startswith("\\!") else " ", SURE_COMMA.sub("", text))
-    text = _NO_EFFECT.sub("", _DELIMITERS.sub("", text))
+    text = _DELIMITERS.sub("", SURE_COMMA.sub("", text))
+    text = _SPACING.sub(lambda m: "" if m[0].startswith("\\!") else " ", text)
+    text = text if r"\begin" in text else re.sub(r"\\?&", ",", text)
+    if "\\" in text:
+        text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]) if m[1] else "", _LOOKS.sub("", text))
+        for pattern, replacement in _RULES_FOR_COMMANDS:
+            text = pattern.sub(replacement, text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     whole = re.fullmatch(r"\s*\\text\s*\{([^{}\\]*)\}[.\s]*", text)
@@ -168,8 +207,7 @@ def word(body: str, *, marked: bool = False) -> str | None:
 
 
 def _brace_arguments(text: str) -> str:
-    r"""Put braces around arguments of one token (``\frac12``, ``\frac \pi4``, ``\sqrt 2``), and use one name for fractions."""
-    text = re.sub(r"\\([dtc]?frac|[dt]?binom)(?![A-Za-z])", lambda m: f"\\{m[1].lstrip('dtc')}", text)
+    r"""Put braces around arguments of one token: ``\frac12``, ``\frac \pi4``, ``\sqrt 2``."""
     closed = matching_braces(text)
     token = re.compile(r"\s*(?:(?P<open>\{)|(?P<token>\\[A-Za-z]+|[A-Za-z0-9]))")
     inserts: list[tuple[int, str]] = []

@@ -45,6 +45,7 @@ _NORMAL = NormalizationConfig(basic_latex=True, units=False, malformed_operators
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DIGITS = 1000
 """Digits to which irrational numbers must agree. math-verify's 15 would take 1 - 3^-50 for 1 - 3^-51."""
+_LAST_DIGITS = Rational(1, 10 ** (_DIGITS - 100))
 _POINTS, _TRIES = 8, 60
 _MISREAD = re.compile(r"(?<![\w^.}])\d+(?:\.\d+)?\s+[\d.]|(?<![A-Za-z}\\\d.])\d+\s*_")
 """Numbers side by side, and numbers with an index: nothing can be read from them."""
@@ -149,13 +150,16 @@ def same_expression(gold: str, answer: str, tolerance: float | None) -> bool:
 @lru_cache(maxsize=256)
 def _read(text: str) -> Any:
     """Parse an expression, a relation, or several relations as one set of numbers; None where that fails."""
-    parts, alternatives = relations(text)
+    parts, joint = relations(text)
     try:
         if len(parts) == 1:
             return _parse(text)
-        sets = [_as_set(_parse(part)) for part in parts]
+        parsed = [_parse(part) for part in parts]
+        if len(set().union(*(one.free_symbols for one in parsed))) > 1:
+            return None
+        sets = [_as_set(one) for one in parsed]
         common = Intersection(*sets)
-        return Union(*sets) if alternatives or common.is_empty else common
+        return Union(*sets) if joint == "or" or (not joint and common.is_empty) else common
     except MemoryError:
         raise
     except Exception:  # whatever the grammar and SymPy raise on such input
@@ -188,7 +192,7 @@ def _same_value(gold: Expr, answer: Expr) -> bool:
     if gold == answer or difference.is_Rational:
         return bool(gold == answer or difference == 0)
     size = abs(difference.evalf(15, maxn=_DIGITS))
-    return bool(size.is_number and size.is_finite and size < Rational(1, 10 ** (_DIGITS - 100)))
+    return bool(size.is_number and size.is_finite and size < _LAST_DIGITS)
 
 
 def _near(gold: Any, answer: Any, decimals: tuple[bool, bool], tolerance: float | None) -> bool:
@@ -218,14 +222,14 @@ def _agree(gold: Expr, answer: Expr) -> bool:
     symbols, complex_valued = sorted(gold.free_symbols, key=str), gold.has(I)
     for _ in range(_TRIES):
         point = {symbol: Rational(draw.randint(-400, 400), draw.randint(60, 99)) for symbol in symbols}
-        x, y = (one.evalf(30, subs=point) for one in (gold, answer))
+        x, y = (one.evalf(_DIGITS, subs=point) for one in (gold, answer))
         if not (x.is_number and y.is_number and x.is_finite and y.is_finite):
             continue
         if not complex_valued and not (x.is_real and y.is_real):
             if x.is_real or y.is_real:
                 return False
             continue
-        if abs(x - y) > abs(x) * Rational(1, 10**20):
+        if abs(x - y) > abs(x) * _LAST_DIGITS:
             return False
         agreed += 1
         if agreed == _POINTS:

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from prmbench.verify.clean import Cleaned, clean, key, word
 from prmbench.verify.numbers import based, number, same_number
 
 MAX_ANSWER = 2000
 """Characters of an answer that is looked at at all; a longer one is right only when its text equals the gold's."""
-_MAX_DEPTH, _MAX_PAIRS = 12, 4000
+MAX_QUICK = 400
+"""Characters of an answer that the text rules read in the caller's process; they are not made for what is longer."""
+_MAX_DEPTH, _MAX_PAIRS = 12, 1500
 _UNORDERED = frozenset({"one", "list", "set"})
 
 _SEMICOLON = re.compile(r";")
@@ -27,12 +29,13 @@ _COMMA = re.compile(r",(?:\s*(?:and|or)(?![A-Za-z]))?|(?<![A-Za-z\\])(?:and|or)(
 _EQUALS = re.compile(r"(?<![<>!:])=|:=|\\(?:equiv|in|approx|sim|simeq|doteq)(?![A-Za-z])")
 _APPROXIMATES = re.compile(r"\\(?:approx|sim|simeq|doteq)(?![A-Za-z])")
 _COMPARES = re.compile(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])")
+_SET_OPERATORS = re.compile(r"\\(?:cup|cap|setminus)(?![A-Za-z])")
 _SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"(\\begin|\\langle|\\\{|[(\[{])|(\\end|\\rangle|\\\}|[)\]}])|\\.", re.DOTALL)
 _GROUP = re.compile(r"\s*(\\langle|\\\{|[(\[])\0*(\\rangle|\\\}|[)\]])\s*")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 _SET_BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[:|](.*)", re.DOTALL)
-_MIXED_IN_WORDS = re.compile(r"(-?\d+) and \\frac\{(\d+)\}\{(\d+)\}")
+_MIXED_IN_WORDS = re.compile(r"(-?\d+) and (?:\\frac\{)?(\d+)(?:\}\{|/)(\d+)\}?")
 _LETTER = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 _HEADER = re.compile(r"(\\?[A-Za-z]+)\s*(?:_\s*\{?\s*(\w+)\s*\}?|\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\))?")
 _INTEGERS = re.compile(r"\\mathbb\{[ZN]\}|\binteger")
@@ -81,6 +84,8 @@ def decide(gold: str, answer: str, by: Comparison = Comparison(), depth: int = 0
         return True
     if max(len(gold), len(answer)) > MAX_ANSWER or depth > _MAX_DEPTH:
         return False
+    if by.hard is None and max(len(gold), len(answer)) > MAX_QUICK:
+        return None
     gold_number, answer_number = number(gold), number(answer)
     if gold_number and answer_number:
         return same_number(gold_number, answer_number, by.tolerance)
@@ -88,7 +93,7 @@ def decide(gold: str, answer: str, by: Comparison = Comparison(), depth: int = 0
     if not g.body or not a.body:
         return g.body == a.body
     # Units, and the values for which the answers hold, where both say something.
-    if {g.unit, a.unit} & {"am", "pm"} and _clock(g) is not None and _clock(g) == _clock(a):
+    if _clock(g) is not None and _clock(g) == _clock(a):
         return True
     if g.unit and a.unit and g.unit != a.unit:
         return False
@@ -133,10 +138,11 @@ def _same_shape(gold: str, answer: str, by: Comparison, depth: int) -> bool | No
     mixed = _MIXED_IN_WORDS.fullmatch(answer)
     if mixed and g.kind == "one":  # `2 and 1/2`, where the gold is no list
         return decide(gold, rf"{mixed[1]} \frac{{{mixed[2]}}}{{{mixed[3]}}}", by, depth + 1)
-    related = _COMPARES.search(gold + answer) is not None  # relations may stand for one set of numbers together
+    # Relations and intervals of a list may stand for one set of numbers together.
+    related = _COMPARES.search(gold + answer) or ("list" in kinds and _SET_OPERATORS.search(gold + answer))
     if related and by.hard is None:
         return None
-    if "one" in kinds and (related or len(kinds) == 1 or not kinds <= _UNORDERED):
+    if kinds == {"one"} or (not kinds <= _UNORDERED and (related or "one" in kinds)) or (related and "one" in kinds):
         return _same_one(gold, answer, by, depth)
     if kinds <= _UNORDERED and not _in_order(g, a):
         same = _same_elements(g.parts, a.parts, by, depth)
@@ -209,7 +215,8 @@ def _same_one(gold: str, answer: str, by: Comparison, depth: int) -> bool | None
     if headers[0] and headers[1] and headers[0][1] == headers[1][1]:
         new, old = (re.findall(r"[A-Za-z]", header[2] or header[3] or "") for header in headers if header)
         if len(old) == len(new) or not (old and new):
-            return decide(g[-1], _renamed(a[-1], dict(zip(old, new, strict=False))), by, depth + 1)
+            names = dict(zip([*new, *old], [*old, *new], strict=False)) if old and new else {}
+            return decide(g[-1], _renamed(a[-1], names), by, depth + 1)
     if key(g[0]) == key(a[0]):
         return decide(g[-1], a[-1], by, depth + 1)
     return by.hard(f"{g[0]}={g[-1]}", f"{a[0]}={a[-1]}", by.tolerance) if by.hard else None
@@ -229,17 +236,17 @@ def _same_expression(gold: str, answer: str, by: Comparison, depth: int) -> bool
     return _any([same, decide(*shares, by, depth + 1)])
 
 
-def relations(text: str) -> tuple[list[str], bool]:
-    """Split an expression that consists of several relations: ``x < -1 or x > 1``.
+def relations(text: str) -> tuple[list[str], Literal["or", "and", ""]]:
+    """Split an expression that consists of several relations or intervals: ``x < -1 or x > 1``.
 
     Args:
         text: LaTeX after the text rules.
 
     Returns:
-        (relations, whether "or" stands between them); any other expression is one part.
+        (relations, what stands between them; empty for commas). Any other expression is one part.
     """
-    parts = _split(text, _COMMA) if _COMPARES.search(text) else [text]
-    return parts, re.search(r"\\cup|(?<![A-Za-z\\])or(?![A-Za-z])", _top(text)) is not None
+    joint = re.search(r"\\(cup)|(?<![A-Za-z\\])(or|and)(?![A-Za-z])", _top(text))
+    return _split(text, _COMMA), "" if joint is None else "and" if joint[2] == "and" else "or"
 
 
 def expressions(answer: str, depth: int = 0) -> list[str] | None:
@@ -272,7 +279,7 @@ def expressions(answer: str, depth: int = 0) -> list[str] | None:
 
 @lru_cache(maxsize=4096)
 def _shape(body: str) -> _Shape:
-    while True:
+    for _ in range(_MAX_DEPTH):
         parts = _split(body, _SEMICOLON)
         if len(parts) > 1:
             return _Shape("list", [f"({part})" if len(_split(part, _COMMA)) > 1 else part for part in parts])
@@ -296,6 +303,7 @@ def _shape(body: str) -> _Shape:
         if len(parts) > 1:
             return _Shape(opening + closing, parts)
         body = inside.strip()  # brackets around a single expression
+    return _Shape("one", [body])
 
 
 @lru_cache(maxsize=4096)

@@ -17,11 +17,11 @@ STYLES: tuple[str, ...] = get_args(AnswerStyle)
 # Possessive quantifiers (*+, ++) keep every pattern from backtracking over long runs.
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*+")
 _SHORT_BOX = re.compile(r"[^\s${}]++(?:\{[^{}]*+\}[^\s${}]*+)*+")
-_NAME = r"\\?[A-Za-z]++(?:_(?:\{\w{1,9}\}|\w))?(?:\([^()$]{0,20}\))?\s*+="
+_NAME = r"(?:\\?[A-Za-z]++(?:_(?:\{\w{1,9}\}|\w))?(?:\([^()$]{0,20}\))?|\([A-Za-z, ]{3,9}\))\s*+&?\s*+="
 # What may stand between two boxes of one answer: punctuation, "and", "or", names (`x =`), labels of parts, list marks.
 _BETWEEN = re.compile(
     rf"(?:\s|[$,;&~*:]|\\[][(),;:!>&\\ ]|\\q?quad\b|\\text\s*+\{{[\s,]*(?:and|or)?[\s,]*\}}|{_NAME}|\([A-Za-z0-9]{{1,3}}\)"
-    r"|(?<=\n)(?:[-•]|\d[.)])|\b(?:and|or|also|either|else|alternatively|equivalently|maybe|perhaps|possibly|part)\b)*+",
+    r"|(?<=\n)(?:[-•]|\d[.)])|\b(?:and|or|also|as well as|either|else|alternatively|equivalently|maybe|perhaps|possibly|part(?: \d)?)\b)*+",
     re.IGNORECASE,
 )
 _MAX_BETWEEN = 80
@@ -29,7 +29,7 @@ _NAME_BEFORE = re.compile(rf"(?<![A-Za-z\\])({_NAME})[\s$\\(\[]*$")
 _IS = r"is\b(?:[ \t]+(?:therefore|thus|then|hence|just|simply))?[ \t*]*+:?"
 _ANSWER = re.compile(
     rf"\banswer[ \t*_]*+(?:(?:to|for|of)\b[^\n.:=$]{{0,60}}?[ \t]{_IS}|{_IS}|[:：])[ \t*_:]*+"
-    r"|(?:(?<=\n)|\A)[ \t#*_]*+(?:the[ \t]++)?final[ \t]++answer[ \t*_:：]*+(?=\n)"
+    r"|(?:(?<=\n)|\A)[ \t]*+(?:[#*_]++[ \t]*+(?:final[ \t]++)?|(?:the[ \t]++)?final[ \t]++)answer[ \t*_:：]*+(?=\n)"
     r"|(?:答案|答え?)[ \t*]*+(?:[是为為は:：])[ \t*:：]*+"
     r"|\b(?:réponse|respuesta|resposta|risposta|antwort|ответ)[ \t*]*+(?:finale?\b[ \t*]*+)?(?::|(?:est|es|é|è|ist)\b)[ \t*:]*+",
     re.IGNORECASE,
@@ -125,7 +125,7 @@ def _last_boxes(text: str) -> str | None:
         name = _NAME_BEFORE.search(text[max(0, box.start() - 40) : box.start()])
         at = box.start()
         answers.append(content)
-        named.append(f"{name[1]} {content}" if name else content)
+        named.append(f"{name[1].replace('&', '')} {content}" if name else content)
     return answers[0] if len(set(answers)) == 1 else ", ".join(reversed(named)) or None
 
 
@@ -145,7 +145,7 @@ def _answer_line(text: str) -> str | None:
     line = re.split(r"[\r\n]", rest, maxsplit=1)[0]
     reason = _REASON.search(line)
     line = line[: reason.start()] if reason and line[: reason.start()].strip(_WRAPPERS) else line
-    return line.strip(_WRAPPERS).removesuffix(".").rstrip(_WRAPPERS) or None
+    return re.sub(r"(?<=\$)!$|\.$", "", line.strip(_WRAPPERS)).rstrip(_WRAPPERS) or None
 
 
 def _last_number(text: str) -> str | None:

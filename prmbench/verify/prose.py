@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 
-_SAYS = r"\b(?:is|are|equals?|be|equal to|a total of|there are|there is|we have|we get|gives)\s*|[:=]\s*"
+_SAYS = r"\b(?:is|are|equals?|be|equal to|a total of|there are|there is|we have|we get|gives)\s*|[是为為は有:=]\s*"
 _MARKED_LEAD = re.compile(rf"(?:.*\\text\s*\{{[^{{}}\d]*?(?:{_SAYS})\}}\s*[:=]?|\\text\s*\{{[^{{}}\d]*\}}\s*[:=])\s*(?=\S)", re.I)
 _BARE_LEAD = re.compile(
     r"(?:(?:[A-Za-z][A-Za-z'-]*[ ,]+)*(?:is|are|equals|be|equal to|total of|have|get|gives)[ :]+|(?:[A-Za-z][A-Za-z'-]* )*[A-Za-z'-]{2,} ?: ?)"
     r"(?=[^\sA-Za-z]|[A-Za-z](?![A-Za-z]))|there (?:is|are) (?=\d)",
     re.IGNORECASE,
 )
-_OTHER_LEAD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]*(?<![不非])(?:[是为為は有共得]|:)[ :]*(?=[^\u3040-\u9fff\uac00-\ud7af])")
+_OTHER_LEAD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]*(?:[是为為は有共得第]|:)[ :]*(?=[^\u3040-\u9fff\uac00-\ud7af])")
+_POINT = re.compile(r"[A-Z](?=\([^()]*,[^()]*\)$)")
+_CONSEQUENCE = re.compile(r".*\\(?:implies|therefore|[Rr]ightarrow|Longrightarrow|iff)(?![A-Za-z])\s*(?=\S)")
 _DENIES = re.compile(
-    r"\b(?:not|no|least|most|more|less|fewer|than|about|approximately|approx|nearly|roughly|between|over|under|above|below)\b",
+    r"[不非]|\b(?:not|no|least|most|more|less|fewer|than|about|approximately|approx|nearly|roughly|between|over|under|above|below)\b",
     re.IGNORECASE,
 )
-_FOR = r"for(?: all| any| every| each| some)?|where|when|whenever|if|with|provided|such that|as long as"
+_FOR = r"for(?: all| any| every| each| some)?|where|when|whenever|if|with|provided|such that|as long as|attained|achieved|reached"
 _WORDS_BEHIND = re.compile(
     rf"[\s,;(]*(?:\\text\s*\{{[\s,(]*(?:{_FOR})\b|(?<![A-Za-z\\])(?:{_FOR})(?![A-Za-z])|\\forall(?![A-Za-z]))"
 )
+_INTEGER_BEHIND = re.compile(r"[\s,;(]+([A-Za-z](?:\s*,\s*[A-Za-z])*\s*\\text\s*\{\s*(?:is|are|any|an?)\b[^{}]*integers?)\s*\}\s*\)?$")
+_RUNS_BEHIND = re.compile(r"[\s,;(]+([A-Za-z]\s*=[^=]*\.\.\.)\s*\)?$")
+_SET_OF_MULTIPLES = re.compile(r"\\\{(.+?)[:|]\s*([A-Za-z]\s*\\in\s*\\mathbb\{[ZN]\}[^{}]*)\\\}")
 _MORE_CASES = re.compile(r"(?<![A-Za-z])(?:if|when|for|otherwise|else|or)(?![A-Za-z])|;")
 _MODULUS = re.compile(
     r"[\s,]*(?:\(\s*)?(?:\\pmod|\\text\s*\{\s*\(?\s*mod(?:ulo)?|(?<![A-Za-z\\])mod(?:ulo)?(?![A-Za-z]))"
@@ -40,7 +45,7 @@ def drop_lead(text: str) -> str:
     Returns:
         The value. Words that deny or weaken it (``not``, ``at least``, ``about``) stay, and it is then no plain value.
     """
-    for pattern in (_MARKED_LEAD, _BARE_LEAD, _OTHER_LEAD):
+    for pattern in (_CONSEQUENCE, _MARKED_LEAD, _BARE_LEAD, _OTHER_LEAD, _POINT):
         found = pattern.match(text)
         if found and not _DENIES.search(found.group()):
             text = text[found.end() :]
@@ -61,11 +66,18 @@ def split_condition(text: str) -> tuple[str, str]:
     found = _MODULUS.search(text)
     if found and found.start() > 0:
         return text[: found.start()].rstrip(" ("), f"mod {found[1]}"
+    built = _SET_OF_MULTIPLES.fullmatch(text)
+    if built:
+        return built[1].strip(), built[2].strip()
     found = _WORDS_BEHIND.search(text) if r"\begin" not in text else None
     if found and found.start() > 0 and re.search(r"[\d\\]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])", text[: found.start()]):
         if not _MORE_CASES.search(text, found.end()):
             return text[: found.start()].rstrip(" ,;("), text[found.end() :].lstrip("} ")
         return text, ""
+    for pattern in (_INTEGER_BEHIND, _RUNS_BEHIND):
+        found = pattern.search(text)
+        if found and found.start() > 0:
+            return text[: found.start()], found[1]
     conditions: list[str] = []
     while (found := _RANGE.search(text)) and found.start() > 0:
         head = text[: found.start()]

@@ -43,9 +43,9 @@ _SYMBOLS = _PLAIN | frozenset(_UNIT_OF) | frozenset("n j w v k a c".split()) | {
 # Words after a number that are not a unit: dropping them would change the answer.
 _NOT_UNITS = frozenset(
     (  # noqa: SIM905 (a list would be sixty lines)
-        "and or to by mod sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi max min gcd lcm "
+        "and or to by mod sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi max gcd lcm "
         "choose times over plus minus infinity inf hundred thousand million billion trillion dozen percent pct "
-        "alpha beta gamma theta if when where for base is not otherwise else"
+        "alpha beta gamma theta if when where for base is not otherwise else i e x y"
     ).split()
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
@@ -53,14 +53,14 @@ _TEXT = r"\\text\s*\{[^{}\\$]*\}" + _POWER
 _LAST_TEXT = re.compile(rf"(?<=[\w}})\]%.,\s])(?:\s*(?:/|\\cdot(?![A-Za-z])|\*)?\s*{_TEXT})+$")
 _FRACTION_OF_UNITS = re.compile(rf"\\frac\s*\{{\s*({_TEXT})\s*\}}\s*\{{\s*({_TEXT})\s*\}}$")
 _LAST_SYMBOLS = re.compile(
-    rf"(?<=[\d}})\s])\s*(?<![A-Za-z\\])([A-Za-z]+{_POWER}(?:\s*(?:/|\\cdot(?![A-Za-z])|\*)\s*[A-Za-z]+{_POWER})*)$"
+    rf"(?<=[\d}})\s])\s*(?<![A-Za-z\\])([A-Za-z]+{_POWER}(?:\s*(?:/|\\cdot(?![A-Za-z])|\*|(?<=\s))\s*[A-Za-z]+{_POWER})*)$"
 )
-_LAST_WORDS = re.compile(rf"(?<=[\d}}).\s])\s*(?<![A-Za-z\\])([A-Za-z][A-Za-z. ]*?){_POWER}$")
+_LAST_WORDS = re.compile(rf"(?<=[\d}}).\s])\s*(?<![A-Za-z\\])([^\W\d_](?:[^\W\d_]|[. ])*?){_POWER}$")
 _DANGLING = re.compile(r"(?:[-+*/=<>,;:(\[_^{]|\\[A-Za-z]+)$")
 _CLOSED_COMMAND = re.compile(r"\\(?:pi|infty|alpha|beta|gamma|theta|phi|tau|omega|lambda)$")
 _NUMBER = re.compile(r"(?=.*(?:\d|\\pi))(?:[^A-Za-z\\]|\\(?:frac|sqrt|pi|cdot|times)(?![A-Za-z]))+")
 _CLOCK = re.compile(r"\d{1,2}:\d\d")
-_ORDINAL = re.compile(r"(?<=\d)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\s*\{\s*)?(?:st|nd|rd|th)(?:\s*\})*$")
+_ORDINAL = re.compile(r"(?<=\d)[\s-]*(?:\^\s*)?(?:\{\s*)?(?:\\text\s*\{\s*)?(?:st|nd|rd|th)(?:\s*\})*$")
 _TEMPERATURE = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*(?:\\text\s*\{\s*)?[CFK](?:\s*\})?$")
 _CURRENCY = re.compile(r"^(?:US|USD|EUR|GBP|Rs\.?|INR|RMB|CNY)\s*(?=\d)")
 _OTHER_SCRIPTS = re.compile(r"(?<=[\d})\]%.])\s*[\u0400-\u04ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+$")
@@ -94,7 +94,7 @@ def split_unit(text: str) -> tuple[str, str]:
             long = after_space and all(len(w) > 2 for w in words) and "/" not in found[0]
             clock = bool(_CLOCK.fullmatch(body)) and words <= {"am", "pm"}
             takes = words <= _PLAIN or compound or long or clock
-            if words and takes and (clock or _NUMBER.fullmatch(body)) and not words & (_NOT_UNITS - {"min"}):
+            if words and takes and (clock or _NUMBER.fullmatch(body)) and not words & _NOT_UNITS:
                 return body, unit_name(found[0])
     return text, ""
 
@@ -115,4 +115,4 @@ def unit_name(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     joined = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text.casefold())
-    return [w if w in _UNIT_OF else w.removesuffix("s") for w in re.findall(r"[a-z]+", joined)]
+    return [w if w in _UNIT_OF else w.removesuffix("s") for w in re.findall(r"[^\W\d_]+", joined)]
