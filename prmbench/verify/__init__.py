@@ -16,8 +16,7 @@ from typing import Any
 from prmbench.data.verdicts import Verdict
 from prmbench.errors import ArgumentError
 from prmbench.verify.decide import Comparison, decide
-from prmbench.verify.extract import STYLES, AnswerStyle, extract_answer
-from prmbench.verify.golds import read_gold
+from prmbench.verify.extract import STYLES, AnswerStyle, extract_answer, read_gold
 from prmbench.verify.options import VerifierOptions, verifier_version
 from prmbench.verify.pool import Job, Pool
 
@@ -98,7 +97,9 @@ class Verifier:
         read = {gold: read_gold(gold) for gold in set(golds)}
         blank = next((i for i, gold in enumerate(golds) if not read[gold]), None)
         if blank is not None:
-            raise ArgumentError("golds", None, f"gold answer {blank} is blank; a completion cannot be verified against it")
+            raise ArgumentError(
+                "golds", None, f"gold answer {blank} is blank; a completion cannot be verified against it"
+            )
         report = on_done or (lambda _: None)
         verdicts = [Verdict.UNPARSED] * len(completions)
         hard: dict[Job, list[int]] = {}  # equal pairs (samples of one problem) are compared once

@@ -118,7 +118,9 @@ def _same(answer: str, others: Sequence[str], verifier: Verifier) -> list[bool]:
         both = [decide(answer, other, by), decide(other, answer, by)]
         same.append(False if False in both else None if None in both else True)
     undecided = [i for i, equal in enumerate(same) if equal is None]
-    jobs: list[Job] = [("equal", *pair, tolerance) for i in undecided for pair in ((answer, others[i]), (others[i], answer))]
+    jobs: list[Job] = [
+        ("equal", *pair, tolerance) for i in undecided for pair in ((answer, others[i]), (others[i], answer))
+    ]
     found = verifier.run(jobs)
     for place, i in enumerate(undecided):
         same[i] = bool(found[2 * place] and found[2 * place + 1])

@@ -68,9 +68,13 @@ _LOOKS = re.compile(
 )
 _DELIMITERS = re.compile(r"\\\$|(?<!\\)\$|(?<!\\)\\[()]|^\s*\\\[|\\\]\s*$|^[`*_\s]+|[`*_\s]+$")
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\s+|\\!\s*")
-_MATH_FONT = r"\\(?:(?:rm|bf|it|sf|tt)(?=\s*\{)|math(?:rm|bf|it|sf|tt|normal)|operatorname\*?|boldsymbol|bm|pmb)(?![A-Za-z])\s*"
+_MATH_FONT = (
+    r"\\(?:(?:rm|bf|it|sf|tt)(?=\s*\{)|math(?:rm|bf|it|sf|tt|normal)|operatorname\*?|boldsymbol|bm|pmb)(?![A-Za-z])\s*"
+)
 _DECLARED_FONT = r"\\(?:rm|bf|it|sf|tt|sc|em)(?![A-Za-z])"
-_FUNCTIONS = "arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm|min|max"
+_FUNCTIONS = (
+    "arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm|min|max"
+)
 
 
 def _rules(*rules: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
@@ -111,9 +115,13 @@ _RULES = _rules(
     (r"^\(?(-?\d+(?:\.\d+)?)\)?\s*_\s*(?:\{\s*10\s*\}|10)$", r"\1"),
 )
 _DEGREE = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
-_MONEY_OR_ANGLE = re.compile(rf"\s*\$?\s*(?:\\\$)?\s*(-?\d+(?:\.\d+)?|-?[1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?)(?:{_DEGREE})?\s*\$?\s*\.?")
+_MONEY_OR_ANGLE = re.compile(
+    rf"\s*\$?\s*(?:\\\$)?\s*(-?\d+(?:\.\d+)?|-?[1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?)(?:{_DEGREE})?\s*\$?\s*\.?"
+)
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_ANGLE = re.compile(rf"(\d+(?:\.\d+)?|\\?[A-Za-z]+|\([^()]*\)|\{{[^{{}}]*\}})(?:{_DEGREE}|\s*\\text\s*\{{\s*degrees?\s*\}})")
+_ANGLE = re.compile(
+    rf"(\d+(?:\.\d+)?|\\?[A-Za-z]+|\([^()]*\)|\{{[^{{}}]*\}})(?:{_DEGREE}|\s*\\text\s*\{{\s*degrees?\s*\}})"
+)
 _BARE_WORDS = re.compile(
     r"\(?[A-Z]\)?(?:\s*(?:,|&|\band\b)\s*\(?[A-Z]\)?)*|(?=(?:\W*[^\W\d_]){4})[^\W\d_]{2,}(?:[\s.-]+[^\W\d_]{2,})*"
 )

@@ -37,6 +37,7 @@ from sympy import (  # type: ignore[import-untyped]
 )
 from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
 
+from prmbench.verify.clean import clean
 from prmbench.verify.decide import Comparison, decide, expressions, relations
 from prmbench.verify.numbers import close
 
@@ -142,7 +143,13 @@ def same_expression(gold: str, answer: str, tolerance: float | None) -> bool:
     if isinstance(g, Ne) and isinstance(a, Ne):
         g, a = Eq(*g.args, evaluate=False), Eq(*a.args, evaluate=False)
     compared: bool = math_verify(g, a, numeric_precision=_DIGITS, allow_set_relation_comp=True, timeout_seconds=None)
-    if not compared and any(decimals) and isinstance(g, MatrixBase) and isinstance(a, MatrixBase) and g.shape == a.shape:
+    if (
+        not compared
+        and any(decimals)
+        and isinstance(g, MatrixBase)
+        and isinstance(a, MatrixBase)
+        and g.shape == a.shape
+    ):
         return all(_near(x, y, decimals, tolerance) for x, y in zip(g.flat(), a.flat(), strict=True))
     return compared
 
@@ -207,7 +214,13 @@ def _same_formula(gold: Expr, answer: Expr) -> bool:
         return bool(gold == answer)
     constants = Symbol("C", real=True), Symbol("c", real=True)
     for one, other in (constants, constants[::-1]):  # a constant of integration has no case
-        if gold.is_Add and answer.is_Add and one in gold.args and other in answer.args and one not in answer.free_symbols:
+        if (
+            gold.is_Add
+            and answer.is_Add
+            and one in gold.args
+            and other in answer.args
+            and one not in answer.free_symbols
+        ):
             answer = answer.xreplace({other: one})
     if gold.free_symbols != answer.free_symbols:
         return bool((gold - answer).simplify() == 0)
@@ -237,7 +250,7 @@ def _agree(gold: Expr, answer: Expr) -> bool:
     return False
 
 
-def size(answer: str) -> float | None | Literal["unreadable"]:
+def size(answer: str) -> float | Literal["unreadable"] | None:
     """Measure an answer, so that unequal answers need not be compared: equal ones have nearly the same size.
 
     Args:
@@ -270,5 +283,18 @@ def size(answer: str) -> float | None | Literal["unreadable"]:
     return max(found)
 
 
-JOBS = {"equal": equal, "paper": as_paper, "size": size}
+def readable(gold: str) -> bool:
+    """Say whether an answer can be read as mathematics.
+
+    Args:
+        gold: A gold answer.
+
+    Returns:
+        Whether each of its expressions can be parsed.
+    """
+    texts = expressions(gold)
+    return all(_read(text) is not None for text in ([clean(gold).body.rstrip("% \\")] if texts is None else texts))
+
+
+JOBS = {"equal": equal, "paper": as_paper, "size": size, "readable": readable}
 """What a worker can be asked for, by name."""

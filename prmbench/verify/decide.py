@@ -25,7 +25,9 @@ _MAX_DEPTH, _MAX_PAIRS = 12, 1500
 _UNORDERED = frozenset({"one", "list", "set"})
 
 _SEMICOLON = re.compile(r";")
-_COMMA = re.compile(r",(?:\s*(?:and|or)(?![A-Za-z]))?|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\cup(?=\s*[A-Za-z]\s*[<>\\])")
+_COMMA = re.compile(
+    r",(?:\s*(?:and|or)(?![A-Za-z]))?|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\cup(?=\s*[A-Za-z]\s*[<>\\])"
+)
 _EQUALS = re.compile(r"(?<![<>!:])=|:=|\\(?:equiv|in|approx|sim|simeq|doteq)(?![A-Za-z])")
 _APPROXIMATES = re.compile(r"\\(?:approx|sim|simeq|doteq)(?![A-Za-z])")
 _COMPARES = re.compile(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])")
@@ -156,7 +158,9 @@ def _same_shape(gold: str, answer: str, by: Comparison, depth: int) -> bool | No
 def _in_order(gold: _Shape, answer: _Shape) -> bool:
     """Whether the gold names the values of its list (``x = 1, y = 2``) and the answer lists as many without names."""
     names = {chain[0] for chain in map(_chain, gold.parts) if len(chain) > 1}
-    return 1 < len(names) == len(gold.parts) == len(answer.parts) and all(len(_chain(part)) == 1 for part in answer.parts)
+    return 1 < len(names) == len(gold.parts) == len(answer.parts) and all(
+        len(_chain(part)) == 1 for part in answer.parts
+    )
 
 
 def _is_tuple_twice(kinds: set[str], size: int) -> bool:
@@ -332,7 +336,8 @@ def _both_signs(body: str) -> list[str]:
     r"""Write ``1 \pm \sqrt2`` as two expressions."""
     if not _SIGNS.search(body):
         return [body]
-    return [_SIGNS.sub(lambda m: plus if m[1] == "pm" else minus, body) for plus, minus in (("+", "-"), ("-", "+"))]
+    upper, lower = {"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}
+    return [_SIGNS.sub(lambda m: upper[m[1]], body), _SIGNS.sub(lambda m: lower[m[1]], body)]
 
 
 def _chain(body: str, other: str = "") -> list[str]:
@@ -371,10 +376,10 @@ def _with_golds_parameter(gold: Cleaned, answer: Cleaned) -> str:
     r"""Give the integer that an answer runs through (``k\pi, k \in \mathbb{Z}``) the letter that the gold has for it."""
     new, old = (set(_LETTER.findall(body)) for body in (gold.body, answer.body))
     ours, theirs = sorted(old - new), sorted(new - old)
-    if len(ours) == len(theirs) == 1 and any(_INTEGERS.search(c.condition) for c in (gold, answer)):
-        if ours[0] in answer.condition or theirs[0] in gold.condition:
-            return _renamed(answer.body, {ours[0]: theirs[0]})
-    return answer.body
+    if not (len(ours) == len(theirs) == 1 and any(_INTEGERS.search(c.condition) for c in (gold, answer))):
+        return answer.body
+    runs = ours[0] in answer.condition or theirs[0] in gold.condition
+    return _renamed(answer.body, {ours[0]: theirs[0]}) if runs else answer.body
 
 
 def _renamed(text: str, names: dict[str, str]) -> str:

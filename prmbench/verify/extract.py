@@ -18,10 +18,11 @@ STYLES: tuple[str, ...] = get_args(AnswerStyle)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*+")
 _SHORT_BOX = re.compile(r"[^\s${}]++(?:\{[^{}]*+\}[^\s${}]*+)*+")
 _NAME = r"(?:\\?[A-Za-z]++(?:_(?:\{\w{1,9}\}|\w))?(?:\([^()$]{0,20}\))?|\([A-Za-z, ]{3,9}\))\s*+&?\s*+="
+_JOINING = "and|or|also|as well as|either|else|alternatively|equivalently|maybe|perhaps|possibly|part(?: \\d)?"
 # What may stand between two boxes of one answer: punctuation, "and", "or", names (`x =`), labels of parts, list marks.
 _BETWEEN = re.compile(
     rf"(?:\s|[$,;&~*:]|\\[][(),;:!>&\\ ]|\\q?quad\b|\\text\s*+\{{[\s,]*(?:and|or)?[\s,]*\}}|{_NAME}|\([A-Za-z0-9]{{1,3}}\)"
-    r"|(?<=\n)(?:[-•]|\d[.)])|\b(?:and|or|also|as well as|either|else|alternatively|equivalently|maybe|perhaps|possibly|part(?: \d)?)\b)*+",
+    rf"|(?<=\n)(?:[-•]|\d[.)])|\b(?:{_JOINING})\b)*+",
     re.IGNORECASE,
 )
 _MAX_BETWEEN = 80
@@ -77,6 +78,19 @@ def extract_answer(text: str, style: AnswerStyle = "boxed", *, think: bool = Tru
         return _last_number(text)
     found = _last_boxes(text) if style != "answer_line" else None
     return found if found is not None or style == "boxed" else _answer_line(text)
+
+
+def read_gold(gold: str) -> str:
+    r"""Read a gold answer.
+
+    Args:
+        gold: The answer as its source has it. A whole solution is read too: GSM8K's ends with ``#### 18``, MATH's has a box.
+
+    Returns:
+        The answer alone; empty where there is none.
+    """
+    mark, answer = gold.rpartition("####")[1:]
+    return answer.strip() if mark else (_last_boxes(gold) or gold.strip())
 
 
 def matching_braces(text: str) -> dict[int, int]:

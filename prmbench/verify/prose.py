@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import re
 
+# In front of a value.
 _SAYS = r"\b(?:is|are|equals?|be|equal to|a total of|there are|there is|we have|we get|gives)\s*|[是为為は有:=]\s*"
-_MARKED_LEAD = re.compile(rf"(?:.*\\text\s*\{{[^{{}}\d]*?(?:{_SAYS})\}}\s*[:=]?|\\text\s*\{{[^{{}}\d]*\}}\s*[:=])\s*(?=\S)", re.I)
-_BARE_LEAD = re.compile(
-    r"(?:(?:[A-Za-z][A-Za-z'-]*[ ,]+)*(?:is|are|equals|be|equal to|total of|have|get|gives)[ :]+|(?:[A-Za-z][A-Za-z'-]* )*[A-Za-z'-]{2,} ?: ?)"
-    r"(?=[^\sA-Za-z]|[A-Za-z](?![A-Za-z]))|there (?:is|are) (?=\d)",
+_MARKED_LEAD = re.compile(  # `\text{The answer is }`, `\text{Area} =`
+    rf"(?:.*\\text\s*\{{[^{{}}\d]*?(?:{_SAYS})\}}\s*[:=]?|\\text\s*\{{[^{{}}\d]*\}}\s*[:=])\s*(?=\S)", re.IGNORECASE
+)
+_BARE_LEAD = re.compile(  # `The answer is`, `Area:`
+    r"(?:(?:[A-Za-z][A-Za-z'-]*[ ,]+)*(?:is|are|equals|be|equal to|total of|have|get|gives)[ :]+"
+    r"|(?:[A-Za-z][A-Za-z'-]* )*[A-Za-z'-]{2,} ?: ?)(?=[^\sA-Za-z]|[A-Za-z](?![A-Za-z]))|there (?:is|are) (?=\d)",
     re.IGNORECASE,
 )
-_OTHER_LEAD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]*(?:[是为為は有共得第]|:)[ :]*(?=[^\u3040-\u9fff\uac00-\ud7af])")
-_POINT = re.compile(r"[A-Z](?=\([^()]*,[^()]*\)$)")
+_OTHER_LEAD = re.compile(  # `答案是`
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]*(?:[是为為は有共得第]|:)[ :]*(?=[^\u3040-\u9fff\uac00-\ud7af])"
+)
+_POINT = re.compile(r"[A-Z](?=\([^()]*,[^()]*\)$)")  # `A(1, 2)`
 _CONSEQUENCE = re.compile(r".*\\(?:implies|therefore|[Rr]ightarrow|Longrightarrow|iff)(?![A-Za-z])\s*(?=\S)")
 _DENIES = re.compile(
-    r"[不非]|\b(?:not|no|least|most|more|less|fewer|than|about|approximately|approx|nearly|roughly|between|over|under|above|below)\b",
+    r"[不非]|\b(?:not|no|least|most|more|less|fewer|than|about|approximately|approx|nearly|roughly|between|over|under|above"
+    r"|below)\b",
     re.IGNORECASE,
 )
+# Behind a value.
 _FOR = r"for(?: all| any| every| each| some)?|where|when|whenever|if|with|provided|such that|as long as|attained|achieved|reached"
 _WORDS_BEHIND = re.compile(
     rf"[\s,;(]*(?:\\text\s*\{{[\s,(]*(?:{_FOR})\b|(?<![A-Za-z\\])(?:{_FOR})(?![A-Za-z])|\\forall(?![A-Za-z]))"
 )
-_INTEGER_BEHIND = re.compile(r"[\s,;(]+([A-Za-z](?:\s*,\s*[A-Za-z])*\s*\\text\s*\{\s*(?:is|are|any|an?)\b[^{}]*integers?)\s*\}\s*\)?$")
-_RUNS_BEHIND = re.compile(r"[\s,;(]+([A-Za-z]\s*=[^=]*\.\.\.)\s*\)?$")
-_SET_OF_MULTIPLES = re.compile(r"\\\{(.+?)[:|]\s*([A-Za-z]\s*\\in\s*\\mathbb\{[ZN]\}[^{}]*)\\\}")
 _MORE_CASES = re.compile(r"(?<![A-Za-z])(?:if|when|for|otherwise|else|or)(?![A-Za-z])|;")
-_MODULUS = re.compile(
+_INTEGER_BEHIND = re.compile(  # `k \text{ an integer}`
+    r"[\s,;(]+([A-Za-z](?:\s*,\s*[A-Za-z])*\s*\\text\s*\{\s*(?:is|are|any|an?)\b[^{}]*integers?)\s*\}\s*\)?$"
+)
+_RUNS_BEHIND = re.compile(r"[\s,;(]+([A-Za-z]\s*=[^=]*\.\.\.)\s*\)?$")  # `k = 0, 1, \dots`
+_SET_OF_MULTIPLES = re.compile(r"\\\{(.+?)[:|]\s*([A-Za-z]\s*\\in\s*\\mathbb\{[ZN]\}[^{}]*)\\\}")
+_MODULUS = re.compile(  # `\pmod{7}`, `\text{ (mod 7)}`
     r"[\s,]*(?:\(\s*)?(?:\\pmod|\\text\s*\{\s*\(?\s*mod(?:ulo)?|(?<![A-Za-z\\])mod(?:ulo)?(?![A-Za-z]))"
     r"\s*\}?\s*\{?\s*([\w^]+)\s*\}?\s*\)?\s*\}?\s*\)?$"
 )
-_COMPARES = r"(?:\\in|\\notin|\\ge|\\le|\\ne)(?![A-Za-z])|[<>]"
-_RANGE = re.compile(
-    rf"(?:\s*[,;]\s*\(?|\s+\(|\s*\()\s*((?:\d\s*(?:\\le|<)\s*)?[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*(?:{_COMPARES})[^,;]*?)\)?$"
+_LETTERS = r"[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*"
+_RANGE = re.compile(  # `, k \in \mathbb{Z}`, ` (n \ge 1)`, `, 0 < x < 1`
+    rf"(?:\s*[,;]\s*\(?|\s+\(|\s*\()\s*((?:\d\s*(?:\\le|<)\s*)?{_LETTERS}\s*"
+    r"(?:(?:\\in|\\notin|\\ge|\\le|\\ne)(?![A-Za-z])|[<>])[^,;]*?)\)?$"
 )
 
 

@@ -162,9 +162,7 @@ def test_a_gigantic_answer_is_wrong_unless_it_is_the_gold() -> None:
     assert decide(long, long) is True
 
 
-@pytest.mark.parametrize(
-    "keep", [r"\frac{1}{m} t", "2 m", "2 sin x", "3 billion", r"\cos x", "7.6 Z"]
-)
+@pytest.mark.parametrize("keep", [r"\frac{1}{m} t", "2 m", "2 sin x", "3 billion", r"\cos x", "7.6 Z"])
 def test_clean_leaves_what_is_no_unit(keep: str) -> None:
     assert clean(keep) == (keep, "", "")
 
