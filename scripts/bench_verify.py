@@ -21,7 +21,7 @@ import time
 from collections import Counter
 
 from prmbench.verify import Verifier, verify
-from prmbench.verify.easy import decide
+from prmbench.verify.decide import decide
 
 
 def easy_pairs(n: int) -> list[tuple[str, str]]:

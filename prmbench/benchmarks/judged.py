@@ -21,7 +21,7 @@ from prmbench.engines.batching import default_batch_tokens
 from prmbench.errors import ArgumentError, UserError
 from prmbench.progress import progress
 from prmbench.reward_models.base import RewardModel
-from prmbench.verify import Verdict, Verifier, verifier_version
+from prmbench.verify import Verdict, Verifier, VerifierOptions, verifier_version
 from prmbench.verify.classes import answer_classes
 
 
@@ -83,7 +83,9 @@ class Judged:
     answers: list[int]
 
 
-def judge(completions: Sequence[StoredCompletion], prompt: PromptTemplate) -> Judged:
+def judge(
+    completions: Sequence[StoredCompletion], prompt: PromptTemplate, options: VerifierOptions | None = None
+) -> Judged:
     """Verify every completion's answer, and find which answers of a problem are the same.
 
     A truncated completion is wrong and has no answer.
@@ -91,20 +93,22 @@ def judge(completions: Sequence[StoredCompletion], prompt: PromptTemplate) -> Ju
     Args:
         completions: The completions.
         prompt: Says where answers are.
+        options: The conventions that verdicts follow; None: the defaults.
     """
-    with Verifier() as verifier, progress("verifying", len(completions), "completions") as advance:
-        verdicts = verifier.verify(
-            [c.text for c in completions], [c.answer for c in completions], style=prompt.style, on_done=advance
-        )
-    correct = [v == Verdict.CORRECT and not c.truncated for v, c in zip(verdicts, completions, strict=True)]
     groups: dict[tuple[str, str], list[int]] = {}
     for i, one in enumerate(completions):
         groups.setdefault((one.subset, one.id), []).append(i)
     answers = [-1] * len(completions)
-    for group in groups.values():
-        found = answer_classes([completions[i].text for i in group], [correct[i] for i in group], prompt.style)
-        for i, answer in zip(group, found, strict=True):
-            answers[i] = -1 if completions[i].truncated else answer
+    with Verifier(options) as verifier:
+        with progress("verifying", len(completions), "completions") as advance:
+            verdicts = verifier.verify(
+                [c.text for c in completions], [c.answer for c in completions], style=prompt.style, on_done=advance
+            )
+        correct = [v == Verdict.CORRECT and not c.truncated for v, c in zip(verdicts, completions, strict=True)]
+        for group in groups.values():
+            texts, right = [completions[i].text for i in group], [correct[i] for i in group]
+            for i, answer in zip(group, answer_classes(texts, right, prompt.style, verifier), strict=True):
+                answers[i] = -1 if completions[i].truncated else answer
     return Judged(correct, answers)
 
 

@@ -90,7 +90,7 @@ def score_completions(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, f
     return {
         f"avg@{n}": sum(correct) / n,
         f"pass@{n}": float(any(correct)),
-        f"maj@{n}": majority(answer_classes(completions, correct, doc["style"]), correct),
+        f"maj@{n}": majority(answer_classes(completions, correct, doc["style"], _verifier()), correct),
     }
 
 

@@ -26,7 +26,8 @@ from prmbench.progress import progress
 from prmbench.results.provenance import versions
 from prmbench.results.schema import digest
 from prmbench.results.store import RUN_NAME, RunFolder, read_whole_lines
-from prmbench.verify import Verifier, verifier_version
+from prmbench.verify import Verifier, VerifierOptions, verifier_version
+from prmbench.verify.golds import checked_verifier
 
 
 def problems_digest(problems: Iterable[Problem]) -> str:
@@ -250,10 +251,11 @@ def rollout(
     batch_tokens: int = 16_384,
     limit: int | None = None,
     share: Share | None = None,
+    verifier: VerifierOptions | None = None,
 ) -> list[Rollout]:
     """Sample completions of each problem into ``output/rollouts.jsonl``. It goes on where an interrupted call stopped.
 
-    It takes 10 parameters because each decides a part of what is sampled and is one option of the command line.
+    It takes 11 parameters because each decides a part of what is sampled and is one option of the command line.
 
     Args:
         policy: The policy.
@@ -266,12 +268,13 @@ def rollout(
         batch_tokens: Padded tokens of a batch, every completion counted at its full length.
         limit: How many problems were asked for where these are only the first ones. It is recorded.
         share: This process among those that share the work; None: it is the only one. All of them get all rollouts.
+        verifier: The conventions that verdicts follow; None: the defaults. They are recorded.
 
     Returns:
         All rollouts, by problem in the given order, then by sample.
 
     Raises:
-        UserError: Trouble with the folder (see `RunFolder`).
+        UserError: A gold answer is empty, or there is trouble with the folder (see `RunFolder`).
         KeyboardInterrupt: With a message that says what is kept.
     """
     # What the run is: another one in this folder is refused.
@@ -280,7 +283,7 @@ def rollout(
     prompts = prompt_ids(policy, problems, template)
     settings = {
         **sampling_settings(policy, prompt, n, params, seed, batch_tokens),
-        "verifier": verifier_version(),
+        "verifier": verifier_version(verifier),
         "problems": problems_digest(problems),
         "tokens": ids_hash(prompts),
         "stop": sorted(policy.stop),
@@ -289,7 +292,10 @@ def rollout(
     }
     # What is missing is sampled.
     wanted = [(problem.id, str(k)) for problem in problems for k in range(n)]
-    with RunFolder(output, settings, parse_rollout, stem=FILE_STEM, rank=share.rank) as folder, Verifier() as verifier:
+    with (
+        checked_verifier(problems, verifier, quiet=not share.main) as checker,
+        RunFolder(output, settings, parse_rollout, stem=FILE_STEM, rank=share.rank) as folder,
+    ):
         share.wait()
         have = frozenset(folder.completed())
         share.wait()  # nobody writes before all have looked
@@ -300,7 +306,7 @@ def rollout(
                     policy,
                     problems,
                     prompts,
-                    verifier,
+                    checker,
                     style=template.style,
                     n=n,
                     params=params,

@@ -3,24 +3,24 @@ r"""Is a completion's answer the problem's answer? Verdicts by rules and by math
     from prmbench.verify import verify
     verify([r"... so it is \boxed{\frac{1}{2}}"], ["0.5"])     # [Verdict.CORRECT]
 
-Answers that are equal as text, plain numbers and words are decided here; all others by math-verify, in worker processes
-that are killed when they overrun. This package imports neither torch nor math-verify.
+Answers that are equal as text, plain numbers, words and lists of these are decided here; all others by math-verify, in worker
+processes that are killed when they overrun. This package imports neither torch nor math-verify.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from types import TracebackType
+from typing import Any
 
 from prmbench.data.verdicts import Verdict
-from prmbench.verify.easy import decide
-from prmbench.verify.extract import STYLES, AnswerStyle, extract_answer
-from prmbench.verify.pool import Pool
+from prmbench.errors import ArgumentError
+from prmbench.verify.decide import Comparison, decide
+from prmbench.verify.extract import STYLES, AnswerStyle, extract_answer, read_gold
+from prmbench.verify.options import VerifierOptions, verifier_version
+from prmbench.verify.pool import Job, Pool
 
-__all__ = ["AnswerStyle", "Verdict", "Verifier", "extract_answer", "verifier_version", "verify"]
-
-_VERSION = 1  # raise it with every change that can change a verdict
+__all__ = ["AnswerStyle", "Verdict", "Verifier", "VerifierOptions", "extract_answer", "verifier_version", "verify"]
 
 
 class Verifier:
@@ -28,19 +28,28 @@ class Verifier:
 
     No process is started before an answer needs one. Not for use by several threads at once.
 
-    Args:
-        timeout: seconds for one answer, in a worker that is ready; no start-up time counts.
-        workers: processes. The verdicts do not depend on it.
-        memory_mb: how much a worker may grow (Linux).
-
-    Raises:
-        ValueError: an argument that is not positive.
+    Attributes:
+        options: The conventions that its verdicts follow.
     """
 
-    def __init__(self, *, timeout: float = 2.0, workers: int = 2, memory_mb: int = 1024) -> None:
+    def __init__(
+        self, options: VerifierOptions | None = None, *, timeout: float = 2.0, workers: int = 2, memory_mb: int = 1024
+    ) -> None:
+        """Set the limits.
+
+        Args:
+            options: The conventions that verdicts follow; None means the defaults.
+            timeout: Seconds for one answer, in a worker that is ready; no start-up time counts.
+            workers: Number of processes. The verdicts do not depend on it.
+            memory_mb: How much a worker may grow (Linux).
+
+        Raises:
+            ArgumentError: A limit that is not positive.
+        """
         for name, value in (("timeout", timeout), ("workers", workers), ("memory_mb", memory_mb)):
             if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise ArgumentError(name, value, "must be positive")
+        self.options = options or VerifierOptions()
         self._pool = Pool(timeout, workers, memory_mb)
 
     def __enter__(self) -> Verifier:
@@ -65,41 +74,64 @@ class Verifier:
         style: AnswerStyle = "boxed",
         on_done: Callable[[int], None] | None = None,
     ) -> list[Verdict]:
-        """Return one verdict a completion, in their order.
+        """Judge completions.
 
         Args:
-            completions: whole completions; the answer is extracted as `style` says.
-            golds: per completion, its problem's answer, written as its source has it. LaTeX or plain.
-            on_done: called with the number of verdicts that have just become known (for a progress bar).
+            completions: Whole completions; the answer is extracted as `style` says.
+            golds: Of each completion, its problem's answer, written as its source has it: LaTeX, plain text, or a whole
+                solution that ends with ``#### 18`` or a box.
+            style: Where the answers are (see `extract_answer`).
+            on_done: Called with the number of verdicts that have just become known (for a progress bar).
+
+        Returns:
+            One verdict a completion, in their order.
 
         Raises:
-            ValueError: the lengths differ, an unknown style, or a blank gold.
+            ArgumentError: The lengths differ, an unknown style, or a blank gold.
         """
         if len(completions) != len(golds):
-            raise ValueError(f"{len(completions)} completions but {len(golds)} gold answers: expected one each")
+            problem = f"{len(completions)} completions but {len(golds)} gold answers; expected one each"
+            raise ArgumentError("golds", None, problem)
         if style not in STYLES:
-            raise ValueError(f"unknown answer style {style!r}: expected one of {', '.join(STYLES)}")
-        blank = next((i for i, gold in enumerate(golds) if not gold.strip()), None)
+            raise ArgumentError("style", style, f"unknown answer style; expected one of {', '.join(STYLES)}")
+        read = {gold: read_gold(gold) for gold in set(golds)}
+        blank = next((i for i, gold in enumerate(golds) if not read[gold]), None)
         if blank is not None:
-            raise ValueError(f"gold answer {blank} is blank: a completion cannot be verified against it")
+            raise ArgumentError(
+                "golds", None, f"gold answer {blank} is blank; a completion cannot be verified against it"
+            )
         report = on_done or (lambda _: None)
         verdicts = [Verdict.UNPARSED] * len(completions)
-        hard: dict[tuple[str, str], list[int]] = {}  # equal pairs (samples of one problem) are compared once
+        hard: dict[Job, list[int]] = {}  # equal pairs (samples of one problem) are compared once
         for i, (completion, gold) in enumerate(zip(completions, golds, strict=True)):
-            answer = extract_answer(completion, style)
-            equal = None if answer is None else decide(gold, answer)
+            if self.options.name == "paper":
+                hard.setdefault(("paper", read[gold], completion), []).append(i)
+                continue
+            answer = extract_answer(completion, style, think=self.options.think)
+            equal = None if answer is None else decide(read[gold], answer, Comparison(tolerance=self.options.tolerance))
             if answer is not None and equal is None:
-                hard.setdefault((gold, answer), []).append(i)
+                hard.setdefault(("equal", read[gold], answer, self.options.tolerance), []).append(i)
                 continue
             if equal is not None:
                 verdicts[i] = _verdict(equal)
             report(1)
-        pairs = list(hard)
-        outcomes = self._pool.run(pairs, lambda job: report(len(hard[pairs[job]])))
-        for pair, outcome in zip(pairs, outcomes, strict=True):
-            for i in hard[pair]:
+        jobs = list(hard)
+        outcomes = self._pool.run(jobs, lambda job: report(len(hard[jobs[job]])))
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            for i in hard[job]:
                 verdicts[i] = _verdict(outcome)
         return verdicts
+
+    def run(self, jobs: Sequence[Job]) -> list[Any]:
+        """Do other jobs in the workers.
+
+        Args:
+            jobs: See `Pool.run`.
+
+        Returns:
+            Their outcomes; None where a limit was hit.
+        """
+        return self._pool.run(jobs)
 
 
 def verify(
@@ -107,21 +139,32 @@ def verify(
     golds: Sequence[str],
     *,
     style: AnswerStyle = "boxed",
+    options: VerifierOptions | None = None,
     timeout: float = 2.0,
     workers: int = 2,
     memory_mb: int = 1024,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Verdict]:
-    """Verify one batch: `Verifier.verify` with processes of its own. The arguments are those of `Verifier`."""
-    with Verifier(timeout=timeout, workers=workers, memory_mb=memory_mb) as verifier:
+    """Judge one batch with worker processes of its own.
+
+    Args:
+        completions: See `Verifier.verify`.
+        golds: See `Verifier.verify`.
+        style: See `Verifier.verify`.
+        options: See `Verifier`.
+        timeout: See `Verifier`.
+        workers: See `Verifier`.
+        memory_mb: See `Verifier`.
+        on_done: See `Verifier.verify`.
+
+    Returns:
+        One verdict a completion, in their order.
+    """
+    with Verifier(options, timeout=timeout, workers=workers, memory_mb=memory_mb) as verifier:
         return verifier.verify(completions, golds, style=style, on_done=on_done)
 
 
-def verifier_version() -> str:
-    """What a verdict depends on besides its inputs: our own version and the libraries'. Part of a policy's fingerprint."""
-    libraries = [f"{name} {version(name)}" for name in ("math-verify", "latex2sympy2_extended")]
-    return "; ".join([f"prmbench {_VERSION}", *libraries])
-
-
-def _verdict(equal: bool | None) -> Verdict:
-    return Verdict.TIMEOUT if equal is None else Verdict.CORRECT if equal else Verdict.WRONG
+def _verdict(outcome: bool | str | None) -> Verdict:
+    if isinstance(outcome, str):
+        return Verdict(outcome)
+    return Verdict.TIMEOUT if outcome is None else Verdict.CORRECT if outcome else Verdict.WRONG

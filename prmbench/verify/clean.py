@@ -1,8 +1,7 @@
 r"""Text rules that are applied to gold and answer alike before anything is compared (docs/verification.md).
 
-They take away what does not change an answer (dollar signs, spacing commands, units, thousands separators, a degree
-sign) and rewrite what math-verify would misread (``1e-5`` is -5 + e to it, ``\frac \pi4`` an error). What is left is
-LaTeX again.
+They take away what does not change an answer (dollar signs, fonts, spacing, units, the prose around a value) and rewrite
+what math-verify would misread (``1e-5`` is -5 + e to it, ``12 345`` is 357, ``\frac \pi4`` an error). What is left is LaTeX.
 """
 
 from __future__ import annotations
@@ -11,132 +10,198 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from prmbench.verify.characters import to_latex
 from prmbench.verify.extract import matching_braces
+from prmbench.verify.numbers import SURE_COMMA, rewrite_numbers
+from prmbench.verify.prose import drop_lead, split_condition
+from prmbench.verify.units import split_unit
 
 
 class Cleaned(NamedTuple):
-    """An answer without its unit, and the unit: a canonical name where we know it, ``""`` where we do not or it is absent."""
+    r"""An answer without what surrounds its value.
+
+    Attributes:
+        body: The value, as LaTeX.
+        unit: Canonical name of its unit; empty where there is none, or none that we know.
+        condition: For which values it holds (``k \in \mathbb{Z}``, ``mod 7``); empty where nothing was said.
+    """
 
     body: str
     unit: str
+    condition: str = ""
 
 
-_UNITS = {
-    "mm": "mm millimeter millimetre",
-    "cm": "cm centimeter centimetre",
-    "dm": "dm decimeter decimetre",
-    "m": "m meter metre",
-    "km": "km kilometer kilometre",
-    "in": "in inch inche",
-    "ft": "ft foot feet",
-    "yd": "yd yard",
-    "mi": "mi mile",
-    "mg": "mg milligram",
-    "g": "g gm gram",
-    "kg": "kg kilogram",
-    "lb": "lb pound",
-    "oz": "oz ounce",
-    "s": "s sec second",
-    "min": "min minute",
-    "h": "h hr hour",
-    "day": "day",
-    "week": "week",
-    "month": "month",
-    "year": "yr year",
-    "dollar": "dollar",
-    "cent": "cent",
-    "ml": "ml milliliter millilitre",
-    "l": "l liter litre",
-    "mph": "mph",
-    "kmh": "kmh kmph",
-    "am": "am",
-    "pm": "pm",
+_COMMANDS = {
+    name: latex
+    for latex, names in {
+        r"\text": "textbf textit textrm textup texttt textsc textsf textsl textmd textnormal mbox hbox emph",
+        r"\frac": "dfrac tfrac cfrac",
+        r"\binom": "dbinom tbinom",
+        r"\le ": "leq leqq leqslant",
+        r"\ge ": "geq geqq geqslant",
+        r"\ne ": "neq",
+        r"\emptyset ": "varnothing",
+        "|": "vert lvert rvert mid",
+        ":": "colon",
+        "^\\circ ": "degree",
+        r"\{": "lbrace",
+        r"\}": "rbrace",
+        r"\setminus ": "backslash smallsetminus",
+        " and ": "land wedge",
+        " or ": "lor vee",
+        r"\pmod ": "mod bmod",
+        r"\log ": "lg",
+        "...": "dots ldots cdots",
+        " ": "quad qquad enspace space thinspace medspace thickspace nobreakspace",
+        "": "displaystyle textstyle scriptstyle limits nolimits strut mathstrut mathop mathrel mathord normalsize small tiny "
+        "large Large LARGE huge Huge underline ensuremath boxed fbox left right mleft mright big Big bigg Bigg bigl bigr "
+        "Bigl Bigr biggl biggr Biggl Biggr",
+        **{f"\\{name} ": f"var{name}" for name in ("phi", "epsilon", "theta", "rho", "sigma", "pi")},
+    }.items()
+    for name in names.split()
 }
-_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-_PLAIN_UNITS = frozenset(word for word in _UNIT_OF if len(word) > 1) | {"degree", "unit"}
-# Words after a number that are not a unit: dropping them would change the answer.
-_NOT_UNITS = frozenset(
-    (  # noqa: SIM905 (a list would be sixty lines)
-        "and or to by mod sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi max min gcd lcm "
-        "choose times over plus minus infinity inf hundred thousand million billion trillion dozen percent pct "
-        "alpha beta gamma theta if when where for base is"
-    ).split()
+"""Commands by another name: fonts of words, delimiters, relations; those that change only the looks have none."""
+_COMMAND = re.compile(r"\\(?:m?left|m?right)\s*\.|\\([A-Za-z]+)\s*")
+_LOOKS = re.compile(
+    r"\\(?:(?:text)?color|colorbox|style|class|tag|label|h?phantom|[hv]space)\*?\s*(?:\[[^\[\]]*\])?\s*\{[^{}]*\}"
+    r"|\\bbox\s*(?:\[[^\[\]]*\])?"
 )
-_SYMBOLS = str.maketrans(
-    {
-        "−": "-",
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "π": r"\pi ",
-        "∞": r"\infty ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "∪": r"\cup ",
-        "°": r"^\circ",
-        "％": r"\%",
-        "\u00a0": " ",
-        "\u200b": "",
-        "€": "",
-        "£": "",
-    }
+_DELIMITERS = re.compile(r"\\\$|(?<!\\)\$|(?<!\\)\\[()]|^\s*\\\[|\\\]\s*$|^[`*_\s]+|[`*_\s]+$")
+_SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\s+|\\!\s*")
+_MATH_FONT = (
+    r"\\(?:(?:rm|bf|it|sf|tt)(?=\s*\{)|math(?:rm|bf|it|sf|tt|normal)|operatorname\*?|boldsymbol|bm|pmb)(?![A-Za-z])\s*"
 )
-_WRAPPED = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname)\s*\{([^{}\\]*)\}\.?")
-_FONT = re.compile(r"\\(?:textbf|textit|textrm|mathrm|mathbf|mathit|mbox)\s*(?=\{)")
-_LAST_TEXT = re.compile(r"(?<=[\w})\]%.,\s])\s*\\text\s*\{([^{}\d\\$]*)\}\s*(?:\^\s*(?:\{\s*\d\s*\}|\d))?$")
-_LAST_WORDS = re.compile(r"(?<=[\d}).\s])\s*(?<![A-Za-z\\])([A-Za-z][A-Za-z. ]*)(?:\^\s*(?:\{\s*\d\s*\}|\d))?$")
-_DANGLING = re.compile(r"(?:[-+*/=<>,;:(\[_^{]|\\[A-Za-z]+)$")
-_CLOSED_COMMAND = re.compile(r"\\(?:pi|infty|alpha|beta|gamma|theta|phi|tau|omega|lambda)$")
-_SCIENTIFIC = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?)(\d+)(?![A-Za-z\d.])")
-_CHOICE = r"\(?[A-Z]\)?"
+_DECLARED_FONT = r"\\(?:rm|bf|it|sf|tt|sc|em)(?![A-Za-z])"
+_FUNCTIONS = (
+    "arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm|min|max"
+)
+
+
+def _rules(*rules: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in rules]
+
+
+_RULES_FOR_COMMANDS = _rules(
+    # fonts: `\text` marks words, all else is mathematics
+    (r"(?<=[A-Za-z])\^\{(-?\d)\}(?=[^{}]*\})", r"^\1"),
+    (rf"\{{\s*{_DECLARED_FONT}\s*([A-Za-z][A-Za-z .]+)\}}", r"\\text{\1}"),
+    (rf"{_MATH_FONT}\{{\s*([ied])\s*\}}", r"\1"),
+    (rf"{_MATH_FONT}\{{\s*([A-Za-z][^{{}}\\]*|\d[\d.,/ ]*[A-Za-z][^{{}}\\]*)\}}", r"\\text{\1}"),
+    (rf"{_MATH_FONT}(?=[\w{{\\])|{_DECLARED_FONT}", ""),
+    # text that is mathematics
+    (rf"\\text\s*\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+    (r"\\text\s*\{\s*(?:[.,;]?\s*\}|([-+]?[\d.][^{}A-Za-z]*)\})", r"\1"),
+    (r"\s*,?\s*\\text\s*\{[\s,]*(and|or)\s*\}\s*", r" \1 "),
+    # one spelling
+    (r"\{?\s*([\w+-]+)\s*\\choose\s*([\w+-]+)\s*\}?", r"\\binom{\1}{\2}"),
+    (r"\\\{\s*\\\}", r"\\emptyset "),
+    (r"(?<=[}\])])\s*-\s*(?=\\\{)", r"\\setminus "),
+    (r"\\(?:Bbb|mathds|mathbb)\s*\{?\s*([A-Z])\s*\}?", r"\\mathbb{\1}"),
+    (r"\\log\s*_\s*\{?\s*e\s*\}?(?![A-Za-z])", r"\\ln "),
+    (r"\\\\\s*\[[^\[\]]*\]", r"\\\\"),
+    (r"[(\[]?\s*\\begin\{array\}\s*\{[^{}]*\}(.*)\\end\{array\}\s*[)\]]?", r"\\begin{pmatrix}\1\\end{pmatrix}"),
+    (r"[(\[]?\s*\\begin\{[bBp]?matrix\}(.*)\\end\{[bBp]?matrix\}\s*[)\]]?", r"\\begin{pmatrix}\1\\end{pmatrix}"),
+)
+_RULES = _rules(
+    (rf"(?<![A-Za-z\\])(?:np\.|math\.)?({_FUNCTIONS})(?=\s*[\d(\\])", r"\\\1 "),
+    (r"(?<![A-Za-z\\])(?:np\.|math\.)?(sqrt|pi)(?![A-Za-z])", r"\\\1 "),
+    (r"\\sqrt\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
+    (r"<=", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"(?<=\s)!=", r"\\ne "),
+    (r"\*\*", "^"),
+    (r"(?<=[\w})])\{\s*\}", ""),
+    (r"\s*(?:\\text\s*\{\s*)?(?:\{?\\?%\}?|\bper ?cent(?:age)?(?: points?)?|\bpct)\.?(?:\s*\})?$", r"\\%"),
+    (r"^\(?(-?\d+(?:\.\d+)?)\)?\s*_\s*(?:\{\s*10\s*\}|10)$", r"\1"),
+)
+_DEGREE = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
+_MONEY_OR_ANGLE = re.compile(
+    rf"\s*\$?\s*(?:\\\$)?\s*(-?\d+(?:\.\d+)?|-?[1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?)(?:{_DEGREE})?\s*\$?\s*\.?"
+)
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_ANGLE = re.compile(
+    rf"(\d+(?:\.\d+)?|\\?[A-Za-z]+|\([^()]*\)|\{{[^{{}}]*\}})(?:{_DEGREE}|\s*\\text\s*\{{\s*degrees?\s*\}})"
+)
 _BARE_WORDS = re.compile(
-    rf"{_CHOICE}(?:\s*(?:,|&|\band\b)\s*{_CHOICE})*|(?=(?:\W*[^\W\d_]){{4}})[^\W\d_]{{2,}}(?:[\s.-]+[^\W\d_]{{2,}})*"
+    r"\(?[A-Z]\)?(?:\s*(?:,|&|\band\b)\s*\(?[A-Z]\)?)*|(?=(?:\W*[^\W\d_]){4})[^\W\d_]{2,}(?:[\s.-]+[^\W\d_]{2,})*"
 )
-_PLAIN = re.compile(r"[-+]?(?:[\d.,/ ]|\\frac|[{}])+")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def clean(text: str) -> Cleaned:
-    r"""Apply the text rules. Cached, because one gold meets many answers; callers cap the length.
+    r"""Apply the text rules.
+
+    The result is cached, because one gold meets many answers; callers cap the length.
+
+    Args:
+        text: An answer as written.
+
+    Returns:
+        Its value, unit and condition.
 
     >>> clean(r"$864 \mbox{ inches}^2$.")
-    Cleaned(body='864', unit='in')
+    Cleaned(body='864', unit='in', condition='')
     """
-    text = re.sub(r"\s+", " ", text.translate(_SYMBOLS)).strip()
-    text = re.sub(r"\\\$|(?<!\\)\$|(?<!\\)\\[()]|\\displaystyle(?![A-Za-z])", "", text)
-    text = re.sub(r"^\s*\\\[|\\\]\s*$", "", text)
-    text = re.sub(r"\\!\s*|\{,\}", lambda m: "," if m.group() == "{,}" else "", text)
-    text = re.sub(r"(?<!\\)\\(?:[,;:> ]|q?quad(?![A-Za-z]))|~", " ", text).strip()
-    text = _unwrap(text if text.endswith("..") else text.removesuffix(".").rstrip())
-    text = re.sub(r"\\(?:left|right)(?=[\s(\[\])|.]|\\[{}])\s*", "", text) if r"\begin" not in text else text
-    text = re.sub(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", "", text)
-    text = re.sub(r"\s*\b(?:percent|pct)$", r"\\%", text)
-    text = re.sub(r"^\(?(-?\d+(?:\.\d+)?)\)?\s*_\s*(?:\{\s*10\s*\}|10)$", r"\1", text)
-    text = re.sub(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[\[(\\])", "", text)
-    text = re.sub(r"\bnp\.(?=[a-z]+\()", r"\\", text)
-    text = re.sub(r"^\\text\s*\{[^{}]*\}\s*=\s*(?=\S)", "", _FONT.sub(r"\\text", text))
-    text, unit = _split_unit(text)
-    text = re.sub(r"(\d)\.(?=[\s/)}\],+*-]|$)", r"\1", text)
-    text = _brace_fractions(text)
-    text = _SCIENTIFIC.sub(lambda m: rf"{m[1]} \times 10^{{{m[2].replace('+', '')}{m[3]}}}", text)
-    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(?:,\s?\d{3})+(?:\.\d+)?", text) and (", " not in text or unit):
-        text = text.replace(",", "").replace(" ", "")
-    text = re.sub(r"(?<=\{)([1-9]\d{0,2}(?:,\d{3})+)(?=\})", lambda m: m[1].replace(",", ""), text)
-    return Cleaned(text.strip(), unit)
+    text = to_latex(text)
+    plain = _MONEY_OR_ANGLE.fullmatch(text)
+    if plain:  # most answers that are no plain numbers to begin with
+        return Cleaned(plain[1].replace(",", ""), "")
+    text = _one_spelling(text)
+    text, condition = split_condition(drop_lead(text))
+    if _TRIGONOMETRY.search(text):
+        text = _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
+    text, unit = split_unit(text)
+    text = re.sub(_DEGREE, "", text)
+    text = rewrite_numbers(_brace_arguments(text)).strip()
+    while text.startswith("{") and matching_braces(text).get(0) == len(text) - 1:
+        text = text[1:-1].strip()
+    return Cleaned(text, unit, condition)
+
+
+def _one_spelling(text: str) -> str:
+    text = _DELIMITERS.sub("", SURE_COMMA.sub("", text))
+    text = _SPACING.sub(lambda m: "" if m[0].startswith("\\!") else " ", text)
+    text = text if r"\begin" in text else re.sub(r"\\?&", ",", text)
+    if "\\" in text:
+        text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]) if m[1] else "", _LOOKS.sub("", text))
+        for pattern, replacement in _RULES_FOR_COMMANDS:
+            text = pattern.sub(replacement, text)
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
+    whole = re.fullmatch(r"\s*\\text\s*\{([^{}\\]*)\}[.\s]*", text)
+    if whole and not re.match(r"\s*[-+.\d]", whole[1]):
+        return rf"\text{{{whole[1].strip().removesuffix('.')}}}"
+    text = (whole[1] if whole else text).strip()
+    return text if text.endswith("..") else text.rstrip(".,;: ")
 
 
 def key(body: str) -> str:
-    r"""What two cleaned answers are compared by as strings: no spacing, except between two digits, and few braces."""
+    r"""Write an answer so that equal texts are equal strings.
+
+    Args:
+        body: A cleaned answer.
+
+    Returns:
+        The answer without spacing, except between two digits, and without needless braces.
+    """
     body = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", body)
     body = re.sub(r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2", body)
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", body)
 
 
 def word(body: str, *, marked: bool = False) -> str | None:
-    r"""The canonical form of an answer in words (``\text{June 20}``, ``(B)``, ``A, C and F``), or None for mathematics.
+    r"""Read an answer in words: ``\text{June 20}``, ``(B)``, ``A, C and F``.
 
     Letters in ``\text{}`` are a word at any length; bare ones from four letters on (``abc`` may be a product), or as a
-    single capital (a choice); with `marked`, any. Case, spaces, full stops and brackets do not count, nor does the
-    order of a list.
+    single capital (a choice).
+
+    Args:
+        body: A cleaned answer.
+        marked: Whether bare letters are a word at any length.
+
+    Returns:
+        The canonical form, in which case, spaces, full stops, brackets and the order of a list do not count; None for
+        mathematics.
     """
     inner = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", body).strip()
     if not re.fullmatch(r"[\w\s().,:;'&-]*", inner) or not re.search(r"[^\W\d_]", inner):
@@ -149,56 +214,14 @@ def word(body: str, *, marked: bool = False) -> str | None:
     return ",".join(sorted(filter(None, parts))) or None
 
 
-def _unwrap(text: str) -> str:
-    r"""``\text{13}`` is 13 and ``\mbox{4:30 p.m.}`` is 4:30 p.m.; letters stay marked as text, because that makes a word."""
-    whole = _WRAPPED.fullmatch(text)
-    if whole is None:
-        return text
-    inner = whole.group(1).strip().removesuffix(".")
-    return inner if re.match(r"[-+.\d]", inner) else rf"\text{{{inner}}}"
-
-
-def _split_unit(text: str) -> tuple[str, str]:
-    r"""Take the unit off: trailing ``\text{...}``, or bare words after a number (``5 cm``, ``12 apples``)."""
-    found = _LAST_TEXT.search(text)
-    if found and found.start() > 0:
-        body = text[: found.start()].rstrip()
-        dangling = _DANGLING.search(body) and not _CLOSED_COMMAND.search(body)
-        if body and not dangling and not _words(found.group(1)) & _NOT_UNITS and not body.endswith(r"\text"):
-            return body, _unit(found.group(1))
-        return text, ""
-    found = _LAST_WORDS.search(text)
-    if found and found.start() > 0:
-        body, words = text[: found.start()].rstrip(), _words(found.group(1))
-        after_space = text[: found.start(1)].endswith(" ")
-        number = _PLAIN.fullmatch(body) or (re.fullmatch(r"\d+:\d\d", body) and words <= {"am", "pm"})
-        long = all(len(w) > 2 for w in words) and after_space
-        if number and words and not words & (_NOT_UNITS - {"min"}) and (words <= _PLAIN_UNITS or long):
-            return body, _unit(found.group(1))
-    return text, ""
-
-
-def _words(text: str) -> set[str]:
-    joined = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text.casefold())
-    return {w if w in _UNIT_OF else w.removesuffix("s") for w in re.findall(r"[a-z]+", joined)}
-
-
-def _unit(text: str) -> str:
-    known = [_UNIT_OF[w] for w in sorted(_words(text)) if w in _UNIT_OF]
-    return known[0] if len(known) == 1 else ""
-
-
-def _brace_fractions(text: str) -> str:
-    r"""``\dfrac``, ``\tfrac`` and ``\cfrac`` become ``\frac``; single-token arguments (``\frac12``, ``\frac \pi4``) get braces."""
-    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
-    if r"\frac" not in text:
-        return text
+def _brace_arguments(text: str) -> str:
+    r"""Put braces around arguments of one token: ``\frac12``, ``\frac \pi4``, ``\sqrt 2``."""
     closed = matching_braces(text)
     token = re.compile(r"\s*(?:(?P<open>\{)|(?P<token>\\[A-Za-z]+|[A-Za-z0-9]))")
     inserts: list[tuple[int, str]] = []
-    for found in re.finditer(r"\\frac(?![A-Za-z])", text):
+    for found in re.finditer(r"\\(frac|binom|sqrt(?!\s*\[))(?![A-Za-z])", text):
         at = found.end()
-        for _ in range(2):
+        for _ in range(1 if found[1] == "sqrt" else 2):
             argument = token.match(text, at)
             if argument is None:
                 break

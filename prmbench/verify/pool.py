@@ -15,11 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
+from typing import Any
 
 from prmbench.verify import worker
 
 _START_SECONDS = 120.0
 _ATTEMPTS = 2
+Job = tuple[str, *tuple[str | float | None, ...]]
+"""Name of a function in `compare.JOBS`, and its arguments."""
 _NURSERY = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from prmbench.verify.worker import nursery; nursery(int(sys.argv[2]))"
@@ -64,26 +67,27 @@ class Pool:
         """Process ids of the workers that are alive now."""
         return [w.pid for w in self._workers]
 
-    def run(self, pairs: Sequence[tuple[str, str]], on_done: Callable[[int], None]) -> list[bool | None]:
-        """Compare (gold, answer) pairs.
+    def run(self, jobs: Sequence[Job], on_done: Callable[[int], None] = lambda _: None) -> list[Any]:
+        """Do jobs in the workers.
 
-        An item whose worker dies by other hands (a signal from outside, a crash) is tried once more on a fresh one.
+        A job whose worker dies by other hands (a signal from outside, a crash) is tried once more on a fresh one.
 
         Args:
-            on_done: called with an item's index when its outcome is known.
+            jobs: Each the name of a function in `compare.JOBS`, and its arguments.
+            on_done: Called with a job's index when its outcome is known.
 
         Returns:
-            Per pair, whether the two are equal; None where a limit was hit or two workers died over it.
+            What each function returned; None where a limit was hit or two workers died over it.
 
         Raises:
-            RuntimeError: the worker processes cannot be started.
+            RuntimeError: The worker processes cannot be started.
         """
-        outcomes: list[bool | None] = [None] * len(pairs)
-        attempts = [0] * len(pairs)
-        queue = deque(range(len(pairs)))
-        left = len(pairs)
+        outcomes: list[Any] = [None] * len(jobs)
+        attempts = [0] * len(jobs)
+        queue = deque(range(len(jobs)))
+        left = len(jobs)
 
-        def finish(job: int, outcome: bool | None) -> None:
+        def finish(job: int, outcome: Any) -> None:
             nonlocal left
             outcomes[job] = outcome
             left -= 1
@@ -109,7 +113,7 @@ class Pool:
                         attempts[each.job] += 1
                         each.deadline = time.monotonic() + _START_SECONDS
                         try:
-                            each.link.send_bytes(json.dumps(pairs[each.job]).encode())
+                            each.link.send_bytes(json.dumps(jobs[each.job]).encode())
                         except OSError:
                             attempts[each.job] -= 1  # it was dead before it had the item
                             lost(each)
@@ -139,7 +143,7 @@ class Pool:
                         outcome = message.removesuffix(worker.RETIRES)
                         if outcome != message:
                             self._discard(each)
-                        finish(job, None if outcome == worker.OUT_OF_MEMORY else outcome == worker.CORRECT)
+                        finish(job, json.loads(outcome))
         except BaseException:
             self.close()  # a worker may hold an item of this call
             raise

@@ -22,7 +22,6 @@ from prmbench.workers import end_with_parent
 
 READY = b"ready"
 STARTED = b"started"
-OUTCOMES = CORRECT, WRONG, OUT_OF_MEMORY = b"correct", b"wrong", b"memory"
 RETIRES = b", retires"
 """After an outcome: the worker has grown, and ends, so that the next item finds a small process."""
 
@@ -71,10 +70,16 @@ def nursery(control_fd: int) -> None:
 
 
 def work(link: Connection, seconds: float, memory_mb: int) -> None:
-    """Compare answers until the other end of `link` closes.
+    """Do jobs until the other end of `link` closes.
 
-    For every ``[gold, answer]`` that comes: `STARTED`, then one of `OUTCOMES`. The parent enforces the time limit; the
-    alarm here only ends a worker whose parent is gone.
+    A job is the name of a function in `compare.JOBS` and its arguments. For each: `STARTED`, then what the function returned,
+    as JSON; null where the memory limit was hit. The parent enforces the time limit; the alarm here only ends a worker
+    whose parent is gone.
+
+    Args:
+        link: Connection to the pool.
+        seconds: Time limit of a job.
+        memory_mb: How much the process may grow.
     """
     from prmbench.verify import compare
 
@@ -84,25 +89,26 @@ def work(link: Connection, seconds: float, memory_mb: int) -> None:
     at_start = peak_memory()
     while True:
         try:
-            gold, answer = json.loads(link.recv_bytes())
+            job, *arguments = json.loads(link.recv_bytes())
         except EOFError:
             return
         link.send_bytes(STARTED)
         signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 10)
         before = peak_memory()
+        outcome: object = None
         try:
-            outcome = CORRECT if compare.equal(gold, answer) else WRONG
+            outcome = compare.JOBS[job](*arguments)
         except MemoryError:
-            outcome = OUT_OF_MEMORY
+            pass
         except Exception:  # whatever SymPy raises on such input: it could not be shown equal
-            outcome = WRONG
+            outcome = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         after = peak_memory()
         # math-verify swallows MemoryError and says "not equal"; an item that came near the limit is not judged by that.
-        if outcome == WRONG and after - before > limit / 4:
-            outcome = OUT_OF_MEMORY
+        if outcome is False and after - before > limit / 4:
+            outcome = None
         retires = after - at_start > limit / 8
-        link.send_bytes(outcome + RETIRES if retires else outcome)
+        link.send_bytes(json.dumps(outcome).encode() + (RETIRES if retires else b""))
         if retires:
             return
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from prmbench.data.verdicts import Verdict
 from prmbench.verify import verify
 from prmbench.verify.clean import clean
-from prmbench.verify.easy import based, decide, number
+from prmbench.verify.decide import decide
+from prmbench.verify.numbers import based, number
 from prmbench.verify.pool import Pool
 
 POLICY = ("aime", "amc", "amc23", "math500", "minerva_math", "olympiadbench")
@@ -53,7 +54,7 @@ def golds(data: Path) -> list[str]:
 def compare_all(pairs: list[tuple[str, str]]) -> list[bool | None]:
     """The forced slow path: math-verify decides every pair."""
     with Pool(timeout=20, workers=2, memory_mb=1024) as pool:
-        return pool.run(pairs, lambda _: None)
+        return pool.run([("equal", gold, answer, None) for gold, answer in pairs])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def compare_all(pairs: list[tuple[str, str]]) -> list[bool | None]:
         ("1000", "1,000", True),
         ("1000", r"1,\!000", True),
         ("1000", "1{,}000", True),
-        ("1000", "1,00", None),
+        ("1000", "1,00", False),
         (r"\frac{12}{5,\!525}", r"\frac{12}{5525}", True),
         (r"\$32,\!348", "32348", True),
         ("-\\$0.50", "-0.5", True),
@@ -144,7 +145,7 @@ def compare_all(pairs: list[tuple[str, str]]) -> list[bool | None]:
         (r"x \in [-2,7]", "[-2, 7]", True),
         # mathematics is not decided here
         ("6-5i", "-5i+6", None),
-        ("(1,2]", "(1,2)", None),
+        ("(1,2]", "(1,2)", False),
         (r"\text{yes}", "5", None),
         ("1" * 61, "1" * 60 + "2", None),
         (r"\frac{1}{0}", "1", None),
@@ -161,11 +162,9 @@ def test_a_gigantic_answer_is_wrong_unless_it_is_the_gold() -> None:
     assert decide(long, long) is True
 
 
-@pytest.mark.parametrize(
-    "keep", [r"\frac{1}{m} t", "2 m", "2 sin x", "3 billion", r"0.\overline{3}", r"\cos x", "7.6 Z"]
-)
+@pytest.mark.parametrize("keep", [r"\frac{1}{m} t", "2 m", "2 sin x", "3 billion", r"\cos x", "7.6 Z"])
 def test_clean_leaves_what_is_no_unit(keep: str) -> None:
-    assert clean(keep) == (keep, "")
+    assert clean(keep) == (keep, "", "")
 
 
 def test_number_reads_exactly_or_not_at_all() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from prmbench.data.verdicts import Verdict
+from prmbench.errors import ArgumentError
 from prmbench.verify import AnswerStyle, Verifier, verifier_version, verify
 
 HANG = r"9^{9^{9^{9^9}}}"
@@ -109,15 +110,15 @@ def test_a_verdict_each_in_order_and_in_every_style() -> None:
         assert verify([text], ["1000"], style=style) == [Verdict.CORRECT]
 
 
-def test_wrong_arguments_are_value_errors() -> None:
-    with pytest.raises(ValueError, match="2 completions but 1 gold"):
+def test_wrong_arguments_are_told() -> None:
+    with pytest.raises(ArgumentError, match="golds=.*2 completions but 1 gold"):
         verify(["a", "b"], ["1"])
-    with pytest.raises(ValueError, match="unknown answer style 'box'"):
+    with pytest.raises(ArgumentError, match="style=box.*unknown answer style"):
         verify(["a"], ["1"], style="box")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="gold answer 1 is blank"):
+    with pytest.raises(ArgumentError, match="gold answer 1 is blank"):
         verify(["a", "b"], ["1", " "])
     for name in ("timeout", "workers", "memory_mb"):
-        with pytest.raises(ValueError, match=f"{name} must be positive"):
+        with pytest.raises(ArgumentError, match=f"{name}=0.*must be positive"):
             Verifier(**{name: 0})
 
 

@@ -29,7 +29,7 @@ from prmbench.policies.rollout import (
 from prmbench.results.provenance import versions
 from prmbench.results.schema import Provenance, Subject
 from prmbench.results.store import RUN_NAME
-from prmbench.verify import verifier_version
+from prmbench.verify import Verifier, verifier_version
 from prmbench.verify.classes import answer_classes
 
 PRESETS = {
@@ -235,13 +235,14 @@ def outcomes_of(rollouts: dict[str, list[Rollout]], style: AnswerStyle) -> list[
         style: Where an answer is to be found.
     """
     items = []
+    by_problem: dict[tuple[str, str], list[Rollout]] = {}
     for subset, found in rollouts.items():
-        by_problem: dict[str, list[Rollout]] = {}
         for one in found:
-            by_problem.setdefault(one.id, []).append(one)
-        for group in by_problem.values():
+            by_problem.setdefault((subset, one.id), []).append(one)
+    with Verifier() as verifier:
+        for (subset, _), group in by_problem.items():
             problem = Problem(group[0].id, group[0].problem, group[0].answer).digest()
-            classes = answer_classes([r.completion for r in group], [r.correct for r in group], style)
+            classes = answer_classes([r.completion for r in group], [r.correct for r in group], style, verifier)
             items += [
                 CompletionOutcome(
                     subset=subset,

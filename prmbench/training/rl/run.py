@@ -48,6 +48,7 @@ from prmbench.training.rl.reward import (
 )
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder, states_in
 from prmbench.verify import verifier_version
+from prmbench.verify.golds import checked_verifier
 
 if TYPE_CHECKING:
     from prmbench.training.rl.micro import Model
@@ -155,6 +156,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     tokens = recipe.tokens.model_copy(update={"system": template.system})
     encoder = TraceEncoder(load_tokenizer(folder, options), tokens)
     (problems,) = find_problems([recipe.problems]).values()
+    checked_verifier(problems, quiet=not share.main).close()
     if recipe.evaluate is not None:
         find_problems(recipe.evaluate.problems)  # a wrong name is said now, not after training
     room = longest_sequence(recipe, folder)

@@ -16,6 +16,7 @@ from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import sample
 from prmbench.training.sft.recipe import StopOptions
 from prmbench.verify import Verifier
+from prmbench.verify.golds import check_golds
 
 BATCH_TOKENS = 32_768
 
@@ -44,11 +45,14 @@ class StopAtPassRate(TrainerCallback):
             log: Called with a line for every measurement.
 
         Raises:
-            UserError: The problems cannot be read, or the prompt template is not known.
+            UserError: The problems cannot be read, a gold answer is empty, or the prompt template is not known.
         """
         self.options, self.encoder, self.verifier, self.seed, self.log = options, encoder, verifier, seed, log
         self.prompt = find_prompt(options.prompt)
         self.problems = load_problems(options.problems, options.n)
+        warning = check_golds(self.problems, verifier)
+        if warning is not None:
+            log(f"warning: {warning}")
         system = self.prompt.system
         self.prompts = [encoder.prompt_ids(self.prompt.render(one.problem), system) for one in self.problems]
 
