@@ -22,6 +22,7 @@ from prmbench.reward_models.card import Card, make_card, read_card
 from prmbench.reward_models.registry import find_kind
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
+from prmbench.training.model.start import mend_generation_settings
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.rl.balance import OnlineObjective, Update
 from prmbench.training.rl.micro import MicroBatch, Model
@@ -302,6 +303,7 @@ def load_implicit(
     card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
     objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)
+    mend_generation_settings(model)  # or it could not be written at the end
     give_logprobs(model, options.model)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout

@@ -263,9 +263,11 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     )
     trainer = PolicyTrainer(setup, model, [progress_callback(run.log)] if run.share.main else [])
     reward = trainer.learning_reward
-    if last is not None and reward is not None:
-        reward.load_state(Path(last) / REWARD_STATE)
     try:
+        if last is None:
+            trainer.rehearse(run.states / "rehearsal", functools.partial(_export, run))
+        elif reward is not None:
+            reward.load_state(Path(last) / REWARD_STATE)
         trainer.train(resume_from_checkpoint=last)
     finally:
         trainer.verifier.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import rl_driver
+import support
 from rl_driver import figures, make_recipe, run_here, same_weights, save_reward, write_recipe
 
 from prmbench.errors import UserError
@@ -117,6 +118,26 @@ def test_a_policy_that_is_no_number_stops_the_run(world, tmp_path, chosen_outcom
     with pytest.raises(UserError, match=r"is not a finite number at step \d|the loss is (nan|inf) at step \d"):
         train_rl(recipe)
     assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_settings_that_cannot_be_saved_are_mended_before_the_first_step(world, tmp_path, chosen_outcomes, monkeypatch):
+    """A temperature without do_sample, as in Llama-2-chat, in the policy and in a reward model that learns."""
+    policy = support.save_checkpoint(tmp_path / "policy", seed=0)
+    rm = save_reward(tmp_path / "rm", "ipvrm", str(policy))
+    for folder in (policy, rm):
+        file = folder / "generation_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"temperature": 0.6}))
+    reward = {"model": str(rm), "update": "naive"}
+    result = train_rl(make_recipe((policy, world[1]), tmp_path / "out", reward_model=reward))
+    assert (result.reward_model / "model.safetensors").exists()
+
+    from prmbench.training.rl import run
+
+    monkeypatch.setattr(run, "_export", lambda *_: (_ for _ in ()).throw(ValueError("no such format")))
+    monkeypatch.setattr(run.ImplicitReward, "learn", lambda *_: pytest.fail("it had begun to learn"))
+    with pytest.raises(UserError, match=r"the model cannot be saved \(no such format\)"):
+        train_rl(make_recipe((policy, world[1]), tmp_path / "other", reward_model=reward))
 
 
 @pytest.mark.slow
