@@ -128,12 +128,13 @@ class TraceEncoder:
         self.tokenizer = tokenizer
         self.options = options or TokenOptions()
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-        self.chat_template = _find_template(tokenizer.chat_template, chat_template, name)
-        if not self.chat_template:
+        template = _find_template(tokenizer.chat_template, chat_template, name)
+        if not template:
             raise UserError(
                 f"{name}: has no chat template; pass {argument('chat_template')} with the Jinja template that the model was "
                 "trained with"
             )
+        self.chat_template = template
         self._plain = plain_tokenizer(tokenizer)
         self.date: str | None = None
         self.render_prompt("x")
@@ -172,8 +173,8 @@ class TraceEncoder:
         """Say what shapes a prompt besides the problem and its template: what a run records, and the next stage compares.
 
         Returns:
-            The system message, the arguments of the chat template, its sha256, whether it is the tokenizer's own, and the day that it
-            is given where it asks for one.
+            The system message, the arguments of the chat template, its sha256, whether it is the tokenizer's own, and the day that
+            it is given where it asks for one.
         """
         own = self.tokenizer.chat_template
         return {

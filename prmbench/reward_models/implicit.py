@@ -73,7 +73,6 @@ class ImplicitRewardModel(EngineRewardModel):
                 f"{reference.shape.vocabulary:,}; a log-ratio needs one vocabulary: pass the reference it was trained against"
             )
         self.reference, self.common = reference, common
-        self.vocabulary = min(model.vocabulary, reference.shape.vocabulary)
         limits = [limit for limit in (model.max_length, reference.shape.max_length) if limit]
         self.max_length = min(limits) if limits else None
 
@@ -103,7 +102,7 @@ class ImplicitRewardModel(EngineRewardModel):
         options, warnings = choose_dtype(request.options, [base or request.folder, folder], share=share)
         request = dataclasses.replace(request, options=options)
         warnings += _other_reference(request.card, name, hashes["reference"])
-        common = common_ids(request.folder, folder, options)
+        common = common_ids(request.folder, folder, options, base)
         if common is not None and request.engine != "hf":
             raise ArgumentError(
                 "engine",
@@ -226,7 +225,9 @@ def _tokenizer_folder(folder: Path, fallback: Path) -> Path:
     return folder if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else fallback
 
 
-def common_ids(folder: Path, reference: Path, options: LoadOptions) -> NDArray[np.int64] | None:
+def common_ids(
+    folder: Path, reference: Path, options: LoadOptions, base: Path | None = None
+) -> NDArray[np.int64] | None:
     """Find the token ids that mean the same to two checkpoints.
 
     A model may have more logits than its tokenizer has tokens, and one of the two a token more, such as one for padding.
@@ -235,6 +236,7 @@ def common_ids(folder: Path, reference: Path, options: LoadOptions) -> NDArray[n
         folder: Folder of a model.
         reference: Folder of its reference.
         options: Whether code that a checkpoint carries may run.
+        base: Folder of the base of the model, where it is an adapter; None: the one that its config names.
 
     Returns:
         The ids in ascending order, int64; None where both have the same tokens and equally many logits.
@@ -245,7 +247,7 @@ def common_ids(folder: Path, reference: Path, options: LoadOptions) -> NDArray[n
     mine, theirs = _vocabularies(folder, reference, options)
     others = set(theirs.values())
     _refuse_different(folder, reference, mine, theirs, {t for t, i in mine.items() if t in theirs or i in others})
-    sizes = [size for one in (folder, reference) if (size := text_config(one).get("vocab_size")) is not None]
+    sizes = [size for one in (base or folder, reference) if (size := text_config(one).get("vocab_size")) is not None]
     if mine == theirs and len(set(sizes)) < 2:
         return None
     ids = np.unique(np.fromiter((i for token, i in mine.items() if token in theirs), dtype=np.int64))
