@@ -128,13 +128,13 @@ class TraceEncoder:
         self.tokenizer = tokenizer
         self.options = options or TokenOptions()
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-        found = _find_template(tokenizer.chat_template, chat_template, name)
-        if not found:
+        template = _find_template(tokenizer.chat_template, chat_template, name)
+        if not template:
             raise UserError(
                 f"{name}: has no chat template; pass {argument('chat_template')} with the Jinja template that the model was "
                 "trained with"
             )
-        self.chat_template = found
+        self.chat_template = template
         self._plain = plain_tokenizer(tokenizer)
         self.date: str | None = None
         self.render_prompt("x")
@@ -173,15 +173,15 @@ class TraceEncoder:
         """Say what shapes a prompt besides the problem and its template: what a run records, and the next stage compares.
 
         Returns:
-            The system message, the arguments of the chat template, its sha256, whether it is the tokenizer's own, and the
-            day that it is given where it asks for one.
+            The system message, the arguments of the chat template, its sha256, whether it is the tokenizer's own, and the day that
+            it is given where it asks for one.
         """
-        own, used = self.tokenizer.chat_template, self.chat_template
+        own = self.tokenizer.chat_template
         return {
             "system": self.options.system,
             "template_args": self.options.template_args,
-            "chat_template": hashlib.sha256(used.encode()).hexdigest(),
-            "own_template": used == (own.get("default") if isinstance(own, dict) else own),
+            "chat_template": hashlib.sha256(self.chat_template.encode()).hexdigest(),
+            "own_template": self.chat_template == (own.get("default") if isinstance(own, dict) else own),
             **({"date": self.date} if self.date is not None else {}),
         }
 

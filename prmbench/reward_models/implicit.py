@@ -73,7 +73,6 @@ class ImplicitRewardModel(EngineRewardModel):
                 f"{reference.shape.vocabulary:,}; a log-ratio needs one vocabulary: pass the reference it was trained against"
             )
         self.reference, self.common = reference, common
-        self.vocabulary = min(model.vocabulary, reference.shape.vocabulary)
         limits = [limit for limit in (model.max_length, reference.shape.max_length) if limit]
         self.max_length = min(limits) if limits else None
 
@@ -237,7 +236,7 @@ def common_ids(
         folder: Folder of a model.
         reference: Folder of its reference.
         options: Whether code that a checkpoint carries may run.
-        base: Folder of the model's base, where it is an adapter; None: the one that its config names.
+        base: Folder of the base of the model, where it is an adapter; None: the one that its config names.
 
     Returns:
         The ids in ascending order, int64; None where both have the same tokens and equally many logits.
