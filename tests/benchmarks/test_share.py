@@ -25,7 +25,8 @@ def test_two_processes_leave_the_items_of_one(tiny, tiny_tuned, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("processbench", "best-of-n", "calibration", "policy", "candidates", "td-probe"):
         one, two = (
-            [json.loads(line) for line in (tmp_path / part / name / "items.jsonl").open()] for part in ("one", "two")
+            [json.loads(line) for line in (tmp_path / part / name / "items.jsonl").read_text().splitlines()]
+            for part in ("one", "two")
         )
         assert [flat(item) for item in one] == [pytest.approx(flat(item), abs=1e-4) for item in two], name
         run = json.loads((tmp_path / "two" / name / "entry.json").read_text())["provenance"]["run"]

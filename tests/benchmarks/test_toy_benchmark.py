@@ -60,7 +60,7 @@ def test_eval_shows_and_keeps_an_entry(runs):
     fields = json.loads((folder / "one" / "entry.json").read_text())
     assert fields["benchmark"]["name"] == "rising"
     assert fields["metrics"]["margin_of_rise"] == 0.5
-    rises = [json.loads(line)["rise"] for line in (folder / "one" / "items.jsonl").open()]
+    rises = [json.loads(line)["rise"] for line in (folder / "one" / "items.jsonl").read_text().splitlines()]
     assert len(rises) == 30
     assert fields["metrics"]["rising"]["value"] == pytest.approx(sum(rise > 0.5 for rise in rises) / 30)
 

@@ -83,7 +83,7 @@ def test_every_branch_against_a_plain_loop(pair, probed):
     trajectories = {
         (r["id"], r["sample"]): r["ids"]
         for subset in PROBLEMS
-        for r in map(json.loads, (path.parent / "trajectories" / subset / "rollouts.jsonl").open())
+        for r in map(json.loads, (path.parent / "trajectories" / subset / "rollouts.jsonl").read_text().splitlines())
     }
     assert len(items) == 40
     assert len({item.state for item in items}) == 10
