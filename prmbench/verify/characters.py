@@ -56,13 +56,13 @@ _GREEK = re.compile("[α-ωΓΔΘΛΞΠΣΦΨΩϕϑϵ]")
 
 
 def to_latex(text: str) -> str:
-    """Write a text in ASCII and LaTeX commands, as far as mathematics goes; letters of other languages stay.
+    r"""Write a text in ASCII and LaTeX commands, as far as mathematics goes; letters of other languages stay.
 
     Args:
         text: An answer.
 
     Returns:
-        The same mathematics: ``x²`` as ``x^{2}``, ``½`` as ``\\frac{1}{2}``, ``√3`` as ``\\sqrt{3}``, ``３`` as ``3``.
+        The same mathematics: ``x²`` as ``x^{2}``, ``½`` as ``\frac{1}{2}``, ``√3`` as ``\sqrt{3}``, ``３`` as ``3``.
     """
     if text.isascii():
         return text

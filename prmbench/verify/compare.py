@@ -55,7 +55,7 @@ _INDEX = re.compile(r"_\s*(?:i|\{[^{}]*i[^{}]*\})|\(\s*i\s*\)|(?<![A-Za-z])i\s*=
 
 
 class _Reader(_Latex2Sympy):  # type: ignore[misc]
-    """latex2sympy without its mixed numbers: it reads ``2(3)`` and ``2\\binom{4}{2}`` as sums. Ours are in `numbers`."""
+    r"""latex2sympy without its mixed numbers: it reads ``2(3)`` and ``2\binom{4}{2}`` as sums. Ours are in `numbers`."""
 
     def convert_postfix_list(self, arr: Any, i: int = 0) -> Any:
         if i + 1 < len(arr):
