@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from prmbench.data.prompts import AnswerStyle
 from prmbench.data.verdicts import Verdict
 from prmbench.errors import ArgumentError
 from prmbench.verify.decide import Comparison, decide
-from prmbench.verify.extract import STYLES, AnswerStyle, extract_answer, read_gold
+from prmbench.verify.extract import STYLES, extract_answer, read_gold
 from prmbench.verify.options import VerifierOptions, verifier_version
 from prmbench.verify.pool import Job, Pool
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from prmbench.data.prompts import AnswerStyle
 from prmbench.verify import Verifier
 from prmbench.verify.clean import clean, key, word
 from prmbench.verify.decide import MAX_QUICK, Comparison, decide, expressions
-from prmbench.verify.extract import AnswerStyle, extract_answer
+from prmbench.verify.extract import extract_answer
 from prmbench.verify.numbers import number
 from prmbench.verify.pool import Job
 
@@ -68,44 +69,43 @@ def _join(forms: dict[str, str], verifier: Verifier) -> dict[str, str]:
     """
     sizes = _sizes({form: answer for form, answer in forms.items() if form[:4] != "word"}, verifier)
     near = max(_NEAR, 2 * (verifier.options.tolerance or 0))
-    known = sorted((size, form) for form, size in sizes.items() if size is not None)
-    unknown = [form for form, size in sizes.items() if size is None]
+    known = sorted((size, form) for form, found in sizes.items() for size in found or ())
+    unknown = [form for form, found in sizes.items() if found is None]
     joined: dict[str, str] = {}
     for form, answer in forms.items():
         if form in joined or form not in sizes:
             continue
-        size = sizes[form]
-        if size is None:
-            others = list(sizes)
-        else:
+        others = dict.fromkeys(unknown if sizes[form] is not None else sizes)
+        for size in sizes[form] or ():
             start = bisect_left(known, (size * (1 - near), ""))
             end = bisect_left(known, (size * (1 + near) + 1e-300, "~"))
-            others = [*(other for _, other in known[start:end]), *unknown]
-        others = [other for other in others if other != form and other not in joined]
+            others |= dict.fromkeys(other for _, other in known[start:end])
+        left = [other for other in others if other != form and other not in joined]
         joined[form] = form
-        same = _same(answer, [forms[other] for other in others], verifier)
-        joined |= {other: form for other, equal in zip(others, same, strict=True) if equal}
+        same = _same(answer, [forms[other] for other in left], verifier)
+        joined |= {other: form for other, equal in zip(left, same, strict=True) if equal}
     return joined
 
 
-def _sizes(forms: dict[str, str], verifier: Verifier) -> dict[str, float | None]:
-    """Size of every answer that can be read; None where it says nothing (see `compare.size`)."""
-    sizes: dict[str, float | None] = {}
+def _sizes(forms: dict[str, str], verifier: Verifier) -> dict[str, list[float] | None]:
+    """Sizes that an answer may have; None where they say nothing (see `compare.size`). Unreadable answers are left out."""
+    sizes: dict[str, list[float] | None] = {}
     jobs: dict[str, Job] = {}
     for form, answer in forms.items():
         if len(answer) > MAX_QUICK:
             continue
         parts = expressions(answer)
-        plain = [number(part) for part in parts or []]
+        plain = [one for one in map(number, parts or []) if one]
         if parts is None:
             sizes[form] = None
-        elif all(plain):
-            sizes[form] = max(float(abs(one.value)) for one in plain if one)
+        elif len(plain) == len(parts):
+            largest = max(float(abs(one.value)) for one in plain)
+            sizes[form] = [largest, largest / 100] if any(one.percent for one in plain) else [largest]
         else:
             jobs[form] = ("size", answer)
     for form, found in zip(jobs, verifier.run(list(jobs.values())), strict=True):
         if found != "unreadable":
-            sizes[form] = found
+            sizes[form] = None if found is None else [found]
     return sizes
 
 
@@ -113,15 +113,13 @@ def _same(answer: str, others: Sequence[str], verifier: Verifier) -> list[bool]:
     """Whether each of the others equals the answer, whichever of the two is taken as the gold."""
     tolerance = verifier.options.tolerance
     by = Comparison(tolerance=tolerance)
-    same: list[bool | None] = []
-    for other in others:
-        both = [decide(answer, other, by), decide(other, answer, by)]
-        same.append(False if False in both else None if None in both else True)
-    undecided = [i for i, equal in enumerate(same) if equal is None]
-    jobs: list[Job] = [
-        ("equal", *pair, tolerance) for i in undecided for pair in ((answer, others[i]), (others[i], answer))
-    ]
-    found = verifier.run(jobs)
-    for place, i in enumerate(undecided):
-        same[i] = bool(found[2 * place] and found[2 * place + 1])
-    return [bool(equal) for equal in same]
+    found = [{decide(answer, other, by), decide(other, answer, by)} for other in others]
+    jobs: list[tuple[int, Job]] = []
+    for i, (other, both) in enumerate(zip(others, found, strict=True)):
+        if None in both and False not in both:
+            jobs.append((i, ("equal", answer, other, tolerance)))
+            if "=" in answer + other:  # between expressions the direction makes no difference
+                jobs.append((i, ("equal", other, answer, tolerance)))
+    for (i, _), equal in zip(jobs, verifier.run([job for _, job in jobs]), strict=True):
+        found[i] = found[i] - {None} | {bool(equal)}
+    return [both == {True} for both in found]

@@ -10,6 +10,7 @@ import random
 import re
 import warnings
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
@@ -54,7 +55,7 @@ _I = Symbol("i", real=True)
 _INDEX = re.compile(r"_\s*(?:i|\{[^{}]*i[^{}]*\})|\(\s*i\s*\)|(?<![A-Za-z])i\s*=")
 
 
-class _Reader(_Latex2Sympy):  # type: ignore[misc]
+class _Reader(_Latex2Sympy):  # type: ignore[misc]  # it has no types
     r"""latex2sympy without its mixed numbers: it reads ``2(3)`` and ``2\binom{4}{2}`` as sums. Ours are in `numbers`."""
 
     def convert_postfix_list(self, arr: Any, i: int = 0) -> Any:
@@ -296,5 +297,5 @@ def readable(gold: str) -> bool:
     return all(_read(text) is not None for text in ([clean(gold).body.rstrip("% \\")] if texts is None else texts))
 
 
-JOBS = {"equal": equal, "paper": as_paper, "size": size, "readable": readable}
+JOBS: dict[str, Callable[..., object]] = {"equal": equal, "paper": as_paper, "size": size, "readable": readable}
 """What a worker can be asked for, by name."""

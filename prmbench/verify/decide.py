@@ -32,6 +32,7 @@ _EQUALS = re.compile(r"(?<![<>!:])=|:=|\\(?:equiv|in|approx|sim|simeq|doteq)(?![
 _APPROXIMATES = re.compile(r"\\(?:approx|sim|simeq|doteq)(?![A-Za-z])")
 _COMPARES = re.compile(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])")
 _SET_OPERATORS = re.compile(r"\\(?:cup|cap|setminus)(?![A-Za-z])")
+_SET = re.compile(r"[(\[]|\\(?:\{|cup|cap|setminus|mathbb|emptyset)")
 _SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"(\\begin|\\langle|\\\{|[(\[{])|(\\end|\\rangle|\\\}|[)\]}])|\\.", re.DOTALL)
 _GROUP = re.compile(r"\s*(\\langle|\\\{|[(\[])\0*(\\rangle|\\\}|[)\]])\s*")
@@ -136,12 +137,15 @@ def _same_shape(gold: str, answer: str, by: Comparison, depth: int) -> bool | No
     for shape, text in ((g, gold), (a, answer)):
         chain = _chain(text) if shape.kind == "one" and len(kinds) == 2 else []
         if len(chain) > 1 and _is_name(chain[0]) and _shape(chain[-1]).kind != "one":  # `x \in \{1, 2\}`
-            return decide(*((chain[-1], answer) if shape is g else (gold, chain[-1])), by, depth + 1)
+            gold, answer = (chain[-1], answer) if shape is g else (gold, chain[-1])
+            return decide(gold, answer, by, depth + 1)
     mixed = _MIXED_IN_WORDS.fullmatch(answer)
     if mixed and g.kind == "one":  # `2 and 1/2`, where the gold is no list
         return decide(gold, rf"{mixed[1]} \frac{{{mixed[2]}}}{{{mixed[3]}}}", by, depth + 1)
     # Relations and intervals of a list may stand for one set of numbers together.
     related = _COMPARES.search(gold + answer) or ("list" in kinds and _SET_OPERATORS.search(gold + answer))
+    if related and any(not _COMPARES.search(text) and not _SET.search(text) for text in (gold, answer)):
+        return False  # a relation is no number
     if related and by.hard is None:
         return None
     if kinds == {"one"} or (not kinds <= _UNORDERED and (related or "one" in kinds)) or (related and "one" in kinds):
@@ -215,11 +219,13 @@ def _same_one(gold: str, answer: str, by: Comparison, depth: int) -> bool | None
     if len(a) == 1:
         return False
     # Two named values: `f(t) = 2t` is `f(x) = 2x`, and `f \equiv 1` is `f(x) = 1`.
-    headers = _HEADER.fullmatch(g[0]), _HEADER.fullmatch(a[0])
-    if headers[0] and headers[1] and headers[0][1] == headers[1][1]:
-        new, old = (re.findall(r"[A-Za-z]", header[2] or header[3] or "") for header in headers if header)
-        if len(old) == len(new) or not (old and new):
-            names = dict(zip([*new, *old], [*old, *new], strict=False)) if old and new else {}
+    ours, theirs = _HEADER.fullmatch(g[0]), _HEADER.fullmatch(a[0])
+    if ours and theirs and ours[1] == theirs[1]:
+        new, old = ((header[2] or header[3] or "").replace(" ", "").split(",") for header in (ours, theirs))
+        if [""] in (new, old):
+            return decide(g[-1], a[-1], by, depth + 1)
+        if len(new) == len(old) and all(x == y or (x.isalpha() and y.isalpha()) for x, y in zip(new, old, strict=True)):
+            names = dict(zip([*new, *old], [*old, *new], strict=True))
             return decide(g[-1], _renamed(a[-1], names), by, depth + 1)
     if key(g[0]) == key(a[0]):
         return decide(g[-1], a[-1], by, depth + 1)
@@ -229,15 +235,18 @@ def _same_one(gold: str, answer: str, by: Comparison, depth: int) -> bool | None
 def _same_expression(gold: str, answer: str, by: Comparison, depth: int) -> bool | None:
     if based(gold) or based(answer):
         return based(gold) == based(answer)
-    percents = [text.endswith("%") for text in (gold, answer)]
-    if not any(percents):
+    # A percentage is its number as well as its share.
+    marked = gold.endswith("%"), answer.endswith("%")
+    if not any(marked):
         return by.hard(gold, answer, by.tolerance) if by.hard else None
-    plain = [text.rstrip("% \\") for text in (gold, answer)]
-    same = decide(*plain, by, depth + 1)
-    if same or all(percents):
+    gold, answer = gold.rstrip("% \\"), answer.rstrip("% \\")
+    same = decide(gold, answer, by, depth + 1)
+    if same or all(marked):
         return same
-    shares = [rf"\frac{{{text}}}{{100}}" if percent else text for text, percent in zip(plain, percents, strict=True)]
-    return _any([same, decide(*shares, by, depth + 1)])
+    gold, answer = (
+        rf"\frac{{{text}}}{{100}}" if mark else text for text, mark in zip((gold, answer), marked, strict=True)
+    )
+    return _any([same, decide(gold, answer, by, depth + 1)])
 
 
 def relations(text: str) -> tuple[list[str], Literal["or", "and", ""]]:
@@ -264,7 +273,7 @@ def expressions(answer: str, depth: int = 0) -> list[str] | None:
         LaTeX after the text rules; None where answers that look different can be equal: relations, equations, percentages.
     """
     body = clean(answer).body
-    if depth > _MAX_DEPTH or _COMPARES.search(body) or "%" in body:
+    if depth > _MAX_DEPTH or _COMPARES.search(body) or ("%" in body and not number(body)):
         return None
     shape = _shape(body)
     if shape.kind == "one":

@@ -148,8 +148,8 @@ def same_number(gold: Number, answer: Number, tolerance: float | None = None) ->
         return True
     if gold.percent == answer.percent:
         return False
-    shares = [n.value / 100 if n.percent else n.value for n in (gold, answer)]
-    return close(*shares, gold.decimal, answer.decimal, tolerance)
+    share, other = (n.value / 100 if n.percent else n.value for n in (gold, answer))
+    return close(share, other, gold.decimal, answer.decimal, tolerance)
 
 
 def close(
