@@ -81,14 +81,14 @@ def test_very_long_answers_are_compared_as_they_are(verifier, size):
 
 
 def random_answer(draw: random.Random) -> str:
-    """One of few values in one of many spellings."""
-    a, b = draw.sample((2, 3, 4), 2)  # a list of one value twice is that value, but as a tuple it is not
+    """One of few values in one of many spellings. Equality is transitive among them: no bare list is also written as a tuple."""
+    a, b = draw.sample((2, 3, 4), 2)
     spellings = [
         *(f"{a}", f"{a}.0", f"x={a}", rf"\text{{It is }} {a}", rf"\frac{{{2 * a}}}{{2}}", f"{100 * a}\\%"),
         *(f"{a}/{b}", rf"\frac{{{a}}}{{{b}}}", f"{a / b:.6f}", f"{a / b:.3f}"),
         *(rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b}}}", rf"\sqrt{{{b}}}\cdot {a}"),
         *(f"{a}x+{b}", f"{b}+{a}x", f"y={a}x+{b}", f"y-{a}x={b}"),
-        *(f"{a},{b}", rf"\{{{b},{a}\}}", f"({a},{b})", f"[{a},{b}]", rf"x={a} \text{{ or }} x={b}"),
+        *(f"{a},{b}", rf"\{{{b},{a}\}}", f"({a},{b},9)", f"[{a},{b},9]", rf"x={a} \text{{ or }} x={b}"),
         *(f"x<{a}", rf"(-\infty,{a})", rf"\text{{{'north' if a > 2 else 'south'}}}", "north", f"{a}_{{{b + 5}}}", "@#"),
     ]
     return draw.choice(spellings)
