@@ -39,6 +39,8 @@ SEPARATOR = "\n\n"
 PROMPT = "bare"
 MAX_NEW_TOKENS = 80
 RECIPE = "miniature/sft.yaml"
+FORMAT = 2
+"""Raised when what an earlier version left in the folder could not be gone on with."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Build:
         """Return where it is kept, under ``$XDG_CACHE_HOME/prmbench/miniature``."""
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prmbench" / "miniature"
         recipe = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
-        return root / f"{self.backbone}-{digest([asdict(self), recipe])[:12]}"
+        return root / f"{self.backbone}-{digest([asdict(self), recipe, FORMAT])[:12]}"
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> Path:

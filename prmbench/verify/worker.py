@@ -31,6 +31,9 @@ def nursery(control_fd: int) -> None:
 
     Each request is one JSON line ``{"seconds": float, "memory_mb": int}`` with the worker's end of its connection
     attached; the reply is the worker's process id as text. When the socket closes, workers that are left are killed.
+
+    Args:
+        control_fd: The file descriptor of the socket.
     """
     from prmbench.verify import compare
 
@@ -114,7 +117,11 @@ def work(link: Connection, seconds: float, memory_mb: int) -> None:
 
 
 def limit_memory(more: int) -> None:
-    """Let this process's address space grow by `more` bytes and no further (Linux; elsewhere there is no such limit)."""
+    """Let this process's address space grow so far and no further. This works on Linux; elsewhere there is no such limit.
+
+    Args:
+        more: By how many bytes it may grow.
+    """
     size = _status("VmSize")
     if size is None:
         return
