@@ -135,7 +135,7 @@ class TrainingRun(Generic[RecipeType]):
             if not same or checkpoint_hash(self.output, self.folder) != kept[result]:
                 return None
         except (UserError, KeyError, TypeError):
-            return None  # it says nothing of a finished run
+            return None  # the report is not that of a finished run
         self.log(f"{self.output}: the run is finished; nothing is left to do")
         return found
 
@@ -230,7 +230,7 @@ def last_state(states: Path, log: Callable[[str], None] = lambda _: None) -> str
     damaged = []
     for state in states_in(states):
         if not (state / STATE_MARK).exists():
-            continue  # a kill while it was saved
+            continue  # it was not saved to its end
         problem = _damage(state)
         if problem is None:
             return str(state)

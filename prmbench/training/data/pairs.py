@@ -155,7 +155,7 @@ def load_pairs(
         "pairs": functools.partial(_read_pair, encoder),
     }
 
-    # Responses of each prompt, those of a pair by themselves.
+    # Collect the responses of each prompt. Those of a pair stay by themselves.
     groups: dict[str, tuple[str, list[Response], list[Response]]] = {}
     rows, n_responses, n_overlong = UsableRows(file, strict=strict), 0, 0
     for place, responses in rows.read(records, readers[form]):
@@ -201,7 +201,7 @@ def split_held_out(pairs: Sequence[Pair], n: int, seed: int) -> tuple[list[Pair]
 def _draw(key: str, right: list[Response], wrong: list[Response], n: int, seed: int) -> list[Pair]:
     rng = random.Random(f"{seed}:{key}")
     n = min(n, len(right), len(wrong))
-    # Sorted first, so that the draw does not depend on the order in which responses came.
+    # They are sorted first, so that the draw does not depend on the order in which responses came.
     drawn = [rng.sample(sorted(group, key=lambda r: r.ids.tobytes()), n) for group in (right, wrong)]
     return [Pair(key, one, other) for one, other in zip(*drawn, strict=True) if one.ids.tolist() != other.ids.tolist()]
 

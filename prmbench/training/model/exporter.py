@@ -1,4 +1,4 @@
-"""From what a trainer saved to a checkpoint of its own: adapters merged where asked, pickled arguments left out.
+"""Makes a checkpoint of what a trainer saved. Adapters are merged where that is asked, and pickled arguments are left out.
 
 What is written is read back and compared with what was trained, so that no checkpoint is ever silently another one.
 """
@@ -74,7 +74,7 @@ class Exporter:
     def _write(self, saved: Path, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         for old in (*output.glob("*.safetensors*"), output / ADAPTER_NAME, output / CARD_NAME):
-            old.unlink(missing_ok=True)  # of an earlier run, perhaps of another form
+            old.unlink(missing_ok=True)  # an earlier run may have left another form
         if (saved / ADAPTER_NAME).exists() and self.merge:
             merged = self._adapted(saved)
             untie(merged)

@@ -119,7 +119,7 @@ def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> Non
 
     def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
         states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
-        # By name: an adapter may have put a wrapper in the head's place.
+        # The head is found by its name, because an adapter may have put a wrapper in its place.
         return {"values": getattr(model, VALUE_HEAD)(states[rows, columns + offset])[:, 0].float()}
 
     model.forward = forward

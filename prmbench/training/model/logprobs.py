@@ -194,7 +194,8 @@ class _SelectLogprobs(torch.autograd.Function):
                     with torch.enable_grad():
                         leaf = raw.detach().requires_grad_()
                         logits = ctx.finish(leaf)
-                # d log softmax(z)[y] / dz = one_hot(y) - softmax(z), summed over a state's picked tokens; in place of the logits
+                # d log softmax(z)[y] / dz = one_hot(y) - softmax(z), summed over a state's picked tokens.
+                # It takes the place of the logits.
                 values = raw if ctx.finish is None else logits.detach().clone()
                 outer = values.sub_(total[part, None]).exp_().mul_(-of_state[part, None])
                 outer.index_put_((where[picks] - start, tokens[picks]), grad[picks], accumulate=True)

@@ -60,7 +60,7 @@ def add_adapter(model: Any, lora: LoraOptions, save_whole: list[str] | None = No
 
     from peft import get_peft_model
 
-    # It warns of tied weights, which are given their own when an adapter on them is merged.
+    # PEFT warns of tied weights. They are taken apart when an adapter on them is merged.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.")
     head = model.get_output_embeddings()
     try:

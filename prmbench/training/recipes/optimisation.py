@@ -198,7 +198,7 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "bf16": recipe.autocasts(),
         "save_strategy": "steps",
-        "save_total_limit": 2,  # where the last is damaged, the one before is gone on from
+        "save_total_limit": 2,  # a run goes on from the state before the last one where that is damaged
         "logging_nan_inf_filter": False,
         "report_to": [],
         "disable_tqdm": True,

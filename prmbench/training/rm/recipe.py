@@ -149,7 +149,7 @@ class RMRecipe(Optimisation):
             encoder = TraceEncoder(load_tokenizer(self.folder, LoadOptions()), self.rendering)
             return [len(row) for pair in self.load(encoder, self.folder).kept for row in pair.rows]
 
-        # Weights: a head has one number for each of the states' width, and leaves an output layer of its own without a part.
+        # A head has one weight for each number of a state. An output layer that is not the embedding is then not trained.
         shape, has_head = self.shape(), self.has_head
         data, source = self.data_size(self.data, lengths, rows=2)
         trained = trained_count(shape, self.lora) + (shape.width if has_head else 0)
@@ -157,7 +157,7 @@ class RMRecipe(Optimisation):
             trained -= shape.vocabulary * shape.width
         memory = Memory(self, shape, parameter_count(shape) + (shape.width if has_head else 0), trained)
 
-        # Memory: a reference that is neither computed beforehand nor the model without its adapter is held beside it.
+        # A reference is held in memory unless its log-probs are computed beforehand, or it is the model without its adapter.
         items = memory.weights()
         own_adapter = self.lora is not None and self.reference is None
         if not has_head and self.reference_logprobs == "as-needed" and not own_adapter:

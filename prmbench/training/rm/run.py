@@ -162,7 +162,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
 
     recipe, kept, held = run.recipe, run.data.kept, run.data.held
 
-    # The reference: log-probs computed beforehand, an engine for every batch, or the model without its adapter.
+    # The reference gives log-probs beforehand, or with every batch, or is the model without its adapter.
     cached, engine = None, None
     adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
 
@@ -189,7 +189,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     elif recipe.meaning.kind == "implicit" and not adapter_is_ratio:
         engine = load()
 
-    # The trainer.
+    # Make the trainer.
     updates, cut = recipe.updates(len(kept)), 2 * len(kept)
     return RewardModelTrainer(
         recipe,
@@ -224,7 +224,7 @@ def _make_model(run: _Run) -> PreTrainedModel:
     if lora is not None:
         from transformers import set_seed
 
-        set_seed(run.recipe.seed)  # of the adapter's first weights
+        set_seed(run.recipe.seed)  # decides the first weights of the adapter
         model = add_adapter(model, lora, [VALUE_HEAD] if run.recipe.has_head else None)
     return model.train()
 

@@ -136,7 +136,7 @@ class RewardModelTrainer(GuardedTrainer):
             **arguments: Arguments of `transformers.Trainer`.
         """
         super().__init__(data_collator=collate, **arguments)
-        self.model_accepts_loss_kwargs = False  # losses are means over pairs: the trainer averages micro-batches
+        self.model_accepts_loss_kwargs = False  # losses are means over pairs, so the trainer averages micro-batches
         self.recipe, self.held_out, self.reference = recipe, held_out, reference
         self.loss, self.has_head = find_loss(recipe.meaning), recipe.has_head
 

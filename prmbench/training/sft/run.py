@@ -67,7 +67,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     quiet_libraries()
     share = current_share()
     with hold_output(recipe, share), Verifier() as verifier:
-        # Everything that can be checked before a model loads.
+        # Check everything that can be checked before a model loads.
         folder = locate(recipe.model, "model")
         refuse_own_folder(recipe, folder)
         encoder = recipe.encoder(folder)
@@ -102,7 +102,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
     class Finetuner(GuardedTrainer, SFTTrainer):
         """TRL's trainer."""
 
-    # The trainer. How long a run with a stopping rule takes is not known beforehand.
+    # Make the trainer. It shows no progress where a stopping rule leaves the number of steps open.
     recipe, tokenizer = run.recipe, run.encoder.tokenizer
     callback = progress_callback(run.log)
     if recipe.stop is not None:
@@ -123,7 +123,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
         callbacks=[callback] if run.share.main or recipe.stop is not None else [],
     )
 
-    # Training, and the checkpoint.
+    # Train, and write the checkpoint.
     exporter = Exporter(
         run.folder, functools.partial(load_start, recipe, train=False), tokenizer, recipe.merges, recipe.coarse
     )
