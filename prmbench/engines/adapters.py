@@ -6,8 +6,9 @@ looked up but measured: on a few tokens, against the model as it was before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,18 @@ def switchable(model: Any, folder: Path) -> tuple[Any, Callable[[], AbstractCont
     ids, parameters = _probe(model, folder), list(model.parameters())
     before, weights = _outputs(model, ids), [_bits(parameter) for parameter in parameters]
     adapter = _put_on(model, folder)
-    with adapter.disable_adapter():
+
+    @contextmanager
+    def off() -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PEFT warns of is what is measured here
+            with adapter.disable_adapter():
+                yield
+
+    with off():
         same = torch.equal(_outputs(model, ids), before)
     same = same and weights == [_bits(parameter) for parameter in parameters]
-    return model, adapter.disable_adapter if same else None
+    return model, off if same else None
 
 
 def merge(load: Callable[[], Any], folder: Path, heads: Sequence[str] = ()) -> Any:
@@ -67,7 +76,7 @@ def merge(load: Callable[[], Any], folder: Path, heads: Sequence[str] = ()) -> A
     before = _outputs(model, ids)
     adapter = _put_on(model, folder, heads)
     on = _outputs(model, ids)
-    if torch.equal(on, before):
+    if torch.equal(on, before) and not heads:
         raise UserError(f"{folder}: the adapter has no effect on its base; was it trained, and saved after training?")
     tied = _is_tied(model)
     merged = _merged(adapter, folder)
@@ -85,13 +94,15 @@ def merge(load: Callable[[], Any], folder: Path, heads: Sequence[str] = ()) -> A
 
 
 def _merged(adapter: PeftModel, folder: Path) -> Any:
-    try:
-        return adapter.merge_and_unload()
-    except Exception as error:  # a kind that cannot be merged
-        raise UserError(
-            f"{folder}: a {_kind(adapter)} adapter cannot be merged into its base ({first_line(error)}), as is needed here; "
-            "save a merged checkpoint"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is merged wrongly is measured
+        try:
+            return adapter.merge_and_unload()
+        except Exception as error:  # a kind that cannot be merged
+            raise UserError(
+                f"{folder}: a {_kind(adapter)} adapter cannot be merged into its base ({first_line(error)}), as is needed "
+                "here; save a merged checkpoint"
+            ) from None
 
 
 def _off(merged: Any, ids: torch.Tensor, on: torch.Tensor) -> float:
@@ -106,18 +117,25 @@ def _put_on(model: Any, folder: Path, heads: Sequence[str] = ()) -> PeftModel:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    config = _config(folder)
+    config, ids = _config(folder), _probe(model, folder)
     if saved := getattr(config, "modules_to_save", None):
         config.modules_to_save = [name for name in saved if name not in heads] or None
     weight_files(folder)
     tensors = load_file(folder / ADAPTER_WEIGHTS)
     for name, tensor in tensors.items():
         refuse_not_finite(name, tensor, folder)
-    try:
-        _resize(model, tensors)
-        adapter = PeftModel.from_pretrained(model, str(folder), config=config).eval()
-    except Exception as error:  # PEFT raises what it likes
-        raise UserError(f"{folder}: the adapter does not fit its base ({first_line(error)})") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what does not fit is counted below
+        try:
+            _resize(model, tensors)
+            adapter = PeftModel.from_pretrained(model, str(folder), config=config).eval()
+        except Exception as error:  # PEFT raises what it likes
+            raise UserError(f"{folder}: the adapter does not fit its base ({first_line(error)})") from None
+    if not torch.equal(_outputs(adapter, ids), _outputs(model, ids)):
+        raise UserError(
+            f"{folder}: a {_kind(adapter)} adapter does more than change layers of its base, which scoring and sampling here do "
+            "not see; save a merged checkpoint"
+        )
     wanted = get_peft_model_state_dict(adapter, save_embedding_layers=False)
     # A table that was made longer is in the file, whether or not it was trained.
     extra = [name for name in tensors if name not in wanted and not _is_table(name)]
@@ -166,7 +184,8 @@ def _resize(model: Any, tensors: dict[str, torch.Tensor]) -> None:
 
 def _is_table(name: str) -> bool:
     """Whether the weight of a name has a row for each token."""
-    return name.replace(".base_layer.", ".").endswith(("embed_tokens.weight", "wte.weight", "lm_head.weight"))
+    layer = [part for part in name.split(".") if part not in ("base_layer", "modules_to_save", "original_module")][-2:]
+    return layer in (["embed_tokens", "weight"], ["wte", "weight"], ["lm_head", "weight"])
 
 
 def _is_tied(model: Any) -> bool:

@@ -105,8 +105,21 @@ def adapter_base(folder: Path) -> Path:
         The folder of the base, which may be an adapter too.
 
     Raises:
-        UserError: The config names no base, or one that cannot be found.
+        UserError: The config names no base or one that cannot be found, or adapters name each other as base.
     """
+    base = _named_base(folder)
+    seen, below = {folder.resolve()}, base
+    while is_adapter(below):
+        if below.resolve() in seen:
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: the base that it names leads back to itself; name another base"
+            )
+        seen.add(below.resolve())
+        below = _named_base(below)
+    return base
+
+
+def _named_base(folder: Path) -> Path:
     config = folder / ADAPTER_CONFIG
     name = read_json(config).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -129,15 +142,9 @@ def model_folder(folder: Path) -> Path:
         A folder that is no adapter.
 
     Raises:
-        UserError: A base cannot be found, or adapters name each other as base.
+        UserError: As `adapter_base`.
     """
-    seen: list[Path] = []
     while is_adapter(folder):
-        if folder in seen:
-            raise UserError(
-                f"{folder / ADAPTER_CONFIG}: the base that it names leads back to itself; name another base"
-            )
-        seen.append(folder)
         folder = adapter_base(folder)
     return folder
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
 from prmbench.data.tokens import plain_tokenizer
+from prmbench.engines.checkpoint import adapter_base, is_adapter
 from prmbench.engines.load import LoadOptions
 from prmbench.errors import UserError, first_line, shortened
 
@@ -46,7 +47,7 @@ def load_tokenizer(folder: Path, options: LoadOptions) -> PreTrainedTokenizerFas
     Its attribute ``origin`` says what its ids are those of, for provenance.
 
     Args:
-        folder: The checkpoint folder.
+        folder: The checkpoint folder. An adapter without a tokenizer has that of its base.
         options: Whether code that the checkpoint carries is run.
 
     Returns:
@@ -57,7 +58,9 @@ def load_tokenizer(folder: Path, options: LoadOptions) -> PreTrainedTokenizerFas
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).exists() for name in (FILE, "tokenizer_config.json", "tokenizer.model")):
+    while is_adapter(folder) and not has_tokenizer(folder):
+        folder = adapter_base(folder)
+    if not has_tokenizer(folder):
         raise UserError(f"{folder}: holds no tokenizer ({FILE}); save the tokenizer with the model")
     own = _own(folder)
     try:
@@ -79,12 +82,24 @@ def load_tokenizer(folder: Path, options: LoadOptions) -> PreTrainedTokenizerFas
     else:
         origin = f"files that {type(found).__name__} reads"
         _check_sentencepiece(folder, found)
+    # The chat template of a processor, where text and images have one.
+    if found.chat_template is None and (folder / "chat_template.json").exists():
+        found.chat_template = read_json(folder / "chat_template.json").get("chat_template")
     # What is decoded is what was sampled: no spaces are tidied away.
     found.clean_up_tokenization_spaces = (
         found.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
     ) = False
     found.origin = origin
     return found
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Say whether there are files of a tokenizer in a folder.
+
+    Args:
+        folder: The checkpoint folder.
+    """
+    return any((folder / name).exists() for name in (FILE, "tokenizer_config.json", "tokenizer.model", "vocab.json"))
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:

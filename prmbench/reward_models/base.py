@@ -16,7 +16,7 @@ from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.registry import load_engine
-from prmbench.engines.tokenizer import load_tokenizer
+from prmbench.engines.tokenizer import load_tokenizer, token_ids
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, UserError
 from prmbench.reward_models.card import Card
@@ -78,13 +78,16 @@ class LoadRequest:
         """
         return TraceEncoder(load_tokenizer(folder or self.folder, self.options), self.card.tokens, self.chat_template)
 
-    def language_model(self) -> Engine:
+    def language_model(self, allowed: NDArray[np.int64] | None = None) -> Engine:
         """Load the checkpoint as a language model into the engine that was asked for.
+
+        Args:
+            allowed: Token ids that may be sampled; None for all.
 
         Raises:
             UserError: It is none, or the engine cannot load it.
         """
-        return load_engine(self.engine, self.folder, self.options, self.source)
+        return load_engine(self.engine, self.folder, self.options, self.source, allowed=allowed)
 
     def refuse_engine(self, needs: str) -> None:
         """Refuse any engine but hf, for kinds that need what only that one gives.
@@ -312,7 +315,8 @@ class EngineRewardModel(RewardModel):
         request.refuse_engine(cls.needs)
         digest = checkpoint_hash(request.folder)
         encoder = cls.make_encoder(request)
-        loaded = cls(request.language_model(), encoder, request.card)
+        allowed = token_ids(encoder.tokenizer) if "generation" in cls.reads else None
+        loaded = cls(request.language_model(allowed), encoder, request.card)
         loaded.hashes, loaded.engine = {"model": digest}, request.engine
         return loaded
 

@@ -52,6 +52,11 @@ class ClassifierRewardModel(MarkedRewardModel):
                 raise UserError(
                     f"{request.folder}: a bias of the head has shape {list(bias.shape)}, expected [{len(weight)}]"
                 )
+        biases = [bias for _, bias in self.layers if bias is not None]
+        if biases and not any(bias.any() for bias in biases):
+            self.warnings = [
+                f"{request.source}: the biases of the head are exactly 0, as those of a head that is not trained"
+            ]
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """Give the difference of the two logits. See `MarkedRewardModel.read`.

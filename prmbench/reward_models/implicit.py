@@ -20,7 +20,7 @@ from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.engines.reference_cache import open_cache
 from prmbench.engines.registry import load_engine
-from prmbench.engines.tokenizer import load_tokenizer
+from prmbench.engines.tokenizer import has_tokenizer, load_tokenizer
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, UserError, argument
 from prmbench.reward_models.base import EngineRewardModel, LoadRequest
@@ -222,7 +222,7 @@ def _base_name(request: LoadRequest) -> str:
 
 
 def _tokenizer_folder(folder: Path, fallback: Path) -> Path:
-    return folder if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else fallback
+    return folder if has_tokenizer(folder) else fallback
 
 
 def common_ids(

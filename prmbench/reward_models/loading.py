@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.tokens import TraceEncoder
-from prmbench.engines.checkpoint import locate
+from prmbench.engines.checkpoint import is_adapter, locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.registry import check_engine
 from prmbench.errors import ArgumentError, UserError, argument, first_line
@@ -68,7 +68,7 @@ def load_reward_model(
     found = read_card(folder)
     fields = _asked_for(dict(found or {}), kind, preset)
     if "kind" not in fields:
-        if reference is None and not (folder / "adapter_config.json").exists():
+        if reference is None and not is_adapter(folder):
             raise UserError(
                 f"{source}: has no {CARD_NAME} that says what it is; pass {argument('reference', 'SFT')} (a log-ratio against "
                 f"that model), {argument('preset', 'NAME')} (a public PRM) or {argument('kind', 'endo')} (the model's own logits)"

@@ -62,6 +62,7 @@ class MarkedRewardModel(RewardModel):
         model = cls(cls.load_trunk(request), request.card)
         model.hashes, model.encoder = {"model": digest}, encoder
         model.load_head(request)
+        model.warnings = [*model.warnings, *_says_nothing(model)]
         return model
 
     @classmethod
@@ -145,3 +146,15 @@ class MarkedRewardModel(RewardModel):
     def scoring(self) -> dict[str, Any]:
         """Return the layout of the marks."""
         return {"marks": self.encoder.layout.model_dump()}
+
+
+@torch.inference_mode()
+def _says_nothing(model: MarkedRewardModel) -> list[str]:
+    """Warn where the head gives all states one score, as one of zeros does."""
+    if not isinstance(model.trunk, Trunk):
+        return []
+    states = torch.randn(8, model.trunk.width, generator=torch.Generator().manual_seed(0)).to(model.trunk.device)
+    scores = model.read(states)
+    if (scores != scores[0]).any():
+        return []
+    return [f"{model.trunk.source}: the head gives every step the same score: it is not trained"]

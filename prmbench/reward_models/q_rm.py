@@ -60,6 +60,8 @@ class QRewardModel(EngineRewardModel):
                 f"{request.folder}: {VALUE_HEAD}.weight has shape {list(head.shape)}; expected [1, {width}] for this model"
             )
         loaded.head = head[0].astype(np.float64)
+        if not head.any():
+            loaded.warnings = [f"{request.source}: the head is all zeros, so that every score is 0: it is not trained"]
         loaded.max_length = loaded.max_length and loaded.max_length - 1  # `token_values` may ask one token further
         loaded.facts["read_state"] = request.card.read_state
         return loaded

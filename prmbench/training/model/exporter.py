@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prmbench.data.records import read_json
+from prmbench.engines.tokenizer import save_tokenizer
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import CARD_NAME
 from prmbench.training.model.probe import PROBE_NAME, compare_probes, probe
@@ -83,7 +84,7 @@ class Exporter:
             for file in sorted(saved.iterdir()):
                 if file.suffix == ".safetensors" or file.name in COPIED:
                     shutil.copyfile(file, output / file.name)
-        self.tokenizer.save_pretrained(output)
+        save_tokenizer(self.tokenizer, output)
 
     def _adapted(self, adapter: Path) -> Any:
         from peft import PeftModel

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prmbench.engines.checkpoint import max_positions
+from prmbench.engines.checkpoint import max_positions, model_folder
 from prmbench.engines.load import DTYPES, LoadOptions
 from prmbench.errors import UserError
 from prmbench.training.recipes.lora import LoraOptions
@@ -114,7 +114,7 @@ class Optimisation(BaseModel):
         Raises:
             UserError: Nothing says the shapes, or the recipe's are not those of the checkpoint.
         """
-        config_file = self.folder / "config.json"
+        config_file = model_folder(self.folder) / "config.json"
         if config_file.exists():
             return self.backbone.check(config_file) if self.backbone else Backbone.read(config_file)
         if self.backbone is None:

@@ -282,7 +282,7 @@ def load_implicit(
 
     Args:
         options: The recipe's part about it.
-        folder: Its folder.
+        folder: Its folder. An adapter is merged into its base.
         load: How weights are loaded.
         reference: pi_ref; None for pi_old.
         autocast: Makes the context that it computes in.
@@ -294,12 +294,8 @@ def load_implicit(
         The reward model.
 
     Raises:
-        UserError: The card is broken, the folder holds an adapter, or the objective cannot be updated so.
+        UserError: The card is broken, or the objective cannot be updated so.
     """
-    if (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{folder}: is an adapter; merge it into a checkpoint of its own first (recipe: lora.merge true)"
-        )
     card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
     objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)

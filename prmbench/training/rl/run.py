@@ -23,7 +23,7 @@ from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.load import eos_ids, load_causal_lm
 from prmbench.engines.processes import Share, current_share
-from prmbench.engines.tokenizer import load_tokenizer
+from prmbench.engines.tokenizer import load_tokenizer, save_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.quiet import quiet_libraries
@@ -406,7 +406,7 @@ def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
     assert options is not None
     output.mkdir(parents=True, exist_ok=True)
     reward.write(output)
-    load_tokenizer(run.folder, run.recipe.load_options).save_pretrained(output)
+    save_tokenizer(load_tokenizer(run.folder, run.recipe.load_options), output)
     # The card: what it is a ratio against now, and the prompts that it was updated with.
     named = {"old": str(output / "reference"), "start": run.recipe.model}
     reference = named.get(options.reference, options.reference)

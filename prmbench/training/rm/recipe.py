@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions, TraceEncoder
+from prmbench.engines.checkpoint import model_folder
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.reward_models.card import ReadState
@@ -162,7 +163,8 @@ class RMRecipe(Optimisation):
         own_adapter = self.lora is not None and self.reference is None
         if not has_head and self.reference_logprobs == "as-needed" and not own_adapter:
             items.append(memory.model("reference"))
-        longest = longest_sequence(self, self.folder) if (self.folder / "config.json").exists() else self.max_length
+        config = model_folder(self.folder) / "config.json"
+        longest = longest_sequence(self, self.folder) if config.exists() else self.max_length
         tokens = self.micro_batch_size * 2 * longest
         items += [*memory.activations(tokens), *memory.blocks(tokens, gradient=not self.lora and not has_head)]
         return memory.plan(data, source, 2, items)
