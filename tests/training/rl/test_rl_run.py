@@ -166,6 +166,8 @@ def test_an_updated_reward_model_goes_back_into_the_harness(world, tmp_path, cho
     )
     loaded = load_reward_model(result.reward_model)
     assert (loaded.card.objective, loaded.card.scale()) == ("ipvrm", 10.0)
+    assert (loaded.card.reference, loaded.card.prompt) == ("reference", make_recipe(world, tmp_path / "out").prompt)
+    assert loaded.warnings == []  # its reference and its chat template are those that the card names
     reference = load_file(result.reward_model / "reference" / "model.safetensors")
     for other in (world[0], result.output):
         others = load_file(other / "model.safetensors")
