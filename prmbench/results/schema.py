@@ -64,13 +64,14 @@ class Subject(Record):
 
 
 def what_it_is(subject: Subject) -> str:
-    """Name kind, objective and preset of a subject in a few words.
+    """Name kind, objective, preset and discount of a subject in a few words.
 
     Args:
         subject: The subject.
     """
     preset = f"{subject.preset}{' (unverified)' if subject.unverified else ''}" if subject.preset else None
-    return ", ".join(part for part in (subject.kind, subject.objective, preset) if part)
+    discount = None if subject.discount in (None, 1) else f"discount {subject.discount:g}"
+    return ", ".join(dict.fromkeys(part for part in (subject.kind, subject.objective, preset, discount) if part))
 
 
 class SubsetData(Record):
