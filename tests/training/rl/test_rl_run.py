@@ -329,7 +329,9 @@ def test_an_adapter_and_its_reference_share_their_weights(world, tmp_path, chose
         if name == "apart":
             monkeypatch.setattr(run_module, "checkpoint_hash", str)  # as if the weights were others
         found[name] = train_rl(make_recipe(world, tmp_path / name, **changes)).history
-        assert len(loaded) == {"shared": 1, "apart": 2}[name]  # the reward model, its reference; the policy comes otherwise
+        assert (
+            len(loaded) == {"shared": 1, "apart": 2}[name]
+        )  # the reward model, its reference; the policy comes otherwise
     assert found["shared"][0]["reward_model/score"] != 0  # after its first update
     for mine, theirs in zip(found["shared"], found["apart"], strict=True):
         for figure in ("reward_model/loss", "reward_model/score", "loss/sampled"):
