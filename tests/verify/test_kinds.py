@@ -22,7 +22,9 @@ def rows() -> dict[str, list[tuple[bool, str, str]]]:
         if line.startswith("# "):
             kind = found.setdefault(line[2:], [])
         elif line[:2] in ("+ ", "- "):
-            gold, answer = re.sub(r"\\u([0-9a-f]{4})", lambda m: chr(int(m[1], 16)), line[2:]).replace("⏎", "\n").split(" :: ")
+            gold, answer = (
+                re.sub(r"\\u([0-9a-f]{4})", lambda m: chr(int(m[1], 16)), line[2:]).replace("⏎", "\n").split(" :: ")
+            )
             kind.append((line[0] == "+", gold, answer))
     return found
 
