@@ -152,10 +152,7 @@ def clean(text: str) -> Cleaned:
         text = _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text, unit = split_unit(text)
     text = re.sub(_DEGREE, "", text)
-    text = rewrite_numbers(_brace_arguments(text)).strip()
-    while text.startswith("{") and matching_braces(text).get(0) == len(text) - 1:
-        text = text[1:-1].strip()
-    return Cleaned(text, unit, condition)
+    return Cleaned(_without_braces(rewrite_numbers(_brace_arguments(text))), unit, condition)
 
 
 def _one_spelling(text: str) -> str:
@@ -166,6 +163,7 @@ def _one_spelling(text: str) -> str:
         text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]) if m[1] else "", _LOOKS.sub("", text))
         for pattern, replacement in _RULES_FOR_COMMANDS:
             text = pattern.sub(replacement, text)
+    text = _without_braces(text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     whole = re.fullmatch(r"\s*\\text\s*\{([^{}\\]*)\}[.\s]*", text)
@@ -173,6 +171,14 @@ def _one_spelling(text: str) -> str:
         return rf"\text{{{whole[1].strip().removesuffix('.')}}}"
     text = (whole[1] if whole else text).strip()
     return text if text.endswith("..") else text.rstrip(".,;: ")
+
+
+def _without_braces(text: str) -> str:
+    """Take away braces around the whole."""
+    text = text.strip()
+    while text.startswith("{") and matching_braces(text).get(0) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
 
 
 def key(body: str) -> str:
@@ -204,7 +210,7 @@ def word(body: str, *, marked: bool = False) -> str | None:
         mathematics.
     """
     inner = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", body).strip()
-    if not re.fullmatch(r"[\w\s().,:;'&-]*", inner) or not re.search(r"[^\W\d_]", inner):
+    if not re.fullmatch(r"(?!-)[\w\s().,:;'&-]*", inner) or not re.search(r"[^\W\d_]", inner):
         return None
     if not marked and inner == body and not _BARE_WORDS.fullmatch(inner):
         return None

@@ -21,6 +21,7 @@ from latex2sympy2_extended.math_normalization import normalize_latex  # type: ig
 from math_verify import parse
 from math_verify import verify as math_verify
 from sympy import (  # type: ignore[import-untyped]
+    Derivative,
     Eq,
     Expr,
     Float,
@@ -186,7 +187,9 @@ def _parse(text: str) -> Any:
     text = re.sub(r"(?<![A-Za-z\\])([eE])(?=\s*_)", r"\\text{\1}", text)  # latex2sympy fails on E_1
     if not re.search(r"\\int|\\frac\s*\{\s*d", text):
         text = re.sub(r"(?<![A-Za-z\\])d(?=\s*[A-Za-z\\])", "{d}", text)  # else `dr` is one symbol and `rd` two
-    return _Reader(is_real=True, config=_CONVERSION).parse(normalize_latex(text, _NORMAL))
+    found = _Reader(is_real=True, config=_CONVERSION).parse(normalize_latex(text, _NORMAL))
+    # SymPy takes dx/dt for 0, because it does not know that x depends on t.
+    return found.xreplace({one: Symbol(str(one)) for one in found.atoms(Derivative) if one.expr.is_Symbol})
 
 
 def _exact(one: Any) -> Any:

@@ -27,12 +27,7 @@ def check_golds(problems: Sequence[Problem], verifier: Verifier) -> str | None:
     Raises:
         UserError: A gold answer is empty.
     """
-    empty = [one for one in problems if not read_gold(one.answer)]
-    if empty:
-        raise UserError(
-            f"{_some(len(empty), len(problems))} empty, for example that of problem '{empty[0].id}'; "
-            "every problem needs an answer that completions can be verified against"
-        )
+    _refuse_empty(problems)
     golds = {one.id: read_gold(one.answer) for one in problems}
     asked = list(dict.fromkeys(gold for gold in golds.values() if not _is_plain(gold)))
     readable = dict(zip(asked, verifier.run([("readable", gold) for gold in asked]), strict=True))
@@ -61,15 +56,21 @@ def checked_verifier(
     Raises:
         UserError: A gold answer is empty.
     """
+    _refuse_empty(problems)
     verifier = Verifier(options)
-    try:
-        warning = check_golds(problems, verifier) if not quiet else None
-    except BaseException:
-        verifier.close()
-        raise
-    if warning:
+    warning = None if quiet else check_golds(problems, verifier)
+    if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
     return verifier
+
+
+def _refuse_empty(problems: Sequence[Problem]) -> None:
+    empty = [one for one in problems if not read_gold(one.answer)]
+    if empty:
+        raise UserError(
+            f"{_some(len(empty), len(problems))} empty, for example that of problem '{empty[0].id}'; "
+            "every problem needs an answer that completions can be verified against"
+        )
 
 
 def _some(n: int, total: int) -> str:
