@@ -218,43 +218,52 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / ADAPTER_WEIGHTS).exists():
             raise UserError(f"{folder}: a PEFT adapter without {ADAPTER_WEIGHTS}; save it again as safetensors")
         return [folder / ADAPTER_WEIGHTS]
-    files = set(folder.glob("*.safetensors"))
-    config = folder / "config.json"
     # What the config names is loaded, else a single file, else what the index names.
+    config = folder / "config.json"
     named = read_json(config).get("transformers_weights") if config.exists() else None
-    index = folder / (named if isinstance(named, str) and named.endswith(".index.json") else INDEX)
     if named is not None and not (isinstance(named, str) and _inside(folder, named, (".safetensors", ".index.json"))):
         raise UserError(
             f"{config}: transformers_weights is {json.dumps(named)[:60]}; expected a .safetensors file of the folder"
         )
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-        if not names or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{index}: holds no weight_map from weights to files; download it again")
-        if outside := [name for name in names if not _inside(folder, name, (".safetensors",))]:
-            raise UserError(
-                f"{index}: names '{outside[0]}', which is no .safetensors file of the folder; copy the weights into it"
-            )
-        if absent := [name for name in names if not (folder / name).exists()]:
-            raise UserError(
-                f"{folder}: {len(absent)} of {len(names)} weight files are missing ({absent[0]}); download it again"
-            )
-        if named is None and (folder / SINGLE).exists() and names != [SINGLE]:
+    if named is not None and not (folder / named).exists():
+        raise UserError(
+            f"{config}: transformers_weights names '{named}', which is not in the folder; download it again"
+        )
+    files = set(folder.glob("*.safetensors"))
+    index = folder / (named or INDEX)
+    if index.suffix == ".json" and index.exists():
+        names = _shards(folder, index)
+        if named is None and (folder / SINGLE).exists() and names != {SINGLE}:
             raise UserError(
                 f"{folder}: holds both {SINGLE} and {INDEX} with other files, so it is not clear which weights are meant; "
                 "delete the older ones"
             )
         files |= {folder / name for name in names}
-    elif named is not None and not (folder / named).exists():
-        raise UserError(
-            f"{config}: transformers_weights names '{named}', which is not in the folder; download it again"
-        )
+    elif named is not None:
+        files.add(index)
     if not files:
         others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf"})
         hint = f"; found {', '.join(others)}: save it again as safetensors" if others else ""
         raise UserError(f"{folder}: holds no .safetensors weights{hint}")
     return sorted(files)
+
+
+def _shards(folder: Path, index: Path) -> set[str]:
+    """The names of the files that an index names, which are there and within the folder."""
+    weight_map = read_json(index).get("weight_map")
+    values = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not values or not all(isinstance(name, str) for name in values):
+        raise UserError(f"{index}: holds no weight_map from weights to files; download it again")
+    names = sorted(set(values))
+    if outside := [name for name in names if not _inside(folder, name, (".safetensors",))]:
+        raise UserError(
+            f"{index}: names '{outside[0]}', which is no .safetensors file of the folder; copy the weights into it"
+        )
+    if absent := [name for name in names if not (folder / name).exists()]:
+        raise UserError(
+            f"{folder}: {len(absent)} of {len(names)} weight files are missing ({absent[0]}); download it again"
+        )
+    return set(names)
 
 
 def _inside(folder: Path, name: str, endings: tuple[str, ...]) -> bool:

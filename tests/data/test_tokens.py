@@ -7,11 +7,12 @@ import pytest
 import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from prmbench.data.tokens import TokenOptions, TraceEncoder, join_steps
 from prmbench.data.traces import load_traces
-from prmbench.errors import UserError
+from prmbench.errors import ArgumentError, UserError
 
 TOKENIZERS = {
     "byte-level": support.byte_level,
@@ -184,3 +185,75 @@ def test_a_failing_template_is_one_sentence():
 def test_options_survive_the_card_round_trip():
     options = TokenOptions(system="s", template_args={"enable_thinking": False})
     assert TokenOptions.model_validate(json.loads(options.model_dump_json())) == options
+
+
+# --- several chat templates, and templates with a date ---
+
+
+def several(**templates):
+    return support.wrap(support.byte_level(), template=templates)
+
+
+def test_the_default_of_several_templates_or_the_one_that_is_named():
+    tokenizer = several(default=support.TEMPLATE, rag="[RAG]" + support.TEMPLATE)
+    plain, named = TraceEncoder(tokenizer), TraceEncoder(tokenizer, chat_template="rag")
+    alone = TraceEncoder(support.wrap(support.byte_level()))
+    assert (plain.render_prompt("p"), plain.template_hash()) == (alone.render_prompt("p"), alone.template_hash())
+    assert named.render_prompt("p") == "[RAG]" + plain.render_prompt("p")
+    assert plain.conversation() == alone.conversation()
+    assert not named.conversation()["own_template"]
+    given = TraceEncoder(tokenizer, chat_template="{{ messages[0]['content'] }}<|end|>")
+    assert given.render_prompt("p") == "p<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("templates", "wanted", "message"),
+    [
+        (
+            {"rag": "x<|end|>", "tool_use": "y<|end|>"},
+            None,
+            "has several, and none is the default; name one of rag, tool_use",
+        ),
+        (
+            {"default": "x<|end|>", "rag": "y<|end|>"},
+            "rga",
+            r"`chat_template=rga`: no such file, nor .*it has default, rag",
+        ),
+        (support.TEMPLATE, "rag", r"`chat_template=rag`: no such file, nor .*its templates have no names"),
+    ],
+)
+def test_a_template_that_is_not_there(templates, wanted, message):
+    with pytest.raises(ArgumentError, match=message):
+        TraceEncoder(support.wrap(support.byte_level(), template=templates), chat_template=wanted)
+
+
+DATED = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "<|system|>Today: {{ date_string }}<|end|>" + support.TEMPLATE
+)
+
+
+def test_a_template_is_given_the_same_day_on_every_day(monkeypatch):
+    tokenizer = support.wrap(support.byte_level(), DATED)
+    encoder = TraceEncoder(tokenizer)
+    assert encoder.render_prompt("p").startswith("<|system|>Today: 26 Jul 2024<|end|>")
+    assert encoder.recorded_options()["date"] == "2024-07-26"
+    (warning,) = encoder.warnings
+    assert "writes today's date; it is given 2024-07-26" in warning
+    other = TraceEncoder(tokenizer, TokenOptions(date="2025-01-02"))
+    assert other.render_prompt("p").startswith("<|system|>Today: 02 Jan 2025<|end|>")
+    assert other.warnings == []
+    assert other.template_hash() != encoder.template_hash()
+    own = TraceEncoder(tokenizer, TokenOptions(template_args={"date_string": "1 May"}))
+    assert own.render_prompt("p").startswith("<|system|>Today: 1 May<|end|>")
+    assert (own.date, own.warnings) == (None, [])
+
+
+def test_a_date_that_is_no_day_or_is_not_asked_for():
+    with pytest.raises(ValidationError):
+        TokenOptions(date="2025-02-30")
+    with pytest.raises(ArgumentError, match="this chat template asks for no date"):
+        TraceEncoder(support.wrap(support.byte_level()), TokenOptions(date="2025-01-02"))
+    plain = TraceEncoder(support.wrap(support.byte_level()))
+    assert "date" not in plain.recorded_options()
+    assert plain.warnings == []

@@ -6,16 +6,23 @@ import json
 import numpy as np
 import pytest
 import support
+import zoo
 
+from prmbench.benchmarks.policy.run import evaluate_policy
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout, parse_rollout, read_rollouts, summarise
 from prmbench.data.tokens import TokenOptions
 from prmbench.data.verdicts import Verdict
-from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.load import LoadOptions
+from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.policies.rollout import prompt_rules, rollout
+from prmbench.reward_models.generation import write
+from prmbench.reward_models.loading import load_reward_model
 
 PARAMS = SamplingParams(max_new_tokens=12)
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?{' Think.' * i}", str(2 * i)) for i in range(5)]
@@ -185,3 +192,81 @@ def test_a_run_says_how_its_prompts_were_rendered(tiny, policy, tmp_path):
     }
     with pytest.raises(UserError, match="holds a run with other settings"):
         run(asked, tmp_path / "own")
+
+
+# --- what a policy samples and how it is asked ---
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory):
+    """A policy with more logits than its tokenizer has tokens, which it would often sample."""
+    folder = zoo.save(tmp_path_factory.mktemp("padded") / "m", "llama", padded=40)
+    size = len(load_tokenizer(folder, LoadOptions()))
+    support.change_weights(folder, lambda weights: weights["lm_head.weight"][size:].mul_(4))
+    return folder, size
+
+
+def test_ids_past_the_tokenizer_are_never_sampled(padded, tmp_path):
+    folder, size = padded
+    policy = load_policy(str(folder), find_prompt("bare"))
+    assert policy.engine.vocabulary == size + 40
+    found = run(policy, tmp_path / "out", prompt="bare", n=6)
+    assert max(int(one.ids.max()) for one in found) < size
+    free = HFEngine(policy.engine.model)
+    requests = [Request(policy.encoder.prompt_ids(p.problem), p.id, 0) for p in PROBLEMS]
+    assert max(one.ids.max() for one in free.generate(requests, frozenset(), PARAMS, 0)) >= size
+
+
+def test_a_critic_samples_no_such_ids_either(padded):
+    folder, size = padded
+    model = load_reward_model(folder, kind="critic", generation={"max_new_tokens": 20, "temperature": 1.0})
+    texts = write(model.model, [np.arange(6, 20)] * 4, [20] * 4, model.stop, model.generation, 0)
+    assert max(int(ids.max()) for ids in texts) < size
+
+
+SEVERAL = {"default": support.TEMPLATE, "rag": "[RAG]" + support.TEMPLATE}
+
+
+def test_system_template_arguments_and_named_templates(tiny, tmp_path):
+    folder = zoo.save(tmp_path / "m", "llama")
+    thinking = support.THINKING_TEMPLATE
+    fields = {"chat_template": [{"name": n, "template": t} for n, t in (SEVERAL | {"think": thinking}).items()]}
+    support.change_json(folder / "tokenizer_config.json", **fields)
+
+    def prompt(**loading):
+        policy = load_policy(str(folder), find_prompt("bare"), **loading)
+        return policy.encoder.render_prompt("2 + 2?"), policy.encoder.template_hash()
+
+    plain = prompt()
+    system = prompt(tokens=TokenOptions(system="Be brief."))
+    off = prompt(chat_template="think", tokens=TokenOptions(template_args={"enable_thinking": False}))
+    rag = prompt(chat_template="rag")
+    assert plain[0] == "<|user|>2 + 2?<|end|>\n<|assistant|>"
+    assert system[0] == "<|system|>Be brief.<|end|>\n" + plain[0]
+    assert off[0] == plain[0] + "<think>\n\n</think>\n\n"
+    assert rag[0] == "[RAG]" + plain[0]
+    assert len({one for _, one in (plain, system, off, rag)}) == 4
+    with pytest.raises(
+        UserError, match=r"`chat_template=rga`: no such file, nor a chat template of .*default, rag, think"
+    ):
+        prompt(chat_template="rga")
+
+
+def test_two_prompts_never_share_a_fingerprint(tiny, tmp_path):
+    found = []
+    for number, tokens in enumerate((None, TokenOptions(system="Be brief."), TokenOptions(template_args={"x": 1}))):
+        policy = load_policy(str(tiny), find_prompt("bare"), tokens=tokens)
+        sets = {"s": [Problem("a", "1 + 1?", "2")]}
+        entry, _ = evaluate_policy(
+            policy,
+            sets,
+            name="t",
+            source="t",
+            output=tmp_path / str(number),
+            n=1,
+            params=PARAMS,
+            prompt="bare",
+            n_resamples=10,
+        )
+        found.append(entry.benchmark.fingerprint)
+    assert len(set(found)) == 3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import support
 import torch
+import zoo
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -198,6 +199,30 @@ def check_common(folder, reference, n):
             logits = AutoModelForCausalLM.from_pretrained(one, dtype=torch.float64)(ids).logits[0, :, :n]
         both.append(logits.log_softmax(-1)[at - 1, encoded.ids[at]].numpy())
     assert model.token_values([encoded])[0] == pytest.approx(both[0] - both[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("padding", [(0, 9), (9, 0), (5, 9)])
+def test_padded_to_different_sizes(padding, tmp_path):
+    """Over the tokens alone, as if neither output layer had rows past them."""
+    folders = [zoo.save(tmp_path / str(i), "qwen2", seed=i, padded=n) for i, n in enumerate(padding)]
+    check_common(*folders, zoo.TOKENIZERS["gpt2"]().get_vocab_size())
+    with pytest.raises(UserError, match="model and reference know different tokens, which only the engine hf"):
+        load_reward_model(folders[0], reference=folders[1], engine="vllm")
+
+
+def test_padded_to_one_size(tmp_path):
+    """Nothing is left out: as both were trained, and as public scripts compute it."""
+    folders = [zoo.save(tmp_path / str(i), "qwen2", seed=i, padded=7) for i in range(2)]
+    check_common(*folders, None)
+
+
+def test_a_template_with_a_date_warns_and_is_recorded(tmp_path, traces_file, capsys):
+    template = "{{ strftime_now('%Y-%m-%d') }}" + support.TEMPLATE
+    folder = support.save_checkpoint(tmp_path / "m", template=template)
+    entry, _ = prmbench.evaluate(folder, kind="endo", data=traces_file, output=tmp_path / "out", n_resamples=10)
+    assert entry.provenance.token_options["date"] == "2024-07-26"
+    assert any("writes today's date" in one for one in entry.provenance.warnings)
+    assert "writes today's date" in capsys.readouterr().err
 
 
 def test_same_size_other_tokens(tiny, tmp_path):

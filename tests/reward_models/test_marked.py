@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import support_prm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, Qwen2Model
 
 from prmbench.errors import UserError
@@ -285,3 +285,23 @@ def test_no_beginning_of_sequence_token(smol, tmp_path):
     with pytest.raises(UserError, match="no beginning-of-sequence token, which this layout puts first"):
         load_reward_model(folder, preset="skywork-o1-open-prm")
     assert load_reward_model(folder, preset="skywork-o1-open-prm", marks={"bos": False}).encode(PROBLEM, ["a"])
+
+
+def test_heads_that_are_not_trained(smol, tmp_path):
+    """Of zeros, with equal rows, or with the biases that they start from."""
+    folder = support_prm.save_linear_classifier(tmp_path / "m", smol)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    bias = next(name for name in weights if name.endswith("score.bias"))
+    weight = bias.replace("bias", "weight")
+
+    def warnings(**changed):
+        save_file({**weights, **changed}, file, metadata={"format": "pt"})
+        return load_reward_model(folder, kind="classifier", marks={"mark": "<extra_0>"}).warnings
+
+    zeros = torch.zeros_like(weights[bias])
+    weights[bias] = zeros + 0.1
+    assert warnings() == []
+    assert "biases of the head are exactly 0" in warnings(**{bias: zeros})[0]
+    equal = weights[weight][:1].expand(2, -1).contiguous()
+    assert "gives every step the same score" in warnings(**{weight: equal})[0]

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 from prmbench.engines.hf import engine as hf
 from prmbench.engines.hf import head
 from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
 
 ALL = frozenset(hf.QUANTITIES)
@@ -161,3 +162,45 @@ def test_an_unknown_change_of_logits_is_refused():
     model.forward = doubled
     with pytest.raises(UserError, match="changes its logits in a way that is not known"):
         HFEngine(model, "strange")
+
+
+@pytest.mark.parametrize("tile", [None, (7, 20)])
+def test_ids_without_a_meaning_have_no_probability(sequences, monkeypatch, tile):
+    """Past the tokenizer, and in a gap: as if the output layer had no such rows."""
+    if tile:
+        monkeypatch.setattr(hf, "TILE_ROWS", tile[0])
+        monkeypatch.setattr(head, "tile_width", lambda device: tile[1])
+    allowed = np.setdiff1d(np.arange(90), [40, 41])
+    model = support.tiny_llama(97, seed=3)
+    engine = HFEngine(model, allowed=allowed)
+    ids = [allowed[one % len(allowed)] for one in sequences[0]]
+    first = sequences[1]
+    found = engine.score(ids, first, ALL, top=5)
+    for row, start, scores in zip(ids, first, found, strict=True):
+        with torch.no_grad():
+            logits = model.double()(torch.tensor(row)[None]).logits[0][start - 1 : len(row) - 1][:, allowed]
+        model.float()
+        wanted = logits.log_softmax(-1).numpy()
+        at = np.arange(len(row) - start), np.searchsorted(allowed, row[start:])
+        assert np.abs(scores.logprob - wanted[at]).max() < 1e-4
+        assert np.abs(scores.logsumexp - logits.logsumexp(-1).numpy()).max() < 1e-4
+        best = np.argsort(-wanted, axis=1)[:, :5]
+        assert (scores.topk_ids == allowed[best]).all()
+        assert np.abs(scores.topk_logprobs - np.take_along_axis(wanted, best, 1)).max() < 1e-4
+        after = engine.next_logprobs(scores.hidden, row[start:, None])
+        assert np.abs(after[:, 0] - wanted[at]).max() < 1e-4
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 0}, {"top_p": 0.9}, {"top_k": 60}, {"temperature": 1.5}])
+def test_ids_without_a_meaning_are_never_sampled(params):
+    model = support.tiny_llama(97, seed=3)
+    with torch.no_grad():
+        model.lm_head.weight[90:] *= 8  # else they would rarely be
+    prompt = np.arange(5, 15)
+    requests = [Request(prompt, f"k{i}", i) for i in range(8)]
+    settings = SamplingParams(max_new_tokens=20, **params)
+    free = HFEngine(model).generate(requests, frozenset(), settings, 0)
+    assert max(one.ids.max() for one in free) >= 90
+    held = HFEngine(model, allowed=np.arange(90)).generate(requests, frozenset(), settings, 0)
+    assert max(one.ids.max() for one in held) < 90
+    assert len({tuple(one.ids) for one in held}) == (1 if params == {"temperature": 0} else 8)
