@@ -178,7 +178,7 @@ DAMAGES = {
     "optimizer.pt": (Path.unlink, "optimizer.pt is missing"),
     "scheduler.pt": (empty, "scheduler.pt is not as it was saved"),
     "model.safetensors": (flip, "model.safetensors is not as it was saved"),
-    "whole.json": (empty, "whole.json: not readable as JSON"),
+    "whole.json": (empty, "whole.json, line 1, column 1: broken JSON"),
 }
 
 
