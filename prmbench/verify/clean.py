@@ -7,6 +7,7 @@ what math-verify would misread (``1e-5`` is -5 + e to it, ``12 345`` is 357, ``\
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,10 +52,11 @@ _COMMANDS = {
         " or ": "lor vee",
         r"\pmod ": "mod bmod",
         r"\log ": "lg",
+        "i": "imath",
         "...": "dots ldots cdots",
         " ": "quad qquad enspace space thinspace medspace thickspace nobreakspace",
         "": "displaystyle textstyle scriptstyle limits nolimits strut mathstrut mathop mathrel mathord normalsize small tiny "
-        "large Large LARGE huge Huge underline ensuremath boxed fbox left right mleft mright big Big bigg Bigg bigl bigr "
+        "large Large LARGE huge Huge underline ensuremath boxed fbox left right mleft mright middle big Big bigg Bigg bigl bigr "
         "Bigl Bigr biggl biggr Biggl Biggr",
         **{f"\\{name} ": f"var{name}" for name in ("phi", "epsilon", "theta", "rho", "sigma", "pi")},
     }.items()
@@ -77,7 +79,10 @@ _FUNCTIONS = (
 )
 
 
-def _rules(*rules: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
+Replacement = str | Callable[[re.Match[str]], str]
+
+
+def _rules(*rules: tuple[str, Replacement]) -> list[tuple[re.Pattern[str], Replacement]]:
     return [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in rules]
 
 
@@ -97,12 +102,16 @@ _RULES_FOR_COMMANDS = _rules(
     (r"\\\{\s*\\\}", r"\\emptyset "),
     (r"(?<=[}\])])\s*-\s*(?=\\\{)", r"\\setminus "),
     (r"\\(?:Bbb|mathds|mathbb)\s*\{?\s*([A-Z])\s*\}?", r"\\mathbb{\1}"),
+    (r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{\s*>\s*0\s*\})", r"(0,\\infty)"),
+    (r"\\mathbb\{R\}\s*_\s*\{\s*\\ge\s*0\s*\}", r"[0,\\infty)"),
+    (r"^(?:([A-Za-z])\s*:\s*)?([A-Za-z])\s*\\mapsto(?![A-Za-z])", lambda m: f"{m[1] or 'f'}({m[2]})="),
     (r"\\log\s*_\s*\{?\s*e\s*\}?(?![A-Za-z])", r"\\ln "),
     (r"\\\\\s*\[[^\[\]]*\]", r"\\\\"),
     (r"[(\[]?\s*\\begin\{array\}\s*\{[^{}]*\}(.*)\\end\{array\}\s*[)\]]?", r"\\begin{pmatrix}\1\\end{pmatrix}"),
     (r"[(\[]?\s*\\begin\{[bBp]?matrix\}(.*)\\end\{[bBp]?matrix\}\s*[)\]]?", r"\\begin{pmatrix}\1\\end{pmatrix}"),
 )
 _RULES = _rules(
+    (r"\^\s*(?:\{\s*(?:\\text\s*\{)?\s*o\s*\}+|o(?![A-Za-z]))", r"^\\circ "),
     (rf"(?<![A-Za-z\\])(?:np\.|math\.)?({_FUNCTIONS})(?=\s*[\d(\\])", r"\\\1 "),
     (r"(?<![A-Za-z\\])(?:np\.|math\.)?(sqrt|pi)(?![A-Za-z])", r"\\\1 "),
     (r"\\sqrt\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),

@@ -38,6 +38,7 @@ from sympy import (  # type: ignore[import-untyped]
     zoo,
 )
 from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
+from sympy.core.relational import Relational  # type: ignore[import-untyped]
 
 from prmbench.verify.clean import clean
 from prmbench.verify.decide import Comparison, decide, expressions, relations
@@ -166,6 +167,8 @@ def _read(text: str) -> Any:
         parsed = [_parse(part) for part in parts]
         if len(set().union(*(one.free_symbols for one in parsed))) > 1:
             return None
+        if not joint and not any(isinstance(one, Relational) for one in parsed):
+            return None  # a list of intervals is no set of numbers
         sets = [_as_set(one) for one in parsed]
         common = Intersection(*sets)
         return Union(*sets) if joint == "or" or (not joint and common.is_empty) else common

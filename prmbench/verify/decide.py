@@ -41,7 +41,7 @@ _SET_BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[:|](.*)",
 _MIXED_IN_WORDS = re.compile(r"(-?\d+) and (?:\\frac\{)?(\d+)(?:\}\{|/)(\d+)\}?")
 _LETTER = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 _HEADER = re.compile(r"(\\?[A-Za-z]+)\s*(?:_\s*\{?\s*(\w+)\s*\}?|\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\))?")
-_INTEGERS = re.compile(r"\\mathbb\{[ZN]\}|\binteger")
+_PARAMETER = re.compile(r"\\mathbb\{[A-Z]\}|\b(?:integer|constant|real|number)")
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?")
 
 
@@ -51,10 +51,12 @@ class _Shape(NamedTuple):
     Attributes:
         kind: ``one`` expression, a ``list``, a ``set`` in braces, a matrix (``2x1``), or the brackets of a tuple or interval.
         parts: Its elements; of a matrix, row by row.
+        text: The answer without brackets around a single expression, and without what names the elements of a set.
     """
 
     kind: str
     parts: list[str]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _same_shape(gold: str, answer: str, by: Comparison, depth: int) -> bool | No
     """Compare element by element, where both answers have elements."""
     g, a = _shape(gold), _shape(answer)
     kinds = {g.kind, a.kind}
-    gold, answer = (shape.parts[0] if shape.kind == "one" else text for shape, text in ((g, gold), (a, answer)))
+    gold, answer = g.text, a.text
     for shape, text in ((g, gold), (a, answer)):
         chain = _chain(text) if shape.kind == "one" and len(kinds) == 2 else []
         if len(chain) > 1 and _is_name(chain[0]) and _shape(chain[-1]).kind != "one":  # `x \in \{1, 2\}`
@@ -227,8 +229,8 @@ def _same_one(gold: str, answer: str, by: Comparison, depth: int) -> bool | None
         if len(new) == len(old) and all(x == y or (x.isalpha() and y.isalpha()) for x, y in zip(new, old, strict=True)):
             names = dict(zip([*new, *old], [*old, *new], strict=True))
             return decide(g[-1], _renamed(a[-1], names), by, depth + 1)
-    if key(g[0]) == key(a[0]):
-        return decide(g[-1], a[-1], by, depth + 1)
+    if key(g[0]) == key(a[0]) or any(x[1] == "y" and y[3] for x, y in ((ours, theirs), (theirs, ours)) if x and y):
+        return decide(g[-1], a[-1], by, depth + 1)  # `y = 2x` is `f(x) = 2x`
     return by.hard(f"{g[0]}={g[-1]}", f"{a[0]}={a[-1]}", by.tolerance) if by.hard else None
 
 
@@ -259,7 +261,11 @@ def relations(text: str) -> tuple[list[str], Literal["or", "and", ""]]:
         (relations, what stands between them; empty for commas). Any other expression is one part.
     """
     joint = re.search(r"\\(cup)|(?<![A-Za-z\\])(or|and)(?![A-Za-z])", _top(text))
-    return _split(text, _COMMA), "" if joint is None else "and" if joint[2] == "and" else "or"
+    parts = _split(text, _COMMA)
+    unequal = re.match(r".*\\ne(?![A-Za-z])", parts[0]) if parts else None
+    if unequal:  # `x \ne 1, 2`
+        parts = [part if _COMPARES.search(part) else unequal[0] + part for part in parts]
+    return parts, "" if joint is None else "and" if joint[2] == "and" else "or"
 
 
 def expressions(answer: str, depth: int = 0) -> list[str] | None:
@@ -295,28 +301,30 @@ def _shape(body: str) -> _Shape:
     for _ in range(_MAX_DEPTH):
         parts = _split(body, _SEMICOLON)
         if len(parts) > 1:
-            return _Shape("list", [f"({part})" if len(_split(part, _COMMA)) > 1 else part for part in parts])
+            parts = [f"({part})" if len(_split(part, _COMMA)) > 1 else part for part in parts]
+            return _Shape("list", parts, body)
         parts = [each for part in _split(body, _COMMA) for each in _both_signs(part)]
         if len(parts) > 1:
-            return _Shape("list", parts)
+            return _Shape("list", parts, body)
         matrix = _MATRIX.fullmatch(body)
         if matrix and r"\begin" not in matrix[1]:
             rows = [row.split("&") for row in matrix[1].strip().removesuffix(r"\\").split(r"\\")]
             if len({len(row) for row in rows}) == 1:
-                return _Shape(f"{len(rows)}x{len(rows[0])}", [entry for row in rows for entry in row])
+                return _Shape(f"{len(rows)}x{len(rows[0])}", [entry for row in rows for entry in row], body)
         group = _GROUP.fullmatch(_top(body))
         if group is None:
-            return _Shape("one", [body])
+            return _Shape("one", [body], body)
         opening, closing, inside = group[1], group[2], body[group.end(1) : group.start(2)]
         if opening == r"\{" and (built := _SET_BUILDER.fullmatch(inside)):
-            return _Shape("one", [built[1].strip()])
+            body = built[1].strip()
+            continue
         parts = [part for half in _split(inside, _SEMICOLON) for part in _split(half, _COMMA)]
         if opening == r"\{":
-            return _Shape("set", [each for part in parts for each in _both_signs(part)])
+            return _Shape("set", [each for part in parts for each in _both_signs(part)], body)
         if len(parts) > 1:
-            return _Shape(opening + closing, parts)
+            return _Shape(opening + closing, parts, body)
         body = inside.strip()  # brackets around a single expression
-    return _Shape("one", [body])
+    return _Shape("one", [body], body)
 
 
 @lru_cache(maxsize=4096)
@@ -352,7 +360,7 @@ def _both_signs(body: str) -> list[str]:
 def _chain(body: str, other: str = "") -> list[str]:
     r"""Split ``x = 2+3 = 5``. What is only approximate is left out, unless nothing else is there or `other` is a decimal."""
     top = _top(body)
-    if _COMPARES.search(top):
+    if _COMPARES.search(top) or len(_split(body, _COMMA)) > 1:
         return [body]
     approximate = _APPROXIMATES.search(top)
     plain = number(other)
@@ -382,10 +390,10 @@ def _clock(answer: Cleaned) -> int | None:
 
 
 def _with_golds_parameter(gold: Cleaned, answer: Cleaned) -> str:
-    r"""Give the integer that an answer runs through (``k\pi, k \in \mathbb{Z}``) the letter that the gold has for it."""
+    r"""Give the parameter of an answer (``k\pi, k \in \mathbb{Z}``) the letter that the gold has for it."""
     new, old = (set(_LETTER.findall(body)) for body in (gold.body, answer.body))
     ours, theirs = sorted(old - new), sorted(new - old)
-    if not (len(ours) == len(theirs) == 1 and any(_INTEGERS.search(c.condition) for c in (gold, answer))):
+    if not (len(ours) == len(theirs) == 1 and any(_PARAMETER.search(c.condition) for c in (gold, answer))):
         return answer.body
     runs = ours[0] in answer.condition or theirs[0] in gold.condition
     return _renamed(answer.body, {ours[0]: theirs[0]}) if runs else answer.body

@@ -18,11 +18,11 @@ STYLES: tuple[str, ...] = get_args(AnswerStyle)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*+")
 _SHORT_BOX = re.compile(r"[^\s${}]++(?:\{[^{}]*+\}[^\s${}]*+)*+")
 _NAME = r"(?:\\?[A-Za-z]++(?:_(?:\{\w{1,9}\}|\w))?(?:\([^()$]{0,20}\))?|\([A-Za-z, ]{3,9}\))\s*+&?\s*+="
-_JOINING = "and|or|also|as well as|either|else|alternatively|equivalently|maybe|perhaps|possibly|part(?: \\d)?"
+_JOINING = "and|or|also|as well as|either|else|alternatively|equivalently|maybe|perhaps|possibly|part(?: \\w)?"
 # What may stand between two boxes of one answer: punctuation, "and", "or", names (`x =`), labels of parts, list marks.
 _BETWEEN = re.compile(
-    rf"(?:\s|[$,;&~*:]|\\[][(),;:!>&\\ ]|\\q?quad\b|\\text\s*+\{{[\s,]*(?:and|or)?[\s,]*\}}|{_NAME}|\([A-Za-z0-9]{{1,3}}\)"
-    rf"|(?<=\n)(?:[-•]|\d[.)])|\b(?:{_JOINING})\b)*+",
+    rf"(?:\s|[$,;&~*:]|\\[][(),;:!>&\\ ]|\\q?quad\b|\\(?:text\w*|mbox)\s*+\{{[\s,]*(?:and|or)?[\s,]*\}}|{_NAME}"
+    rf"|\\(?:lor|vee|land)\b|\(?\b[A-Za-z0-9]{{1,3}}\)|(?<=\n)(?:[-•]|\d\.)|\b(?:{_JOINING})\b)*+",
     re.IGNORECASE,
 )
 _MAX_BETWEEN = 80
@@ -39,9 +39,10 @@ _BLOCKS = (("$$", "$$"), ("\\[", "\\]"), ("```", "```"))
 # Where the answer on a line ends: a new sentence, or a reason.
 _REASON = re.compile(
     r"(?:\.|。|!)(?=[*_`]*\s+[A-Z\\(])|[,;.]?\s*\(?\b(?:since|because|as (?:required|desired|claimed|shown|needed)|I hope)\b"
-    r"|[,;]\s*(?:so|which|this|as|from|by)\b|\s\((?:see|using|by|from)\b|。"
+    r"|\s+and (?:so )?we(?:'re| are) done\b|[,;]\s*(?:so|which|this|as|from|by)\b|\s\((?:see|using|by|from)\b|。"
 )
-_WRAPPERS = " \t*_`"
+_WRAPPERS = ' \t*_`"“”'
+_PICTURES = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff\ufe0f]+")
 _BARE_NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.])"
     r"(?:(?<![)\]}])[-+−])?"
@@ -159,7 +160,9 @@ def _answer_line(text: str) -> str | None:
     line = re.split(r"[\r\n]", rest, maxsplit=1)[0]
     reason = _REASON.search(line)
     line = line[: reason.start()] if reason and line[: reason.start()].strip(_WRAPPERS) else line
-    return re.sub(r"(?<=\$)!$|\.$", "", line.strip(_WRAPPERS)).rstrip(_WRAPPERS) or None
+    line = _PICTURES.sub("", line).strip(_WRAPPERS)
+    exclaims = r"!$|\.$" if "is" in last.group().split() else r"(?<=\$)!$|\.$"  # behind a colon it is a factorial
+    return re.sub(exclaims, "", line).rstrip(_WRAPPERS) or None
 
 
 def _last_number(text: str) -> str | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 # In front of a value.
-_SAYS = r"\b(?:is|are|equals?|be|equal to|a total of|there are|there is|we have|we get|gives)\s*|[是为為は有:=]\s*"
+_SAYS = (
+    r"\b(?:is|are|equals?|be|equal to|a total of|there are|there is|we have|we get|gives|takes|needs|costs|exactly|only)\s*"
+    r"|[是为為は有:=]\s*"
+)
 _MARKED_LEAD = re.compile(  # `\text{The answer is }`, `\text{Area} =`
     rf"(?:.*\\text\s*\{{[^{{}}\d]*?(?:{_SAYS})\}}\s*[:=]?|\\text\s*\{{[^{{}}\d]*\}}\s*[:=])\s*(?=\S)", re.IGNORECASE
 )
@@ -24,8 +27,19 @@ _DENIES = re.compile(
     r"|below)\b",
     re.IGNORECASE,
 )
+_SETS = {  # in words, the whole answer
+    re.compile(r"all (?:real numbers|reals)", re.IGNORECASE): r"\\mathbb{R}",
+    re.compile(
+        r"all (?:real numbers|reals) (?:except|other than)(?: for)?\s*(.+)", re.IGNORECASE
+    ): r"\\mathbb{R}\\setminus\\{\1\\}",
+    re.compile(r"all integers", re.IGNORECASE): r"\\mathbb{Z}",
+    re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?|(?:the )?empty set", re.IGNORECASE): r"\\emptyset",
+}
 # Behind a value.
-_FOR = r"for(?: all| any| every| each| some)?|where|when|whenever|if|with|provided|such that|as long as|attained|achieved|reached"
+_FOR = (
+    r"for(?: all| any| every| each| some)?|where|when|whenever|if|with|provided|such that|as long as|on"
+    r"|attained|achieved|reached"
+)
 _WORDS_BEHIND = re.compile(
     rf"[\s,;(]*(?:\\text\s*\{{[\s,(]*(?:{_FOR})\b|(?<![A-Za-z\\])(?:{_FOR})(?![A-Za-z])|\\forall(?![A-Za-z]))"
 )
@@ -55,11 +69,13 @@ def drop_lead(text: str) -> str:
     Returns:
         The value. Words that deny or weaken it (``not``, ``at least``, ``about``) stay, and it is then no plain value.
     """
+    text = re.sub(r"\s*(?:\\text\s*\{\s*)?\bis (?:the|our|my) (?:final |correct )?answer(?:\s*\})?$", "", text)
     for pattern in (_CONSEQUENCE, _MARKED_LEAD, _BARE_LEAD, _OTHER_LEAD, _POINT):
         found = pattern.match(text)
         if found and not _DENIES.search(found.group()):
             text = text[found.end() :]
-    return text
+    bare = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip()
+    return next((pattern.sub(latex, bare) for pattern, latex in _SETS.items() if pattern.fullmatch(bare)), text)
 
 
 def split_condition(text: str) -> tuple[str, str]:
@@ -91,6 +107,8 @@ def split_condition(text: str) -> tuple[str, str]:
     conditions: list[str] = []
     while (found := _RANGE.search(text)) and found.start() > 0:
         head = text[: found.start()]
+        if re.match(r"[A-Za-z]\s*\\in(?![A-Za-z])", head):
+            break
         variables = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z]", found[1]))
         if variables.isdisjoint(re.findall(r"\\[A-Za-z]+|[A-Za-z]", head)):
             break
