@@ -160,7 +160,7 @@ def _answer_line(text: str) -> str | None:
     line = re.split(r"[\r\n]", rest, maxsplit=1)[0]
     reason = _REASON.search(line)
     line = line[: reason.start()] if reason and line[: reason.start()].strip(_WRAPPERS) else line
-    line = _PICTURES.sub("", line).strip(_WRAPPERS)
+    line = (_PICTURES.sub("", line).strip(_WRAPPERS) or line).strip(_WRAPPERS)
     exclaims = r"!$|\.$" if "is" in last.group().split() else r"(?<=\$)!$|\.$"  # behind a colon it is a factorial
     return re.sub(exclaims, "", line).rstrip(_WRAPPERS) or None
 
