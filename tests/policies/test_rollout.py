@@ -23,6 +23,7 @@ from prmbench.policies.policy import load_policy
 from prmbench.policies.rollout import prompt_rules, rollout
 from prmbench.reward_models.generation import write
 from prmbench.reward_models.loading import load_reward_model
+from prmbench.verify import VerifierOptions
 
 PARAMS = SamplingParams(max_new_tokens=12)
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?{' Think.' * i}", str(2 * i)) for i in range(5)]
@@ -87,6 +88,22 @@ def test_other_settings_are_refused(policy, tmp_path):
     run(policy, tmp_path / "out")
     with pytest.raises(UserError, match=r"other settings \(seed: 4 there, 5 now\)"):
         run(policy, tmp_path / "out", seed=5)
+
+
+def test_golds_are_looked_at_before_anything_is_sampled(policy, tmp_path, capsys):
+    empty = [PROBLEMS[0], Problem("p1", "What?", "a solution\n#### ")]
+    with pytest.raises(UserError, match="1 of 2 gold answers is empty, for example that of problem 'p1'"):
+        rollout(policy, empty, tmp_path / "out", n=1, params=PARAMS)
+    assert not (tmp_path / "out").exists()
+    odd = [Problem("p0", "What?", r"\frac{63}{400"), PROBLEMS[1]]
+    rollout(policy, odd, tmp_path / "out", n=1, params=PARAMS)
+    assert capsys.readouterr().err.count("1 of 2 gold answers is no mathematics that can be read") == 1
+
+
+def test_another_convention_is_another_run(policy, tmp_path):
+    run(policy, tmp_path / "out")
+    with pytest.raises(UserError, match=r'other settings \(verifier: "prmbench \d+ strict.* there, "prmbench \d+ paper'):
+        run(policy, tmp_path / "out", verifier=VerifierOptions("paper"))
 
 
 def test_a_template_that_changes_by_itself_is_another_run(tmp_path):
