@@ -104,7 +104,7 @@ def _sizes(forms: dict[str, str], verifier: Verifier) -> dict[str, list[float] |
         else:
             jobs[form] = ("size", answer)
     for form, found in zip(jobs, verifier.run(list(jobs.values())), strict=True):
-        if found != "unreadable":
+        if found != "unreadable" and found is not False:
             sizes[form] = None if found is None else [found]
     return sizes
 

@@ -63,12 +63,12 @@ class _Reader(_Latex2Sympy):  # type: ignore[misc]  # it has no types
     r"""latex2sympy without its mixed numbers: it reads ``2(3)`` and ``2\binom{4}{2}`` as sums. Ours are in `numbers`."""
 
     def convert_postfix_list(self, arr: Any, i: int = 0) -> Any:
-        if i + 1 < len(arr):
-            left = self.convert_postfix(arr[i])
-            if isinstance(left, Integer):
-                right = self.convert_postfix_list(arr, i + 1)
-                return (self.mat_mul_flat if getattr(right, "is_Matrix", False) else self.mul_flat)(left, right)
-        return super().convert_postfix_list(arr, i)
+        left = self.convert_postfix(arr[i]) if i + 1 < len(arr) else None
+        if not isinstance(left, Expr | MatrixBase):
+            return super().convert_postfix_list(arr, i)
+        right = self.convert_postfix_list(arr, i + 1)
+        matrices = any(getattr(one, "is_Matrix", False) for one in (left, right))
+        return (self.mat_mul_flat if matrices else self.mul_flat)(left, right)
 
 
 def quieten() -> None:

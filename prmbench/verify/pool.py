@@ -42,16 +42,17 @@ class _Worker:
 
 
 class Pool:
-    """Worker processes that compare answers, started when the first item needs one. Not for use by several threads.
-
-    Args:
-        timeout: seconds of wall-clock time for an item, counted from when a worker starts on it. On overrun the worker
-            is killed (SIGKILL) and another one forked.
-        workers: processes. The outcomes do not depend on it.
-        memory_mb: how much a worker may grow beyond its size at the start.
-    """
+    """Worker processes that compare answers, started when the first job needs one. Not for use by several threads."""
 
     def __init__(self, timeout: float, workers: int, memory_mb: int) -> None:
+        """Set the limits.
+
+        Args:
+            timeout: Seconds of wall-clock time for a job, counted from when a worker starts on it. A worker that overruns is
+                killed (SIGKILL), and another one is forked.
+            workers: Number of processes. The outcomes do not depend on it.
+            memory_mb: How much a worker may grow beyond its size at the start.
+        """
         self.timeout, self.size, self.memory_mb = timeout, workers, memory_mb
         self._nursery: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
