@@ -97,7 +97,7 @@ def _merged(adapter: PeftModel, folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is merged wrongly is measured
         try:
-            return adapter.merge_and_unload()
+            return adapter.merge_and_unload().requires_grad_(True)  # PEFT has frozen the base
         except Exception as error:  # a kind that cannot be merged
             raise UserError(
                 f"{folder}: a {_kind(adapter)} adapter cannot be merged into its base ({first_line(error)}), as is needed "

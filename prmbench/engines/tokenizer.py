@@ -117,6 +117,9 @@ def token_ids(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a tokenizer beside a model, so that whoever loads it gets the same ids.
 
+    The class that its config names is changed where transformers would make another tokenizer by it. Beside the configs of some
+    models (Qwen 2, Phi 3) transformers does so whatever the class; `load_tokenizer` and the tokenizers library do not.
+
     Args:
         tokenizer: The tokenizer.
         folder: The checkpoint folder. Its ``config.json`` is there already: it too decides how transformers loads the tokenizer.
@@ -128,15 +131,16 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
     tokenizer.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
-    written = read_json(config)
-    # The class that the tokenizer has, where it reads the file as it is; else none of its own, as older versions call it.
+    written, own = read_json(config), tokenizer.backend_tokenizer
+    # The class that the tokenizer has, where it reads the file as it is; else none of its own, by the name of all versions.
     for name in dict.fromkeys((written.get("tokenizer_class"), "PreTrainedTokenizerFast")):
-        if name == "TokenizersBackend":
-            continue
-        config.write_text(json.dumps(written | {"tokenizer_class": name}, indent=2) + "\n", encoding="utf-8")
-        if (text := _difference(AutoTokenizer.from_pretrained(folder), tokenizer.backend_tokenizer)) is None:
-            return
-    raise UserError(f"{folder}: the tokenizer gives other ids for {shortened(json.dumps(text))} once it is saved")
+        if name != "TokenizersBackend":
+            fields = json.dumps(written | {"tokenizer_class": name}, indent=2)
+            config.write_text(f"{fields}\n", encoding="utf-8")
+            if _difference(AutoTokenizer.from_pretrained(folder), own) is None:
+                return
+    if (text := _difference(load_tokenizer(folder, LoadOptions()), own)) is not None:
+        raise UserError(f"{folder}: the tokenizer gives other ids for {shortened(json.dumps(text))} once it is saved")
 
 
 def _own(folder: Path) -> Tokenizer | None:

@@ -11,7 +11,7 @@ import sentencepiece
 import support
 import zoo
 from tokenizers import AddedToken, Tokenizer
-from transformers import AutoTokenizer, LlamaConfig
+from transformers import AutoTokenizer, LlamaConfig, Phi3Config, Qwen2Config
 
 import prmbench
 from prmbench.data.tokens import TraceEncoder
@@ -60,6 +60,22 @@ def test_ids_are_those_of_the_file_whatever_class_is_named(kind, tmp_path):
         assert loaded.chat_template == support.TEMPLATE
         rebuilt += loaded.origin != "tokenizer.json"
     assert rebuilt >= 5  # classes that transformers makes another tokenizer of
+
+
+@pytest.mark.parametrize("config", [Qwen2Config, Phi3Config])
+def test_beside_configs_that_transformers_has_a_tokenizer_for(config, tmp_path):
+    own = zoo.TOKENIZERS["llama 2"]()
+    for name in ("LlamaTokenizerFast", "PreTrainedTokenizerFast"):
+        folder, output = zoo.save_tokenizer(tmp_path / name, own, name), tmp_path / f"{name}-saved"
+        config().save_pretrained(folder)
+        config().save_pretrained(output)
+        loaded = load_tokenizer(folder, OPTIONS)
+        save_tokenizer(loaded, output)
+        for text in TEXTS:
+            ids = own.encode(text, add_special_tokens=False).ids
+            assert TraceEncoder(loaded).text_ids(text).tolist() == ids
+            assert TraceEncoder(load_tokenizer(output, OPTIONS)).text_ids(text).tolist() == ids
+            assert Tokenizer.from_file(str(output / "tokenizer.json")).encode(text, add_special_tokens=False).ids == ids
 
 
 def test_the_entry_says_where_ids_come_from(tmp_path, tiny):

@@ -32,6 +32,7 @@ from prmbench.data.tokens import TraceEncoder
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.tokenizer import token_ids
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import sample
 from prmbench.training.model.trainer import GuardedTrainer
@@ -192,7 +193,8 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
             self.accelerator.autocast(),
         ):
             base = model.get_base_model() if hasattr(model, "peft_config") else model
-            policy = Policy(HFEngine(base), self.setup.encoder, "the policy in training", "")
+            engine = HFEngine(base, allowed=token_ids(self.setup.encoder.tokenizer))
+            policy = Policy(engine, self.setup.encoder, "the policy in training", "")
             batches = sample(
                 policy,
                 problems,

@@ -12,6 +12,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.sampling import SamplingParams
+from prmbench.engines.tokenizer import token_ids
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import sample
 from prmbench.training.sft.recipe import StopOptions
@@ -64,7 +65,8 @@ class StopAtPassRate(TrainerCallback):
         """
         was_training = model.training
         model.eval()
-        policy = Policy(HFEngine(model), self.encoder, "the model in training", "")
+        engine = HFEngine(model, allowed=token_ids(self.encoder.tokenizer))
+        policy = Policy(engine, self.encoder, "the model in training", "")
         batches = sample(
             policy,
             self.problems,
