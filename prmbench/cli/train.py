@@ -27,7 +27,8 @@ def train_sft_command(
 ) -> None:
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
     from prmbench.training.recipes.read import load_recipe
-    from prmbench.training.sft.run import SFTRecipe, train_sft
+    from prmbench.training.sft.recipe import SFTRecipe
+    from prmbench.training.sft.run import train_sft
 
     checked = load_recipe(recipe, SFTRecipe, override or ())
     if dry_run:
@@ -55,7 +56,8 @@ def train_rm_command(
 ) -> None:
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM."""
     from prmbench.training.recipes.read import load_recipe
-    from prmbench.training.rm.run import RMRecipe, train_rm
+    from prmbench.training.rm.recipe import RMRecipe
+    from prmbench.training.rm.run import train_rm
 
     checked = load_recipe(recipe, RMRecipe, override or ())
     if dry_run:

@@ -150,7 +150,8 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
         The checkpoint folder.
     """
     from prmbench.training.recipes.read import load_recipe
-    from prmbench.training.sft.run import SFTRecipe, train_sft
+    from prmbench.training.sft.recipe import SFTRecipe
+    from prmbench.training.sft.run import train_sft
 
     folder = build.folder()
     policy = folder / "sft"

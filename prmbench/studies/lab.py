@@ -33,7 +33,8 @@ from prmbench.studies.prefix_values import (
     sample_prefix_values,
 )
 from prmbench.studies.settings import RewardModelSettings
-from prmbench.training.rm.run import RMRecipe, train_rm
+from prmbench.training.rm.recipe import RMRecipe
+from prmbench.training.rm.run import train_rm
 
 RM_RECIPE, RL_RECIPE = "miniature/rm.yaml", "miniature/rl.yaml"
 N_OUTCOMES, N_ROLLOUTS = (4_500, 5), (600, 4)

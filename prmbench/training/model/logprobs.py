@@ -133,7 +133,7 @@ def find_logprobs(
 
 
 def _rows(weight: Tensor, block: int) -> int:
-    return max(1, block // weight.shape[0])
+    return max(1, block // int(weight.shape[0]))
 
 
 def _blocks(

@@ -39,7 +39,8 @@ def probe(model: Any, *, has_head: bool = False) -> NDArray[np.float64]:
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].double()
         values = logits.log_softmax(dim=-1).gather(1, ids[1:, None])[:, 0]
     model.train(was_training)
-    return values.double().cpu().numpy()
+    found: NDArray[np.float64] = values.double().cpu().numpy()
+    return found
 
 
 def compare_probes(trained: NDArray[np.float64], written: NDArray[np.float64], place: Path, *, half: bool) -> None:

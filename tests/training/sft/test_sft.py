@@ -63,7 +63,8 @@ def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
     whole = train_sft(recipe.model_copy(update={"output": str(tmp_path / "whole"), "save_every": 4}))
     killed = recipe.model_copy(update={"output": str(tmp_path / "cut"), "save_every": 4})
     code = (
-        "import json, os, sys, trl; from prmbench.training.sft.run import SFTRecipe, train_sft\n"
+        "import json, os, sys, trl; from prmbench.training.sft.recipe import SFTRecipe\n"
+        "from prmbench.training.sft.run import train_sft\n"
         "step = trl.SFTTrainer.training_step; count = [0]\n"
         "def counted(*args, **kwargs):\n"
         "    count[0] += 1\n"
