@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import itertools
 import os
 import re
@@ -25,7 +26,7 @@ from prmbench.cli.app import app
 FEWER = {"--branches": "10"}
 """Options of which a test takes fewer than the page asks for."""
 
-SHORTER = {"--max-new-tokens": "12", "--resamples": "100"}
+SHORTER = {"--max-new-tokens": "12", "--resamples": "100", "--limit": "1"}
 """Options that are added where a command has them and the page does not name them, unless the page shows what is printed."""
 
 ELSEWHERE = ("accelerate", "apt-get", "docker", "export", "git", "lm-eval", "make", "pip", "python", "source", "uv")
@@ -165,15 +166,22 @@ def check_recipe(words: list[str]) -> None:
 def takes(arguments: list[str], option: str) -> bool:
     """Whether a command has an option that is not given, and does something that needs it."""
     command, given = find_command(arguments, "")
-    samples = arguments[0] in ("rollout", "probe") or "--policy" in given or any("critic" in word for word in given)
-    if option in given or (option == "--max-new-tokens" and not samples):
+    criticises = any("critic" in word for word in given)
+    samples = arguments[0] in ("rollout", "probe") or "--policy" in given or criticises
+    if option in given or (option == "--max-new-tokens" and not samples) or (option == "--limit" and not criticises):
         return False
     return any(option in parameter.opts for parameter in command.params)
 
 
+@functools.cache
+def whole_command_line() -> Any:
+    """The command line, whose making takes a moment."""
+    return typer.main.get_command(app)
+
+
 def find_command(words: list[str], where: str) -> tuple[Any, list[str]]:
     """The command that the first words name, and the words after it."""
-    command: Any = typer.main.get_command(app)
+    command: Any = whole_command_line()
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"{where}: there is no command `prmbench {words[0]}`"
         command, words = command.commands[words[0]], words[1:]

@@ -41,7 +41,7 @@ def build(folder: Path) -> Path:
     _models(folder)
     for name in ("problems", "train", "mine", "validation"):
         _write(folder / f"{name}.jsonl", _problems(name, 3))
-    support.write_traces(folder / "my-traces.jsonl", 12)
+    support.write_traces(folder / "my-traces.jsonl", 6)
     solutions = [{"problem": trace["problem"], "steps": trace["steps"]} for trace in support.make_traces(3)]
     _write(folder / "my-solutions.jsonl", solutions)
     _data(folder / "data")
@@ -99,7 +99,7 @@ def _data(folder: Path) -> None:
     for name in ("processbench", "policy", "problems"):
         (folder / name).mkdir(parents=True)
     for i, name in enumerate(("gsm8k", "math", "olympiadbench", "omnimath")):
-        traces = support.make_traces(6, seed=i)
+        traces = support.make_traces(4, seed=i)
         (folder / "processbench" / f"{name}.json").write_text(
             json.dumps([{**t, "id": f"{name}-{t['id']}"} for t in traces])
         )
