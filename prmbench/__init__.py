@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prmbench.api import evaluate, measure_policy, rerank
+    from prmbench.api import evaluate, evaluate_scores, measure_policy, rerank
     from prmbench.benchmarks.base import Benchmark
     from prmbench.benchmarks.processbench.run import score_traces
     from prmbench.benchmarks.registry import recompute, register_benchmark
@@ -42,6 +42,7 @@ __all__ = [
     "Trace",
     "UserError",
     "evaluate",
+    "evaluate_scores",
     "load_reward_model",
     "load_solutions",
     "load_traces",
@@ -66,6 +67,7 @@ _HOMES = {
     "Trace": "prmbench.data.traces",
     "UserError": "prmbench.errors",
     "evaluate": "prmbench.api",
+    "evaluate_scores": "prmbench.api",
     "load_reward_model": "prmbench.reward_models.loading",
     "load_solutions": "prmbench.data.solutions",
     "load_traces": "prmbench.data.traces",

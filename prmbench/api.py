@@ -9,8 +9,9 @@ from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, DataRequest, Job, RunKeywords
 from prmbench.benchmarks.registry import find_benchmark
-from prmbench.benchmarks.runner import Finished, evaluate_job
+from prmbench.benchmarks.runner import Finished, evaluate_job, run_plan
 from prmbench.data.prompts import find_prompt
+from prmbench.data.records import stem
 from prmbench.engines.checkpoint import local_folder
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
@@ -89,6 +90,49 @@ def evaluate(
         **{"limit": _where_cut(found, data, request.limit), **run},  # type: ignore[arg-type]
     )
     return evaluate_job(found, job)
+
+
+def evaluate_scores(
+    scores: str | Path,
+    *,
+    data: str | Path,
+    benchmark: str | Benchmark = "step-labels",
+    name: str | None = None,
+    **more: Any,
+) -> Finished:
+    """Make an entry of step scores that another tool made.
+
+    Args:
+        scores: A file of records ``{id, scores}``, one number a step; the higher, the better the step.
+        data: Traces, as `evaluate` takes them.
+        benchmark: A benchmark that takes such scores, or its name.
+        name: The subject's name on tables; None: the name of the file.
+        **more: ``subsets``, ``limit``, keys of `RunKeywords` and the benchmark's own options, such as ``threshold``.
+
+    Returns:
+        The entry and the path of its file.
+
+    Raises:
+        TypeError: A keyword that nobody knows.
+        UserError: The scores do not fit the data, or the benchmark takes none.
+    """
+    found = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    limit = more.pop("limit", None)
+    traces = found.load(DataRequest(data=data, subsets=more.pop("subsets", None), limit=limit))
+    options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})
+    run: RunKeywords = {key: more.pop(key) for key in RUN if key in more}  # type: ignore[assignment]
+    if more:
+        raise TypeError(f"unexpected keyword '{next(iter(more))}'{nearest(next(iter(more)), {*DATA, *RUN})}")
+    job = Job(
+        data=traces,
+        name=name or stem(Path(scores)),
+        source=Path(scores).name,
+        options=options,
+        **{"limit": _where_cut(found, traces, limit), **run},  # type: ignore[arg-type]
+    )
+    made = run_plan(found, found.plan_scores(Path(scores), job), job)
+    assert made is not None  # it is, in the first process
+    return made
 
 
 def rerank(rm: str | Path | RewardModel, rollouts: Sequence[str | Path], **more: Any) -> Finished | None:

@@ -37,6 +37,15 @@ def processbench() -> Path:
 
 
 @pytest.fixture(scope="session")
+def steps_data() -> Path:
+    """Folder of real solutions with a label a step."""
+    folder = Path(os.environ.get("PRMBENCH_DATA_DIR", "data-not-set")) / "steps"
+    if not (folder / "prmbench_subset.jsonl.gz").exists():
+        _absent("PRMBENCH_DATA_DIR does not name a folder with steps/prmbench_subset.jsonl.gz")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real SmolLM2-135M-Instruct as a checkpoint folder, made once and kept in the user's cache."""
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prmbench-tests" / "smollm2-135m"

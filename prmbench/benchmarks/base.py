@@ -462,6 +462,20 @@ class Benchmark(ABC):
             UserError: A subject or data that do not fit the benchmark.
         """
 
+    def plan_scores(self, scores: Path, job: Job) -> Plan:
+        """Plan an entry of scores that another tool made; the default takes none.
+
+        Args:
+            scores: The file of scores.
+            job: The evaluation: its ``data`` and ``name`` are read; there is no model.
+
+        Raises:
+            UserError: The benchmark takes no such scores, or the file does not fit the data.
+        """
+        from prmbench.errors import UserError
+
+        raise UserError(f"{scores}: {self.name} takes no scores that were made elsewhere")
+
     # Views
 
     def render(self, entry: Entry[Any]) -> RenderableType:

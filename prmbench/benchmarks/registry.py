@@ -16,6 +16,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
     "prmbench.benchmarks",
     {
         "processbench": "prmbench.benchmarks.processbench.benchmark:PROCESSBENCH",
+        "step-labels": "prmbench.benchmarks.step_labels.benchmark:STEP_LABELS",
         "best-of-n": "prmbench.benchmarks.best_of_n.benchmark:BEST_OF_N",
         "policy": "prmbench.benchmarks.policy.benchmark:POLICY_BENCHMARK",
         "td-probe": "prmbench.benchmarks.td_probe.benchmark:TD_PROBE",

@@ -10,7 +10,7 @@ import typer
 
 from prmbench.cli.common import interruptible
 
-data = typer.Typer(help="Turn public data sets into files to train on.", no_args_is_help=True)
+data = typer.Typer(help="Turn public data sets into files that the other commands read.", no_args_is_help=True)
 
 
 @data.callback()
@@ -33,3 +33,25 @@ def eurus_command(
     found = import_eurus(source, output, split=split, limit=limit)
     counts = {"file": str(found.file), "kept": found.kept, "left_out": found.left_out}
     typer.echo(json.dumps(counts) if as_json else f"{found.sentence()}\n{found.file}")
+
+
+@data.command(name="steps")
+@interruptible
+def steps_command(
+    sources: Annotated[list[Path], typer.Argument(help="files of step-labelled solutions, as they come")],
+    output: Annotated[Path, typer.Option(help="file of traces to write (.jsonl)")],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="prmbench (Socratic-PRMBench too), prm800k, rated-steps, math-shepherd, hard2verify, trl-stepwise; default: found "
+            "by the fields of each record",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
+) -> None:
+    """Convert step-labelled solutions of one data set, in one file or several, to one file of traces."""
+    from prmbench.data.importers.steps import import_steps
+
+    found = import_steps(sources, output, form=form)
+    typer.echo(json.dumps(found.as_json()) if as_json else f"{found.sentence()}\n{found.file}")

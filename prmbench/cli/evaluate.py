@@ -20,6 +20,7 @@ from prmbench.cli.options import (
     flags_of,
     given,
     loading_of,
+    own_flags,
     own_options,
     policy_loading,
     refuse_unused,
@@ -45,7 +46,12 @@ def _eval_flags() -> dict[str, Flag]:
         Flag(
             "from_rollouts", list[Path], "a policy's figures from rollout runs, without a model; may be repeated", DATA
         ),
-        Flag("from_items", Path, "compute every figure again from an items file, without a model", DATA),
+        Flag(
+            "from_items",
+            Path,
+            "compute every figure again from an items file, without a model; with --data: an entry of step scores made elsewhere",
+            DATA,
+        ),
     ]
     return flags_of(known, more=own)
 
@@ -57,6 +63,9 @@ def _evaluate(**values: Any) -> None:
     """Evaluate a reward model or a policy on a benchmark: figures with intervals, baselines, honest thresholds."""
     what = _what_is_given(values)
     names = given(values, EVAL_FLAGS)
+    if what == "from_items" and "data" in names:
+        _from_scores(values, names)
+        return
     if what in ("from_items", "from_rollouts"):
         why = "items are already scored" if what == "from_items" else "the completions are already sampled"
         if unused := sorted(names - ALWAYS - {what, "benchmark"} - ({"name"} if what == "from_rollouts" else set())):
@@ -138,6 +147,31 @@ def _from_items(values: dict[str, Any]) -> None:
         folder = items if items.is_dir() else items.parent
         path = save_entry(values["output"], entry, folder / entry.items.file)
     show_entry(find_benchmark(entry.benchmark.name), entry, path, as_json=values["as_json"])
+
+
+def _from_scores(values: dict[str, Any], names: set[str]) -> None:
+    """An entry of scores that another tool made, on data that say what is right."""
+    from prmbench.api import evaluate_scores
+
+    benchmark = find_benchmark(values["benchmark"] or "step-labels")
+    taken = (
+        ALWAYS | {"from_items", "benchmark", "data", "subset", "limit"} | {flag.name for flag in own_flags(benchmark)}
+    )
+    if unused := sorted(names - taken):
+        raise UserError(f"{flag_names(unused)}: the scores are made already; leave it out")
+    found = evaluate_scores(
+        values["from_items"],
+        benchmark=benchmark,
+        name=values["name"],
+        data=values["data"],
+        subsets=values["subset"] or None,
+        limit=values["limit"],
+        output=values["output"],
+        n_resamples=values["resamples"],
+        seed=values["seed"] or 0,
+        **own_options(benchmark, values),
+    )
+    show_entry(benchmark, *found, as_json=values["as_json"])
 
 
 def _from_rollouts(values: dict[str, Any]) -> None:

@@ -349,7 +349,7 @@ def check_ids(place: str, ids: Iterable[Any]) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
-def check_text(place: str, field: str, value: object, *, number: bool = False) -> str:
+def check_text(place: str, field: str, value: object, *, number: bool = False, blank: bool = False) -> str:
     """Check that a field is a text that is not blank.
 
     Args:
@@ -357,6 +357,7 @@ def check_text(place: str, field: str, value: object, *, number: bool = False) -
         field: The field's name.
         value: The field's value.
         number: Whether a finite number is taken too, and becomes text.
+        blank: Whether a blank text is taken too.
 
     Returns:
         The text.
@@ -369,7 +370,7 @@ def check_text(place: str, field: str, value: object, *, number: bool = False) -
         return str(value)
     if not isinstance(value, str):
         raise UserError(f"{place}: field '{field}' is {shown(value)}; expected a string")
-    if not value.strip():
+    if not blank and not value.strip():
         raise UserError(f"{place}: field '{field}' is blank; expected some text")
     check_characters(place, field, value)
     return value
@@ -395,12 +396,13 @@ def check_characters(place: str, field: str, value: str) -> None:
         ) from None
 
 
-def check_steps(place: str, steps: object) -> tuple[str, ...]:
-    """Check that the field ``steps`` is a list of at least one text, none of them blank.
+def check_steps(place: str, steps: object, field: str = "steps") -> tuple[str, ...]:
+    """Check that a field is a list of at least one text. A blank text is a step too: sources have such steps, with labels.
 
     Args:
         place: Where it is from, for the message.
         steps: The field's value.
+        field: The field's name.
 
     Returns:
         The steps.
@@ -409,10 +411,10 @@ def check_steps(place: str, steps: object) -> tuple[str, ...]:
         UserError: It is no list, is empty, or holds something else.
     """
     if not isinstance(steps, list):
-        raise UserError(f"{place}: field 'steps' is {shown(steps)}; expected a list of strings")
+        raise UserError(f"{place}: field '{field}' is {shown(steps)}; expected a list of strings")
     if not steps:
-        raise UserError(f"{place}: field 'steps' is empty; expected at least one step")
-    return tuple(check_text(place, f"steps[{i}]", step) for i, step in enumerate(steps))
+        raise UserError(f"{place}: field '{field}' is empty; expected at least one step")
+    return tuple(check_text(place, f"{field}[{i}]", step, blank=True) for i, step in enumerate(steps))
 
 
 def shown(value: object) -> str:

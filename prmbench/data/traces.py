@@ -1,4 +1,8 @@
-"""Traces: a problem, a solution split into steps, and the index of its first wrong step (ProcessBench's record)."""
+"""Traces: a problem, a solution split into steps, and what is known of its steps.
+
+A record says at least which step is the first wrong one (ProcessBench's record), or what is known of every step. Records of
+step-labelled data sets are read as they come (`prmbench.data.importers.step_formats`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from prmbench.data.importers.step_formats import StepFormat, StepLabel, find_format
 from prmbench.data.records import (
     SUFFIXES,
     Located,
@@ -29,6 +34,15 @@ PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 PROCESSBENCH_HUB = "Qwen/ProcessBench"
 DATA_DIR_VARIABLE = "PRMBENCH_DATA_DIR"
 
+EXPECTED = "an object with id, problem, steps and label, or with labels or error_steps in the place of label"
+LABELS: dict[str | bool | None, StepLabel] = {
+    **{one: one for one in get_args(StepLabel)},
+    True: "right",
+    False: "wrong",
+    None: "unknown",
+}
+"""Labels by what a record has for them."""
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -38,9 +52,11 @@ class Trace:
         id: Its name, unique within its subset.
         subset: The data file or split that it is from.
         problem: The question.
-        steps: Its steps, at least one, none of them blank.
+        steps: Its steps, at least one. One may be blank.
         label: Index of the first wrong step, or -1 when there is none.
         generator: What wrote the solution; ``unknown`` where the record does not say.
+        labels: What is known of each step; None where only the first wrong step is known.
+        error_class: The sort of error that the trace is about, as PRMBench has it; None where the record does not say.
     """
 
     id: str
@@ -49,11 +65,50 @@ class Trace:
     steps: tuple[str, ...]
     label: int
     generator: str = "unknown"
+    labels: tuple[StepLabel, ...] | None = None
+    error_class: str | None = None
 
     def digest(self) -> str:
         """Hash id, problem, steps and label with sha256, in hex: what two evaluations must share to be comparable."""
-        content = [self.id, self.problem, list(self.steps), self.label]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+        return _hash([self.id, self.problem, list(self.steps), self.label])
+
+    def labelled_digest(self) -> str:
+        """Hash the same with the label of every step and the class of error, for evaluations that read these."""
+        return _hash([self.id, self.problem, list(self.steps), self.labels, self.error_class])
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+
+
+def first_error(labels: Sequence[StepLabel]) -> int:
+    """Find the first wrong step.
+
+    Args:
+        labels: What is known of each step.
+
+    Returns:
+        Its index; -1 where no step is known to be wrong.
+    """
+    return labels.index("wrong") if "wrong" in labels else -1
+
+
+def with_labels(trace: Trace) -> Trace:
+    """Say of every step what follows from the first wrong one: steps before it are right, steps after it unknown.
+
+    Args:
+        trace: The trace.
+
+    Returns:
+        The trace with labels; itself where it has them.
+    """
+    if trace.labels is not None:
+        return trace
+    n, first = len(trace.steps), trace.label
+    labels: list[StepLabel] = ["right"] * n
+    if first >= 0:
+        labels[first:] = ["wrong", *["unknown"] * (n - first - 1)]  # type: ignore[list-item]
+    return replace(trace, labels=tuple(labels))
 
 
 def data_hash(digests: Iterable[str]) -> str:
@@ -71,11 +126,12 @@ def data_hash(digests: Iterable[str]) -> str:
 def load_traces(
     data: str | Path | None = None, subsets: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Trace]:
-    """Load ProcessBench, or any data of the same fields.
+    """Load ProcessBench, data of the same fields, or a step-labelled data set as it comes.
 
     Args:
-        data: A file (``.json``, ``.jsonl``, ``.jsonl.gz``, ``.parquet``) or a folder of such files, one a subset. None is the
-            folder ``processbench`` in ``$PRMBENCH_DATA_DIR`` where that is set, else ``Qwen/ProcessBench`` on the Hub.
+        data: A file (``.json``, ``.jsonl``, ``.jsonl.gz``, ``.parquet``) or a folder of such files, one a subset. The format of a
+            record is found by its fields (`prmbench.data.importers.step_formats.FORMATS`). None is the folder ``processbench`` in
+            ``$PRMBENCH_DATA_DIR`` where that is set, else ``Qwen/ProcessBench`` on the Hub.
         subsets: Names to load, in this order; None is all of them (ProcessBench's four in its own order, then by name).
         limit: Keep a sample of this many of each subset; None keeps all. The sample does not depend on the order of the file,
             and that of a smaller limit is part of that of a larger one. (ProcessBench's files hold traces with an error first.)
@@ -89,12 +145,39 @@ def load_traces(
     check_limit(limit)
     traces: list[Trace] = []
     for subset, records in _sources(data, subsets):
-        found = [(place, _check(place, record, subset)) for place, record in records]
-        refuse_duplicates((trace.id for _, trace in found), (place for place, _ in found))
+        found = list(read_traces(records, subset))
         ranked = sorted((trace.id for _, trace in found), key=lambda name: hashlib.sha256(name.encode()).digest())
         kept = set(ranked[:limit])
         traces += [trace for _, trace in found if trace.id in kept]
     return traces
+
+
+def read_traces(records: Iterable[Located], subset: str, form: StepFormat | None = None) -> Iterator[tuple[str, Trace]]:
+    """Make traces of records.
+
+    Args:
+        records: The records of one subset, each with its place.
+        subset: The name of the subset.
+        form: The format of all records; None finds it for each by its fields.
+
+    Yields:
+        The place and the trace of each record. Where a format has it so, a record whose id was already used is passed over.
+
+    Raises:
+        UserError: A record is wrong, or an id is used twice. The message names the record and the field.
+    """
+    places: dict[str, str] = {}
+    for number, (place, record) in enumerate(records):
+        of = form or find_format(record)
+        if form is not None:
+            check_object(place, record, form.fields, f"a record of {form.name}")
+        trace = _check(place, record if of is None else of.convert(place, number, record), subset)
+        if trace.id in places:
+            if of is not None and of.repeats:
+                continue
+            refuse_duplicates((trace.id, trace.id), (places[trace.id], place))
+        places[trace.id] = place
+        yield place, trace
 
 
 def _sources(data: str | Path | None, subsets: Sequence[str] | None) -> Iterator[tuple[str, Iterable[Located]]]:
@@ -150,19 +233,60 @@ def _read_hub(subset: str) -> Iterator[Located]:
 
 
 def _check(place: str, record: Any, subset: str) -> Trace:
-    check_object(place, record, ("id", "problem", "steps", "label"), "an object with id, problem, steps and label")
-    steps, label = check_steps(place, record["steps"]), record["label"]
+    """Read one of our own records."""
+    check_object(place, record, ("id", "problem", "steps"), EXPECTED)
+    steps = check_steps(place, record["steps"])
+    labels = _labels(place, record, len(steps))
+    label = record.get("label")
+    if label is None and labels is not None:
+        label = first_error(labels)
+    else:
+        check_object(place, record, ("label",), EXPECTED)
     if not isinstance(label, int) or isinstance(label, bool) or not -1 <= label < len(steps):
         raise UserError(
             f"{place}: field 'label' is {shown(label)}; expected the index of the first wrong step, "
             f"0 to {len(steps) - 1}, or -1 for none"
         )
-    generator = record.get("generator")
+    if labels is not None and label != (first := first_error(labels)):
+        raise UserError(
+            f"{place}: field 'label' is {label}, but by its step labels the first wrong step is {first}; steps count from 0"
+        )
+    texts = {name: record.get(name) for name in ("generator", "error_class", "classification")}
+    generator, *classes = (None if one is None else check_text(place, name, one) for name, one in texts.items())
     return Trace(
         check_text(place, "id", record["id"], number=True),
         subset,
         check_text(place, "problem", record["problem"]),
         steps,
         label,
-        "unknown" if generator is None else check_text(place, "generator", generator),
+        generator or "unknown",
+        labels,
+        classes[0] or classes[1],
     )
+
+
+def _labels(place: str, record: dict[str, Any], n_steps: int) -> tuple[StepLabel, ...] | None:
+    """What a record says of every step: by words or truth values, or by the indices of the wrong steps.
+
+    An index past the last step has no effect: PRMBench's rows have such, and its own evaluation passes them over.
+    """
+    labels, wrong = record.get("labels"), record.get("error_steps")
+    if labels is not None and wrong is not None:
+        raise UserError(f"{place}: has 'labels' and 'error_steps'; expected one of them")
+    if wrong is not None:
+        if not isinstance(wrong, list) or not all(type(i) is int and i >= 0 for i in wrong):
+            raise UserError(
+                f"{place}: field 'error_steps' is {shown(wrong)}; expected a list of indices of steps, from 0"
+            )
+        return tuple("wrong" if i in wrong else "right" for i in range(n_steps))
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or len(labels) != n_steps:
+        raise UserError(f"{place}: field 'labels' is {shown(labels)}; expected a list of {n_steps}, one a step")
+    for i, one in enumerate(labels):
+        if not isinstance(one, str | bool | None) or one not in LABELS:
+            raise UserError(
+                f"{place}: field 'labels[{i}]' is {shown(one)}; expected {', '.join(get_args(StepLabel))}, true, false or null "
+                "(numbers mean different things in different data sets)"
+            )
+    return tuple(LABELS[one] for one in labels)

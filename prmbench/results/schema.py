@@ -81,7 +81,7 @@ class SubsetData(Record):
     counts: dict[str, int] = Field(
         description="processbench: error and correct (traces with and without an error), steps, tokens (of the steps, in the "
         "subject's tokenizer), empty_steps (that got no token of their own); policy: completions, tokens; "
-        "best-of-n: candidates, steps, tokens"
+        "best-of-n: candidates, steps, tokens; step-labels: error, steps by label, tokens, empty_steps"
     )
     data_hash: str = Field(description="sha256 over the content of the items' sources, whatever their order")
     fingerprint: str = Field(description="hash of benchmark, version, settings and data_hash: equal means comparable")
@@ -90,7 +90,7 @@ class SubsetData(Record):
 class BenchmarkData(Record):
     """What it was evaluated on."""
 
-    name: str = Field(description="processbench, policy, best-of-n; of a probe td-probe, candidates, calibration")
+    name: str = Field(description="processbench, step-labels, policy, best-of-n; of a probe td-probe, candidates, calibration")
     version: int = Field(description="raised whenever a change here could change a figure")
     subsets: dict[str, SubsetData] = Field(description="by subset name")
     fingerprint: str = Field(

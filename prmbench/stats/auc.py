@@ -45,7 +45,7 @@ class StepWins:
 
 
 def step_wins(scores: Sequence[Floats], labels: Sequence[int]) -> StepWins:
-    """Compare every right step with every wrong one, by rank.
+    """Compare every right step with every first wrong one, by rank.
 
     Args:
         scores: One score a step for each trace, without NaN. The higher, the better the step.
@@ -54,19 +54,39 @@ def step_wins(scores: Sequence[Floats], labels: Sequence[int]) -> StepWins:
     Returns:
         The comparisons, which `auc` and `auc_resamples` take.
     """
+    rows = [np.asarray(row, dtype=np.float64) for row in scores]
+    label = np.asarray(labels, dtype=np.int64)
+    rights = [row[: k if k >= 0 else None] for row, k in zip(rows, label, strict=True)]
+    wrong_from = np.flatnonzero(label >= 0)
+    wrong = np.array([rows[i][label[i]] for i in wrong_from], dtype=np.float64)
+    owner = np.repeat(np.arange(len(rows)), [len(row) for row in rights])
+    return wins(np.concatenate(rights), owner, wrong, wrong_from, len(rows))
+
+
+def wins(
+    right: Floats, right_from: NDArray[np.int64], wrong: Floats, wrong_from: NDArray[np.int64], n: int
+) -> StepWins:
+    """Compare every right step with every wrong one, by rank.
+
+    Args:
+        right: Scores of the right steps, without NaN. Shape [r].
+        right_from: The trace of each. Shape [r].
+        wrong: Scores of the wrong steps. Shape [e].
+        wrong_from: The trace of each. Shape [e].
+        n: Number of traces.
+
+    Returns:
+        The comparisons, which `auc` and `auc_resamples` take.
+    """
     from scipy.sparse import csr_array
 
-    label = np.asarray(labels, dtype=np.int64)
-    rights = [np.asarray(row, dtype=np.float64)[: k if k >= 0 else None] for row, k in zip(scores, labels, strict=True)]
-    wrong_from = np.flatnonzero(label >= 0)
-    wrong = np.array([scores[i][label[i]] for i in wrong_from], dtype=np.float64)
     order = np.argsort(wrong, kind="stable")
-    right, owner = np.concatenate(rights), np.repeat(np.arange(len(rights)), [len(row) for row in rights])
     rows = np.concatenate([np.searchsorted(wrong[order], right, side) for side in ("left", "right")])
     # Counts of steps are exact in single precision up to 2^24, and it takes half the time.
-    kind = np.float32 if len(rights) * max(map(len, rights)) < 1 << 23 else np.float64
-    halves = np.full(len(rows), 0.5, kind), (rows, np.tile(owner, 2))
-    return StepWins(wrong_from[order], csr_array(halves, shape=(len(wrong) + 1, len(rights))))
+    most = max(np.bincount(right_from, minlength=1).max(), np.bincount(wrong_from, minlength=1).max())
+    kind = np.float32 if n * most < 1 << 23 else np.float64
+    halves = np.full(len(rows), 0.5, kind), (rows, np.tile(right_from, 2))
+    return StepWins(wrong_from[order], csr_array(halves, shape=(len(wrong) + 1, n)))
 
 
 def auc(steps: StepWins, weights: NDArray[np.floating] | None = None) -> Floats:

@@ -153,14 +153,11 @@ def f1_curve(found: Matches) -> tuple[Floats, Floats]:
 def best_threshold(found: Matches) -> float:
     """Find the threshold with the highest F1. The search is exact, without a grid.
 
-    Neighbouring pieces with the same F1 are one interval. Of several best intervals the widest wins, then the lowest. An end at
-    infinity is replaced by the next float beyond the other end.
-
     Args:
         found: The traces.
 
     Returns:
-        The middle of the best interval; 0 when every threshold is equally good.
+        The threshold (`middle_of_best`).
 
     Raises:
         ValueError: There is no trace with an error, or none without one, so that F1 is undefined.
@@ -169,8 +166,21 @@ def best_threshold(found: Matches) -> float:
     n_correct = len(found) - n_error
     if n_error == 0 or n_correct == 0:
         raise ValueError(f"F1 needs traces with and without an error; got {n_error} and {n_correct}")
-    ends, f1 = f1_curve(found)
-    is_best = f1 == f1.max()
+    return middle_of_best(*f1_curve(found))
+
+
+def middle_of_best(ends: Floats, values: Floats) -> float:
+    """Choose a threshold of those that give the highest value. Neighbouring pieces with the same value are one interval.
+
+    Args:
+        ends: Ends of the pieces between which the value is constant, increasing, the last of them infinity. Shape [p].
+        values: The value up to each end from the one before. Shape [p].
+
+    Returns:
+        The middle of the best interval, the widest of several, then the lowest. An end at infinity is replaced by the next float
+        beyond the other end; 0 when every threshold is equally good.
+    """
+    is_best = values == values.max()
     first = np.flatnonzero(is_best & ~np.concatenate([[False], is_best[:-1]]))
     last = np.flatnonzero(is_best & ~np.concatenate([is_best[1:], [False]]))
     lows = np.where(first == 0, -np.inf, ends[first - 1])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Unpack
 
 import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
-from prmbench.benchmarks.precision import precision_warning
+from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH, ProcessBenchOptions
 from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.benchmarks.runner import Finished, evaluate_alone
@@ -30,20 +30,40 @@ def plan_traces(job: Job) -> Plan:
     Raises:
         UserError: No traces, or a trace longer than the model allows.
     """
+    return plan_scoring(job, _item, Trace.digest, skip=bool(job.options and job.options.skip_overlong))
+
+
+def plan_scoring(
+    job: Job, make_item: Callable[[Trace, StepScores], TraceItem], digest: Callable[[Trace], str], *, skip: bool
+) -> Plan:
+    """Plan the scoring of traces, one item each.
+
+    Args:
+        job: The evaluation; ``data`` is a list of traces.
+        make_item: Makes the item of a trace and its scores.
+        digest: Hashes what decides a trace's item.
+        skip: Whether traces longer than the model's positions are left out, and counted in a warning, instead of refused.
+
+    Raises:
+        UserError: No traces, or a trace longer than the model allows.
+    """
     model, traces = job.model, list(job.data)
     assert model is not None
     if not traces:
         raise UserError(f"no traces to score; check {argument('limit')} and {argument('subsets')}")
     # Traces as the model sees them; what does not fit is left out where that was asked.
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
-    traces, encoded = _fit(model, traces, encoded, skip=bool(job.options and job.options.skip_overlong))
+    n_traces = len(traces)
+    traces, encoded = _fit(model, traces, encoded, skip=skip)
+    remarks = [] if len(traces) == n_traces else [_left_out(n_traces - len(traces), n_traces, model.max_length)]
+    tell(remarks)
     device, dtype = model.device_and_dtype()
     by_key = {(trace.subset, trace.id): trace for trace in traces}
 
     # How missing traces are scored, which items of an earlier run still fit, and what is at risk.
     def work(indices: Sequence[int]) -> list[TraceItem]:
         scores = model.score([encoded[i] for i in indices])
-        return [_item(traces[i], one) for i, one in zip(indices, scores, strict=True)]
+        return [make_item(traces[i], one) for i, one in zip(indices, scores, strict=True)]
 
     def fits(item: TraceItem) -> bool:
         trace = by_key[item.key]
@@ -57,7 +77,7 @@ def plan_traces(job: Job) -> Plan:
 
     # The plan: one trace is one unit.
     units = Units(
-        wanted={key: trace.digest() for key, trace in by_key.items()},
+        wanted={key: digest(trace) for key, trace in by_key.items()},
         keys=[[key] for key in by_key],
         lengths=[len(one) for one in encoded],
         work=work,
@@ -68,7 +88,7 @@ def plan_traces(job: Job) -> Plan:
         encoder=model.encoder,
         settings={
             "limit": job.limit,
-            "data": {s: data_hash(t.digest() for t in traces if t.subset == s) for s in {t.subset: 0 for t in traces}},
+            "data": {s: data_hash(digest(t) for t in traces if t.subset == s) for s in {t.subset: 0 for t in traces}},
             "tokens": ids_hash(one.ids for one in encoded),
         },
         rules={},
@@ -78,7 +98,14 @@ def plan_traces(job: Job) -> Plan:
         units=lambda folder, share: units,
         cached_tokens=lambda: model.cached_tokens,
         warn=warn,
-        told=model.warnings,
+        told=[*model.warnings, *remarks],
+    )
+
+
+def _left_out(n: int, total: int, limit: int | None) -> str:
+    return (
+        f"{n:,} of {total:,} traces are longer than the model's {limit:,} positions and are left out; the entry compares only with "
+        "others on the same traces"
     )
 
 
@@ -136,22 +163,26 @@ def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int 
 
 
 def _item(trace: Trace, scores: StepScores) -> TraceItem:
-    item = TraceItem(
-        trace.subset,
-        trace.id,
-        trace.generator,
-        trace.label,
-        trace.digest(),
-        scores.n_tokens,
-        scores.sums,
-        scores.scores,
-        scores.votes,
-    )
+    fields = (trace.subset, trace.id, trace.generator, trace.label, trace.digest(), scores.n_tokens)
+    item = TraceItem(*fields, scores.sums, scores.scores, scores.votes)
+    refuse_nan(trace, item)
+    return item
+
+
+def refuse_nan(trace: Trace, item: TraceItem) -> None:
+    """Refuse a score that is no number.
+
+    Args:
+        trace: The trace.
+        item: Its item.
+
+    Raises:
+        UserError: There is one.
+    """
     if item.first_nan() is not None:
         raise UserError(
             f"{trace.subset}/{trace.id}: the model gives a NaN score; try {argument('dtype', 'float32')}, and check the checkpoint"
         )
-    return item
 
 
 def _fit(

@@ -9,7 +9,6 @@ has the same prompt. Only rows of mathematics are kept, because nothing here can
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prmbench.data.importers.writing import write_lines
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import Located, check_characters, check_limit, check_object, find_file, read_records, shown
 from prmbench.errors import ArgumentError, UserError, first_line
@@ -88,7 +88,7 @@ def import_eurus(source: str | Path, output: str | Path, *, split: str = "train"
     left_out: Counter[str] = Counter()
     lines = _lines(itertools.chain([first], records), make, left_out)
     try:
-        kept, written = _write(Path(output) / name, itertools.islice(lines, limit))
+        kept, written = write_lines(Path(output) / name, itertools.islice(lines, limit))
         found = Imported(Path(output) / name, kept, dict(left_out))
         if not kept:
             raise UserError(f"{source}: holds no row of mathematics that can be used ({found.sentence()})")
@@ -98,23 +98,6 @@ def import_eurus(source: str | Path, output: str | Path, *, split: str = "train"
     except OSError as error:
         raise ArgumentError("output", output, f"cannot be written ({error.strerror})") from None
     return found
-
-
-def _write(file: Path, lines: Iterable[str]) -> tuple[int, str]:
-    """Write lines, where there are any, so that a file that is there is whole. Returns their number and the sha256 of the file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part, written, kept = file.with_name(f"{file.name}.part"), hashlib.sha256(), 0
-    try:
-        with part.open("wb") as out:
-            for line in lines:
-                out.write(line.encode())
-                written.update(line.encode())
-                kept += 1
-        if kept:
-            part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-    return kept, written.hexdigest()
 
 
 def _read_hub(name: str, split: str) -> Iterator[Located]:

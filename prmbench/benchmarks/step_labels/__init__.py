@@ -1,0 +1,1 @@
+"""Solutions with a label for every step."""

@@ -1,0 +1,275 @@
+"""Step-labelled data sets as they come. The rows here are made up; real ones are read where the data folder is there."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prmbench.data.importers.step_formats import FORMATS, MARK
+from prmbench.data.importers.steps import import_steps
+from prmbench.data.traces import first_error, load_traces
+from prmbench.errors import UserError
+
+R, W, N, U = "right", "wrong", "neutral", "unknown"
+PRMBENCH = {
+    "idx": "p_0",
+    "classification": "circular",
+    "modified_question": "1 + 1?",
+    "modified_process": ["1. a", "", "3. c"],
+    "error_steps": [2, 3],
+    "original_question": "?",
+    "original_process": ["1. a"],
+}
+
+
+def completion(text: str, rating: int | None) -> dict[str, Any]:
+    return {"text": text, "rating": rating, "flagged": False}
+
+
+def prm800k_step(*ratings: int | None, chosen: int | None = 0, human: str | None = None) -> dict[str, Any]:
+    return {
+        "completions": [completion(f"c{i}", r) for i, r in enumerate(ratings)] or None,
+        "chosen_completion": chosen,
+        "human_completion": None if human is None else completion(human, None),
+    }
+
+
+def prm800k(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"labeler": "x", "question": {"problem": "1 + 1?"}, "label": {"steps": list(steps)}}
+
+
+SHEPHERD = {
+    "input": f"Q? Step 1: a {MARK}\nStep 2: b - c {MARK}\nStep 3: d {MARK}",
+    "label": "Q? Step 1: a +\nStep 2: b - c -\nStep 3: d -",
+    "task": "GSM8K",
+}
+GOOD: list[tuple[dict[str, Any], str, list[str], list[str]]] = [
+    (PRMBENCH, "circular_p_0", ["1. a", "", "3. c"], [R, W, W]),
+    ({**PRMBENCH, "error_steps": []}, "circular_p_0", ["1. a", "", "3. c"], [R, R, R]),
+    ({**PRMBENCH, "error_steps": [3, 7]}, "circular_p_0", ["1. a", "", "3. c"], [R, R, W]),
+    (
+        prm800k(prm800k_step(-1, 1, chosen=1), prm800k_step(0), prm800k_step(-1, -1, chosen=None)),
+        "0",
+        ["c1", "c0", "c0"],
+        [R, N, W],
+    ),
+    (prm800k(prm800k_step(-1, chosen=None, human="mine"), prm800k_step(None)), "0", ["mine", "c0"], [R, U]),
+    (prm800k(prm800k_step(1), prm800k_step(chosen=None), prm800k_step(1)), "0", ["c0"], [R]),
+    (
+        {"id": 7, "problem": "P", "steps": ["a", "b", "c"], "ratings": [1, 0, -1], "label": 2},
+        "7",
+        ["a", "b", "c"],
+        [R, N, W],
+    ),
+    ({"problem": "P", "steps": ["a", "b"], "ratings": [1, None]}, "0", ["a", "b"], [R, U]),
+    (SHEPHERD, "0", ["Step 1: a", "Step 2: b - c", "Step 3: d"], [R, W, W]),
+    (
+        {"input": f"Q? Step 1: a {MARK}\nand more", "label": "Q? Step 1: a +\nand more"},
+        "0",
+        ["Step 1: a", "and more"],
+        [R, U],
+    ),
+    (
+        {"question": "Q", "model_response_by_step": ["a", "b"], "human_labels": [1, 0], "unique_id": "u"},
+        "u",
+        ["a", "b"],
+        [R, W],
+    ),
+    ({"question": "Q", "model_response_by_step": '["a", "b"]', "human_labels": "[0, 0]"}, "0", ["a", "b"], [W, W]),
+    ({"prompt": "Q", "completions": ["a", "b"], "labels": [True, False]}, "0", ["a", "b"], [R, W]),
+    ({"prompt": "Q", "completions": ["a", " "], "labels": [1, 0]}, "0", ["a", " "], [R, W]),
+    ({"id": "x", "problem": "P", "steps": ["a", "b"], "labels": ["neutral", None]}, "x", ["a", "b"], [N, U]),
+    ({"id": "x", "problem": "P", "steps": ["a", "b"], "labels": [True, False], "label": 1}, "x", ["a", "b"], [R, W]),
+    ({"id": "x", "problem": "P", "steps": ["a", "b"], "error_steps": [0, 2]}, "x", ["a", "b"], [W, R]),
+]
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("record", "name", "steps", "labels"), GOOD)
+def test_a_record_as_it_comes(tmp_path, record, name, steps, labels):
+    (trace,) = load_traces(write(tmp_path / "x.jsonl", record))
+    assert (trace.id, list(trace.steps), list(trace.labels)) == (name, steps, labels)
+    assert trace.label == next((i for i, one in enumerate(labels) if one == W), -1)
+    assert trace.problem in ("1 + 1?", "P", "Q", "Q?")
+    assert trace.error_class == record.get("classification")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {**PRMBENCH, "error_steps": [0]},
+            r"field 'error_steps' is \[0\]; expected a list of step numbers, counted from 1",
+        ),
+        ({**PRMBENCH, "error_steps": [True]}, "counted from 1"),
+        ({**PRMBENCH, "error_steps": "2"}, "counted from 1"),
+        ({**PRMBENCH, "modified_process": ["a", 3]}, r"field 'modified_process\[1\]' is 3"),
+        ({**PRMBENCH, "modified_process": []}, "'modified_process' is empty"),
+        ({**PRMBENCH, "classification": None}, "'classification' is null"),
+        ({"question": "Q", "label": 3}, "field 'question': is a JSON str; expected an object with problem"),
+        (prm800k(prm800k_step(1, chosen=1)), r"'label.steps\[0\].chosen_completion' is 1; expected null, or the index"),
+        (prm800k(prm800k_step(2)), "the ratings are .*expected a list of 1, 0, -1 or null"),
+        (prm800k(prm800k_step(chosen=None)), "'steps' is empty"),
+        ({"problem": "P", "steps": ["a"], "ratings": [True]}, "the ratings are"),
+        ({"problem": "P", "steps": ["a"], "ratings": [1, 1]}, "'labels' is .*; expected a list of 1, one a step"),
+        ({**SHEPHERD, "label": "Q? Step 1: a +\nStep 2: b"}, "'label' differs from 'input' at step 1"),
+        ({**SHEPHERD, "label": SHEPHERD["label"].replace("+", "x")}, "'label' differs from 'input' at step 0"),
+        ({"input": "Q? a", "label": "Q? a"}, "no 'Step 1:' before"),
+        (
+            {"question": "Q", "model_response_by_step": "gAAAA", "human_labels": "x"},
+            "'model_response_by_step' is .*decrypt the records first",
+        ),
+        (
+            {"question": "Q", "model_response_by_step": ["a"], "human_labels": [-1]},
+            "'human_labels' is .*1 .right. and 0",
+        ),
+        ({"prompt": "Q", "completions": ["a"], "labels": [-1]}, "'labels' is .*true .right. and false"),
+        (
+            {"prompt": [{"role": "user"}], "completions": ["a"], "labels": [True]},
+            r"'problem' is \[.*; expected a string",
+        ),
+        (
+            {"id": "x", "problem": "P", "steps": ["a"], "labels": [1]},
+            r"'labels\[0\]' is 1; expected right.*numbers mean different",
+        ),
+        ({"id": "x", "problem": "P", "steps": ["a"], "labels": ["good"]}, r"'labels\[0\]' is \"good\""),
+        ({"id": "x", "problem": "P", "steps": ["a"], "labels": [True, True]}, "expected a list of 1, one a step"),
+        ({"id": "x", "problem": "P", "steps": ["a"], "labels": {}}, "'labels' is {}"),
+        (
+            {"id": "x", "problem": "P", "steps": ["a"], "error_steps": [-1]},
+            r"'error_steps' is \[-1\]; expected a list of indices of steps, from 0",
+        ),
+        (
+            {"id": "x", "problem": "P", "steps": ["a"], "error_steps": [], "labels": [True]},
+            "has 'labels' and 'error_steps'",
+        ),
+        (
+            {"id": "x", "problem": "P", "steps": ["a", "b"], "error_steps": [1], "label": 0},
+            "'label' is 0, but by its step labels the first wrong step is 1; steps count from 0",
+        ),
+        ({"id": "x", "problem": "P", "steps": ["a"], "labels": [True], "error_class": 3}, "'error_class' is 3"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_record(tmp_path, record, message):
+    good = GOOD[0][0] if "idx" in record else {"id": "a", "problem": "1 + 1?", "steps": ["a"], "label": -1}
+    path = write(tmp_path / "x.jsonl", {**good, "idx": "other"} if "idx" in good else good, record)
+    with pytest.raises(UserError, match=message) as raised:
+        load_traces(path)
+    assert str(raised.value).startswith(f"{path}, line 2")
+
+
+def test_repeated_ids_of_prmbench_are_passed_over_and_of_others_refused(tmp_path):
+    other = {**PRMBENCH, "modified_question": "another"}
+    assert [t.problem for t in load_traces(write(tmp_path / "x.jsonl", PRMBENCH, other))] == ["1 + 1?"]
+    mine = {"id": "x", "problem": "P", "steps": ["a"], "labels": [True]}
+    with pytest.raises(UserError, match="id 'x' was already used at .*line 1"):
+        load_traces(write(tmp_path / "y.jsonl", mine, mine))
+
+
+def test_a_trace_without_step_labels_keeps_its_digest():
+    from prmbench.data.traces import Trace
+
+    plain = Trace("a", "s", "P", ("x", "y"), 1)
+    labelled = Trace("a", "s", "P", ("x", "y"), 1, labels=(R, W), error_class="circular")
+    assert plain.digest() == labelled.digest()
+    assert (
+        len({t.labelled_digest() for t in (plain, labelled, Trace("a", "s", "P", ("x", "y"), 1, labels=(N, W)))}) == 3
+    )
+
+
+@given(st.lists(st.sampled_from([R, W, N, U]), min_size=1, max_size=12))
+def test_the_label_is_the_first_wrong_step(labels):
+    slow = [i for i, one in enumerate(labels) if one == W]
+    assert first_error(labels) == (slow[0] if slow else -1)
+
+
+steps_text = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=1, max_size=4)
+
+
+@given(steps_text, st.data())
+def test_formats_agree_on_one_solution(tmp_path_factory, steps, data):
+    right = data.draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
+    wrong = [i for i, one in enumerate(right) if not one]
+    folder = tmp_path_factory.mktemp("formats")
+    records = {
+        "own": {"id": "a", "problem": "Q", "steps": steps, "error_steps": wrong},
+        "prmbench": {
+            **PRMBENCH,
+            "modified_question": "Q",
+            "modified_process": steps,
+            "error_steps": [i + 1 for i in wrong],
+        },
+        "rated": {"id": "a", "problem": "Q", "steps": steps, "ratings": [1 if one else -1 for one in right]},
+        "hard": {"question": "Q", "model_response_by_step": steps, "human_labels": [int(one) for one in right]},
+        "trl": {"prompt": "Q", "completions": steps, "labels": right},
+    }
+    found = {name: load_traces(write(folder / f"{name}.jsonl", record))[0] for name, record in records.items()}
+    assert len({(t.problem, t.steps, t.label, t.labels) for t in found.values()}) == 1
+
+
+def test_several_files_become_one_file_of_traces(tmp_path):
+    write(tmp_path / "a.jsonl", PRMBENCH, {**PRMBENCH, "idx": "p_1", "error_steps": []})
+    write(tmp_path / "b.jsonl", PRMBENCH, {**PRMBENCH, "idx": "p_0", "classification": "deception"})
+    found = import_steps(
+        [tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "out" / "traces.jsonl", form="prmbench"
+    )
+    assert (found.read, found.traces, found.labels) == (4, 3, {"right": 5, "wrong": 4})
+    assert found.sentence() == (
+        "3 traces, 9 steps (5 right, 4 wrong); 1 records with an id that was already used are left out"
+    )
+    traces = load_traces(found.file)
+    assert [(t.id, t.label, t.error_class) for t in traces] == [
+        ("circular_p_0", 1, "circular"),
+        ("circular_p_1", -1, "circular"),
+        ("deception_p_0", 1, "deception"),
+    ]
+    again = import_steps([found.file], tmp_path / "again.jsonl")
+    assert found.file.read_bytes() == again.file.read_bytes()
+
+
+def test_a_named_format_takes_no_other_record(tmp_path):
+    write(tmp_path / "a.jsonl", PRMBENCH)
+    with pytest.raises(UserError, match="line 1: field 'input' is missing.*a record of math-shepherd"):
+        import_steps([tmp_path / "a.jsonl"], tmp_path / "b.jsonl", form="math-shepherd")
+    with pytest.raises(UserError, match=r"`format=prmbanch`: not known \(did you mean 'prmbench'"):
+        import_steps([tmp_path / "a.jsonl"], tmp_path / "b.jsonl", form="prmbanch")
+    with pytest.raises(UserError, match="ends in .jsonl"):
+        import_steps([tmp_path / "a.jsonl"], tmp_path / "b.json")
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_real_records(steps_data):
+    folder = steps_data
+    prmbench = load_traces(folder / "prmbench_subset.jsonl.gz")
+    packed = (folder / "prmbench_subset.jsonl.gz").read_bytes()
+    rows = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+    assert [t.label for t in prmbench] == [row["label"] for row in rows]
+    assert sum(t.labels.count(W) for t in prmbench) == sum(
+        i < len(row["steps"]) for row in rows for i in row["error_steps"]
+    )
+    assert {t.error_class for t in prmbench} == {row["classification"] for row in rows}
+    prm800k_traces = load_traces(folder / "prm800k_val_decoded.jsonl.gz")
+    counts = np.unique([one for t in prm800k_traces for one in t.labels], return_counts=True)
+    assert dict(zip(*map(np.ndarray.tolist, counts), strict=True)) == {N: 633, R: 7775, W: 1121}
+    for name, of in (("math-shepherd", "math-shepherd"), ("prm800k", "prm800k")):
+        file = folder / f"format_samples_{name}.jsonl"
+        traces = load_traces(file)
+        assert len(traces) == len(file.read_bytes().splitlines())
+        assert all(FORMATS[of].fields[0] not in t.problem and len(t.labels) == len(t.steps) for t in traces)
+        if name == "math-shepherd":
+            for row, trace in zip(map(json.loads, file.open(encoding="utf-8")), traces, strict=True):
+                joined = "\n".join(
+                    f"{s} {'-' if one == W else '+'}" for s, one in zip(trace.steps, trace.labels, strict=True)
+                )
+                assert re.sub(r"\s+", " ", f"{trace.problem} {joined}") == re.sub(r"\s+", " ", row["label"])
