@@ -17,6 +17,7 @@ from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.data import data
 from prmbench.cli.entries import compare_command, export_command, leaderboard, report_command
 from prmbench.cli.evaluate import eval_command, probe
+from prmbench.cli.label import label_command
 from prmbench.cli.replicate import replicate_command
 from prmbench.cli.rollout import rollout_command
 from prmbench.cli.score import score_command
@@ -53,6 +54,7 @@ app.command(name="export")(export_command)
 app.command(name="report")(report_command)
 app.command(name="replicate")(replicate_command)
 app.command(name="rollout")(rollout_command)
+app.command(name="label")(label_command)
 app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(probe, name="probe")
 app.add_typer(cache, name="cache")

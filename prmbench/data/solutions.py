@@ -29,12 +29,14 @@ class Solution:
     Attributes:
         id: Its name, unique in its file.
         problem: The question.
-        steps: Its steps, at least one, none of them blank.
+        steps: Its steps, at least one.
+        answer: The gold answer; None where the record has none.
     """
 
     id: str
     problem: str
     steps: tuple[str, ...]
+    answer: str | None = None
 
     def digest(self) -> str:
         """Hash id, problem and steps with sha256, in hex."""
@@ -56,7 +58,8 @@ def split_solution(text: str) -> list[str]:
 def load_solutions(path: str | Path, limit: int | None = None) -> list[Solution]:
     """Load ``{problem, steps}`` or ``{problem, solution}`` records (.json, .jsonl, .jsonl.gz, .parquet).
 
-    A record may have an ``id``; without one it is called by its number in the file, from 1. Other fields are left alone.
+    A record may have an ``id``; without one it is called by its number in the file, from 1. It may have a gold
+    ``answer``. Other fields are left alone.
 
     Args:
         path: The file.
@@ -91,4 +94,5 @@ def _check(place: str, record: Any, number: int) -> Solution:
         tuple(split_solution(check_text(place, "solution", record["solution"])))
         if "solution" in given
         else check_steps(place, record["steps"]),
+        None if (gold := record.get("answer")) is None else check_text(place, "answer", gold, number=True),
     )

@@ -62,13 +62,35 @@ def load_policy(
         UserError: There is no such checkpoint, or it cannot be loaded.
     """
     options = load_options or LoadOptions()
-    folder = locate(source, "policy")
-    tokens = tokens or TokenOptions()
-    if tokens.system is None:
-        tokens = tokens.model_copy(update={"system": prompt.system})
-    encoder = TraceEncoder(load_tokenizer(folder, options), tokens, chat_template)
+    encoder = policy_encoder(source, prompt, options, chat_template, tokens)
     for warning in encoder.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    folder = locate(source, "policy")
     hashed = checkpoint_hash(folder)
     allowed = token_ids(encoder.tokenizer)
     return Policy(load_engine(engine, folder, options, source, allowed=allowed), encoder, source, hashed)
+
+
+def policy_encoder(
+    source: str,
+    prompt: PromptTemplate,
+    load_options: LoadOptions,
+    chat_template: str | None = None,
+    tokens: TokenOptions | None = None,
+) -> TraceEncoder:
+    """Make what renders and tokenizes a policy's prompts. No weights are loaded.
+
+    Args:
+        source: A checkpoint folder or a Hub id.
+        prompt: How problems are put to it.
+        load_options: Where and how its weights are loaded.
+        chat_template: See `load_policy`.
+        tokens: See `load_policy`.
+
+    Raises:
+        UserError: There is no such checkpoint, or it has no tokenizer or chat template.
+    """
+    tokens = tokens or TokenOptions()
+    if tokens.system is None:
+        tokens = tokens.model_copy(update={"system": prompt.system})
+    return TraceEncoder(load_tokenizer(locate(source, "policy"), load_options), tokens, chat_template)

@@ -90,7 +90,9 @@ class SubsetData(Record):
 class BenchmarkData(Record):
     """What it was evaluated on."""
 
-    name: str = Field(description="processbench, step-labels, policy, best-of-n; of a probe td-probe, candidates, calibration")
+    name: str = Field(
+        description="processbench, step-labels, policy, best-of-n; of a probe td-probe, candidates, calibration"
+    )
     version: int = Field(description="raised whenever a change here could change a figure")
     subsets: dict[str, SubsetData] = Field(description="by subset name")
     fingerprint: str = Field(
