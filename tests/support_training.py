@@ -12,7 +12,7 @@ from prmbench.data.tokens import TraceEncoder
 from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.training.data.chats import encode_chat, load_chats
 
-TRAINED = tuple(name for name in OBJECTIVES.names() if name != "endo")
+TRAINED = tuple(name for name in OBJECTIVES.names() if OBJECTIVES.find(name).kind in ("implicit", "q_rm"))
 
 
 def write_outcomes(path, n=24):

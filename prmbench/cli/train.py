@@ -54,16 +54,21 @@ def train_rm_command(
     devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
-    """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM."""
-    from prmbench.training.recipes.read import load_recipe
+    """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM; explicit PRMs (step_ce, step_soft, token_pair)."""
+    from prmbench.training.prm.recipe import PRMRecipe, is_explicit
+    from prmbench.training.prm.run import train_prm
+    from prmbench.training.recipes.read import load_recipe, read_fields
     from prmbench.training.rm.recipe import RMRecipe
     from prmbench.training.rm.run import train_rm
 
-    checked = load_recipe(recipe, RMRecipe, override or ())
+    overrides = override or ()
+    explicit = is_explicit(read_fields(recipe, overrides)[1].get("objective"))
+    checked: PRMRecipe | RMRecipe = load_recipe(recipe, PRMRecipe if explicit else RMRecipe, overrides)  # type: ignore[assignment]
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
-    result = train_rm(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
+    log = functools.partial(print, file=sys.stderr) if as_json else typer.echo
+    result = train_prm(checked, log=log) if isinstance(checked, PRMRecipe) else train_rm(checked, log=log)
     if result is None:
         return
     if as_json:

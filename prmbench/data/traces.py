@@ -57,6 +57,8 @@ class Trace:
         generator: What wrote the solution; ``unknown`` where the record does not say.
         labels: What is known of each step; None where only the first wrong step is known.
         error_class: The sort of error that the trace is about, as PRMBench has it; None where the record does not say.
+        values: Soft label of each step, the probability that it is right or leads to a right answer, None where it is not known;
+            None where the record has none.
     """
 
     id: str
@@ -67,6 +69,7 @@ class Trace:
     generator: str = "unknown"
     labels: tuple[StepLabel, ...] | None = None
     error_class: str | None = None
+    values: tuple[float | None, ...] | None = None
 
     def digest(self) -> str:
         """Hash id, problem, steps and label with sha256, in hex: what two evaluations must share to be comparable."""
@@ -262,7 +265,27 @@ def _check(place: str, record: Any, subset: str) -> Trace:
         generator or "unknown",
         labels,
         classes[0] or classes[1],
+        _values(place, record.get("values"), len(steps)),
     )
+
+
+def _values(place: str, values: object, n_steps: int) -> tuple[float | None, ...] | None:
+    """The soft labels of a record."""
+    if values is None:
+        return None
+    if (
+        not isinstance(values, list)
+        or len(values) != n_steps
+        or not all(one is None or _is_share(one) for one in values)
+    ):
+        raise UserError(
+            f"{place}: field 'values' is {shown(values)}; expected a list of {n_steps}, one a step: numbers from 0 to 1, or null"
+        )
+    return tuple(None if one is None else float(one) for one in values)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _labels(place: str, record: dict[str, Any], n_steps: int) -> tuple[StepLabel, ...] | None:

@@ -49,6 +49,10 @@ OBJECTIVES: Registry[Objective] = Registry(
             Objective("dpo", "implicit", 0.05, None, "sum", is_logit=False),
             Objective("q_rm", "q_rm", 0.2, 2.0, "token_mean", is_logit=False),
             Objective("endo", "endo", 1.0, None, "decayed_sum", is_logit=False),
+            # Explicit PRMs give one logit a step, and no token values: their scale and final value are not used.
+            Objective("step_ce", "classifier", 1.0, None, "sum", is_logit=True),
+            Objective("step_soft", "classifier", 1.0, None, "sum", is_logit=True),
+            Objective("token_pair", "token_pair", 1.0, None, "sum", is_logit=True),
         )
     },
 )

@@ -94,5 +94,6 @@ def _record(trace: Trace) -> dict[str, Any]:
         "steps": trace.steps,
         "label": trace.label,
         **({} if trace.labels is None else {"labels": trace.labels}),
+        **({} if trace.values is None else {"values": trace.values}),
         **{name: value for name, value in about.items() if value is not None},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prmbench.errors import UserError, first_line
+from prmbench.results.store import write_atomically
 from prmbench.training.model.probe import PROBE_NAME, probe
 from prmbench.training.run_folder import mark_whole, states_in, writing
 
@@ -21,6 +23,9 @@ from prmbench.training.run_folder import mark_whole, states_in, writing
 torch.serialization.register_package(
     5, lambda _: None, lambda storage, place: storage if place.startswith("cpu:") else None
 )
+
+
+BEST_NAME = "best.json"
 
 
 class GuardedTrainer(Trainer):
@@ -141,6 +146,23 @@ class GuardedTrainer(Trainer):
         with writing(folder):
             super().save_model(output_dir, _internal_call)
         self._save_probe(self.model_wrapped, folder)
+
+    def keep_best(self, loss: float) -> None:
+        """Save the weights where no earlier ones have a lower held-out loss. All processes must call it.
+
+        Args:
+            loss: The held-out loss. The weights of the start are never kept.
+        """
+        best = Path(self.args.output_dir) / "best"
+        mark = best / BEST_NAME
+        before = json.loads(mark.read_text(encoding="utf-8"))["loss"] if mark.exists() else float("inf")
+        if self.state.global_step == 0 or loss >= before:
+            return
+        self.accelerator.wait_for_everyone()  # all have read the mark
+        self.save_model(str(best))
+        if self.is_world_process_zero():
+            write_atomically(mark, json.dumps({"step": self.state.global_step, "loss": loss}))
+        self.accelerator.wait_for_everyone()
 
     def rehearse(self, folder: Path, export: Callable[[Path, Path], None]) -> None:
         """Try everything that saving at the end needs before the first update: write, read back, delete.

@@ -32,6 +32,26 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
         UserError: There is no such file, its YAML is broken (line and column are named), a key is not known (the nearest is
             named), or a value is wrong.
     """
+    file, fields = read_fields(path, overrides)
+    try:
+        return recipe_type.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(f"{file}: {_describe(error, recipe_type)}") from None
+
+
+def read_fields(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """Read the keys and values of a recipe, unchecked.
+
+    Args:
+        path: See `load_recipe`.
+        overrides: See `load_recipe`.
+
+    Returns:
+        The file, and its keys and values.
+
+    Raises:
+        UserError: There is no such file, or its YAML is broken.
+    """
     file = Path(path)
     if not file.exists() and (resource_folder("training") / path).exists():
         file = resource_folder("training") / path
@@ -45,10 +65,7 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
     fields = _read(file)
     for override in overrides:
         _set(fields, override)
-    try:
-        return recipe_type.model_validate(fields)
-    except ValidationError as error:
-        raise UserError(f"{file}: {_describe(error, recipe_type)}") from None
+    return file, fields
 
 
 def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def _load_model(recipe: RMRecipe, folder: Path, *, train: bool = False) -> PreTr
 
 def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
     """Write the best and the last weights as checkpoints. Returns what is to be reported."""
-    from prmbench.training.rm.trainer import BEST_NAME
+    from prmbench.training.model.trainer import BEST_NAME
 
     recipe, data, history = run.recipe, run.data, trainer.state.log_history
     steps, last, best = trainer.state.global_step, run.states / "last", run.states / "best"

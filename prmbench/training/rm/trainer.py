@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from prmbench.engines.hf.engine import HFEngine
-from prmbench.results.store import write_atomically
 from prmbench.training.data.pairs import Pair, Response
 from prmbench.training.model.forward import pack
 from prmbench.training.model.trainer import GuardedTrainer
@@ -25,8 +22,6 @@ from prmbench.training.rm.losses import find_loss
 from prmbench.training.rm.recipe import RMRecipe
 
 Floats = NDArray[np.float32]
-
-BEST_NAME = "best.json"
 
 
 @dataclass(frozen=True)
@@ -249,17 +244,5 @@ class RewardModelTrainer(GuardedTrainer):
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._keep_best(found["loss"])
+        self.keep_best(found["loss"])
         return metrics
-
-    def _keep_best(self, loss: float) -> None:
-        best = Path(self.args.output_dir) / "best"
-        mark = best / BEST_NAME
-        before = json.loads(mark.read_text(encoding="utf-8"))["loss"] if mark.exists() else float("inf")
-        if self.state.global_step == 0 or loss >= before:
-            return
-        self.accelerator.wait_for_everyone()  # all have read the mark
-        self.save_model(str(best))
-        if self.is_world_process_zero():
-            write_atomically(mark, json.dumps({"step": self.state.global_step, "loss": loss}))
-        self.accelerator.wait_for_everyone()

@@ -1,0 +1,1 @@
+"""Explicit process reward models: trained on a label for every step."""

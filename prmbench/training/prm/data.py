@@ -1,0 +1,145 @@
+"""Traces to train an explicit process reward model on: token ids, where scores are read, and a target for each step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.data.prompts import PromptTemplate
+from prmbench.data.records import find_file, read_records, stem
+from prmbench.data.traces import Trace, read_traces, with_labels
+from prmbench.errors import UserError
+from prmbench.reward_models.marks import MarkEncoder
+
+TARGETS = {"right": 1.0, "neutral": 1.0, "wrong": 0.0}
+"""Targets by label; a step of unknown label has none. Neutral steps count as right, as in PRM800K's own training."""
+
+
+@dataclass(frozen=True)
+class LabelledTrace:
+    """A trace as a model sees it.
+
+    Attributes:
+        problem: The problem, which is kept back as a whole.
+        ids: Token ids. Shape [length].
+        marks: Positions that the scores of the steps with a target are read at. Shape [n].
+        targets: Probability that each of these steps is right. float32, shape [n].
+    """
+
+    problem: str
+    ids: NDArray[np.int64]
+    marks: NDArray[np.int64]
+    targets: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class LabelledTraces:
+    """Traces of a file, and what was left out.
+
+    Attributes:
+        traces: The traces.
+        n_steps: Their steps with a target.
+        right: Mean target of these steps.
+        n_overlong: Traces that are longer than the limit.
+        n_unlabelled: Traces without a step of known label.
+    """
+
+    traces: list[LabelledTrace]
+    n_steps: int
+    right: float
+    n_overlong: int
+    n_unlabelled: int
+
+    def sentence(self) -> str:
+        """Say the counts in words."""
+        return (
+            f"{len(self.traces):,} traces with {self.n_steps:,} labelled steps, {self.right:.1%} right (left out: "
+            f"{self.n_overlong:,} traces too long, {self.n_unlabelled:,} without a labelled step)"
+        )
+
+
+def load_labelled(
+    path: str | Path, encoder: MarkEncoder, prompt: PromptTemplate, *, max_length: int, soft: bool
+) -> LabelledTraces:
+    """Load a file of traces whose steps are labelled.
+
+    Args:
+        path: The file, in any format that `prmbench.data.traces` reads.
+        encoder: What shows traces to the model.
+        prompt: How problems are put.
+        max_length: Longest trace in tokens; longer ones are left out.
+        soft: Whether the targets are the soft labels of the records (``values``) instead of their labels.
+
+    Returns:
+        The traces.
+
+    Raises:
+        UserError: The file cannot be read, a record is wrong or has no soft labels, or no trace is left.
+    """
+    file = find_file(path, "a file of traces with a label for every step")
+    kept, n_overlong, n_unlabelled = [], 0, 0
+    for place, trace in read_traces(read_records(file), stem(file)):
+        targets = _targets(place, trace, soft=soft)
+        known = ~np.isnan(targets)
+        encoded = encoder.encode(prompt.render(trace.problem), trace.steps)
+        if len(encoded) > max_length:
+            n_overlong += 1
+        elif not known.any():
+            n_unlabelled += 1
+        else:
+            kept.append(LabelledTrace(trace.problem, encoded.ids, encoded.marks[known], targets[known]))
+    if not kept:
+        raise UserError(
+            f"{file}: no trace is left to train on ({n_overlong:,} are longer than {max_length:,} tokens, {n_unlabelled:,} have no "
+            "step of known label)"
+        )
+    every = np.concatenate([one.targets for one in kept])
+    return LabelledTraces(kept, len(every), float(every.mean()), n_overlong, n_unlabelled)
+
+
+def _targets(place: str, trace: Trace, *, soft: bool) -> NDArray[np.float32]:
+    """The target of each step, NaN where there is none."""
+    if not soft:
+        return np.array([TARGETS.get(one, np.nan) for one in with_labels(trace).labels or ()], dtype=np.float32)
+    if trace.values is None:
+        raise UserError(
+            f"{place}: has no field 'values', the soft labels that step_soft is trained on; `prmbench label` makes them, and "
+            "step_ce is trained on labels"
+        )
+    return np.array([np.nan if value is None else value for value in trace.values], dtype=np.float32)
+
+
+def split_problems(
+    traces: Sequence[LabelledTrace], held_out: int, seed: int
+) -> tuple[list[LabelledTrace], list[LabelledTrace]]:
+    """Keep traces back. All traces of a problem are on one side.
+
+    Args:
+        traces: The traces.
+        held_out: Number of traces to keep back at least; 0 keeps none. Whole problems are drawn until there are as many.
+        seed: Seed of the draw, which does not depend on the order of the file.
+
+    Returns:
+        Traces to train on, and traces that are kept back.
+    """
+    problems = sorted({one.problem for one in traces})
+    random.Random(seed).shuffle(problems)
+    count = dict.fromkeys(problems, 0)
+    for one in traces:
+        count[one.problem] += 1
+    held: set[str] = set()
+    n = 0
+    for name in problems:
+        if n >= held_out:
+            break
+        held.add(name)
+        n += count[name]
+    return [one for one in traces if one.problem not in held], [one for one in traces if one.problem in held]
