@@ -153,13 +153,15 @@ def write_recipes(page: str) -> None:
 
 def check_recipe(words: list[str]) -> None:
     """Read and check the recipe of a training run, with what is changed on the command line."""
-    from prmbench.training.recipes.read import load_recipe
+    from prmbench.training.prm.recipe import PRMRecipe, is_explicit
+    from prmbench.training.recipes.read import load_recipe, read_fields
     from prmbench.training.rl.recipe import RLRecipe
     from prmbench.training.rm.recipe import RMRecipe
     from prmbench.training.sft.recipe import SFTRecipe
 
-    recipes = {"sft": SFTRecipe, "rm": RMRecipe, "rl": RLRecipe}
     changed = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
+    explicit = is_explicit(read_fields(words[1], changed)[1].get("objective"))
+    recipes = {"sft": SFTRecipe, "rm": PRMRecipe if explicit else RMRecipe, "rl": RLRecipe}
     load_recipe(words[1], recipes[words[0]], changed)
 
 

@@ -14,6 +14,7 @@ from prmbench.errors import UserError
 from prmbench.resources import resource_folder
 from prmbench.reward_models.q_rm import VALUE_HEAD
 from prmbench.training.plan import activation_numbers, adapter_count, parameter_count
+from prmbench.training.prm.recipe import PRMRecipe
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.read import load_recipe
 from prmbench.training.recipes.shapes import Backbone
@@ -82,11 +83,20 @@ def test_activations_equal_what_autograd_keeps(shape):
     assert sum(activation_numbers(shape)) == pytest.approx((totals[1] - totals[0]) / 2, rel=0.05)
 
 
+EXPLICIT = ("step_ce", "step_soft", "token_pair")
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
     folder = resource_folder("training")
     names = sorted(p.stem for p in (folder / backbone).glob("*.yaml"))
-    assert names == sorted(["backbone", "sft", *TRAINED, *POLICIES])
+    assert names == sorted(["backbone", "sft", *TRAINED, *EXPLICIT, *POLICIES])
+    for name in EXPLICIT:
+        explicit = load_recipe(f"{backbone}/{name}.yaml", PRMRecipe)
+        plan = explicit.plan()
+        head = 0 if name == "token_pair" else 2 * explicit.backbone.width + 2
+        assert (explicit.objective, plan.parameters) == (name, BACKBONES[backbone] + head)
+        assert plan.steps > 100
     for name in [*TRAINED, "sft"]:
         recipe = load_recipe(f"{backbone}/{name}.yaml", SFTRecipe if name == "sft" else RMRecipe)
         plan = recipe.plan()
@@ -178,6 +188,7 @@ def test_other_recipes_that_ship_are_valid():
     for name in ("grpo", "grpo_ipvrm", "distrl_ipvrm"):
         assert load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe).plan().parameters == 134_515_008
     load_recipe("miniature/rm.yaml", RMRecipe)
+    assert load_recipe("smollm2-135m/step_ce.yaml", PRMRecipe).plan().parameters == 134_515_008 + 2 * 576 + 2
     load_recipe("miniature/rl.yaml", RLRecipe)
     load_recipe("miniature/sft.yaml", SFTRecipe)
 
