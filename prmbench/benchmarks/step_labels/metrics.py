@@ -113,10 +113,15 @@ class _Figures:
             of = counts[:, i]
             if key.endswith("|first_error_f1"):
                 out[key] = f1_from_counts(*of.T)
-            elif key.endswith("|solution_f1"):
-                out[key] = figures(of)["prm_score"]
+                continue
+            found = figures(of)
+            tp, fp, tn, fn = self.cells[key].sum(axis=0)
+            if tp + fn > 0 and fp + tn > 0:  # a resample without one of the two sorts has no mean of both
+                found["prm_score"] = (found["f1_right"] + found["f1_wrong"]) / 2
+            if key.endswith("|solution_f1"):
+                out[key] = found["prm_score"]
             else:
-                out |= {f"{key}|{name}": value for name, value in figures(of).items()}
+                out |= {f"{key}|{name}": value for name, value in found.items()}
         return out | {key: of(weights) for key, of in self.others.items()}
 
 

@@ -17,14 +17,11 @@ from prmbench.benchmarks.step_labels.schema import StepLabelsEntry, quoted
 from prmbench.benchmarks.step_labels.table import rule_words, sentences
 from prmbench.data.traces import Trace
 
-FIGURES = {
-    "prm_score": "PRMScore",
-    "f1_right": "F1 right",
-    "f1_wrong": "F1 wrong",
-    "balanced_f1": "balanced F1",
-    "accuracy": "accuracy",
-    "first_error_f1": "first error",
-    "solution_f1": "solution",
+STEPS = {"prm_score": "PRMScore", "f1_right": "F1 right", "f1_wrong": "F1 wrong", "balanced_f1": "balanced F1"}
+OTHERS = {
+    "accuracy": "accuracy of steps",
+    "first_error_f1": "F1 of first errors",
+    "solution_f1": "macro F1 of solutions",
 }
 
 
@@ -46,29 +43,27 @@ def _tables(entry: StepLabelsEntry, subset: str) -> list[tuple[str, ShownTable]]
         *entry.metrics.protocols.items(),
         *((f"baseline: {BASELINE_TITLES[name]}", one) for name, one in entry.metrics.baselines.items()),
     ]
-    by_score = []
+    by_score, others = [], []
     for name, result in rows:
         found = result.subsets[subset]
         rule = quoted(found.rules)
-        cells = [Cell.of(getattr(rule, one) if rule else None) for one in FIGURES]
+        cells, more = ([Cell.of(getattr(rule, one) if rule else None) for one in names] for names in (STEPS, OTHERS))
         by_score.append((name, [*cells, Cell.of(found.step_auc), Cell.of(found.average_precision)]))
+        others.append((name, more))
     rules = entry.metrics.protocols[main].subsets[subset].rules
-    by_rule = [(rule, [Cell.of(getattr(one, name)) for name in FIGURES]) for rule, one in rules.items()]
+    by_rule = [(rule, [Cell.of(getattr(one, name)) for name in STEPS]) for rule, one in rules.items()]
+    heading = f"{subset}: in %, by step score, {rule_words(entry, subset)}"
     tables = [
-        (
-            f"{subset}: in %, by step score, {rule_words(entry, subset)}",
-            ShownTable(["step score", *FIGURES.values(), "AUC", "AP"], by_score),
-        ),
-        (f"{subset}: in %, by threshold rule, {main}", ShownTable(["threshold", *FIGURES.values()], by_rule)),
+        (heading, ShownTable(["step score", *STEPS.values(), "AUC", "AP"], by_score)),
+        (f"{heading}: other figures", ShownTable(["step score", *OTHERS.values()], others)),
+        (f"{subset}: in %, by threshold rule, {main}", ShownTable(["threshold", *STEPS.values()], by_rule)),
     ]
     chosen = quoted(rules)
     if chosen is not None and chosen.classes:
-        names = list(FIGURES)[:5]
-        classes = [(name, [Cell.of(getattr(one, f)) for f in names]) for name, one in chosen.classes.items()]
+        classes = [(name, [Cell.of(getattr(one, f)) for f in STEPS]) for name, one in chosen.classes.items()]
         means = [(name, [Cell.of(mean)]) for name, mean in chosen.categories.items()]
-        header = [FIGURES[name] for name in names]
         tables += [
-            (f"{subset}: in %, by class of error, {main}", ShownTable(["class", *header], classes)),
+            (f"{subset}: in %, by class of error, {main}", ShownTable(["class", *STEPS.values()], classes)),
             (
                 f"{subset}: mean PRMScore in % of the classes of a category, {main}",
                 ShownTable(["category", "PRMScore"], means),

@@ -198,3 +198,17 @@ def test_a_subset_of_one_sort_of_steps_says_so():
     assert found.rules["fixed"].prm_score.value == pytest.approx(2 / 3)
     none = compute_metrics([make("b", [1.0], ["unknown"])], 1.0, {"step": 0.5}, {}, QUICK).protocols["step"]
     assert none.subsets["s"].rules["fixed"].prm_score.value is None
+
+
+def test_resamples_without_one_sort_of_solutions_are_left_out():
+    items = [make(f"w{i}", [1.0, -1.0 if i % 3 else 0.5], ["right", "wrong"]) for i in range(9)]
+    items.append(make("r", [1.0, 0.5], ["right", "right"]))
+    fixed = compute_metrics(items, 1.0, {"step": 0.0}, {}, Statistics(4000, 0)).protocols["step"].subsets["s"]
+    rng, values = np.random.default_rng(1), []
+    for _ in range(2000):
+        drawn = [items[i] for i in rng.integers(len(items), size=len(items))]
+        right, kept = np.array([i.label < 0 for i in drawn]), np.array([i.scores.min() >= 0 for i in drawn])
+        if right.any() and not right.all():
+            values.append(plain_prm_score(right, kept))
+    found = fixed.rules["fixed"].solution_f1
+    assert [found.low, found.high] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), abs=0.03)
