@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
+from prmbench.verify.options import VerifierOptions
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
@@ -48,7 +50,7 @@ POLICY = frozenset({"policy"})
 TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "end_of_turn"})
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "max_new_tokens"})
 PROBLEMS = frozenset({"subset", "limit", "prompt"})
-COMPLETIONS = frozenset({"rollouts", "limit", "prompt"})
+COMPLETIONS = frozenset({"rollouts", "limit", "prompt", "verifier"})
 
 
 class _Imported:
@@ -103,6 +105,7 @@ class DataRequest:
         limit: Only this many traces, or the first this many problems, of each subset; None: all.
         rollouts: Files or run folders of completions.
         prompt: The name of a prompt template; None: the one that the completions were sampled with, else ``boxed``.
+        verifier: The conventions that verdicts of answers follow; None: the defaults.
     """
 
     data: str | Path | None = None
@@ -110,6 +113,7 @@ class DataRequest:
     limit: int | None = None
     rollouts: Sequence[str | Path] = ()
     prompt: str | None = None
+    verifier: VerifierOptions | None = None
 
 
 class RunKeywords(TypedDict, total=False):

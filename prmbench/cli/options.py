@@ -74,6 +74,7 @@ _SHARED = [
         "prompt template: boxed, bare, answer-line, number; default: as trained or sampled, else boxed",
         DATA,
     ),
+    Flag("verifier", str, "what counts as right: strict, paper, or strict,tolerance=0.01,think=false", DATA, "strict"),
     Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0),
     Flag("temperature", float, "0: greedy", SAMPLING, low=0, high=100),
     Flag("top_p", float, "nucleus", SAMPLING, low=1e-6, high=1),
