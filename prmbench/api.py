@@ -71,8 +71,9 @@ def evaluate(
     _check_loading(rm, loading)
 
     # A mistake in a name or in the data shows before a model loads.
+    hosted = "api" in (loading.get("engine"), (policy_loading or {}).get("engine"))
     for source, argument in ((rm, "rm"), (policy, "policy"), (loading.get("reference"), "reference")):
-        if isinstance(source, str | Path):
+        if not hosted and isinstance(source, str | Path):
             local_folder(str(source), argument)
     data = found.load(request)
     model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)

@@ -219,6 +219,7 @@ class Plan:
         numerics: Where it computes and in what type: a device and a dtype.
         batch_tokens: Padded tokens of a batch.
         units: Gives the work, once the folder is held; it may sample into the folder first.
+        usage: What a server was asked for in this process, and what it cost; None: there is no server.
         cached_tokens: Tokens whose reference log-probs came from the cache so far.
         warn: Says in words what puts the figures at risk; None: nothing.
         told: Warnings that were printed already, when the model was loaded; they are recorded.
@@ -234,6 +235,7 @@ class Plan:
     batch_tokens: int
     units: Callable[[Path, Share], Units]
     cached_tokens: Callable[[], int] = lambda: 0
+    usage: Callable[[], dict[str, Any] | None] = lambda: None
     warn: Callable[[Sequence[Any]], str | None] = lambda _: None
     told: Sequence[str] = ()
     provenance: Provenance | None = None

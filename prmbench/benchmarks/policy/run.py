@@ -101,8 +101,8 @@ def plan_policy(job: Job) -> Plan:
     policy, data = job.policy, job.data
     assert policy is not None
     params = job.params or PRESETS["paper"]
-    # vLLM makes its own batches.
-    batch_tokens = job.batch_tokens or (1_000_000 if policy.engine.name == "vllm" else BATCH_TOKENS)
+    # The other engines make their own batches.
+    batch_tokens = job.batch_tokens or (BATCH_TOKENS if policy.engine.name == "hf" else 1_000_000)
     sampling: dict[str, Any] = {"n": job.options.n if job.options else 8, "params": params, "seed": job.seed}
     run = sampling_settings(policy, data.prompt, **sampling, batch_tokens=batch_tokens) | {
         "verifier": verifier_version(data.verifier)
@@ -138,6 +138,7 @@ def plan_policy(job: Job) -> Plan:
         numerics=policy.engine.device_and_dtype(),
         batch_tokens=batch_tokens,
         units=units,
+        usage=getattr(policy.engine, "usage", lambda: None),
     )
 
 
