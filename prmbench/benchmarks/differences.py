@@ -26,6 +26,8 @@ from prmbench.stats.paired import (
     two_sided_p,
 )
 from prmbench.stats.repeats import mean_resamples
+from prmbench.stats.steps import figures
+from prmbench.stats.weighted import resample
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,6 +61,8 @@ class Outcomes:
         labels: Index of the first wrong step, -1: none; None where the figure is the mean of the values and not F1. Shape [n].
         predicted: What was predicted of a trace; None: as for labels. Shape [n].
         groups: Parts of the subset that are compared apart: by the name of the division, names and members (shape [n]).
+        cells: Counts of steps (`prmbench.stats.steps.LabelledSteps.cells`) where the figure is PRMScore, which is no mean of the
+            values; else None. Shape [n, 4].
     """
 
     ids: list[str]
@@ -67,6 +71,7 @@ class Outcomes:
     labels: NDArray[np.int64] | None = None
     predicted: NDArray[np.int64] | None = None
     groups: Mapping[str, Sequence[tuple[str, Members]]] = field(default_factory=dict)
+    cells: Floats | None = None
 
     @property
     def has_error(self) -> Members:
@@ -76,7 +81,9 @@ class Outcomes:
 
     @property
     def figure(self) -> float:
-        """F1 of traces, the mean value of problems."""
+        """PRMScore of steps, F1 of traces, the mean value of problems."""
+        if self.cells is not None:
+            return float(figures(self.cells.sum(axis=0))["prm_score"])
         if self.labels is None:
             return float(self.values.mean())
         return f1_difference(self.values > 0, np.zeros(len(self.ids), dtype=bool), self.has_error)
@@ -361,6 +368,16 @@ def check_comparable(a: Side, b: Side) -> None:
 
 
 def _difference(a: Outcomes, b: Outcomes, n_resamples: int, rng: np.random.Generator) -> tuple[Difference, Floats]:
+    if a.cells is not None and b.cells is not None:
+        both = np.concatenate([a.cells, b.cells], axis=1)
+
+        def difference(weights: Floats) -> dict[str, Floats]:
+            counts = weights @ both
+            return {"": figures(counts[:, :4])["prm_score"] - figures(counts[:, 4:])["prm_score"]}
+
+        samples = resample(np.arange(len(a.ids)), difference, n_resamples, rng)[""]
+        low, high = interval(samples)
+        return Difference(a.figure, b.figure, a.figure - b.figure, low, high, two_sided_p(samples)), samples
     if a.labels is None:
         samples = mean_resamples((a.values - b.values)[:, None], n_resamples=n_resamples, rng=rng)[:, 0]
         low, high = interval(samples)

@@ -13,7 +13,16 @@ from prmbench.cli.options import DATA, LOADING, OUTPUT, SAMPLING, Flag, policy_l
 
 _FLAGS = {
     **shared(
-        "limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "separator", "seed", "as_json"
+        "limit",
+        *LOADING,
+        "system",
+        "template_arg",
+        "chat_template",
+        "end_of_turn",
+        "separator",
+        "verifier",
+        "seed",
+        "as_json",
     ),
     **shared(
         policy={"required": True},
@@ -54,12 +63,17 @@ def _label(**values: Any) -> None:
     from prmbench.policies.policy import load_policy, policy_encoder
     from prmbench.reward_models.loading import read_template
     from prmbench.stats.rollout_labels import Rule
+    from prmbench.verify import VerifierOptions
 
+    if values["engine"] == "api":
+        raise ArgumentError(
+            "engine", "api", "a solution is continued by its token ids, which a server of chats does not take"
+        )
     rule, known = values["rule"], get_args(Rule)
     if rule not in known:
         raise ArgumentError("rule", rule, f"not known{nearest(rule, known)}; expected {', '.join(known)}")
     options = LabelOptions(values["k"], rule, values["threshold"], values["adaptive"])
-    params = SamplingParams(**sampling_of(values))
+    params, verifier = SamplingParams(**sampling_of(values)), VerifierOptions.parse(values["verifier"])
     quiet_libraries()
     share = current_share(cpu=values["device"] == "cpu")
     loading = policy_loading(values)
@@ -86,6 +100,7 @@ def _label(**values: Any) -> None:
         seed=values["seed"] or 0,
         batch_tokens=values["batch_tokens"],
         share=share,
+        verifier=verifier,
     )
     if found is None:
         return

@@ -32,7 +32,7 @@ from prmbench.policies.rollout import problems_digest, sampling_settings
 from prmbench.results.provenance import versions
 from prmbench.results.store import RunFolder, write_atomically
 from prmbench.stats.rollout_labels import Rule, decided, right_steps, share_intervals
-from prmbench.verify import Verdict, Verifier, verifier_version
+from prmbench.verify import Verdict, Verifier, VerifierOptions, verifier_version
 from prmbench.verify.golds import checked_verifier
 
 Ids = NDArray[np.int64]
@@ -315,6 +315,7 @@ def label(
     seed: int = 0,
     batch_tokens: int = 16_384,
     share: Share | None = None,
+    verifier: VerifierOptions | None = None,
 ) -> dict[tuple[str, str], StateCount] | None:
     """Sample continuations of every state, and write ``states.jsonl`` and ``labels.jsonl`` into a folder.
 
@@ -331,6 +332,7 @@ def label(
         seed: Seed of all random numbers.
         batch_tokens: Padded tokens of a batch, every continuation counted at its full length.
         share: This process among those that share the work; None: it is the only one.
+        verifier: The conventions that verdicts follow; None: the defaults. They are recorded.
 
     Returns:
         The counts of each state; None in processes other than the first.
@@ -351,7 +353,7 @@ def label(
     settings = {
         **sampling_settings(policy, prompt, options.k, params, seed, batch_tokens),
         "adaptive": stops,
-        "verifier": verifier_version(),
+        "verifier": verifier_version(verifier),
         "problems": problems_digest({one.problem.id: one.problem for one in marked}.values()),
         "tokens": ids_hash(np.concatenate([state.prompt, state.ids]) for state in states),
         "stop": sorted(policy.stop),
@@ -359,13 +361,13 @@ def label(
     }
     problems = list({one.problem.id: one.problem for one in marked}.values())
     with (
-        checked_verifier(problems, quiet=not share.main) as verifier,
+        checked_verifier(problems, verifier, quiet=not share.main) as checker,
         RunFolder(output, settings, parse_count, stem=STEM, rank=share.rank) as folder,
     ):
         share.wait()
         have = folder.completed()
         share.wait()  # nobody writes before all have looked
-        sampler = _Sampler(policy, template, options, params, seed, verifier)
+        sampler = _Sampler(policy, template, options, params, seed, checker)
         lengths = [options.k * (len(s.prompt) + params.max_new_tokens) for s in states]
         missing = {i for i, state in enumerate(states) if state.key not in have}
 

@@ -47,7 +47,7 @@ def load_policy(
     """Load a policy into an engine.
 
     Args:
-        source: A checkpoint folder or a Hub id.
+        source: A checkpoint folder or a Hub id; with the engine api, a model as the server calls it.
         prompt: How problems are put to it.
         load_options: Where and how its weights are loaded; None: as `LoadOptions` has it.
         chat_template: A Jinja chat template, or the name of one that the tokenizer has; None: that of the tokenizer.
@@ -62,6 +62,11 @@ def load_policy(
         UserError: There is no such checkpoint, or it cannot be loaded.
     """
     options = load_options or LoadOptions()
+    if engine == "api":
+        from prmbench.engines.api.engine import chat_encoder, hosted
+
+        model = hosted(source, options.service)
+        return Policy(model, chat_encoder(with_system(tokens, prompt), chat_template), source, model.identity)
     encoder = policy_encoder(source, prompt, options, chat_template, tokens)
     for warning in encoder.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -90,7 +95,16 @@ def policy_encoder(
     Raises:
         UserError: There is no such checkpoint, or it has no tokenizer or chat template.
     """
+    tokenizer = load_tokenizer(locate(source, "policy"), load_options)
+    return TraceEncoder(tokenizer, with_system(tokens, prompt), chat_template)
+
+
+def with_system(tokens: TokenOptions | None, prompt: PromptTemplate) -> TokenOptions:
+    """Put the system message of a prompt template where the options name none.
+
+    Args:
+        tokens: How conversations are rendered; None: as `TokenOptions` has it.
+        prompt: How problems are put.
+    """
     tokens = tokens or TokenOptions()
-    if tokens.system is None:
-        tokens = tokens.model_copy(update={"system": prompt.system})
-    return TraceEncoder(load_tokenizer(locate(source, "policy"), load_options), tokens, chat_template)
+    return tokens if tokens.system is not None else tokens.model_copy(update={"system": prompt.system})

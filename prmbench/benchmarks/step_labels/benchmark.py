@@ -43,7 +43,7 @@ class StepLabels(Benchmark):
     name = "step-labels"
     title = "Step labels"
     unit = "traces"
-    figure = "share of a trace's steps judged right"
+    figure = "PRMScore"
     measures = frozenset({"rm"})
     options = StepLabelsOptions
     uses = REWARD_MODEL | TOKENS | {"data", "subset", "limit", "prompt"}

@@ -106,7 +106,7 @@ def notes(measured: Sequence[Measured]) -> list[str]:
 def outcomes(
     measured: Measured, *, protocol: str | None = None, thresholds: str = "crossfit", seed: int = 0
 ) -> dict[str, Outcomes]:
-    """The share of each trace's steps that are judged right. Traces without a known step are left out.
+    """What became of each trace's steps, of which comparisons make PRMScore. Traces without a known step are left out.
 
     Args:
         measured: The entry and its items.
@@ -137,5 +137,7 @@ def outcomes(
         n = cells.sum(axis=1)
         kept = [item for item, some in zip(subset.items, n > 0, strict=True) if some]
         right = cells[n > 0][:, [0, 2]].sum(axis=1) / n[n > 0]
-        found[name] = Outcomes([item.id for item in kept], np.asarray(right), [item.digest for item in kept])
+        found[name] = Outcomes(
+            [item.id for item in kept], np.asarray(right), [item.digest for item in kept], cells=cells[n > 0]
+        )
     return found

@@ -124,6 +124,36 @@ def test_it_goes_everywhere_an_entry_goes(finished, model, data, tmp_path):
     assert "the best score that knows nothing of the text" in shown
 
 
+def test_two_entries_are_compared_by_prm_score(data, tmp_path):
+    """Against a plain bootstrap; and a score that calls every step right does not win by the number of right steps."""
+    traces, rng = load_traces(data), np.random.default_rng(3)
+    kept: dict[str, list[np.ndarray]] = {"good": [], "blind": []}
+    for name, cells in kept.items():
+        records = []
+        for trace in traces:
+            right = np.array([label == "right" for label in trace.labels])
+            guess = rng.random(len(right)) < np.where(right, 0.7, 0.3) if name == "good" else np.ones(len(right), bool)
+            records.append({"id": trace.id, "scores": guess.astype(float).tolist()})
+            cells.append(np.array([right & guess, ~right & guess, ~right & ~guess, right & ~guess]).sum(axis=1))
+        scores = write(tmp_path / f"{name}.jsonl", records)
+        prmbench.evaluate_scores(scores, data=data, output=tmp_path / name, threshold="0.5", **QUICK)
+    found = compare([tmp_path / "good", tmp_path / "blind"], n_resamples=4000, seed=0, thresholds="given").pairs[0].mean
+
+    def prm_score(counts):
+        tp, fp, tn, fn = counts
+        return (2 * tp / (2 * tp + fp + fn) + 2 * tn / (2 * tn + fp + fn)) / 2
+
+    drawn = []
+    for _ in range(2000):
+        some = rng.integers(len(traces), size=len(traces))
+        sums = {name: np.sum([cells[i] for i in some], axis=0) for name, cells in kept.items()}
+        drawn.append(prm_score(sums["good"]) - prm_score(sums["blind"]))
+    plain = {name: prm_score(np.sum(cells, axis=0)) for name, cells in kept.items()}
+    assert (found.first, found.second) == pytest.approx((plain["good"], plain["blind"]))
+    assert found.first > found.second
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.03)
+
+
 def test_an_overlong_trace_fails_alone(model, tmp_path, capsys):
     records = prmbench_records()
     records[5]["modified_process"] = ["12 + 34 = 46. " * 200, *records[5]["modified_process"]]
