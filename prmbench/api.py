@@ -11,7 +11,7 @@ from prmbench.benchmarks.base import Benchmark, DataRequest, Job, RunKeywords
 from prmbench.benchmarks.registry import find_benchmark
 from prmbench.benchmarks.runner import Finished, evaluate_job
 from prmbench.data.prompts import find_prompt
-from prmbench.engines.checkpoint import local_folder
+from prmbench.engines.checkpoint import locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
@@ -69,10 +69,10 @@ def evaluate(
     loading = {**(loading or {}), **more}
     _check_loading(rm, loading)
 
-    # A mistake in a name or in the data shows before a model loads.
+    # A mistake in a name shows before the data are read, and one in the data before weights are downloaded or loaded.
     for source, argument in ((rm, "rm"), (policy, "policy"), (loading.get("reference"), "reference")):
         if isinstance(source, str | Path):
-            local_folder(str(source), argument)
+            locate(str(source), argument, ("*config.json",))
     data = found.load(request)
     model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)
     sampler = policy if isinstance(policy, Policy) or policy is None else _policy(policy, data, policy_loading or {})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Measured
+from prmbench.data.records import file_hash, find_file, parse_json, read_whole
 from prmbench.errors import ArgumentError, UserError, nearest, printable, shortened
 from prmbench.plugins import Registry
 
@@ -77,9 +77,7 @@ def find_entry(path: str | Path) -> Path:
 
     path = Path(path)
     file = path / ENTRY_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; expected an entry, or the folder of a run")
-    return file
+    return find_file(file, "an entry, or the folder of a run")
 
 
 def read_any_entry(path: Path) -> Any:
@@ -114,8 +112,8 @@ def benchmark_of(path: Path) -> Any:
         path: The file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["benchmark"]["name"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return parse_json(str(path), read_whole(path))["benchmark"]["name"]
+    except (UserError, KeyError, TypeError):
         return None
 
 
@@ -177,7 +175,7 @@ def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | N
     if not file.exists():
         raise UserError(f"{file}: no such items file; pass the items.jsonl of a run, or the run's folder")
     items = benchmark.read_items(file)
-    written = Items(file=file.name, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), n=len(items))
+    written = Items(file=file.name, sha256=file_hash(file), n=len(items))
     if old is not None and old.items is not None and old.items != written:
         raise UserError(
             f"{file}: is not the file that {beside} describes (it has {written.n:,} items and sha256 {written.sha256[:12]}..., "

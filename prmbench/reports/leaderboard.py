@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import itertools
 import json
 import shutil
@@ -173,7 +174,7 @@ def add(
     for path in (folder / ENTRIES, target, *(target / file.name for file in files)):
         refuse_links(path)
     if target.exists() and not replace:
-        same = all((target / f.name).exists() and (target / f.name).read_bytes() == f.read_bytes() for f in files)
+        same = all((target / f.name).exists() and filecmp.cmp(target / f.name, f, shallow=False) for f in files)
         if not same:
             raise UserError(
                 f"{target}: another entry has this name; pass another {argument('name')}, or {argument('replace')} to go over it"

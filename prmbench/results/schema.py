@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prmbench.data.records import read_whole
 from prmbench.errors import UserError, first_line
 
 ENTRY_NAME = "entry.json"
@@ -237,12 +238,10 @@ def read_entry(path: Path, entry_type: type[EntryType]) -> EntryType:
         entry_type: The pydantic model of the entry.
 
     Raises:
-        UserError: It is no such entry; the file and the field are named.
+        UserError: It is no such entry (the file and the field are named), no regular file, or larger than an entry is.
     """
     try:
-        return entry_type.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        return entry_type.model_validate_json(read_whole(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -117,19 +117,17 @@ def expected_vote(
     voting = np.flatnonzero(classes >= 0)
     if not len(voting):
         return 0.0
-    # Which class each completion votes for, which completions are in each subset, and which classes are right.
-    there = np.zeros((len(classes), int(classes.max()) + 1))
-    there[voting, classes[voting]] = 1
+    # Completions by the class that they vote for, and which of them are in each subset.
+    order = voting[np.argsort(classes[voting], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(classes[order]) != 0])
     members = np.zeros((len(drawn), len(classes)))
     for row, subset in enumerate(drawn):
         members[row, list(subset)] = 1
-    right = np.zeros(there.shape[1], dtype=np.bool_)
-    right[classes[voting]] = correct[voting]
     # The votes of each class in each subset; a class without a completion there cannot win.
-    ballots = there.copy()
-    if weights is not None:
-        ballots[voting, classes[voting]] = weights[voting]
-    votes = np.where(members @ there > 0, members @ ballots, -np.inf)
+    there = members[:, order]
+    ballots = there if weights is None else there * weights[order]
+    votes = np.where(np.add.reduceat(there, starts, axis=1) > 0, np.add.reduceat(ballots, starts, axis=1), -np.inf)
+    right = correct[order[starts]]
     most = votes.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
         winners = (votes >= most - 1e-12 * np.abs(most)) & np.isfinite(votes)

@@ -134,6 +134,7 @@ def plan_policy(job: Job) -> Plan:
         numerics=policy.engine.device_and_dtype(),
         batch_tokens=batch_tokens,
         units=units,
+        told=policy.warnings,
     )
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.prompts import PromptTemplate
-from prmbench.data.records import read_records
+from prmbench.data.records import read_records, shown
 from prmbench.data.rollouts import Rollout, check_rollouts, conversation_of, find_rollouts, prompt_of
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError, nearest
@@ -254,8 +254,8 @@ def _read_outcome(encoder: TraceEncoder, place: str, record: Any) -> list[Read]:
     field = "label" if unpaired else "correct"
     correct = record.get(field)
     if not isinstance(correct, bool | int | float) or correct not in (0, 1):
-        shown = json.dumps(correct)[:40] if field in record else f"missing{nearest(field, record)}"
-        raise UserError(f"{place}: field '{field}' is {shown}; expected true or false, or 1 or 0")
+        found = shown(correct) if field in record else f"missing{nearest(field, record)}"
+        raise UserError(f"{place}: field '{field}' is {found}; expected true or false, or 1 or 0")
     return [(_key(chat.turns), _response(encoder, chat), bool(correct))]
 
 

@@ -26,6 +26,7 @@ from prmbench.engines.processes import Share, current_share
 from prmbench.engines.tokenizer import load_tokenizer, save_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
+from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
@@ -186,7 +187,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
 
         if not is_vllm_available():
             raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
-    for remark in recipe.remarks():
+    for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
     trained_with = ((read_card(reward_folder) if reward_folder else None) or {}).get("prompt")
     if trained_with not in (None, recipe.prompt):
@@ -327,6 +328,7 @@ def _export(run: _PolicyRun, saved: Path, output: Path) -> None:
     recipe = run.recipe
     load = functools.partial(load_start, recipe, train=False)
     Exporter(run.folder, load, tokenizer, recipe.merges, recipe.coarse).write(saved, output)
+    PromptRecord.of(run.encoder, [recipe.prompt]).write(output)
 
 
 def _measure_between(run: _PolicyRun, trainer: PolicyTrainer, step: int) -> None:

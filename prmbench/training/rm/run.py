@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prmbench.data.records import read_json
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
@@ -21,6 +21,7 @@ from prmbench.engines.processes import Share, current_share
 from prmbench.engines.reference_cache import LogprobCache, open_cache
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
+from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, reference_fields, write_card
 from prmbench.training.data.pairs import Pairs
@@ -121,6 +122,9 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
         log(remark)
     if not data.found.prompted:
         log("the data bring their own prompts: the card names none, and evaluation will put the bare problem")
+    else:
+        for remark in prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt])):
+            log(remark)
     counts = f"{data.found.sentence()}; {len(data.held):,} held out"
     if len(data.kept) < recipe.batch_size:
         raise UserError(
@@ -251,7 +255,7 @@ def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
 
     recipe, data, history = run.recipe, run.data, trainer.state.log_history
     steps, last, best = trainer.state.global_step, run.states / "last", run.states / "best"
-    best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
+    best_step = read_json(best / BEST_NAME)["step"] if best.exists() else steps
     _export(run, best if best.exists() else last, run.output)
     _export(run, last, run.output / "last")
     at_best: dict[str, Any] = next(

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError, nearest
+from prmbench.policies.prompt_record import PromptRecord, prompt_of_message
 from prmbench.resources import resource_folder
 from prmbench.reward_models.loading import read_template
 from prmbench.training.data.chats import encode_chat, load_chats, truncate
@@ -44,11 +45,15 @@ class SFTData:
         kept: Records to train on.
         held: Records that are kept back.
         n_overlong: Number of records that were too long, and are cut or left out.
+        prompts: How the problems of the records are put.
+        remarks: Which rows of the file are of no use, in whole sentences.
     """
 
     kept: list[Encoded]
     held: list[Encoded]
     n_overlong: int
+    prompts: PromptRecord
+    remarks: tuple[str, ...] = ()
 
 
 class SFTRecipe(Optimisation):
@@ -103,7 +108,9 @@ class SFTRecipe(Optimisation):
         Raises:
             UserError: The file cannot be read, a record is wrong, or none is left.
         """
-        records = [encode_chat(encoder, chat) for chat in load_chats(self.data, strict=self.strict)]
+        remarks: list[str] = []
+        chats = load_chats(self.data, strict=self.strict, remark=remarks.append)
+        records = [encode_chat(encoder, chat) for chat in chats]
         n_overlong = sum(len(ids) > self.max_length for ids, _ in records)
         if self.overlong == "truncate":
             records = [truncate(ids, n_prompt, self.max_length) for ids, n_prompt in records]
@@ -113,7 +120,10 @@ class SFTRecipe(Optimisation):
             raise UserError(
                 f"{self.data}: no record is left to train on (max_length {self.max_length}, held_out {self.held_out})"
             )
-        return SFTData(short[:cut], short[cut:], n_overlong)
+        asked = [chat.turns[-1][1] if chat.turns else "" for chat in chats]
+        systems = [chat.turns[0][1] if chat.turns and chat.turns[0][0] == "system" else None for chat in chats]
+        prompts = PromptRecord.of(encoder, map(prompt_of_message, asked), systems)
+        return SFTData(short[:cut], short[cut:], n_overlong, prompts, tuple(remarks))
 
     def plan(self) -> TrainingPlan:
         """See `Optimisation.plan`."""
