@@ -45,7 +45,7 @@ REWARD_MODEL = frozenset(
     }
 )
 POLICY = frozenset({"policy"})
-TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "end_of_turn"})
+TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "date", "end_of_turn"})
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "max_new_tokens"})
 PROBLEMS = frozenset({"subset", "limit", "prompt"})
 COMPLETIONS = frozenset({"rollouts", "limit", "prompt"})

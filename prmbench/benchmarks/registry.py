@@ -218,6 +218,9 @@ def statistics_of(
     Returns:
         ``n_resamples`` and ``seed``.
     """
+    from prmbench.results.schema import check_resamples
+
+    check_resamples(n_resamples)
     known = entry.provenance
     before = {"n_resamples": known.n_resamples if known else benchmark.resamples, "seed": known.seed if known else 0}
     given = {"n_resamples": n_resamples, "seed": seed}

@@ -86,6 +86,7 @@ _SHARED = [
     Flag("step_prefix", str, "text before each step, {i} its number: 'Step {i}: '", TOKENS),
     Flag("template_arg", list[str], "chat template argument: enable_thinking=false; may be repeated", TOKENS),
     Flag("chat_template", Path, "Jinja chat template instead of the tokenizer's", TOKENS),
+    Flag("date", str, "day that a chat template is given as today's, YYYY-MM-DD; default: 2024-07-26", TOKENS),
     Flag("end_of_turn", str, "token that ends a turn; default: as the chat template has it", TOKENS),
     Flag("device", str, "auto, cpu, cuda, cuda:N", COMPUTE, "auto"),
     Flag("dtype", str, "auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16", COMPUTE, "auto"),
@@ -104,7 +105,7 @@ _SHARED = [
     Flag("output", Path, "folder of the run; default: one under prmbench-results/", OUTPUT),
     Flag("name", str, "name on tables; default: the checkpoint's", OUTPUT),
     Flag("seed", int, "of everything drawn; default: 0", OUTPUT, low=0),
-    Flag("resamples", int, "bootstrap resamples; default: 10000, of probes 2000", OUTPUT, low=0),
+    Flag("resamples", int, "bootstrap resamples; default: 10000, of probes 2000", OUTPUT, low=0, high=100_000),
     Flag("as_json", bool, "print the result as JSON on stdout, nothing else", OUTPUT, False, flags=("--json",)),
 ]
 SHARED = {flag.name: flag for flag in _SHARED}
@@ -357,7 +358,14 @@ def tokens_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         values: The values of the command.
+
+    Raises:
+        ArgumentError: A value is of no use, such as a day that there is not.
     """
+    from pydantic import ValidationError
+
+    from prmbench.data.tokens import TokenOptions
+
     separator, arguments = values.get("separator"), values.get("template_arg")
     found = {
         "system": values.get("system"),
@@ -365,8 +373,16 @@ def tokens_of(values: Mapping[str, Any]) -> dict[str, Any]:
         "step_prefix": values.get("step_prefix"),
         "template_args": dict(_template_argument(text) for text in arguments) if arguments else None,
         "end_of_turn": values.get("end_of_turn"),
+        "date": values.get("date"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    try:
+        TokenOptions(**found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ArgumentError(name, first["input"], first["msg"].removeprefix("Value error, ").lower()) from None
+    return found
 
 
 def _template_argument(text: str) -> tuple[str, Any]:
@@ -375,7 +391,7 @@ def _template_argument(text: str) -> tuple[str, Any]:
         raise UserError(f"--template-arg {text}: expected NAME=VALUE, for example enable_thinking=false")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 

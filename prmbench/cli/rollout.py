@@ -12,7 +12,7 @@ from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import DATA, LOADING, Flag, policy_loading, sampling_of, shared, with_flags
 
 _FLAGS = {
-    **shared("limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "seed", "as_json"),
+    **shared("limit", *LOADING, "system", "template_arg", "chat_template", "date", "end_of_turn", "seed", "as_json"),
     **shared(
         policy={"required": True},
         prompt={"help": "prompt template: boxed, bare, answer-line, number", "default": "boxed"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
 from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, weight_files, weight_names
-from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest
+from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,16 @@ class LoadOptions:
             raise ArgumentError(
                 "device", self.device, f"torch finds no CUDA device here; use {argument('device', 'cpu')}"
             )
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ArgumentError(
+                "device", self.device, f"there are {torch.cuda.device_count()} CUDA devices here, from 0"
+            )
+        if device.type not in ("cuda", "cpu"):
+            try:
+                torch.zeros(1, device=device).item()
+            except Exception as error:  # torch raises what it likes
+                why = f"cannot be used here ({shortened(first_line(error))}); use {argument('device', 'cpu')}"
+                raise ArgumentError("device", self.device, why) from None
         return device
 
     def resolve_dtype(self) -> torch.dtype:

@@ -20,7 +20,7 @@ from prmbench.errors import ArgumentError, UserError, argument, printable
 from prmbench.reports.reported import ReportedTable
 from prmbench.reports.verification import require_valid
 from prmbench.results.plain_files import refuse_links, require_plain_file
-from prmbench.results.schema import ENTRY_NAME, what_it_is
+from prmbench.results.schema import ENTRY_NAME, check_resamples, what_it_is
 from prmbench.results.store import slug
 from prmbench.stats.paired import ranks_with_ties
 
@@ -85,6 +85,7 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verif
         UserError: There are no entries, an entry's items are not its own, its figures are not what its items give, or a file is
             none (a link, a folder, a device).
     """
+    check_resamples(n_resamples)
     groups: dict[tuple[str, str], list[Measured]] = {}
     for path in entry_folders(folder):
         one = load_measured(path)

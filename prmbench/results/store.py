@@ -66,12 +66,13 @@ class FolderLock:
             with contextlib.suppress(UserError, UnicodeDecodeError):
                 who = printable(read_whole(holder, 1 << 10).decode().strip())
             raise UserError(f"{self.path}: {who} is writing here; wait for it, or {self.remedy}") from None
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        write_atomically(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
 
     def release(self) -> None:
         """Let others have it."""
         if self._lock.is_locked:
-            (self.path / _HOLDER_NAME).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.path / _HOLDER_NAME).unlink(missing_ok=True)
             self._lock.release()
 
 
@@ -255,8 +256,11 @@ def write_atomically(path: Path, content: str) -> None:
         content: The text.
 
     Raises:
-        UserError: It cannot be written (a full disk, no permission); the old file is as it was.
+        UserError: It cannot be written (a full disk, no permission), or its place is taken by a folder, a pipe or a device. What
+            was there is as it was.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is a folder, a pipe or a device; name another file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as handle:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
+from prmbench import limits
 from prmbench.data.tokens import TokenOptions, TraceEncoder, join_steps
 from prmbench.data.traces import load_traces
 from prmbench.errors import ArgumentError, UserError
@@ -257,3 +258,25 @@ def test_a_date_that_is_no_day_or_is_not_asked_for():
     plain = TraceEncoder(support.wrap(support.byte_level()))
     assert "date" not in plain.recorded_options()
     assert plain.warnings == []
+
+
+RUNAWAY = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "text": "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxx{% endfor %}{% endfor %}",
+    "memory": "{{ 'x' * 10000000000 }}",
+    "power": "{{ 9 ** 9 ** 9 }}",
+    "in a block of transformers": (
+        "{% generation %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endgeneration %}"
+    ),
+    "after an answer": (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% for i in range(99999) %}{% for j in range(99999) %}"
+        "{% endfor %}{% endfor %}{% endif %}{{ m.content }}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNAWAY)
+def test_a_template_that_does_not_end_is_one_sentence(name, monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 2.0)
+    with pytest.raises(UserError, match="the chat template does not end within"):
+        TraceEncoder(support.wrap(support.byte_level(), RUNAWAY[name]))

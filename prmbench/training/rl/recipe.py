@@ -14,6 +14,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
+from prmbench.results.schema import MAX_RESAMPLES
 from prmbench.training.plan import Memory, MemoryItem, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
@@ -34,7 +35,7 @@ class EvaluateOptions(BaseModel):
     limit: int | None = Field(None, ge=1, description="number of problems of each set that are used, from its start")
     preset: str = Field("paper", description="sampling: paper (0.6, 0.95) or released (0.7, 0.8, top-k 20)")
     max_new_tokens: int = Field(2048, ge=1, description="tokens after which a completion is cut, which makes it wrong")
-    resamples: int = Field(10_000, ge=1, description="bootstrap resamples of the intervals")
+    resamples: int = Field(10_000, ge=1, le=MAX_RESAMPLES, description="bootstrap resamples of the intervals")
 
     @model_validator(mode="after")
     def _known(self) -> EvaluateOptions:
