@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from prmbench.data.tokens import EncodedTrace
+from prmbench.engines.checkpoint import is_adapter
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
@@ -249,7 +250,7 @@ def without_adapter(model: Any, call: Callable[..., Any]) -> Model:
 
 
 def reward_kind(options: RewardOptions, folder: Path) -> str:
-    """Find the kind of a run's reward model.
+    """Find the kind of a run's reward model: what the recipe says, else the card. An adapter without both is implicit.
 
     Args:
         options: The recipe's part about it.
@@ -261,7 +262,7 @@ def reward_kind(options: RewardOptions, folder: Path) -> str:
     Raises:
         UserError: Neither recipe nor card names one, or it is not known.
     """
-    kind = options.kind or (read_card(folder) or {}).get("kind")
+    kind = options.kind or (read_card(folder) or {}).get("kind") or ("implicit" if is_adapter(folder) else None)
     if kind is None:
         raise UserError(f"{folder}: has no card (prmbench.json) that says what it is; set reward_model.kind")
     find_kind(str(kind))
@@ -276,6 +277,7 @@ def load_implicit(
     autocast: Callable[[], AbstractContextManager[object]],
     *,
     over_base: bool = False,
+    size: int | None = None,
     released: bool = False,
 ) -> ImplicitReward:
     """Load pi_phi, with an optimizer where it is updated.
@@ -288,6 +290,7 @@ def load_implicit(
         autocast: Makes the context that it computes in.
         over_base: Whether pi_ref is what pi_phi starts from. With an adapter it is then pi_phi without it, and no second copy of
             the weights is needed.
+        size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
         released: Whether online updates use the released code's loss.
 
     Returns:
@@ -300,7 +303,7 @@ def load_implicit(
     objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)
     mend_generation_settings(model)  # or it could not be written at the end
-    give_logprobs(model, options.model)
+    give_logprobs(model, options.model, size)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
         reference = without_adapter(model, model) if over_base else reference

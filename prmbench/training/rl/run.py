@@ -31,7 +31,7 @@ from prmbench.quiet import quiet_libraries
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.reward_models.card import read_card, reference_fields, write_card
-from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
+from prmbench.reward_models.implicit import check_same_vocabulary, shared_logits
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.forward import give_logprobs
@@ -90,12 +90,14 @@ class _PolicyRun(TrainingRun[RLRecipe]):
         reference: Checkpoint that the reward model is a ratio against; None where it is pi_old or the start.
         kind: Kind of the reward model.
         problems: Problems to train on, each with the token ids of its prompt.
+        size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
     """
 
     reward_folder: Path | None
     reference: Path | None
     kind: str | None
     problems: list[tuple[Problem, NDArray[np.int64]]]
+    size: int | None
 
 
 def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -> RLResult | None:
@@ -180,8 +182,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     refuse_own_folder(recipe, folder, *others)
     for other in others:
         check_same_vocabulary(folder, other, options)
-        if kind == "implicit":
-            check_same_logits(folder, other)
+    size = shared_logits(folder, others, options) if kind == "implicit" else None
     if recipe.engine == "vllm":
         from trl.import_utils import is_vllm_available
 
@@ -201,7 +202,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
         "tokens": ids_hash(ids for _, ids in fitting),
         **{name: checkpoint_hash(one) for name, one in named.items() if one},
     }
-    return _PolicyRun(recipe, folder, encoder, hashes, share, log, reward_folder, reference, kind, fitting)
+    return _PolicyRun(recipe, folder, encoder, hashes, share, log, reward_folder, reference, kind, fitting, size)
 
 
 def _clear(run: _PolicyRun, last: str | None) -> None:
@@ -240,7 +241,7 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     model: Any = load_start(run.recipe, run.folder)
     model.requires_grad_(True)
     stop = frozenset({run.encoder.end_of_turn, *eos_ids(model)})
-    give_logprobs(model, recipe.model)
+    give_logprobs(model, recipe.model, run.size)
     if recipe.lora is not None:
         set_seed(recipe.seed)
         model = add_adapter(model, recipe.lora)
@@ -294,6 +295,7 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
         reference,
         trainer.accelerator.autocast,
         over_base=over_base,
+        size=run.size,
         released=recipe.details.released_loss,
     )
 
@@ -308,7 +310,7 @@ def _start(run: _PolicyRun, trainer: PolicyTrainer) -> Model:
 
 def _frozen(run: _PolicyRun, folder: Path) -> Model:
     model = load_causal_lm(folder, run.recipe.load_options).requires_grad_(False)
-    give_logprobs(model, str(folder))
+    give_logprobs(model, str(folder), run.size)
     return model
 
 

@@ -24,6 +24,7 @@ from prmbench.errors import UserError
 from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, reference_fields, write_card
+from prmbench.reward_models.implicit import shared_logits
 from prmbench.training.data.pairs import Pairs
 from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.start import load_start
@@ -70,10 +71,12 @@ class _Run(TrainingRun[RMRecipe]):
     Attributes:
         reference: Checkpoint of pi_ref.
         data: The pairs.
+        size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
     """
 
     reference: Path
     data: RMData
+    size: int | None
 
 
 def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -> RMResult | None:
@@ -117,7 +120,13 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
     reference = folder if recipe.reference is None else locate(recipe.reference, "recipe.reference")
     refuse_own_folder(recipe, folder, reference)
     encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.rendering)
+    apart = not recipe.has_head and reference != folder
+    size = shared_logits(folder, [reference], recipe.load_options) if apart else None
     data = recipe.load(encoder, folder)
+    if size is not None:
+        log(f"log-probs are taken over the {size:,} tokens that {recipe.model} and its reference share")
+        if any(int(response.ids.max()) >= size for pair in data.found.pairs for response in pair.rows):
+            raise UserError(f"{recipe.data}: holds a token that {recipe.reference} does not know; leave it out")
     for remark in data.found.remarks:
         log(remark)
     if not data.found.prompted:
@@ -138,7 +147,7 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
         "reference": start if reference == folder else checkpoint_hash(reference),
         "tokens": ids_hash(response.ids for pair in data.found.pairs for response in pair.rows),
     }
-    return _Run(recipe, folder, encoder, hashes, share, log, reference, data)
+    return _Run(recipe, folder, encoder, hashes, share, log, reference, data, size)
 
 
 def _train(run: _Run, last: str | None) -> dict[str, Any]:
@@ -168,17 +177,22 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
 
     # The reference gives log-probs beforehand, or with every batch, or is the model without its adapter.
     cached, engine = None, None
+    common = None if run.size is None else np.arange(run.size)
     adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
 
     def load() -> HFEngine:
-        return HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference))
+        return HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference), common)
 
     if recipe.meaning.kind == "implicit" and recipe.reference_logprobs == "cached":
         options = recipe.load_options
         device = options.resolve_device().type
         autocast = functools.partial(torch.autocast, device, torch.bfloat16) if recipe.autocasts() else nullcontext
         identity = reference_identity(
-            run.hashes["reference"], "hf", options, autocast="bfloat16" if recipe.autocasts() else None
+            run.hashes["reference"],
+            "hf",
+            options,
+            autocast="bfloat16" if recipe.autocasts() else None,
+            common=common,
         )
         store = open_cache() or LogprobCache(run.states / "reference.sqlite", sys.maxsize)
         responses = [response for pair in [*kept, *held] for response in pair.rows]
@@ -224,7 +238,7 @@ def _make_model(run: _Run) -> PreTrainedModel:
     """
     from prmbench.reward_models.q_rm import VALUE_HEAD
 
-    model, lora = _load_model(run.recipe, run.folder, train=True), run.recipe.lora
+    model, lora = _load_model(run.recipe, run.folder, run.size, train=True), run.recipe.lora
     if lora is not None:
         from transformers import set_seed
 
@@ -233,14 +247,14 @@ def _make_model(run: _Run) -> PreTrainedModel:
     return model.train()
 
 
-def _load_model(recipe: RMRecipe, folder: Path, *, train: bool = False) -> PreTrainedModel:
+def _load_model(recipe: RMRecipe, folder: Path, size: int | None = None, *, train: bool = False) -> PreTrainedModel:
     """A checkpoint whose forward gives token values; of one that was trained already, with its head."""
     from prmbench.reward_models.q_rm import VALUE_HEAD
     from prmbench.training.model.forward import give_logprobs, give_values
 
     model = load_start(recipe, folder, train=train)
     if not recipe.has_head:
-        give_logprobs(model, str(folder))
+        give_logprobs(model, str(folder), size)
         return model
     give_values(model, recipe.read_state, recipe.seed)
     name = f"{VALUE_HEAD}.weight"

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import peft
 import pytest
 import rl_driver
 import support
@@ -17,6 +18,7 @@ import torch
 from pydantic import ValidationError
 from rl_driver import figures, make_recipe, run_here, same_weights, save_reward, write_recipe
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from prmbench.cli.app import app
@@ -364,3 +366,24 @@ def test_the_released_code_is_one_word(world, tmp_path):
     assert again == changed
     paper = RLRecipe.model_validate({**fields, "preset": "paper", "lora": {"rank": 2}})
     assert (paper.samples, paper.batch_size, paper.gae_weight, paper.departures()) == (4, 256, 1.0, [])
+
+
+@pytest.mark.slow
+def test_a_reward_model_that_is_padded_to_another_size(world, tmp_path, chosen_outcomes):
+    """The same weights, and logits that no token has: its log-ratio to the policy is 0."""
+    rm = support.padded_copy(world[0], tmp_path / "rm")
+    write_card(rm, Card(kind="implicit", objective="implicit_prm"))
+    for reference in ("old", "start"):
+        reward = {"model": str(rm), "reference": reference}
+        result = train_rl(make_recipe(world, tmp_path / reference, method="distrl", reward_model=reward))
+        assert result.history[0]["reward_model/score"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_adapter_without_a_card_is_a_reward_model(world, tmp_path, chosen_outcomes):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(world[0]), config).save_pretrained(tmp_path / "adapter")
+    reward = {"model": str(tmp_path / "adapter"), "update": "naive", "lora": {"rank": 2}}
+    result = train_rl(make_recipe(world, tmp_path / "out", method="distrl", reward_model=reward))
+    assert load_reward_model(result.reward_model).card.kind == "implicit"
