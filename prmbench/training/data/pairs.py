@@ -157,7 +157,7 @@ def load_pairs(
 
     # Collect the responses of each prompt. Those of a pair stay by themselves.
     groups: dict[str, tuple[str, list[Response], list[Response]]] = {}
-    rows, n_responses, n_overlong = UsableRows(file, strict=strict), 0, 0
+    rows, n_responses, n_overlong, first_overlong = UsableRows(file, strict=strict), 0, 0, ""
     for place, responses in rows.read(records, readers[form]):
         for key, response, correct in responses:
             n_responses += 1
@@ -166,6 +166,7 @@ def load_pairs(
                 (right if correct else wrong).append(response)
                 continue
             n_overlong += 1
+            first_overlong = first_overlong or place
             if strict:
                 raise UserError(f"{place}: is {len(response):,} tokens long, max_length is {max_length:,}")
 
@@ -173,6 +174,8 @@ def load_pairs(
     prompts = {key for key, _, _ in groups.values()}
     n_one_sided = len(prompts - {pair.key for pair in pairs})
     remarks += rows.remarks()
+    if n_overlong:
+        remarks.append(f"{n_overlong:,} responses are longer than max_length {max_length:,}, first {first_overlong}")
     prompted, unusable = form == "rollouts", dict(rows.counts)
     found = Pairs(
         pairs, n_responses, len(prompts), n_overlong, n_one_sided, unusable, prompted=prompted, remarks=tuple(remarks)
