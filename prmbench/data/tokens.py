@@ -53,6 +53,14 @@ class TokenOptions(BaseModel):
         None, description=f"day that a chat template is given as today's, YYYY-MM-DD; by default {DEFAULT_DATE}"
     )
 
+    def with_system(self, system: str | None) -> TokenOptions:
+        """Give the same options, with a system message where they name none.
+
+        Args:
+            system: The system message; None is none.
+        """
+        return self if self.system is not None else self.model_copy(update={"system": system})
+
     @field_validator("date")
     @classmethod
     def _is_a_day(cls, date: str | None) -> str | None:

@@ -67,9 +67,7 @@ def load_policy(
     """
     options = load_options or LoadOptions()
     folder = locate(source, "policy")
-    tokens = tokens or TokenOptions()
-    if tokens.system is None:
-        tokens = tokens.model_copy(update={"system": prompt.system})
+    tokens = (tokens or TokenOptions()).with_system(prompt.system)
     encoder = TraceEncoder(load_tokenizer(folder, options), tokens, chat_template)
     warnings = [*encoder.warnings, *prompt_differences(folder, PromptRecord.of(encoder, [prompt.name]))]
     for warning in warnings:

@@ -80,8 +80,7 @@ def load_reward_model(
     fields = fill_in(fields, {name: value for name, value in settings.items() if value not in (None, {})})
     card = make_card(fields, str(folder / CARD_NAME) if found else "the settings")
     _refuse_unread(card)
-    if card.template.system is not None and card.tokens.system is None:
-        card.tokens = card.tokens.model_copy(update={"system": card.template.system})
+    card.tokens = card.tokens.with_system(card.template.system)
     request = LoadRequest(
         folder=folder,
         source=source,

@@ -58,7 +58,7 @@ class RLRecipe(Algorithm, Optimisation):
     )
     prompt: str = Field("boxed", description="prompt template, by name")
     tokens: TokenOptions = Field(
-        default_factory=lambda: TokenOptions(), description="chat template arguments and end of turn"
+        default_factory=lambda: TokenOptions(), description="chat template arguments, system message, end of turn"
     )
     batch_size: int = Field(256, ge=1, description="prompts that a step keeps, over all processes; released: 512")
     oversample: int = Field(2, ge=1, description="prompts that are sampled for one that is kept")
@@ -102,8 +102,6 @@ class RLRecipe(Algorithm, Optimisation):
             raise ValueError(
                 "lora.merge false: a policy is measured and written as a checkpoint of its own; leave it out"
             )
-        if self.tokens.system is not None:
-            raise ValueError("tokens.system: the prompt template says what the system message is; leave it out")
         if self.engine not in ("hf", "vllm"):
             raise ValueError(f"engine '{self.engine}': expected hf or vllm")
         return self
@@ -127,6 +125,11 @@ class RLRecipe(Algorithm, Optimisation):
             for name, value in wanted.items()
             if name in own and own[name] != value
         ]
+
+    @property
+    def rendering(self) -> TokenOptions:
+        """How problems become text: as `tokens` says, with the system message of the prompt template where it says none."""
+        return self.tokens.with_system(find_prompt(self.prompt).system)
 
     @property
     def learns_reward(self) -> bool:

@@ -23,7 +23,7 @@ from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.load import eos_ids, load_causal_lm
 from prmbench.engines.processes import Share, current_share
-from prmbench.engines.tokenizer import load_tokenizer, save_tokenizer
+from prmbench.engines.tokenizer import save_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.policies.prompt_record import PromptRecord, prompt_differences
@@ -156,8 +156,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     # The policy, and the problems that leave room for a rollout.
     folder = locate(recipe.model, "recipe.model")
     template = find_prompt(recipe.prompt)
-    tokens = recipe.tokens.model_copy(update={"system": template.system})
-    encoder = TraceEncoder(load_tokenizer(folder, options), tokens)
+    encoder = TraceEncoder(recipe.tokenizer(folder), recipe.rendering)
     (problems,) = find_problems([recipe.problems]).values()
     checked_verifier(problems, quiet=not share.main).close()
     if recipe.evaluate is not None:
@@ -190,11 +189,12 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
             raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
     for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
-    trained_with = ((read_card(reward_folder) if reward_folder else None) or {}).get("prompt")
-    if trained_with not in (None, recipe.prompt):
-        log(
-            f"the reward model was trained with the prompt '{trained_with}'; rollouts are sampled and scored with '{recipe.prompt}'"
-        )
+    card = (read_card(reward_folder) if reward_folder else None) or {}
+    for name, here in (("prompt", recipe.prompt), ("chat_template", encoder.conversation()["chat_template"])):
+        there = card.get(name)
+        if there not in (None, here):
+            what = f"the reward model was trained with the {name.replace('_', ' ')} '{str(there)[:12]}'"
+            log(f"{what}; rollouts are sampled and scored with '{here[:12]}'")
     log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
     named = {"start": folder, "reward_model": reward_folder, "reward_model_reference": reference}
     hashes = {
@@ -326,8 +326,8 @@ def _export_policy(run: _PolicyRun, trainer: PolicyTrainer, output: Path) -> Non
 
 def _export(run: _PolicyRun, saved: Path, output: Path) -> None:
     """Make a checkpoint of what the trainer saved, an adapter merged."""
-    tokenizer = load_tokenizer(run.folder, run.recipe.load_options)  # TRL has changed the trainer's
     recipe = run.recipe
+    tokenizer = recipe.tokenizer(run.folder)  # TRL has changed the trainer's
     load = functools.partial(load_start, recipe, train=False)
     Exporter(run.folder, load, tokenizer, recipe.merges, recipe.coarse).write(saved, output)
     PromptRecord.of(run.encoder, [recipe.prompt]).write(output)
@@ -410,7 +410,7 @@ def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
     assert options is not None
     output.mkdir(parents=True, exist_ok=True)
     reward.write(output)
-    save_tokenizer(load_tokenizer(run.folder, run.recipe.load_options), output)
+    save_tokenizer(run.recipe.tokenizer(run.folder), output)
     # The card: what it is a ratio against now, and the prompts that it was updated with.
     named = {"old": str(output / "reference"), "start": run.recipe.model}
     reference = named.get(options.reference, options.reference)

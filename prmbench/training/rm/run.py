@@ -19,7 +19,6 @@ from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
 from prmbench.engines.load import load_causal_lm
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.reference_cache import LogprobCache, open_cache
-from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
@@ -119,7 +118,7 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
     folder = locate(recipe.model, "recipe.model")
     reference = folder if recipe.reference is None else locate(recipe.reference, "recipe.reference")
     refuse_own_folder(recipe, folder, reference)
-    encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.rendering)
+    encoder = TraceEncoder(recipe.tokenizer(folder), recipe.rendering)
     apart = not recipe.has_head and reference != folder
     size = shared_logits(folder, [reference], recipe.load_options) if apart else None
     data = recipe.load(encoder, folder)

@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from prmbench.data.tokens import TokenOptions, TraceEncoder
-from prmbench.engines.tokenizer import load_tokenizer
-from prmbench.errors import UserError, nearest
+from prmbench.errors import UserError
 from prmbench.policies.prompt_record import PromptRecord, prompt_of_message
-from prmbench.resources import resource_folder
-from prmbench.reward_models.loading import read_template
 from prmbench.training.data.chats import encode_chat, load_chats, truncate
 from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
@@ -69,10 +66,6 @@ class SFTRecipe(Optimisation):
     )
     strict: bool = Field(False, description="whether a blank answer is an error; else a few are left out and counted")
     stop: StopOptions | None = Field(None, description="early end of the run; null: the whole schedule is run")
-    chat_template: str | None = Field(
-        None,
-        description="chat template, saved with the model: a Jinja file, or one that ships; null: the tokenizer's own",
-    )
     tokens: TokenOptions = Field(
         default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
     )
@@ -86,15 +79,7 @@ class SFTRecipe(Optimisation):
         Raises:
             UserError: There is no chat template, or it is broken.
         """
-        tokenizer = load_tokenizer(folder, self.load_options)
-        if self.chat_template is not None:
-            tokenizer.chat_template = find_template(self.chat_template)
-        if not tokenizer.chat_template:
-            raise UserError(
-                f"{folder}: the tokenizer has no chat template; set chat_template to a Jinja file, or to one that ships: "
-                f"{', '.join(_shipped())}"
-            )
-        return TraceEncoder(tokenizer, self.tokens)
+        return TraceEncoder(self.tokenizer(folder), self.tokens)
 
     def load(self, encoder: TraceEncoder) -> SFTData:
         """Read and encode the data.
@@ -134,29 +119,3 @@ class SFTRecipe(Optimisation):
         memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
         tokens = self.micro_batch_size * self.max_length
         return memory.plan(data, source, 1, [*memory.weights(), *memory.activations(tokens), memory.logits(tokens)])
-
-
-def find_template(name: str) -> str:
-    """Find a chat template.
-
-    Args:
-        name: A Jinja file, or the name of a template that ships (``training/templates``).
-
-    Returns:
-        The template.
-
-    Raises:
-        UserError: There is none of that name.
-    """
-    if Path(name).is_file():
-        return read_template(Path(name))
-    shipped = _shipped()
-    if name not in shipped:
-        raise UserError(
-            f"chat_template '{name}': no such file, nor a template that ships{nearest(name, shipped)}: {', '.join(shipped)}"
-        )
-    return read_template(shipped[name])
-
-
-def _shipped() -> dict[str, Path]:
-    return {path.stem: path for path in sorted((resource_folder("training") / "templates").glob("*.jinja"))}

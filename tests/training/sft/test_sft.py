@@ -17,8 +17,9 @@ from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.data.chats import Chat, encode_chat, load_chats, truncate
+from prmbench.training.recipes.chat_templates import find_template
 from prmbench.training.recipes.lora import LoraOptions
-from prmbench.training.sft.recipe import SFTRecipe, find_template
+from prmbench.training.sft.recipe import SFTRecipe
 from prmbench.training.sft.run import train_sft
 
 
