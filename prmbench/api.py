@@ -15,9 +15,9 @@ from prmbench.engines.checkpoint import locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import ArgumentError, nearest
+from prmbench.errors import ArgumentError, nearest, printable
 from prmbench.policies.policy import Policy, load_policy
-from prmbench.results.store import public_name
+from prmbench.results.store import check_name, public_name
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
 
@@ -69,6 +69,7 @@ def evaluate(
     loading = {**(loading or {}), **more}
     _check_loading(rm, loading)
 
+    check_name(name)
     # A mistake in a name shows before the data are read, and one in the data before weights are downloaded or loaded.
     for source, argument in ((rm, "rm"), (policy, "policy"), (loading.get("reference"), "reference")):
         if isinstance(source, str | Path):
@@ -81,7 +82,7 @@ def evaluate(
         data=data,
         model=model,
         policy=sampler,
-        name=name or Path(source).resolve().name,
+        name=name or printable(Path(source).resolve().name),
         source=source if rm is not None else public_name(source) or source,
         options=options,
         params=params,

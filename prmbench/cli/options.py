@@ -74,7 +74,7 @@ _SHARED = [
         "prompt template: boxed, bare, answer-line, number; default: as trained or sampled, else boxed",
         DATA,
     ),
-    Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0),
+    Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0, high=100_000),
     Flag("temperature", float, "0: greedy", SAMPLING, low=0, high=100),
     Flag("top_p", float, "nucleus", SAMPLING, low=1e-6, high=1),
     Flag("top_k", int, "0: all tokens", SAMPLING, low=0),

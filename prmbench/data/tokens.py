@@ -53,6 +53,15 @@ class TokenOptions(BaseModel):
         None, description=f"day that a chat template is given as today's, YYYY-MM-DD; by default {DEFAULT_DATE}"
     )
 
+    @field_validator("system", "separator", "step_prefix", "end_of_turn", "template_args")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError("has half of a surrogate pair, which is no text") from None
+        return value
+
     def with_system(self, system: str | None) -> TokenOptions:
         """Give the same options, with a system message where they name none.
 

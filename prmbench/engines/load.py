@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
-from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, weight_files, weight_names
+from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, text_config, weight_names
 from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest, shortened
 
 if TYPE_CHECKING:
@@ -169,8 +169,11 @@ def _load(
     """Load with the first of some classes of transformers that knows the architecture."""
     import transformers
 
-    read_json(folder / "config.json")
-    weight_files(folder)
+    layers, weights = text_config(folder).get("num_hidden_layers"), len(weight_names(folder))
+    if isinstance(layers, int) and layers > weights:
+        raise UserError(
+            f"{folder}: its config names {layers:,} layers, and there are {weights:,} weights; download it again"
+        )
     trusted = options.trust_remote_code
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)

@@ -16,12 +16,12 @@ from prmbench.benchmarks.differences import compare_outcomes
 from prmbench.benchmarks.parts import Cell
 from prmbench.benchmarks.registry import BENCHMARKS, load_measured, read_any_entry
 from prmbench.data.traces import Trace
-from prmbench.errors import ArgumentError, UserError, argument, printable
+from prmbench.errors import UserError, argument
 from prmbench.reports.reported import ReportedTable
 from prmbench.reports.verification import require_valid
 from prmbench.results.plain_files import refuse_links, require_plain_file
 from prmbench.results.schema import ENTRY_NAME, check_resamples, what_it_is
-from prmbench.results.store import slug
+from prmbench.results.store import check_name, slug
 from prmbench.stats.paired import ranks_with_ties
 
 ENTRIES = "entries"
@@ -161,8 +161,7 @@ def add(
         UserError: The entry is not what its items say, its benchmark has no table, a file is none (a link, a folder, a device), or
             the name is taken by another entry.
     """
-    if name is not None and not name.isprintable():
-        raise ArgumentError("name", printable(name), "holds characters that cannot be printed; take them out")
+    check_name(name)
     # Only files of the run itself are copied, and only into the board itself.
     files = entry_files(run)
     require_valid(run, traces)

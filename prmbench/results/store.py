@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from prmbench.data.records import parse_json, read_lines, read_whole
-from prmbench.errors import UserError, printable, shortened
+from prmbench.errors import ArgumentError, UserError, printable, shortened
 from prmbench.results.schema import ENTRY_NAME, Items, digest
 
 RUN_NAME = "run.json"
@@ -226,6 +226,19 @@ def slug(name: str) -> str:
     """
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
     return kept if kept.strip(".") else kept.replace(".", "-") or "-"  # never a path to elsewhere
+
+
+def check_name(name: str | None) -> None:
+    """Check the name that a subject is given on tables.
+
+    Args:
+        name: The name; None: none is given.
+
+    Raises:
+        ArgumentError: It holds characters that cannot be printed.
+    """
+    if name is not None and not name.isprintable():
+        raise ArgumentError("name", printable(name), "holds characters that cannot be printed; take them out")
 
 
 def default_folder(benchmark: str, name: str, settings: dict[str, Any]) -> Path:

@@ -31,6 +31,7 @@ class Generation(BaseModel):
     n: int = Field(
         1,
         ge=0,
+        le=100_000,
         description="critic: number of votes a trace; judge: number of critiques a step, 0 for the verdict straight away",
     )
     temperature: float = Field(0.0, ge=0, description="sampling temperature; 0 for greedy decoding")

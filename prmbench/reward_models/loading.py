@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def read_template(path: Path) -> str:
         ArgumentError: It cannot be read.
     """
     try:
-        is_name = not path.exists() and not path.suffix and len(path.parts) == 1
+        is_name = not os.path.exists(path) and not path.suffix and len(path.parts) == 1
         return str(path) if is_name else read_whole(path, MAX_TEMPLATE).decode()
     except UnicodeDecodeError:
         raise ArgumentError("chat_template", path, "is no text in UTF-8") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def find_template(name: str, own: Mapping[str, str] | None = None) -> str:
     Raises:
         UserError: There is none of that name.
     """
-    if Path(name).exists():
+    if os.path.exists(name):
         return read_template(Path(name))
     if own and name in own:
         return own[name]

@@ -55,7 +55,7 @@ class Optimisation(BaseModel):
     backbone: Backbone | None = Field(None, description="shapes of the model, for a dry run without a checkpoint")
     expected: Expected | None = Field(None, description="size of the data, for a dry run without them")
     save_every: int = Field(500, ge=1, description="steps between two saved states; a killed run goes on from the last")
-    seed: int = Field(0, ge=0, description="seed of data order and dropout")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="seed of data order and dropout")
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Optimisation:

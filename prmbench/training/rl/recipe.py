@@ -85,7 +85,7 @@ class RLRecipe(Algorithm, Optimisation):
     schedule: str = Field("constant", description="learning-rate schedule: cosine, linear or constant")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates spent warming up")
     save_every: int = Field(10, ge=1, description="steps between two saved states, from which a killed run goes on")
-    seed: int = Field(0, ge=0, description="seed of prompt order, sampling and minibatches")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="seed of prompt order, sampling and minibatches")
 
     @model_validator(mode="after")
     def _batches_fit(self) -> RLRecipe:

@@ -43,6 +43,9 @@ class RewardOptions(BaseModel):
 
     model: str = Field(description="checkpoint with its card, as a folder or Hub id; EndoRM's is the SFT policy")
     kind: str | None = Field(None, description="implicit, q_rm or endo; null reads it from the card")
+    objective: str | None = Field(
+        None, description="what an implicit model was trained with, such as ipvrm or dpo; null reads it from the card"
+    )
     update: Update = Field(
         "frozen", description="online update of an implicit model: frozen, naive, dlw, adb or dlw+adb (Eq. 15)"
     )
@@ -299,7 +302,9 @@ def load_implicit(
     Raises:
         UserError: The card is broken, or the objective cannot be updated so.
     """
-    card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
+    fields = read_card(folder) or {"kind": "implicit"}
+    fields |= {"objective": options.objective} if options.objective is not None else {}
+    card = make_card(fields, str(folder / "prmbench.json"))
     objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)
     mend_generation_settings(model)  # or it could not be written at the end

@@ -384,6 +384,7 @@ def test_an_adapter_without_a_card_is_a_reward_model(world, tmp_path, chosen_out
     torch.manual_seed(0)
     config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(world[0]), config).save_pretrained(tmp_path / "adapter")
-    reward = {"model": str(tmp_path / "adapter"), "update": "naive", "lora": {"rank": 2}}
+    reward = {"model": str(tmp_path / "adapter"), "objective": "ipvrm", "update": "naive", "lora": {"rank": 2}}
     result = train_rl(make_recipe(world, tmp_path / "out", method="distrl", reward_model=reward))
-    assert load_reward_model(result.reward_model).card.kind == "implicit"
+    card = load_reward_model(result.reward_model).card
+    assert (card.kind, card.objective) == ("implicit", "ipvrm")
