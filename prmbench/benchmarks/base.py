@@ -355,6 +355,17 @@ class Benchmark(ABC):
             UserError: Items that do not belong together.
         """
 
+    def check_entry(self, path: Path, entry: Entry[Any]) -> None:  # noqa: B027 (nothing to check is a fine default)
+        """Check the parts of an entry whose form its type leaves open; the default finds nothing to check.
+
+        Args:
+            path: The entry's file, for errors.
+            entry: The entry.
+
+        Raises:
+            UserError: A part that tables need is missing or wrong.
+        """
+
     def read_items(self, path: Path) -> list[Any]:
         """Read an items file.
 

@@ -97,7 +97,9 @@ def read_any_entry(path: Path) -> Any:
     if name not in (known := BENCHMARKS.names()):
         shown = shortened(json.dumps(name, default=str))
         raise UserError(f"{path}: field 'benchmark.name' is {shown}; expected {', '.join(known)}")
-    entry = read_entry(path, find_benchmark(name).entry_type)
+    benchmark = find_benchmark(name)
+    entry = read_entry(path, benchmark.entry_type)
+    benchmark.check_entry(path, entry)
     if not entry.subject.name.isprintable():
         raise UserError(
             f"{path}: field 'subject.name' holds control characters ({entry.subject.name!r}); take them out"

@@ -110,6 +110,7 @@ def entry_folders(folder: Path) -> list[Path]:
     Raises:
         UserError: There are none, or one is a link or holds what is no plain file.
     """
+    refuse_links(folder / ENTRIES)
     found = sorted(path.parent for path in (folder / ENTRIES).glob(f"*/{ENTRY_NAME}"))
     if not found:
         raise UserError(

@@ -160,7 +160,7 @@ def read_template(path: Path) -> str:
     except UnicodeDecodeError:
         raise ArgumentError("chat_template", path, "is no text in UTF-8") from None
     except UserError as error:
-        raise ArgumentError("chat_template", None, str(error)) from None
+        raise ArgumentError("chat_template", path, str(error).removeprefix(f"{path}: ")) from None
 
 
 def _run_plugin(path: Path) -> None:

@@ -91,6 +91,7 @@ def test_fine_tuning_says_how_and_the_next_stage_compares(tiny, tmp_path, capsys
     assert record["systems"] == ["Be brief."]
 
     # As in its training; and otherwise.
+    capsys.readouterr()
     tokens = TokenOptions(system="Be brief.")
     assert load_policy(str(result.output), find_prompt("number"), tokens=tokens).warnings == []
     assert capsys.readouterr().err == ""
