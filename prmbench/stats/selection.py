@@ -40,10 +40,13 @@ def selection_weights(scores: Floats, size: int) -> Floats:
         raise ValueError(f"expected 1 <= N <= {n} completions, got N={size}")
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
+    # The chance that all of the subset are among the k lowest, C(k, N) / C(n, N), and that the k-th lowest is its highest.
+    k = np.arange(n, 0, -1)
+    among = np.cumprod(np.concatenate([[1.0], np.maximum(k[:-1] - size, 0) / k[:-1]]))
+    highest = (among * size / k)[::-1]
+    # Completions of one score share the chance that any of them is selected.
     _, index, ties = np.unique(scores, return_inverse=True, return_counts=True)
-    reached = [math.comb(int(upto), size) for upto in [0, *np.cumsum(ties)]]
-    share = [(b - a) / reached[-1] / tied for (a, b), tied in zip(itertools.pairwise(reached), ties, strict=True)]
-    return np.array(share)[index.reshape(-1)]
+    return (np.add.reduceat(highest, np.cumsum(ties) - ties) / ties)[index.reshape(-1)]
 
 
 def expected_best(scores: Floats, correct: Bools, size: int) -> float:
