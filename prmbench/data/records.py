@@ -18,7 +18,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +88,7 @@ def find_file(path: str | Path, expected: str) -> Path:
     raise UserError(f"{path}: {what}; expected {expected}")
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
     Args:
