@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Measured
-from prmbench.data.records import file_hash, find_file, parse_json, read_whole
 from prmbench.errors import ArgumentError, UserError, nearest, printable, shortened
 from prmbench.plugins import Registry
 
@@ -73,6 +72,7 @@ def find_entry(path: str | Path) -> Path:
     Raises:
         UserError: It is not there.
     """
+    from prmbench.data.records import find_file
     from prmbench.results.schema import ENTRY_NAME
 
     path = Path(path)
@@ -113,6 +113,8 @@ def benchmark_of(path: Path) -> Any:
     Args:
         path: The file.
     """
+    from prmbench.data.records import parse_json, read_whole
+
     try:
         return parse_json(str(path), read_whole(path))["benchmark"]["name"]
     except (UserError, KeyError, TypeError):
@@ -160,6 +162,7 @@ def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | N
         UserError: No such file, something wrong in it, or items that are not those that the entry describes.
     """
     from prmbench.benchmarks.runner import describe_items
+    from prmbench.data.records import file_hash
     from prmbench.results.schema import ENTRY_NAME, Items
 
     path = Path(path)
