@@ -281,9 +281,18 @@ class TraceEncoder:
         if ids is None:
             ids = np.array([*own.ids, *([self.end_of_turn] if finished else [])], dtype=np.int64)
         elif ids[: len(own.ids)].tolist() != own.ids:  # sampled otherwise than the tokenizer would have it
-            whole = [self.tokenizer.decode(ids[:k], skip_special_tokens=True) for k in range(len(ids))]
-            starts = [len(before) for before in whole if len(before) < len(text)]
-        step_of = [bisect.bisect_right(ends, start) for start in starts[: len(ids)]]
+            sampled = ids
+
+            @functools.cache
+            def start(k: int) -> int:
+                return len(self.tokenizer.decode(sampled[:k], skip_special_tokens=True))
+
+            # A few prefixes are decoded for each step, not one for each token.
+            n = bisect.bisect_left(range(len(ids)), len(text), key=start)
+            first = [bisect.bisect_left(range(n), end, key=start) for end in ends]
+            step_of = np.searchsorted(first, np.arange(n), side="right").tolist()
+        else:
+            step_of = [bisect.bisect_right(ends, start) for start in starts[: len(ids)]]
         step_of += [-1] * (len(ids) - len(step_of))
         return EncodedTrace(
             np.concatenate([prompt, ids]), len(prompt), np.array(step_of, dtype=np.int64), len(ends) + 1

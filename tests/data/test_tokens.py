@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 
 import numpy as np
 import pytest
@@ -280,3 +282,17 @@ def test_a_template_that_does_not_end_is_one_sentence(name, monkeypatch):
     monkeypatch.setattr(limits, "SECONDS", 2.0)
     with pytest.raises(UserError, match="the chat template does not end within"):
         TraceEncoder(support.wrap(support.byte_level(), RUNAWAY[name]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_steps_of_ids_that_were_sampled_otherwise(seed):
+    """A token belongs to the step that its first character lies in; against the text before each token, one at a time."""
+    encoder, rng = TraceEncoder(support.wrap(support.byte_level())), random.Random(seed)
+    words = ["a", "word ", "\n\n", "\n\n\n", "12", "é", "\U0001f600", " ", "\n", "."]
+    parts = ["".join(rng.choice(words) for _ in range(rng.randint(1, 4))) for _ in range(12)]
+    ids = np.concatenate([*map(encoder.text_ids, parts), [encoder.end_of_turn]])
+    text = encoder.tokenizer.decode(ids, skip_special_tokens=True)
+    ends = [m.end() for m in re.finditer(r"(?:\n\n)+", text) if text[: m.start()].strip() and text[m.end() :].strip()]
+    before = [len(encoder.tokenizer.decode(ids[:k], skip_special_tokens=True)) for k in range(len(ids))]
+    wanted = [sum(end <= start for end in ends) if start < len(text) else -1 for start in before]
+    assert encoder.encode_response(encoder.prompt_ids("x"), text, ids).step_of.tolist() == wanted
