@@ -53,7 +53,6 @@ def raw(tmp_path_factory):
 def test_from_records_to_the_leaderboard(raw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = support.save_checkpoint(tmp_path / "base", template=None, max_position_embeddings=1024)
-    shared = ["--set", "micro_batch_size=8", "--set", "prompt=eurus"]
 
     # Convert. Rows of code are set aside and counted.
     assert "8 rows kept; 1 of coding left out" in command("data", "eurus", raw / "sft.jsonl", "--output", "eurus")
