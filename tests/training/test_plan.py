@@ -135,6 +135,7 @@ POLICIES = {
 def test_every_policy_recipe_of_the_paper_plans(backbone, name):
     recipe = load_recipe(f"{backbone}/{name}.yaml", RLRecipe)
     method, reward = POLICIES[name]
+    assert not any("warning" in remark for remark in recipe.remarks())
     assert recipe.method == method
     assert (recipe.problems, recipe.prompt) == ("eurus-2/problems.jsonl", "eurus")
     if reward is None:
@@ -178,7 +179,9 @@ def test_other_recipes_that_ship_are_valid():
     for name in ("ipvrm", "implicit_prm"):
         assert load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe).plan().parameters == 134_515_008
     for name in ("grpo", "grpo_ipvrm", "distrl_ipvrm"):
-        assert load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe).plan().parameters == 134_515_008
+        recipe = load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe)
+        assert recipe.plan().parameters == 134_515_008
+        assert recipe.reward_model is None or recipe.reward_model.rate == 2e-6
     load_recipe("miniature/rm.yaml", RMRecipe)
     load_recipe("miniature/rl.yaml", RLRecipe)
     load_recipe("miniature/sft.yaml", SFTRecipe)
