@@ -50,6 +50,7 @@ def raw(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_from_records_to_the_leaderboard(raw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = support.save_checkpoint(tmp_path / "base", template=None, max_position_embeddings=1024)
