@@ -12,7 +12,9 @@ from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import DATA, LOADING, PROMPT_HELP, Flag, policy_loading, sampling_of, shared, with_flags
 
 _FLAGS = {
-    **shared("limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "seed", "as_json"),
+    **shared(
+        "limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "verifier", "seed", "as_json"
+    ),
     **shared(
         policy={"required": True},
         prompt={"help": PROMPT_HELP, "default": "boxed"},
@@ -38,8 +40,9 @@ def _rollout(**values: Any) -> None:
     from prmbench.policies.policy import load_policy
     from prmbench.policies.rollout import rollout
     from prmbench.reward_models.loading import read_template
+    from prmbench.verify import VerifierOptions
 
-    template = find_prompt(values["prompt"])
+    template, verifier = find_prompt(values["prompt"]), VerifierOptions.parse(values["verifier"])
     problems = load_problems(values["problems"], values["limit"])
     quiet_libraries()
     share = current_share(cpu=values["device"] == "cpu")
@@ -56,6 +59,7 @@ def _rollout(**values: Any) -> None:
         seed=values["seed"] or 0,
         batch_tokens=values["batch_tokens"],
         share=share,
+        verifier=verifier,
     )
     if not share.main:
         return

@@ -14,7 +14,7 @@ from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, argument, nearest
 
-ENGINES = ("hf", "vllm")
+ENGINES = ("hf", "vllm", "api")
 
 
 def check_engine(name: str) -> None:
@@ -24,7 +24,7 @@ def check_engine(name: str) -> None:
         name: Name of an engine.
     """
     if name not in ENGINES:
-        raise ArgumentError("engine", name, f"expected {' or '.join(ENGINES)}{nearest(name, ENGINES)}")
+        raise ArgumentError("engine", name, f"expected {', '.join(ENGINES)}{nearest(name, ENGINES)}")
 
 
 def load_engine(
@@ -40,7 +40,7 @@ def load_engine(
 
     Args:
         name: Name of the engine.
-        folder: The checkpoint folder. An adapter is merged into its base.
+        folder: The checkpoint folder. An adapter is merged into its base. The engine api has no use for it.
         options: Where and how its weights are loaded.
         source: What errors call the checkpoint.
         memory_share: Share of each device's memory that vLLM reserves, between 0 and 1. The hf engine takes what it needs.
@@ -54,6 +54,10 @@ def load_engine(
         UserError: The engine cannot load the checkpoint.
     """
     check_engine(name)
+    if name == "api":
+        from prmbench.engines.api.engine import hosted
+
+        return hosted(source, options.service)
     if name == "hf":
         for way, number in (("tensor_parallel", options.tensor_parallel), ("data_parallel", options.data_parallel)):
             if number > 1:

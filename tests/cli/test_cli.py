@@ -94,6 +94,7 @@ def test_help_names_every_prompt_template(command):
     assert f"prompt template: {', '.join(PROMPT_TEMPLATES)}" in said
 
 
+@pytest.mark.slow
 def test_entries_are_read_and_computed_again_without_torch(table):
     """Its import alone would be most of the time."""
     folder, _ = table
@@ -276,6 +277,7 @@ def interrupt(command, output, after, sent):
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(slow_case, whole, tmp_path):
     _, command = slow_case
     code, _ = interrupt(command, tmp_path / "cut", 120, signal.SIGKILL)
@@ -310,6 +312,7 @@ def test_two_processes_give_what_one_gives(slow_case, whole, tmp_path):
     assert json.loads((tmp_path / "two" / "entry.json").read_text())["provenance"]["run"]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_presets_of_reward_models(tmp_path, tiny):
     listed = run("presets", check=0).stdout
     assert "math-shepherd (unverified): token_pair; peiyi9979/math-shepherd-mistral-7b-prm" in listed
