@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prmbench.data.prompts import PROMPT_TEMPLATES
 from prmbench.errors import ArgumentError, UserError, nearest
 
 if TYPE_CHECKING:
     from prmbench.benchmarks.base import Benchmark
 
 SUBJECT, DATA, SAMPLING, TOKENS, COMPUTE, OUTPUT = "Subject", "Data", "Sampling", "Tokens", "Compute", "Output"
+PROMPT_HELP = f"prompt template: {', '.join(PROMPT_TEMPLATES)}"
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,7 @@ _SHARED = [
     Flag("subset", list[str], "subset; of a policy: problem set by name, or file; may be repeated", DATA),
     Flag("rollouts", list[Path], "file or run folder of completions; may be repeated", DATA),
     Flag("limit", int, "only N traces (a fixed sample), or the first N problems, of each subset", DATA, low=1),
-    Flag(
-        "prompt",
-        str,
-        "prompt template: boxed, bare, answer-line, number; default: as trained or sampled, else boxed",
-        DATA,
-    ),
+    Flag("prompt", str, f"{PROMPT_HELP}; default: as trained or sampled, else boxed", DATA),
     Flag("verifier", str, "what counts as right: strict, paper, or strict,tolerance=0.01,think=false", DATA, "strict"),
     Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0, high=100_000),
     Flag("temperature", float, "0: greedy", SAMPLING, low=0, high=100),

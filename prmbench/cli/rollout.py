@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from prmbench.cli.common import interruptible, quiet_libraries
-from prmbench.cli.options import DATA, LOADING, Flag, policy_loading, sampling_of, shared, with_flags
+from prmbench.cli.options import DATA, LOADING, PROMPT_HELP, Flag, policy_loading, sampling_of, shared, with_flags
 
 _FLAGS = {
     **shared(
@@ -28,7 +28,7 @@ _FLAGS = {
     ),
     **shared(
         policy={"required": True},
-        prompt={"help": "prompt template: boxed, bare, answer-line, number", "default": "boxed"},
+        prompt={"help": PROMPT_HELP, "default": "boxed"},
         n={"kind": int, "help": "completions of each problem", "default": 4, "low": 1},
         temperature={"default": 1.0},
         top_p={"default": 1.0},

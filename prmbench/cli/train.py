@@ -94,6 +94,8 @@ def train_rl_command(
 
     checked = load_recipe(recipe, RLRecipe, override or ())
     if dry_run:
+        for remark in checked.remarks():
+            typer.echo(remark, err=True)
         _show_plan(checked, devices, as_json=as_json)
         return
     result = train_rl(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)

@@ -253,6 +253,27 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(files)
 
 
+def loaded_files(folder: Path) -> list[Path]:
+    """List those of the weight files that a loader reads. Some folders hold the weights a second time, in another layout.
+
+    Args:
+        folder: The checkpoint folder.
+
+    Returns:
+        The files, by name.
+
+    Raises:
+        UserError: As `weight_files`.
+    """
+    files = weight_files(folder)
+    named = None if is_adapter(folder) else read_json(folder / "config.json").get("transformers_weights")
+    first = folder / (named or SINGLE)
+    index = first if first.suffix == ".json" else folder / INDEX
+    if first in files:
+        return [first]
+    return sorted(folder / name for name in _shards(folder, index)) if index.exists() else files
+
+
 def _shards(folder: Path, index: Path) -> set[str]:
     """The names of the files that an index names, which are there and within the folder."""
     weight_map = read_json(index).get("weight_map")

@@ -96,10 +96,12 @@ class ImplicitRewardModel(EngineRewardModel):
         folder = locate(name, "reference") if request.reference else adapter_base(request.folder)
         base = _adapter_base(request, folder) if adapter else None
         hashes = {"model": checkpoint_hash(request.folder, base), "reference": checkpoint_hash(folder)}
+        on_reference = base is not None and (base == folder or checkpoint_hash(base) == hashes["reference"])
 
         # How: in one dtype, over the token ids that both know.
         share = None if request.engine == "hf" else MEMORY_SHARE
-        options, warnings = choose_dtype(request.options, [base or request.folder, folder], share=share)
+        copies = [folder] if on_reference else [base or request.folder, folder]
+        options, warnings = choose_dtype(request.options, copies, share=share)
         request = dataclasses.replace(request, options=options)
         warnings += _other_reference(request.card, name, hashes["reference"])
         common = common_ids(request.folder, folder, options, base)
@@ -116,7 +118,7 @@ class ImplicitRewardModel(EngineRewardModel):
             load_engine, request.engine, options=options, memory_share=MEMORY_SHARE, allowed=common
         )
         model, off = _load_model(request, base, load, common)
-        if off is not None and base is not None and (base == folder or checkpoint_hash(base) == hashes["reference"]):
+        if off is not None and on_reference:
             of_base: dict[str, Any] = {"load": lambda: model, "switched": off}
         else:
             of_base = {"load": functools.partial(load, folder=folder, source=name)}

@@ -18,6 +18,7 @@ import support
 
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.cli import app as cli
+from prmbench.data.prompts import PROMPT_TEMPLATES
 from prmbench.engines.sampling import SamplingParams
 
 
@@ -85,6 +86,12 @@ def test_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "eval" in run("--help", check=0).stdout
+
+
+@pytest.mark.parametrize("command", ["eval", "rollout", "score"])
+def test_help_names_every_prompt_template(command):
+    said = run(command, "--help", env={"COLUMNS": "400"}, check=0).stdout
+    assert f"prompt template: {', '.join(PROMPT_TEMPLATES)}" in said
 
 
 @pytest.mark.slow

@@ -158,10 +158,10 @@ class RLRecipe(Algorithm, Optimisation):
                 f"{tokens:,} tokens, and grows like the square root of the length; that of the outcome advantage is about 1"
             )
         reward = self.reward_model
-        if reward is not None and self.learns_reward and reward.lora is None and reward.rate > 1e-5:
+        if reward is not None and self.learns_reward and reward.lora is None and reward.rate > FULL_RATE:
             lines.append(
-                f"warning: all weights of the reward model are updated at reward_model.learning_rate {reward.rate:g}, which "
-                f"makes such a model worse from its first update; set reward_model.lora, or lower the rate to {FULL_RATE:g}"
+                f"warning: all weights of the reward model are updated at reward_model.learning_rate {reward.rate:g}, which can "
+                f"make it worse from its first update; set reward_model.lora, or lower the rate to {FULL_RATE:g}"
             )
         return lines
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
+from prmbench.reward_models.objectives import meaning_of
 from prmbench.reward_models.registry import find_kind
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
@@ -27,6 +29,7 @@ from prmbench.training.model.start import mend_generation_settings
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.rl.balance import OnlineObjective, Update
 from prmbench.training.rl.micro import MicroBatch, Model
+from prmbench.training.rm.heldout import final_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,6 +99,17 @@ class Reward(ABC):
             instead of the second where the kind or the method has no candidates.
         """
 
+    @abstractmethod
+    def final(self, rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Score whole responses by the model's own convention.
+
+        Args:
+            rows: Token values before beta of each response. Each float64, shape [t].
+
+        Returns:
+            Scores. float64, shape [n].
+        """
+
 
 class FrozenReward(Reward):
     """Any kind that gives token values, scored as the evaluation commands score it."""
@@ -120,6 +134,18 @@ class FrozenReward(Reward):
         traces = [EncodedTrace(r.ids, r.n_prompt, np.zeros(len(r) - r.n_prompt, dtype=np.int64), 1) for r in mine]
         found = np.concatenate(self.model.token_values(traces))
         return torch.from_numpy(found).float().to(micro.mask.device), None
+
+    def final(self, rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """See `Reward.final`.
+
+        Args:
+            rows: Token values before beta of each response.
+        """
+        weighted = [total for row in rows if (total := self.model.weighted_total(row)) is not None]
+        if weighted:
+            return self.beta * np.array(weighted)
+        card = self.model.card
+        return final_values(rows, meaning_of(card.objective, card.kind), self.beta)
 
 
 @dataclass
@@ -164,6 +190,14 @@ class ImplicitReward(Reward):
         if "picked" not in mine:
             return mine["values"] - theirs["values"], None
         return mine["values"] - theirs["values"], mine["picked"] - theirs["picked"]
+
+    def final(self, rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """See `Reward.final`.
+
+        Args:
+            rows: Token values before beta of each response.
+        """
+        return final_values(rows, self.objective.meaning, self.beta)
 
     def learn(self, micros: Sequence[MicroBatch], gradient: Tensor, reduce: Callable[[Tensor], Tensor]) -> float:
         """Make one step of its optimizer.

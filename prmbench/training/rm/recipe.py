@@ -147,6 +147,7 @@ class RMRecipe(Optimisation):
             encoder = TraceEncoder(self.tokenizer(self.folder), self.rendering)
             return [len(row) for pair in self.load(encoder, self.folder).kept for row in pair.rows]
 
+        find_prompt(self.prompt)
         # A head has one weight for each number of a state. An output layer that is not the embedding is then not trained.
         shape, has_head = self.shape(), self.has_head
         data, source = self.data_size(self.data, lengths, rows=2)

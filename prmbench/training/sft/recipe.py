@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.errors import UserError
 from prmbench.policies.prompt_record import PromptRecord, prompt_of_message
@@ -112,6 +113,10 @@ class SFTRecipe(Optimisation):
 
     def plan(self) -> TrainingPlan:
         """See `Optimisation.plan`."""
+        if self.stop is not None:
+            find_prompt(self.stop.prompt)
+        if self.chat_template is not None:
+            find_template(self.chat_template)
         shape = self.shape()
         data, source = self.data_size(
             self.data, lambda: [len(ids) for ids, _ in self.load(self.encoder(self.folder)).kept]

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import peft
 import pytest
 import rl_driver
@@ -30,6 +31,7 @@ from prmbench.policies.policy import load_policy
 from prmbench.reward_models.card import Card, write_card
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.rl.recipe import RLRecipe
+from prmbench.training.rl.reward import FrozenReward
 from prmbench.training.rl.run import train_rl
 
 
@@ -190,16 +192,30 @@ def test_reinforce_and_frozen_kinds(world, tmp_path, chosen_outcomes):
     result = train_rl(endo)
     assert result.reward_model is None
     assert result.history[0]["advantage/gae"] > 0
-    q_rm = tmp_path / "q_rm"
-    support.save_checkpoint(q_rm, seed=3)
-    weights = load_file(q_rm / "model.safetensors")
-    weights["value_head.weight"] = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
-    save_file(weights, q_rm / "model.safetensors", metadata={"format": "pt"})
-    write_card(q_rm, Card(kind="q_rm", objective="q_rm"))
+    q_rm = save_q_rm(tmp_path / "q_rm")
     reinforce = make_recipe(world, tmp_path / "reinforce", method="reinforce", reward_model={"model": str(q_rm)})
     row = train_rl(reinforce).history[0]
     assert abs(row["loss/sampled"]) > 0
     assert row["clip_share/sampled"] == 0
+    assert 0 <= row["reward_model/pair_accuracy"] <= 1
+    assert "reward_model/accuracy" not in row  # 0 means nothing to it
+
+
+def save_q_rm(folder):
+    support.save_checkpoint(folder, seed=3)
+    weights = load_file(folder / "model.safetensors")
+    weights["value_head.weight"] = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_card(folder, Card(kind="q_rm", objective="q_rm"))
+    return folder
+
+
+def test_a_frozen_model_scores_responses_its_own_way(tiny, tmp_path):
+    rows = [np.array([1.0, 2.0]), np.array([3.0])]
+    q_rm = FrozenReward(load_reward_model(save_q_rm(tmp_path / "q_rm")))
+    endo = FrozenReward(load_reward_model(tiny, kind="endo", decay=0.5))
+    assert q_rm.final(rows) == pytest.approx([0.2 * 1.5, 0.2 * 3.0])  # beta times the mean
+    assert endo.final(rows) == pytest.approx([1.0 + 0.5 * 2.0, 3.0])
 
 
 @pytest.mark.slow
@@ -298,7 +314,8 @@ def test_recipe_values(world, tmp_path, key, value, message):
         ({}, 2e-6, False),
         ({"lora": {"rank": 2}}, 1e-4, False),
         ({"learning_rate": 1e-4}, 1e-4, True),
-        ({"learning_rate": 1e-5}, 1e-5, False),
+        ({"learning_rate": 1e-5}, 1e-5, True),
+        ({"learning_rate": 2e-6}, 2e-6, False),
         ({"learning_rate": 1e-4, "lora": {"rank": 2}}, 1e-4, False),
         ({"learning_rate": 1e-4, "update": "frozen"}, 1e-4, False),
     ],
