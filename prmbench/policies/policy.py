@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prmbench.data.prompts import PromptTemplate
@@ -12,6 +13,7 @@ from prmbench.engines.load import LoadOptions
 from prmbench.engines.registry import load_engine
 from prmbench.engines.tokenizer import load_tokenizer, token_ids
 from prmbench.engines.types import Engine
+from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Policy:
         encoder: Renders and tokenizes its prompts.
         source: The checkpoint, as the user named it.
         hashed: sha256 of its weights.
+        warnings: What puts its figures at risk, in whole sentences.
         stop: Token ids that end a completion.
     """
 
@@ -30,6 +33,7 @@ class Policy:
     encoder: TraceEncoder
     source: str
     hashed: str
+    warnings: Sequence[str] = ()
     stop: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,15 +69,16 @@ def load_policy(
     if engine == "api":
         from prmbench.engines.api.engine import chat_encoder, hosted
 
+        tokens = (tokens or TokenOptions()).with_system(prompt.system)
         model = hosted(source, options.service)
-        return Policy(model, chat_encoder(with_system(tokens, prompt), chat_template), source, model.identity)
-    encoder = policy_encoder(source, prompt, options, chat_template, tokens)
-    for warning in encoder.warnings:
+        return Policy(model, chat_encoder(tokens, chat_template), source, model.identity)
+    encoder, folder = policy_encoder(source, prompt, options, chat_template, tokens), locate(source, "policy")
+    warnings = [*encoder.warnings, *prompt_differences(folder, PromptRecord.of(encoder, [prompt.name]))]
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    folder = locate(source, "policy")
     hashed = checkpoint_hash(folder)
     allowed = token_ids(encoder.tokenizer)
-    return Policy(load_engine(engine, folder, options, source, allowed=allowed), encoder, source, hashed)
+    return Policy(load_engine(engine, folder, options, source, allowed=allowed), encoder, source, hashed, warnings)
 
 
 def policy_encoder(
@@ -96,15 +101,4 @@ def policy_encoder(
         UserError: There is no such checkpoint, or it has no tokenizer or chat template.
     """
     tokenizer = load_tokenizer(locate(source, "policy"), load_options)
-    return TraceEncoder(tokenizer, with_system(tokens, prompt), chat_template)
-
-
-def with_system(tokens: TokenOptions | None, prompt: PromptTemplate) -> TokenOptions:
-    """Put the system message of a prompt template where the options name none.
-
-    Args:
-        tokens: How conversations are rendered; None: as `TokenOptions` has it.
-        prompt: How problems are put.
-    """
-    tokens = tokens or TokenOptions()
-    return tokens if tokens.system is not None else tokens.model_copy(update={"system": prompt.system})
+    return TraceEncoder(tokenizer, (tokens or TokenOptions()).with_system(prompt.system), chat_template)

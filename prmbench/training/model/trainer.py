@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from prmbench.data.records import read_json
 from prmbench.errors import UserError, first_line
 from prmbench.results.store import write_atomically
 from prmbench.training.model.probe import PROBE_NAME, probe
@@ -155,7 +156,7 @@ class GuardedTrainer(Trainer):
         """
         best = Path(self.args.output_dir) / "best"
         mark = best / BEST_NAME
-        before = json.loads(mark.read_text(encoding="utf-8"))["loss"] if mark.exists() else float("inf")
+        before = read_json(mark)["loss"] if mark.exists() else float("inf")
         if self.state.global_step == 0 or loss >= before:
             return
         self.accelerator.wait_for_everyone()  # all have read the mark

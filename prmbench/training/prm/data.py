@@ -67,7 +67,7 @@ class LabelledTraces:
 
 
 def load_labelled(
-    path: str | Path, encoder: MarkEncoder, prompt: PromptTemplate, *, max_length: int, soft: bool
+    path: str | Path, encoder: MarkEncoder, prompt: PromptTemplate, *, max_length: int, soft: bool, strict: bool = False
 ) -> LabelledTraces:
     """Load a file of traces whose steps are labelled.
 
@@ -77,6 +77,7 @@ def load_labelled(
         prompt: How problems are put.
         max_length: Longest trace in tokens; longer ones are left out.
         soft: Whether the targets are the soft labels of the records (``values``) instead of their labels.
+        strict: Whether a trace that is too long, or has no step of known label, is an error.
 
     Returns:
         The traces.
@@ -90,6 +91,13 @@ def load_labelled(
         targets = _targets(place, trace, soft=soft)
         known = ~np.isnan(targets)
         encoded = encoder.encode(prompt.render(trace.problem), trace.steps)
+        if strict and (len(encoded) > max_length or not known.any()):
+            what = (
+                f"is {len(encoded):,} tokens long, max_length is {max_length:,}"
+                if known.any()
+                else "has no labelled step"
+            )
+            raise UserError(f"{place}: {what}; leave strict out to pass such traces over")
         if len(encoded) > max_length:
             n_overlong += 1
         elif not known.any():

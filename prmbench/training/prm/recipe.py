@@ -69,6 +69,10 @@ class PRMRecipe(Optimisation):
     held_out: int = Field(
         0, ge=0, description="traces kept back, of problems of their own; the best weights are kept by their loss"
     )
+    strict: bool = Field(
+        False,
+        description="whether a trace that is too long, or has no labelled step, is an error; else they are left out",
+    )
     evaluate_every: int | None = Field(None, ge=1, description="steps between two measurements; null: ten in a run")
 
     @model_validator(mode="after")
@@ -138,6 +142,7 @@ class PRMRecipe(Optimisation):
             find_prompt(self.prompt),
             max_length=longest_sequence(self, folder),
             soft=self.objective == "step_soft",
+            strict=self.strict,
         )
         return PRMData(found, *split_problems(found.traces, self.held_out, self.seed))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prmbench.data.records import read_json
 from prmbench.data.tokens import ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
 from prmbench.engines.processes import Share, current_share
@@ -193,7 +193,7 @@ def _finish(run: _Run, trainer: StepTrainer) -> dict[str, Any]:
 
     history, steps = trainer.state.log_history, trainer.state.global_step
     best = run.states / "best"
-    best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
+    best_step = read_json(best / BEST_NAME)["step"] if best.exists() else steps
     _export(run, best if best.exists() else run.states / "last", run.output)
     at_best: dict[str, Any] = next(
         (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}

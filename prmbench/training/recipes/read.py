@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,6 +66,12 @@ def read_fields(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, 
     fields = _read(file)
     for override in overrides:
         _set(fields, override)
+    try:
+        json.dumps(fields, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+        raise UserError(
+            f"{file}: holds half of a surrogate pair, or keys that are no texts; expected plain YAML"
+        ) from None
     return file, fields
 
 
