@@ -119,6 +119,7 @@ def evaluate_scores(
         TypeError: A keyword that nobody knows.
         UserError: The scores do not fit the data, or the benchmark takes none.
     """
+    check_name(name)
     found = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     limit = more.pop("limit", None)
     traces = found.load(DataRequest(data=data, subsets=more.pop("subsets", None), limit=limit))
