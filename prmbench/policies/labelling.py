@@ -347,6 +347,7 @@ def label(
         raise ArgumentError("adaptive", None, "the rule gain is decided by no single state; leave it out")
     if not marked:
         raise UserError("no solutions to label")
+    # What the run is: another one in this folder is refused. The rule is none of it, unless it decides where sampling stops.
     states = list({state.key: state for one in marked for state in one.states()}.values())
     template = find_prompt(prompt)
     stops = {"rule": options.rule, "threshold": options.limit} if options.adaptive else None
@@ -359,6 +360,7 @@ def label(
         "stop": sorted(policy.stop),
         "versions": versions()["transformers"],
     }
+    # What is missing is sampled.
     problems = list({one.problem.id: one.problem for one in marked}.values())
     with (
         checked_verifier(problems, verifier, quiet=not share.main) as checker,
@@ -384,6 +386,7 @@ def label(
         share.wait()
         if not share.main:
             return None
+        # The counts, in the order of the solutions, and the labels that follow from them.
         found = folder.completed()
         folder.finish([found[state.key] for state in states])
         lines = [json.dumps(labelled(one, found, options), ensure_ascii=False) for one in marked]
@@ -453,6 +456,7 @@ class _Sampler:
 
     def count(self, states: Sequence[State]) -> list[StateCount]:
         """Count the right continuations of some states."""
+        # What is finished has a verdict; the others begin with nothing.
         k, options = self.options.k, self.options
         limit = self.policy.engine.max_length
         done = {s.key: self._finished(s) for s in states if s.whole is not None}
@@ -468,6 +472,7 @@ class _Sampler:
         for state in open_ones:
             if room(state) < 1:
                 done[state.key] = StateCount(*state.key, 0, k, cut=k)
+        # The others are sampled, in one round or in several after each of which some are decided.
         going = [s for s in open_ones if room(s) >= 1]
         edges = np.linspace(0, k, options.looks + 1).round().astype(int)
         for first, last in itertools.pairwise(edges.tolist()):
