@@ -278,10 +278,10 @@ class TraceEncoder:
         ends = [end for _, end in _separators(text, self.options.separator)]
         own = self._plain.encode(text, add_special_tokens=False)
         starts = [start for start, _ in own.offsets]
+        sampled = own.ids if ids is None else ids.tolist()
         if ids is None:
             ids = np.array([*own.ids, *([self.end_of_turn] if finished else [])], dtype=np.int64)
-        elif ids[: len(own.ids)].tolist() != own.ids:  # sampled otherwise than the tokenizer would have it
-            sampled = ids
+        if sampled[: len(own.ids)] != own.ids:  # sampled otherwise than the tokenizer would have it
 
             @functools.cache
             def start(k: int) -> int:
