@@ -13,7 +13,18 @@ from prmbench.cli.options import DATA, LOADING, PROMPT_HELP, Flag, policy_loadin
 
 _FLAGS = {
     **shared(
-        "limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "verifier", "seed", "as_json"
+        *(
+            "limit",
+            *LOADING,
+            "system",
+            "template_arg",
+            "chat_template",
+            "date",
+            "end_of_turn",
+            "verifier",
+            "seed",
+            "as_json",
+        )
     ),
     **shared(
         policy={"required": True},

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from prmbench.data.records import read_whole
 from prmbench.errors import UserError, first_line
-from prmbench.results.plain_files import require_plain_file
+from prmbench.results.plain_files import refuse_links, require_plain_file
 from prmbench.results.schema import Record
 
 REPORTED = "reported"
@@ -74,10 +75,11 @@ def read_reported(folder: Path) -> list[ReportedTable]:
         UserError: A broken table; the file and the key are named.
     """
     found = []
+    refuse_links(folder / REPORTED)
     for path in (folder / REPORTED).glob("*.json"):
         require_plain_file(path)
         try:
-            table = ReportedTable.model_validate_json(path.read_bytes())
+            table = ReportedTable.model_validate_json(read_whole(path))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -290,18 +290,27 @@ def _refuse_different(
         )
 
 
-def check_same_logits(folder: Path, reference: Path) -> None:
-    """Check that two checkpoints give equally many logits a position, by their configs, so that a log-ratio is defined.
+def shared_logits(folder: Path, others: Sequence[Path], options: LoadOptions) -> int | None:
+    """Find how many logits, from the first on, mean the same to several checkpoints. A training takes log-probs over these alone.
 
     Args:
         folder: Folder of a model.
-        reference: Folder of its reference.
+        others: Folders of its reference and the like.
+        options: Whether code that a checkpoint carries may run.
+
+    Returns:
+        Their number; None where all checkpoints have the same tokens and equally many logits.
 
     Raises:
-        UserError: They do not.
+        UserError: A token has another id in one of them, or one that they do not share is among the others.
     """
-    sizes = [text_config(one).get("vocab_size") for one in (folder, reference)]
-    if sizes[0] != sizes[1]:
+    found = [ids for other in others if (ids := common_ids(folder, other, options)) is not None]
+    if not found:
+        return None
+    size = min(map(len, found))
+    if any(ids[size - 1] != size - 1 for ids in found):
         raise UserError(
-            f"{folder} has {sizes[0]} logits a position, {reference} {sizes[1]}; a log-ratio needs one vocabulary"
+            f"{folder} and {', '.join(map(str, others))}: tokens that they do not share are in the midst of their vocabularies; "
+            "start from checkpoints of one vocabulary"
         )
+    return size

@@ -280,6 +280,15 @@ def test_a_pipe_among_reported_tables(made, tmp_path):
         read_reported(board)
 
 
+@pytest.mark.parametrize("part", ["entries", "reported"])
+def test_a_part_of_a_board_that_is_a_link(made, tmp_path, part):
+    board = shutil.copytree(made[0], tmp_path / "board")
+    (board / part).rename(tmp_path / "outside")
+    (board / part).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=f"{part}: is a link"):
+        build(board, n_resamples=20)
+
+
 class _Rows(HTMLParser):
     """Text of the cells of each table's visible rows."""
 

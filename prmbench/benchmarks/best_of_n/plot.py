@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics
-from prmbench.errors import UserError
+from prmbench.errors import UserError, printable
 from prmbench.results.schema import Entry
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "e
         curve = entry.metrics.mean.scores[entry.metrics.own]
         points = [curve[str(n)][estimator] for n in entry.metrics.sizes]
         line = axis.plot(
-            entry.metrics.sizes, [100 * (p.value or 0) for p in points], marker="o", label=entry.subject.name
+            entry.metrics.sizes, [100 * (p.value or 0) for p in points], marker="o", label=printable(entry.subject.name)
         )[0]
         if all(p.low is not None for p in points):
             low, high = [100 * (p.low or 0) for p in points], [100 * (p.high or 0) for p in points]

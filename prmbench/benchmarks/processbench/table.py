@@ -92,12 +92,12 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
             f"Oracle thresholds are chosen on the very traces they are scored on: {100 * (oracle - crossfit):+.1f} points "
             f"for {main} here. Quote crossfit."
         )
-    if crossfit is not None:
-        knowing_nothing = {
-            name: value
-            for name, b in entry.metrics.baselines.items()
-            if (value := _value(b.mean.get("crossfit"))) is not None
-        }
+    knowing_nothing = {
+        name: value
+        for name, b in entry.metrics.baselines.items()
+        if (value := _value(b.mean.get("crossfit"))) is not None
+    }
+    if crossfit is not None and knowing_nothing:
         best = max(knowing_nothing, key=lambda name: knowing_nothing[name])
         verdict = "is above" if crossfit > knowing_nothing[best] else "is NOT above"
         lines.append(

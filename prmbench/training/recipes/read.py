@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +46,12 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
     fields = _read(file)
     for override in overrides:
         _set(fields, override)
+    try:
+        json.dumps(fields, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+        raise UserError(
+            f"{file}: holds half of a surrogate pair, or keys that are no texts; expected plain YAML"
+        ) from None
     try:
         return recipe_type.model_validate(fields)
     except ValidationError as error:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from prmbench.data.tokens import EncodedTrace
+from prmbench.engines.checkpoint import is_adapter
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
@@ -45,6 +46,9 @@ class RewardOptions(BaseModel):
 
     model: str = Field(description="checkpoint with its card, as a folder or Hub id; EndoRM's is the SFT policy")
     kind: str | None = Field(None, description="implicit, q_rm or endo; null reads it from the card")
+    objective: str | None = Field(
+        None, description="what an implicit model was trained with, such as ipvrm or dpo; null reads it from the card"
+    )
     update: Update = Field(
         "frozen", description="online update of an implicit model: frozen, naive, dlw, adb or dlw+adb (Eq. 15)"
     )
@@ -283,7 +287,7 @@ def without_adapter(model: Any, call: Callable[..., Any]) -> Model:
 
 
 def reward_kind(options: RewardOptions, folder: Path) -> str:
-    """Find the kind of a run's reward model.
+    """Find the kind of a run's reward model: what the recipe says, else the card. An adapter without both is implicit.
 
     Args:
         options: The recipe's part about it.
@@ -295,7 +299,7 @@ def reward_kind(options: RewardOptions, folder: Path) -> str:
     Raises:
         UserError: Neither recipe nor card names one, or it is not known.
     """
-    kind = options.kind or (read_card(folder) or {}).get("kind")
+    kind = options.kind or (read_card(folder) or {}).get("kind") or ("implicit" if is_adapter(folder) else None)
     if kind is None:
         raise UserError(f"{folder}: has no card (prmbench.json) that says what it is; set reward_model.kind")
     find_kind(str(kind))
@@ -310,6 +314,7 @@ def load_implicit(
     autocast: Callable[[], AbstractContextManager[object]],
     *,
     over_base: bool = False,
+    size: int | None = None,
     released: bool = False,
 ) -> ImplicitReward:
     """Load pi_phi, with an optimizer where it is updated.
@@ -322,6 +327,7 @@ def load_implicit(
         autocast: Makes the context that it computes in.
         over_base: Whether pi_ref is what pi_phi starts from. With an adapter it is then pi_phi without it, and no second copy of
             the weights is needed.
+        size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
         released: Whether online updates use the released code's loss.
 
     Returns:
@@ -330,11 +336,13 @@ def load_implicit(
     Raises:
         UserError: The card is broken, or the objective cannot be updated so.
     """
-    card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
+    fields = read_card(folder) or {"kind": "implicit"}
+    fields |= {"objective": options.objective} if options.objective is not None else {}
+    card = make_card(fields, str(folder / "prmbench.json"))
     objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)
     mend_generation_settings(model)  # or it could not be written at the end
-    give_logprobs(model, options.model)
+    give_logprobs(model, options.model, size)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
         reference = without_adapter(model, model) if over_base else reference
