@@ -115,8 +115,6 @@ class SFTRecipe(Optimisation):
         """See `Optimisation.plan`."""
         if self.stop is not None:
             find_prompt(self.stop.prompt)
-        if self.chat_template is not None:
-            find_template(self.chat_template)
         shape = self.shape()
         data, source = self.data_size(
             self.data, lambda: [len(ids) for ids, _ in self.load(self.encoder(self.folder)).kept]
