@@ -244,6 +244,7 @@ def test_dry_run_on_the_command_line():
         ("rl", "qwen3-0.6b/grpo.yaml", "prompt=euros", "prompt template 'euros' is not known (did you mean 'eurus'"),
         ("rm", "qwen3-0.6b/ipvrm.yaml", "prompt=euros", "prompt template 'euros' is not known (did you mean 'eurus'"),
         ("sft", "qwen3-0.6b/sft.yaml", "stop={pass_rate: 0.5, problems: p, prompt: bar}", "(did you mean 'bare'"),
+        ("sft", "llama3.2-1b/sft.yaml", "chat_template=lama3", "nor a template that ships (did you mean 'llama3'"),
     ],
 )
 def test_a_dry_run_refuses_what_does_not_exist(command, recipe, change, message):
