@@ -269,7 +269,7 @@ def test_options_that_mean_nothing_here(smol, tmp_path):
         load_reward_model(folder, preset="trl-prm", tokens={"system": "Be brief."})
     with pytest.raises(UserError, match="'generation' means nothing for the kind classifier"):
         load_reward_model(folder, preset="trl-prm", generation={"max_new_tokens": 8})
-    with pytest.raises(UserError, match="`engine=hff`: expected hf or vllm"):
+    with pytest.raises(UserError, match="`engine=hff`: expected hf, vllm, api"):
         load_reward_model(folder, preset="trl-prm", engine="hff")
     with pytest.raises(UserError, match="before_steps means nothing where prompt is chat"):
         load_reward_model(folder, kind="classifier", marks={"mark": "\n", "before_steps": " "})

@@ -234,8 +234,8 @@ def test_a_critic_from_the_command_line(stub, traces, tmp_path):
         (["--engine", "ap"], "--engine ap: expected hf, vllm, api"),
     ],
 )
-def test_mistakes_are_one_sentence(traces, options, message):
-    done = CliRunner().invoke(app, ["eval", "--rm", "m", "--data", str(traces), *options])
+def test_mistakes_are_one_sentence(tiny, traces, options, message):
+    done = CliRunner().invoke(app, ["eval", "--rm", str(tiny), "--data", str(traces), *options])
     assert message in str(done.exception)
 
 

@@ -157,7 +157,7 @@ def test_only_log_ratios_can_use_it(tiny):
     for kind, needs in (("endo", "logits"), ("q_rm", "hidden states")):
         with pytest.raises(UserError, match=f"`engine=vllm`: gives log-probs only, {kind} needs {needs}"):
             load_reward_model(tiny, kind=kind, engine="vllm")
-    with pytest.raises(UserError, match=r"`engine=vlm`: expected hf or vllm .did you mean 'vllm'"):
+    with pytest.raises(UserError, match=r"`engine=vlm`: expected hf, vllm, api .did you mean 'vllm'"):
         load_reward_model(tiny, reference=tiny, engine="vlm")
 
 
