@@ -214,6 +214,32 @@ def shared(*names: str, **changes: Mapping[str, Any]) -> dict[str, Flag]:
     return {name: dataclasses.replace(flag, **changes.get(name, {})) for name, flag in SHARED.items() if name in wanted}
 
 
+COMPLETED = frozenset({"benchmark", "engine", "kind", "objective", "preset", "prompt"})
+"""Options whose values a shell completes."""
+
+
+def known_values(name: str) -> list[str]:
+    """The values of an option that are known by name.
+
+    Args:
+        name: One of `COMPLETED`.
+    """
+    from prmbench.benchmarks.registry import BENCHMARKS
+    from prmbench.data.prompts import PROMPT_TEMPLATES
+    from prmbench.engines.registry import ENGINES
+    from prmbench.plugins import Registry
+    from prmbench.reward_models.objectives import OBJECTIVES
+    from prmbench.reward_models.presets import PRESETS
+    from prmbench.reward_models.registry import KINDS
+
+    registries: dict[str, Registry[Any]] = {"benchmark": BENCHMARKS, "kind": KINDS, "objective": OBJECTIVES}
+    return (
+        registries[name].names()
+        if name in registries
+        else list({"engine": ENGINES, "preset": PRESETS, "prompt": PROMPT_TEMPLATES}[name])
+    )
+
+
 def _annotation(flag: Flag) -> Any:
     kind = flag.kind if flag.required or flag.default is not None else flag.kind | None
     names = flag.flags or ((f"--{flag.name.replace('_', '-')}",) if flag.kind is bool else ())
@@ -228,6 +254,7 @@ def _annotation(flag: Flag) -> Any:
             min=low,
             max=high,
             show_default=flag.default is not None and flag.kind is not bool,
+            autocompletion=(lambda: known_values(flag.name)) if flag.name in COMPLETED else None,
         ),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +30,8 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
         The recipe.
 
     Raises:
-        UserError: There is no such file, its YAML is broken (line and column are named), a key is not known (the nearest is
-            named), or a value is wrong.
+        ArgumentError: An override holds a key that is not known (the nearest is named), or a wrong value.
+        UserError: There is no such file, its YAML is broken (line and column are named), or the same of its own keys and values.
     """
     file = Path(path)
     if not file.exists() and (resource_folder("training") / path).exists():
@@ -43,12 +44,45 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
             f"{path}: no such recipe{near}; recipes are YAML files, ready ones are in {resource_folder('training')}"
         )
     fields = _read(file)
+    changed = copy.deepcopy(fields)
     for override in overrides:
-        _set(fields, override)
+        _set(changed, override)
     try:
-        return recipe_type.model_validate(fields)
+        return recipe_type.model_validate(changed)
     except ValidationError as error:
-        raise UserError(f"{file}: {_describe(error, recipe_type)}") from None
+        described = _describe(error, recipe_type)
+        if (wrong := _to_blame(error, overrides, fields, recipe_type)) is not None:
+            raise ArgumentError("overrides", wrong, described) from None
+        raise UserError(f"{file}: {described}") from None
+
+
+def _to_blame(
+    error: ValidationError, overrides: Sequence[str], fields: dict[str, Any], recipe_type: type[BaseModel]
+) -> str | None:
+    """Find the overrides that are wrong, where it is not the file.
+
+    Args:
+        error: What is wrong with the recipe.
+        overrides: What went over the file.
+        fields: The fields of the file alone.
+        recipe_type: The class of the recipe.
+
+    Returns:
+        The override of the key that is wrong; all of them where a rule about several keys is broken that the file alone keeps; None
+        where the file is to blame.
+    """
+    name = ".".join(str(part) for part in error.errors()[0]["loc"])
+    for override in reversed(overrides):
+        key = override.partition("=")[0]
+        if name and f"{name}.".startswith(f"{key}."):
+            return override
+    if not overrides:
+        return None
+    try:
+        recipe_type.model_validate(fields)
+    except ValidationError:
+        return None
+    return " ".join(overrides)
 
 
 def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
