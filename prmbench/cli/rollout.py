@@ -10,6 +10,7 @@ import typer
 
 from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import DATA, LOADING, Flag, policy_loading, sampling_of, shared, with_flags
+from prmbench.progress import announce_loading
 
 _FLAGS = {
     **shared("limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "seed", "as_json"),
@@ -32,6 +33,11 @@ def _rollout(**values: Any) -> None:
     """Sample completions of problems and verify their answers."""
     from prmbench.data.problems import load_problems
     from prmbench.data.prompts import find_prompt
+
+    template = find_prompt(values["prompt"])
+    problems = load_problems(values["problems"], values["limit"])
+    announce_loading(values["policy"])
+
     from prmbench.data.rollouts import summarise
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
@@ -39,8 +45,6 @@ def _rollout(**values: Any) -> None:
     from prmbench.policies.rollout import rollout
     from prmbench.reward_models.loading import read_template
 
-    template = find_prompt(values["prompt"])
-    problems = load_problems(values["problems"], values["limit"])
     quiet_libraries()
     share = current_share(cpu=values["device"] == "cpu")
     loading = policy_loading(values)
@@ -65,6 +69,7 @@ def _rollout(**values: Any) -> None:
         return
     typer.echo(summary.sentence())
     typer.echo(f"rollouts: {values['output'] / 'rollouts.jsonl'}")
+    typer.echo(f"next:  prmbench eval --rm CKPT --rollouts {values['output']}")
 
 
 rollout_command = interruptible(with_flags(_rollout, _FLAGS))

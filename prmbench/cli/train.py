@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from prmbench.cli.common import interruptible
+from prmbench.progress import announce_loading
 
 _DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
 
@@ -28,12 +29,14 @@ def train_sft_command(
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.sft.recipe import SFTRecipe
-    from prmbench.training.sft.run import train_sft
 
     checked = load_recipe(recipe, SFTRecipe, override or ())
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
+    announce_loading(checked.model)
+    from prmbench.training.sft.run import train_sft
+
     result = train_sft(checked, log=typer.echo)
     if result is None:
         return
@@ -57,12 +60,14 @@ def train_rm_command(
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM."""
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rm.recipe import RMRecipe
-    from prmbench.training.rm.run import train_rm
 
     checked = load_recipe(recipe, RMRecipe, override or ())
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
+    announce_loading(checked.model)
+    from prmbench.training.rm.run import train_rm
+
     result = train_rm(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
     if result is None:
         return
@@ -87,12 +92,14 @@ def train_rl_command(
     """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rl.recipe import RLRecipe
-    from prmbench.training.rl.run import train_rl
 
     checked = load_recipe(recipe, RLRecipe, override or ())
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
+    announce_loading(checked.model)
+    from prmbench.training.rl.run import train_rl
+
     result = train_rl(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
     if result is None:
         return
