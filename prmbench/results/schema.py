@@ -6,6 +6,7 @@ Documented field by field; `docs/entry.md` is made from these descriptions (`prm
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -156,6 +157,36 @@ class Entry(Record, Generic[Metrics]):
     metrics: Metrics = Field(description="the figures; their shape depends on the benchmark")
     items: Items | None = Field(None, description="null: not kept (reported entries)")
     provenance: Provenance | None = Field(None, description="null: not known (reported entries)")
+
+    def table(self, width: int = 120) -> str:
+        """Return the table that the command line prints.
+
+        Args:
+            width: Columns of the text.
+        """
+        return str(_views().table(self, width))
+
+    def to_frame(self) -> Any:
+        """Return a frame of pandas with a row for each figure: ``figure`` (its path in the entry), ``value``, ``low``, ``high``.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return _views().entry_frame(self)
+
+    def plot(self) -> Any:
+        """Draw the main figures with their intervals, and return the figure of matplotlib."""
+        return _views().plot(self)
+
+    def __repr__(self) -> str:
+        return str(_views().summary(self))
+
+    __str__ = __repr__
+
+
+def _views() -> Any:
+    """What shows entries: it knows the benchmarks, which this module may not import."""
+    return importlib.import_module("prmbench.benchmarks.views")
 
 
 def digest(content: object) -> str:

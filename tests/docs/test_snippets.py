@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import doctest
 import functools
+import inspect
 import itertools
 import os
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import world
 from pages import Block, blocks
 from typer.testing import CliRunner
 
+import prmbench
 from prmbench.cli.app import app
 
 FEWER = {"--branches": "10"}
@@ -103,6 +106,19 @@ def test_every_row_of_the_table_of_models_runs(here):
     assert len(rows) >= 8
     for command in rows:
         run(command, Block("README.md", 0, "", command, None, None, (0, 0)), "README.md, table of models")
+
+
+def functions():
+    return [name for name in prmbench.__all__ if inspect.isfunction(getattr(prmbench, name))]
+
+
+@pytest.mark.parametrize("name", functions())
+def test_every_public_function_has_an_example_that_runs(name, here):
+    text = inspect.getdoc(getattr(prmbench, name)) or ""
+    _, heading, example = text.partition("\nExamples:\n")
+    assert heading, f"prmbench.{name} has no example"
+    block = Block(f"prmbench.{name}", 0, "python", textwrap.dedent(example) + "\n", None, None, (0, 0))
+    run_python(block, {"prmbench": prmbench}, f"prmbench.{name}")
 
 
 def run(command: str, block: Block, where: str) -> str:
