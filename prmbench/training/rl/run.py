@@ -27,6 +27,7 @@ from prmbench.engines.tokenizer import load_tokenizer, save_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.quiet import quiet_libraries
+from prmbench.resources import install_command
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.reward_models.card import read_card, reference_fields, write_card
@@ -185,7 +186,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
         from trl.import_utils import is_vllm_available
 
         if not is_vllm_available():
-            raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
+            raise UserError(f"engine vllm: vLLM is not installed ({install_command('vllm')}); or set engine=hf")
     for remark in recipe.remarks():
         log(remark)
     trained_with = ((read_card(reward_folder) if reward_folder else None) or {}).get("prompt")
