@@ -12,7 +12,7 @@ import yaml
 
 from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.parts import Cell
-from prmbench.data.problem_sets import PROBLEM_SETS
+from prmbench.data.problem_sets import KNOWN_SETS
 from prmbench.data.traces import PROCESSBENCH_HUB, PROCESSBENCH_SUBSETS
 from prmbench.errors import UserError
 from prmbench.reports.escaping import one_line
@@ -146,7 +146,7 @@ def _by_subset(measured: Measured) -> dict[str, Estimate]:
 def _hub_id(benchmark: str, subset: str) -> str | None:
     if benchmark == "processbench":
         return PROCESSBENCH_HUB if subset in PROCESSBENCH_SUBSETS else None
-    known = PROBLEM_SETS.get(subset) if benchmark == "policy" else None
+    known = KNOWN_SETS.get(subset) if benchmark == "policy" else None
     return known.hub if known else None
 
 
