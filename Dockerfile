@@ -1,8 +1,8 @@
 # prmbench with vLLM and the trainers, for CUDA:
-#   docker build -t prmbench .
-#   docker run --gpus all -v "$PWD:/work" -v ~/.cache/huggingface:/root/.cache/huggingface prmbench eval --rm CKPT
+#   docker build -t prmbench:cuda .
+#   docker run --gpus all -v "$PWD:/work" -v ~/.cache/huggingface:/root/.cache/huggingface prmbench:cuda eval --rm CKPT
 # The same without a GPU:
-#   docker build --build-arg BASE=python:3.12-slim --build-arg EXTRAS=train --build-arg INDEX=https://download.pytorch.org/whl/cpu -t prmbench-cpu .
+#   docker build --build-arg BASE=python:3.12-slim --build-arg EXTRAS=train --build-arg INDEX=https://download.pytorch.org/whl/cpu -t prmbench:cpu .
 ARG BASE=nvidia/cuda:12.8.1-devel-ubuntu24.04
 FROM ${BASE}
 

@@ -114,8 +114,9 @@ def problem_of(place: str, record: Any) -> str:
             turns = [
                 one for one in value if isinstance(one, dict) and one.get("role", one.get("from")) in ("user", "human")
             ]
-            texts = [one.get("content", one.get("value")) for one in turns]
-            if texts and all(isinstance(text, str) for text in texts):
+            said = [one.get("content", one.get("value")) for one in turns]
+            texts = [text for text in said if isinstance(text, str)]
+            if texts and len(texts) == len(said):
                 return "\n".join(texts)
     raise UserError(f"{place}: holds no problem; expected one of the fields {', '.join(FIELDS)}")
 

@@ -102,7 +102,8 @@ class Board:
         return frame(rows)
 
     def __repr__(self) -> str:
-        return f"<Board {printable(self.title)}: {len(self.lines)} rows; .table() and .to_frame() show it>"
+        mark = " (miniature)" if self.miniature else ""
+        return f"<Board {printable(self.title)}{mark}: {len(self.lines)} rows; .table() and .to_frame() show it>"
 
 
 def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verify: bool = True) -> list[Board]:

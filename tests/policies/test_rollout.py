@@ -102,7 +102,9 @@ def test_golds_are_looked_at_before_anything_is_sampled(policy, tmp_path, capsys
 
 def test_another_convention_is_another_run(policy, tmp_path):
     run(policy, tmp_path / "out")
-    with pytest.raises(UserError, match=r'other settings \(verifier: "prmbench \d+ strict.* there, "prmbench \d+ paper'):
+    with pytest.raises(
+        UserError, match=r'other settings \(verifier: "prmbench \d+ strict.* there, "prmbench \d+ paper'
+    ):
         run(policy, tmp_path / "out", verifier=VerifierOptions("paper"))
 
 
