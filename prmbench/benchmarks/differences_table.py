@@ -111,7 +111,9 @@ def _sentences(pair: ComparedPair, *, many: bool) -> list[str]:
     higher, lower = (pair.first, pair.second) if mean.value > 0 else (pair.second, pair.first)
     p = pair.p_holm if many else mean.p
     test = f"{p_in_words(mean.p)}{corrected}"
-    if p < SIGNIFICANT:
+    if all(one.low == one.high == 0 for one in pair.subsets.values()):
+        said = "No difference: both come to the same on every item. An interval of width 0 is no proof that they always will."
+    elif p < SIGNIFICANT:
         said = f"{higher} is above {lower} by {100 * abs(mean.value):.1f} points, {test}."
     else:
         said = f"No significant difference: {pair.first} minus {pair.second} is {100 * mean.value:+.1f} points, {test}."

@@ -247,5 +247,11 @@ def test_no_significant_difference_keeps_its_sign():
     assert said in shown
 
 
+def test_the_same_on_every_item_is_no_proof():
+    entry = str(resource_folder("leaderboards") / "entries" / "miniature-dpo")
+    shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, ["compare", entry, entry, "--resamples", "50"]).output
+    assert "No difference: both come to the same on every item. An interval of width 0 is no proof" in shown
+
+
 def test_a_small_p_within_a_sentence():
     assert [p_in_words(p) for p in (0.0004, 0.001, 0.0123)] == ["p < 0.001", "p = 0.001", "p = 0.012"]
