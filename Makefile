@@ -1,8 +1,12 @@
-# make setup | vllm | demo | test | lint | docs | bench: one word each, from a fresh clone, with Python 3.11 or newer and nothing else.
+# make setup | vllm | demo | test | test-slow | lint | docs | bench: one word each, from a fresh clone, with Python 3.11 or newer and
+# nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup vllm demo test lint docs bench
+.PHONY: setup vllm demo test test-slow lint docs bench
+
+# A process a core, each with one thread; tests of a file share their models, so a file stays in one process.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 setup: .venv/installed
 
@@ -29,7 +33,11 @@ demo: setup
 	$(BIN)/prmbench demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# Trainings that are killed and go on, several processes, vLLM, lm-eval.
+test-slow: setup
+	$(PYTEST) -m slow
 
 lint: setup
 	$(BIN)/ruff format --check .

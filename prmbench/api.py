@@ -54,8 +54,9 @@ def evaluate(
         loading: Arguments of `load_reward_model`; may also be given as further keywords.
         policy_loading: Arguments of `load_policy`: ``load_options``, ``chat_template`` (a file), ``engine``, ``tokens``.
         share: This process among those that share the work; None: it is the only one.
-        **more: Fields of `DataRequest` (``data``, ``subsets``, ``limit``, ``rollouts``, ``prompt``), keys of `RunKeywords`
-            (``output``, ``seed``, ``n_resamples``, ...), the benchmark's own options, and arguments of `load_reward_model`.
+        **more: Fields of `DataRequest` (``data``, ``subsets``, ``limit``, ``rollouts``, ``prompt``, ``verifier``), keys of
+            `RunKeywords` (``output``, ``seed``, ``n_resamples``, ...), the benchmark's own options, and arguments of
+            `load_reward_model`.
 
     Returns:
         The entry and the path of its file; None in processes other than the first. The same call goes on where an interrupted one
@@ -80,8 +81,9 @@ def evaluate(
     _check_loading(found, rm, loading)
 
     # A mistake in a name or in the data shows before a model loads.
+    hosted = "api" in (loading.get("engine"), (policy_loading or {}).get("engine"))
     for source, argument in ((rm, "rm"), (policy, "policy"), (loading.get("reference"), "reference")):
-        if isinstance(source, str | Path):
+        if not hosted and isinstance(source, str | Path):
             local_folder(str(source), argument)
     data = found.load(request)
     model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)

@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: their threads would only take turns
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import support
 
 ROOT = Path(__file__).resolve().parent.parent

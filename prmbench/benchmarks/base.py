@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
+from prmbench.verify.options import VerifierOptions
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
@@ -48,7 +50,7 @@ POLICY = frozenset({"policy"})
 TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "end_of_turn"})
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "max_new_tokens"})
 PROBLEMS = frozenset({"subset", "limit", "prompt"})
-COMPLETIONS = frozenset({"rollouts", "limit", "prompt"})
+COMPLETIONS = frozenset({"rollouts", "limit", "prompt", "verifier"})
 
 
 class _Imported:
@@ -103,6 +105,7 @@ class DataRequest:
         limit: Only this many traces, or the first this many problems, of each subset; None: all.
         rollouts: Files or run folders of completions.
         prompt: The name of a prompt template; None: the one that the completions were sampled with, else ``boxed``.
+        verifier: The conventions that verdicts of answers follow; None: the defaults.
     """
 
     data: str | Path | None = None
@@ -110,6 +113,7 @@ class DataRequest:
     limit: int | None = None
     rollouts: Sequence[str | Path] = ()
     prompt: str | None = None
+    verifier: VerifierOptions | None = None
 
 
 class RunKeywords(TypedDict, total=False):
@@ -215,6 +219,7 @@ class Plan:
         numerics: Where it computes and in what type: a device and a dtype.
         batch_tokens: Padded tokens of a batch.
         units: Gives the work, once the folder is held; it may sample into the folder first.
+        usage: What a server was asked for in this process, and what it cost; None: there is no server.
         cached_tokens: Tokens whose reference log-probs came from the cache so far.
         warn: Says in words what puts the figures at risk; None: nothing.
         told: Warnings that were printed already, when the model was loaded; they are recorded.
@@ -230,6 +235,7 @@ class Plan:
     batch_tokens: int
     units: Callable[[Path, Share], Units]
     cached_tokens: Callable[[], int] = lambda: 0
+    usage: Callable[[], dict[str, Any] | None] = lambda: None
     warn: Callable[[Sequence[Any]], str | None] = lambda _: None
     told: Sequence[str] = ()
     provenance: Provenance | None = None

@@ -32,17 +32,19 @@ class Completions:
     Attributes:
         completions: The completions.
         prompt: The prompt template they were sampled with; it also says where answers are.
+        verifier: The conventions that verdicts follow; None: the defaults.
     """
 
     completions: list[StoredCompletion]
     prompt: PromptTemplate
+    verifier: VerifierOptions | None = None
 
 
 def find_completions(request: DataRequest) -> Completions:
     """Read the completions that a user asks for.
 
     Args:
-        request: Its ``rollouts``, ``prompt`` and ``limit`` are read.
+        request: Its ``rollouts``, ``prompt``, ``limit`` and ``verifier`` are read.
 
     Raises:
         UserError: As `load_completions` does, or a prompt that is not theirs.
@@ -58,7 +60,7 @@ def find_completions(request: DataRequest) -> Completions:
             None,
             f"the rollouts were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart",
         )
-    return Completions(completions, find_prompt(prompt or next(iter(used), "boxed")))
+    return Completions(completions, find_prompt(prompt or next(iter(used), "boxed")), request.verifier)
 
 
 def problems_by_set(data: Completions) -> dict[str, int]:
@@ -83,23 +85,20 @@ class Judged:
     answers: list[int]
 
 
-def judge(
-    completions: Sequence[StoredCompletion], prompt: PromptTemplate, options: VerifierOptions | None = None
-) -> Judged:
+def judge(data: Completions) -> Judged:
     """Verify every completion's answer, and find which answers of a problem are the same.
 
     A truncated completion is wrong and has no answer.
 
     Args:
-        completions: The completions.
-        prompt: Says where answers are.
-        options: The conventions that verdicts follow; None: the defaults.
+        data: The completions, where their answers are, and the conventions that verdicts follow.
     """
+    completions, prompt = data.completions, data.prompt
     groups: dict[tuple[str, str], list[int]] = {}
     for i, one in enumerate(completions):
         groups.setdefault((one.subset, one.id), []).append(i)
     answers = [-1] * len(completions)
-    with Verifier(options) as verifier:
+    with Verifier(data.verifier) as verifier:
         with progress("verifying", len(completions), "completions") as advance:
             verdicts = verifier.verify(
                 [c.text for c in completions], [c.answer for c in completions], style=prompt.style, on_done=advance
@@ -193,7 +192,7 @@ def plan_fields(
             "data": data_hash(one.digest() for one in data.completions),
             "tokens": ids_hash(one.ids for one in encoded),
         },
-        "rules": {"prompt": data.prompt.name, "verifier": verifier_version()},
+        "rules": {"prompt": data.prompt.name, "verifier": verifier_version(data.verifier)},
         "engine": model.engine,
         "numerics": (device, dtype),
         "batch_tokens": batch_tokens or default_batch_tokens(device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,3 +49,23 @@ def tell(warnings: list[str]) -> None:
     """
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def tell_usage(usage: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Print on stderr what a server was asked for.
+
+    Args:
+        usage: What `prmbench.engines.api.engine.ApiEngine.usage` counts; None: there is no server.
+
+    Returns:
+        The same.
+    """
+    if usage is not None:
+        cost = f", cost {usage['cost']:g}" if "cost" in usage else ""
+        print(
+            f"server: {usage['requests']:,} requests answered, {usage['found']:,} more found from before; "
+            f"{usage['prompt_tokens']:,} tokens of prompts and {usage['completion_tokens']:,} of replies{cost}; "
+            f"{usage['cut']:,} replies cut, {usage['refused']:,} refused",
+            file=sys.stderr,
+        )
+    return usage

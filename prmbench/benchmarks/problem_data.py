@@ -10,6 +10,7 @@ from prmbench.data.problem_sets import POLICY_SETS, find_problems
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.errors import ArgumentError
+from prmbench.verify.options import VerifierOptions
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Problems:
     Attributes:
         sets: The problems by the set's name.
         prompt: The name of the prompt template.
+        verifier: The conventions that verdicts of answers follow; None: the defaults.
     """
 
     sets: dict[str, list[Problem]]
     prompt: str = "boxed"
+    verifier: VerifierOptions | None = None
 
 
 def problems_per_set(data: Problems) -> dict[str, int]:
@@ -47,7 +50,7 @@ def find_problem_sets(request: DataRequest, default: Sequence[str] | None = POLI
     """Read the problem sets that a user asks for.
 
     Args:
-        request: Its ``subsets`` (names or files), ``data`` (one more file), ``limit`` and ``prompt`` are read.
+        request: Its ``subsets`` (names or files), ``data`` (one more file), ``limit``, ``prompt`` and ``verifier`` are read.
         default: Names of the sets where none is asked for; None: asking for none is a mistake.
 
     Raises:
@@ -63,4 +66,4 @@ def find_problem_sets(request: DataRequest, default: Sequence[str] | None = POLI
     sets = find_problems(named, request.limit)
     if not any(sets.values()):
         raise ArgumentError("subsets", " ".join(named), "no problems")
-    return Problems(sets, prompt)
+    return Problems(sets, prompt, request.verifier)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Job, Plan, Units
-from prmbench.benchmarks.precision import tell
+from prmbench.benchmarks.precision import tell, tell_usage
 from prmbench.engines.missing import run_missing
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError
@@ -96,6 +96,7 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
             resumed=units.resumed + len(done),
             cached_tokens=plan.cached_tokens() - cached_before,
             processes=share.count,
+            service=tell_usage(plan.usage()),
             warnings=[*plan.told, *warnings],
             **statistics,
         )

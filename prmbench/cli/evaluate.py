@@ -102,6 +102,7 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
     announce_loading(*(values.get(name) for name in ("rm", "reference", "policy")))
     from prmbench.api import evaluate
     from prmbench.engines.processes import current_share
+    from prmbench.verify import VerifierOptions
 
     quiet_libraries()
     values = {**benchmark.defaults, **{name: value for name, value in values.items() if value is not None}}
@@ -118,6 +119,7 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
         limit=values.get("limit"),
         rollouts=values.get("rollouts") or (),
         prompt=values.get("prompt"),
+        verifier=VerifierOptions.parse(values.get("verifier", "strict")),
         output=values.get("output"),
         n_resamples=values.get("resamples"),
         seed=values.get("seed") or 0,

@@ -74,6 +74,7 @@ _SHARED = [
         "prompt template: boxed, bare, answer-line, number; default: as trained or sampled, else boxed",
         DATA,
     ),
+    Flag("verifier", str, "what counts as right: strict, paper, or strict,tolerance=0.01,think=false", DATA, "strict"),
     Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0),
     Flag("temperature", float, "0: greedy", SAMPLING, low=0, high=100),
     Flag("top_p", float, "nucleus", SAMPLING, low=1e-6, high=1),
@@ -89,9 +90,19 @@ _SHARED = [
     Flag("end_of_turn", str, "token that ends a turn; default: as the chat template has it", TOKENS),
     Flag("device", str, "auto, cpu, cuda, cuda:N", COMPUTE, "auto"),
     Flag("dtype", str, "auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16", COMPUTE, "auto"),
-    Flag("engine", str, "where tokens are computed: hf, or vllm (policies, implicit models, critics)", COMPUTE, "hf"),
+    Flag(
+        "engine",
+        str,
+        "where tokens are computed: hf, vllm (policies, implicit models, critics), or api (a server; policies, critics)",
+        COMPUTE,
+        "hf",
+    ),
     Flag("tensor_parallel", int, "vllm: devices that share one model", COMPUTE, 1, low=1),
     Flag("data_parallel", int, "vllm: copies of the model, each on its own devices", COMPUTE, 1, low=1),
+    Flag("base_url", str, "api: where the server's paths begin, http://localhost:8000/v1; default: OpenAI's", COMPUTE),
+    Flag("key_variable", str, "api: environment variable with the key", COMPUTE, "OPENAI_API_KEY"),
+    Flag("concurrency", int, "api: requests under way at once", COMPUTE, 8, low=1),
+    Flag("price", list[float], "api: of a million tokens of prompts, then of replies; given twice", COMPUTE, low=0),
     Flag("batch_tokens", int, "padded tokens of a batch", COMPUTE, low=1),
     Flag(
         "reference_cache",
@@ -110,8 +121,9 @@ _SHARED = [
 SHARED = {flag.name: flag for flag in _SHARED}
 """Every option that several commands have, in the order of the help."""
 ALWAYS = frozenset({"output", "name", "seed", "resamples", "as_json"})
+SERVICE = ("base_url", "key_variable", "concurrency", "price")
 LOADING = frozenset(
-    {"device", "dtype", "engine", "tensor_parallel", "data_parallel", "batch_tokens", "trust_remote_code"}
+    {"device", "dtype", "engine", "tensor_parallel", "data_parallel", "batch_tokens", "trust_remote_code", *SERVICE}
 )
 
 
@@ -365,8 +377,23 @@ def load_options(values: Mapping[str, Any]) -> Any:
     """
     from prmbench.engines.load import LoadOptions
 
+    service = _service(values) if values.get("engine") == "api" else None
+    given = {name for name in SERVICE if values.get(name) not in (None, [], SHARED[name].default)}
+    if service is None and given:
+        raise UserError(f"{flag_names(sorted(given))}: goes with --engine api, a server; leave it out")
     names = ("device", "dtype", "trust_remote_code", "tensor_parallel", "data_parallel")
-    return LoadOptions(**{name: values[name] for name in names if name in values})
+    return LoadOptions(**{name: values[name] for name in names if name in values}, service=service)
+
+
+def _service(values: Mapping[str, Any]) -> Any:
+    """The server of a command's values. Raises ArgumentError where two prices are not given."""
+    from prmbench.engines.api.service import Service
+
+    prices = values.get("price") or None
+    if prices is not None and len(prices) != 2:
+        raise ArgumentError("price", " ".join(map(str, prices)), "expected two: of prompts, then of replies")
+    names = ("base_url", "key_variable", "concurrency")
+    return Service(**{name: values[name] for name in names if name in values}, prices=prices and tuple(prices))
 
 
 def sampling_of(values: Mapping[str, Any]) -> dict[str, Any]:

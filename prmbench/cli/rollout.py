@@ -13,7 +13,9 @@ from prmbench.cli.options import DATA, LOADING, Flag, policy_loading, sampling_o
 from prmbench.progress import announce_loading
 
 _FLAGS = {
-    **shared("limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "seed", "as_json"),
+    **shared(
+        "limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "verifier", "seed", "as_json"
+    ),
     **shared(
         policy={"required": True},
         prompt={"help": "prompt template: boxed, bare, answer-line, number", "default": "boxed"},
@@ -33,8 +35,9 @@ def _rollout(**values: Any) -> None:
     """Sample completions of problems and verify their answers."""
     from prmbench.data.problems import load_problems
     from prmbench.data.prompts import find_prompt
+    from prmbench.verify import VerifierOptions
 
-    template = find_prompt(values["prompt"])
+    template, verifier = find_prompt(values["prompt"]), VerifierOptions.parse(values["verifier"])
     problems = load_problems(values["problems"], values["limit"])
     announce_loading(values["policy"])
 
@@ -60,6 +63,7 @@ def _rollout(**values: Any) -> None:
         seed=values["seed"] or 0,
         batch_tokens=values["batch_tokens"],
         share=share,
+        verifier=verifier,
     )
     if not share.main:
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
+from prmbench.engines.api.service import Service
 from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, weight_files, weight_names
 from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest
 
@@ -30,6 +31,7 @@ class LoadOptions:
         trust_remote_code: Whether code that a checkpoint carries is run. It is not unless the user asks.
         tensor_parallel: Number of devices that share one model. Only vLLM takes more than 1.
         data_parallel: Number of copies of the model, each with devices of its own. Only vLLM takes more than 1.
+        service: The server that the engine api asks; None: OpenAI's.
     """
 
     device: str = "auto"
@@ -37,6 +39,7 @@ class LoadOptions:
     trust_remote_code: bool = False
     tensor_parallel: int = 1
     data_parallel: int = 1
+    service: Service | None = None
 
     def resolve_device(self) -> torch.device:
         """Find the torch device. One of several processes gets a CUDA device of its own.

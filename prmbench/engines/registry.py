@@ -14,7 +14,7 @@ from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, argument, nearest
 
-ENGINES = ("hf", "vllm")
+ENGINES = ("hf", "vllm", "api")
 
 
 def check_engine(name: str, options: LoadOptions) -> None:
@@ -28,8 +28,8 @@ def check_engine(name: str, options: LoadOptions) -> None:
         ArgumentError: There is no such engine (the nearest is named), or it has no use for several devices.
     """
     if name not in ENGINES:
-        raise ArgumentError("engine", name, f"expected {' or '.join(ENGINES)}{nearest(name, ENGINES)}")
-    if name == "hf":
+        raise ArgumentError("engine", name, f"expected {', '.join(ENGINES)}{nearest(name, ENGINES)}")
+    if name != "vllm":
         for way, number in (("tensor_parallel", options.tensor_parallel), ("data_parallel", options.data_parallel)):
             if number > 1:
                 shares = f"only {argument('engine', 'vllm')} shares its work like this; leave it out"
@@ -49,7 +49,7 @@ def load_engine(
 
     Args:
         name: Name of the engine.
-        folder: The checkpoint folder. An adapter is merged into its base.
+        folder: The checkpoint folder. An adapter is merged into its base. The engine api has no use for it.
         options: Where and how its weights are loaded.
         source: What errors call the checkpoint.
         memory_share: Share of each device's memory that vLLM reserves, between 0 and 1. The hf engine takes what it needs.
@@ -63,6 +63,10 @@ def load_engine(
         UserError: The engine cannot load the checkpoint.
     """
     check_engine(name, options)
+    if name == "api":
+        from prmbench.engines.api.engine import hosted
+
+        return hosted(source, options.service)
     if name == "hf":
         from prmbench.engines.hf.engine import HFEngine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from dataclasses import dataclass
 from typing import Literal
@@ -44,6 +45,20 @@ def uniforms(seed: int, key: str, sample: int, size: int) -> NDArray[np.float64]
         float64 in [0, 1). Shape [size].
     """
     return np.random.default_rng([seed, zlib.crc32(key.encode()), sample]).random(size)
+
+
+def request_seed(seed: int, key: str, sample: int) -> int:
+    """Give the seed of one request. It depends on the arguments alone.
+
+    Args:
+        seed: Seed of the run.
+        key: Id of the problem.
+        sample: Number of the sample among those of its problem.
+
+    Returns:
+        A number from 0 to 2**31 - 1.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{sample}".encode()).digest()[:4], "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def load_policy(
     """Load a policy into an engine.
 
     Args:
-        source: A checkpoint folder or a Hub id.
+        source: A checkpoint folder or a Hub id; with the engine api, a model as the server calls it.
         prompt: How problems are put to it.
         load_options: Where and how its weights are loaded; None: as `LoadOptions` has it.
         chat_template: A Jinja chat template, or the name of one that the tokenizer has; None: that of the tokenizer.
@@ -62,10 +62,15 @@ def load_policy(
         UserError: There is no such checkpoint, or it cannot be loaded.
     """
     options = load_options or LoadOptions()
-    folder = locate(source, "policy")
     tokens = tokens or TokenOptions()
     if tokens.system is None:
         tokens = tokens.model_copy(update={"system": prompt.system})
+    if engine == "api":
+        from prmbench.engines.api.engine import chat_encoder, hosted
+
+        encoder, model = chat_encoder(tokens, chat_template), hosted(source, options.service)
+        return Policy(model, encoder, source, model.identity)
+    folder = locate(source, "policy")
     encoder = TraceEncoder(load_tokenizer(folder, options), tokens, chat_template)
     for warning in encoder.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -48,6 +48,7 @@ def run_provenance(
     resumed: int,
     cached_tokens: int = 0,
     processes: int = 1,
+    service: dict[str, Any] | None = None,
     warnings: Sequence[str] = (),
 ) -> Provenance:
     """Describe how a run that ends now computed its items.
@@ -67,6 +68,7 @@ def run_provenance(
         resumed: Items that were there already.
         cached_tokens: Of the tokens, those whose reference log-probs came from the cache.
         processes: How many processes shared the work.
+        service: What a server was asked for; None: there is none.
         warnings: What puts the figures at risk, in words.
     """
     seconds = (datetime.now(UTC) - started).total_seconds()
@@ -88,5 +90,6 @@ def run_provenance(
             cached_tokens=cached_tokens,
             resumed_items=resumed,
             processes=processes,
+            service=service,
         ),
     )

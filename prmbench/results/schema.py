@@ -123,6 +123,10 @@ class Run(Record):
     cached_tokens: int = Field(0, description="of these, tokens whose reference log-probs came from the cache")
     resumed_items: int = Field(description="items found already scored when this process started")
     processes: int = Field(1, description="processes that shared the work")
+    service: dict[str, Any] | None = Field(
+        None,
+        description="engine api: requests, tokens as the server counts them, cost, models that answered; null: no server",
+    )
 
 
 class Provenance(Record):

@@ -76,6 +76,10 @@ class LoadRequest:
         Raises:
             UserError: There is no tokenizer, or no chat template.
         """
+        if self.engine == "api":
+            from prmbench.engines.api.engine import chat_encoder
+
+            return chat_encoder(self.card.tokens, self.chat_template)
         return TraceEncoder(load_tokenizer(folder or self.folder, self.options), self.card.tokens, self.chat_template)
 
     def language_model(self, allowed: NDArray[np.int64] | None = None) -> Engine:
@@ -164,6 +168,10 @@ class RewardModel(ABC):
         facts = ", ".join(f"{name} {value}" for name, value in of.get("facts", {}).items())
         where = " in ".join(self.device_and_dtype())
         return f"<{type(self).__name__} {of.get('source', '')} ({what})\n  {facts}\n  on {where}, engine {self.engine}>"
+
+    def usage(self) -> dict[str, Any] | None:
+        """What a server was asked for since loading, and what it cost; None where there is none."""
+        return None
 
     @property
     def cached_tokens(self) -> int:
@@ -321,12 +329,18 @@ class EngineRewardModel(RewardModel):
         """
         request.refuse_reference()
         request.refuse_engine(cls.needs)
-        digest = checkpoint_hash(request.folder)
+        digest = "" if request.engine == "api" else checkpoint_hash(request.folder)
         encoder = cls.make_encoder(request)
         allowed = token_ids(encoder.tokenizer) if "generation" in cls.reads else None
-        loaded = cls(request.language_model(allowed), encoder, request.card)
-        loaded.hashes, loaded.engine = {"model": digest}, request.engine
+        model = request.language_model(allowed)
+        loaded = cls(model, encoder, request.card)
+        loaded.hashes, loaded.engine = {"model": digest or str(model.facts()["identity"])}, request.engine
         return loaded
+
+    def usage(self) -> dict[str, Any] | None:
+        """What a server was asked for since loading. See `RewardModel.usage`."""
+        count = getattr(self.model, "usage", None)
+        return count() if count else None
 
     @classmethod
     def make_encoder(cls, request: LoadRequest) -> TraceEncoder | MarkEncoder:

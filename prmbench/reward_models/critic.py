@@ -69,7 +69,7 @@ class CriticRewardModel(EngineRewardModel):
         self.generation = card.generation or Generation()
         if self.generation.n < 1:
             raise UserError("generation.n: 0; a critic needs at least one vote (n 1)")
-        self.batch_tokens = 1_000_000 if model.name == "vllm" else 16_384  # vLLM makes its own batches
+        self.batch_tokens = 16_384 if model.name == "hf" else 1_000_000  # the others make their own batches
         self.stop = frozenset({encoder.end_of_turn, *model.eos_ids()})
 
     def encode_trace(self, problem: str, steps: Sequence[str]) -> CriticTrace:

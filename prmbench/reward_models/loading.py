@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from prmbench.reward_models.card import CARD_NAME, Card, find_reference, make_ca
 from prmbench.reward_models.presets import fill_in, find_preset
 from prmbench.reward_models.registry import find_kind
 
+NOWHERE = Path(os.devnull)
+"""The folder of a model that has none, because a server holds it."""
 SPECIAL = ("marks", "pair", "generation", "discount", "decay", "decay_floor")
 """Fields of a card that only some kinds use (`RewardModel.reads`)."""
 
@@ -48,7 +51,8 @@ def load_reward_model(
         chat_template: File with a Jinja chat template to use in place of that of the tokenizer, or the name of one of several that
             the tokenizer has; None keeps its own, the default one of several.
         plugin: Python file that registers a kind of your own; it is run. None runs nothing.
-        engine: What computes tokens: ``hf``, or ``vllm`` for implicit models (model and reference both) and critics.
+        engine: What computes tokens: ``hf``; ``vllm`` for implicit models (model and reference both) and critics; or ``api``, a
+            server, for critics: `rm` is then a model as the server calls it, and `load_options` name the server.
         reference_cache: Whether to keep log-probs of the reference of an implicit model between runs, and to use those kept.
         **settings: Other fields of `Card`, such as objective, beta, prompt, tokens, marks or generation, over those of the card.
             None leaves a field as it is. ``prompt="bare"`` puts problems without the instruction that the model was trained with.
@@ -68,20 +72,28 @@ def load_reward_model(
         _run_plugin(Path(plugin))
     check_engine(engine, load_options or LoadOptions())
     source = str(rm)
-    folder = locate(source, "rm")
+    folder = NOWHERE if engine == "api" else locate(source, "rm")
     # What the checkpoint is: its card, then preset and kind, then the settings over them.
-    found = read_card(folder)
+    found = None if engine == "api" else read_card(folder)
     fields = _asked_for(dict(found or {}), kind, preset)
     if "kind" not in fields:
-        if reference is None and not is_adapter(folder):
+        if engine == "api":
+            fields["kind"] = "critic"
+        elif reference is None and not is_adapter(folder):
             raise UserError(
                 f"{source}: has no {CARD_NAME} that says what it is; pass {argument('reference', 'SFT')} (a log-ratio against "
                 f"that model), {argument('preset', 'NAME')} (a public PRM) or {argument('kind', 'endo')} (the model's own logits)"
             )
-        fields["kind"] = "implicit"
+        fields.setdefault("kind", "implicit")
     fields = fill_in(fields, {name: value for name, value in settings.items() if value not in (None, {})})
     card = make_card(fields, str(folder / CARD_NAME) if found else "the settings")
     _refuse_unread(card)
+    if engine == "api" and not find_kind(card.kind).predicts:
+        raise ArgumentError(
+            "engine",
+            engine,
+            f"a server gives texts alone, {card.kind} needs log-probs; use kind critic, or the engine hf",
+        )
     if card.template.system is not None and card.tokens.system is None:
         card.tokens = card.tokens.model_copy(update={"system": card.template.system})
     request = LoadRequest(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-Verdict = Literal["appears", "does not appear", "undecided"]
+OrderingVerdict = Literal["appears", "does not appear", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def seed_mean(values: Sequence[float], level: float = 0.95) -> SeedMean:
     return SeedMean(mean, mean - half, mean + half)
 
 
-def ordering(larger: Sequence[float], smaller: Sequence[float], level: float = 0.95) -> tuple[SeedMean, Verdict]:
+def ordering(
+    larger: Sequence[float], smaller: Sequence[float], level: float = 0.95
+) -> tuple[SeedMean, OrderingVerdict]:
     """Say whether one figure is above another, seed by seed.
 
     Args:

@@ -15,11 +15,11 @@ from typing import get_args
 
 import numpy as np
 
-from prmbench.stats.seeds import SeedMean, Verdict, ordering
+from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering
 from prmbench.studies.figures import Results, RunFigure
 from prmbench.studies.runs import StudyRun
 
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+VERDICTS: tuple[OrderingVerdict, ...] = get_args(OrderingVerdict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class JudgedClaim:
 
     claim: Claim
     difference: SeedMean
-    verdict: Verdict
+    verdict: OrderingVerdict
     values: list[float]
 
     @property

@@ -88,7 +88,7 @@ def _join(forms: dict[str, str], verifier: Verifier) -> dict[str, str]:
 
 
 def _sizes(forms: dict[str, str], verifier: Verifier) -> dict[str, list[float] | None]:
-    """Sizes that an answer may have; None where they say nothing (see `compare.size`). Unreadable answers are left out."""
+    """Sizes that an answer may have; None where they say nothing (see `equality.size`). Unreadable answers are left out."""
     sizes: dict[str, list[float] | None] = {}
     jobs: dict[str, Job] = {}
     for form, answer in forms.items():

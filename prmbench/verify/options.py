@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from prmbench.errors import ArgumentError
 
@@ -41,11 +41,39 @@ class VerifierOptions:
             raise ArgumentError("tolerance", self.tolerance, "expected a share from 0 to below 1")
 
     def __str__(self) -> str:
-        """The convention's name, and the options that differ from their defaults."""
+        """The convention's name, and the options that differ from their defaults, as `parse` reads them."""
         if self.name == "paper":
             return self.name
-        changed = [f"tolerance {self.tolerance:g}"] if self.tolerance is not None else []
-        return ", ".join([self.name, *changed, *([] if self.think else ["not inside <think>"])])
+        changed = [f"tolerance={self.tolerance!r}"] if self.tolerance is not None else []
+        return ",".join([self.name, *changed, *([] if self.think else ["think=false"])])
+
+    @classmethod
+    def parse(cls, text: str) -> VerifierOptions:
+        """Read what `str` writes: a name, and options behind it, such as ``strict,tolerance=0.01,think=false``.
+
+        Args:
+            text: The conventions.
+
+        Raises:
+            ArgumentError: Another name, an unknown option, or a value that it cannot have.
+        """
+        name, *options = (part.strip() for part in text.split(","))
+        found: dict[str, Any] = {}
+        for option in options:
+            key, _, value = (part.strip() for part in option.partition("="))
+            try:
+                found[key] = (
+                    float(value) if key == "tolerance" else {"think=true": True, "think=false": False}[f"{key}={value}"]
+                )
+            except (KeyError, ValueError):
+                found["?"] = None
+        try:
+            return cls(name, **found)  # type: ignore[arg-type]
+        except (ArgumentError, TypeError):
+            known = (
+                "strict, paper, or strict with options: strict,tolerance=0.01,think=false (tolerance from 0 to below 1)"
+            )
+            raise ArgumentError("verifier", text, f"expected {known}") from None
 
 
 def verifier_version(options: VerifierOptions | None = None) -> str:
@@ -59,3 +87,13 @@ def verifier_version(options: VerifierOptions | None = None) -> str:
     """
     libraries = [f"{name} {version(name)}" for name in ("math-verify", "latex2sympy2_extended")]
     return "; ".join([f"prmbench {VERSION} {options or VerifierOptions()}", *libraries])
+
+
+def recorded_options(recorded: str) -> VerifierOptions:
+    """Read the conventions back from what `verifier_version` made.
+
+    Args:
+        recorded: The verifier of a run, which may be of an older version; such a run had the defaults.
+    """
+    words = recorded.partition(";")[0].split(" ", 2)
+    return VerifierOptions.parse(words[2]) if len(words) == 3 else VerifierOptions()

@@ -22,7 +22,7 @@ from prmbench.verify import worker
 _START_SECONDS = 120.0
 _ATTEMPTS = 2
 Job = tuple[str, *tuple[str | float | None, ...]]
-"""Name of a function in `compare.JOBS`, and its arguments."""
+"""Name of a function in `equality.JOBS`, and its arguments."""
 _NURSERY = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from prmbench.verify.worker import nursery; nursery(int(sys.argv[2]))"
@@ -74,7 +74,7 @@ class Pool:
         A job whose worker dies by other hands (a signal from outside, a crash) is tried once more on a fresh one.
 
         Args:
-            jobs: Each the name of a function in `compare.JOBS`, and its arguments.
+            jobs: Each the name of a function in `equality.JOBS`, and its arguments.
             on_done: Called with a job's index when its outcome is known.
 
         Returns:

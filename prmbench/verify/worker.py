@@ -35,11 +35,11 @@ def nursery(control_fd: int) -> None:
     Args:
         control_fd: The file descriptor of the socket.
     """
-    from prmbench.verify import compare
+    from prmbench.verify import equality
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it closes the socket
-    compare.quieten()
-    compare.warm_up()
+    equality.quieten()
+    equality.warm_up()
     gc.collect()
     gc.freeze()
     with contextlib.suppress(ValueError, OSError):
@@ -75,7 +75,7 @@ def nursery(control_fd: int) -> None:
 def work(link: Connection, seconds: float, memory_mb: int) -> None:
     """Do jobs until the other end of `link` closes.
 
-    A job is the name of a function in `compare.JOBS` and its arguments. For each: `STARTED`, then what the function returned,
+    A job is the name of a function in `equality.JOBS` and its arguments. For each: `STARTED`, then what the function returned,
     as JSON; null where the memory limit was hit. The parent enforces the time limit; the alarm here only ends a worker
     whose parent is gone.
 
@@ -84,7 +84,7 @@ def work(link: Connection, seconds: float, memory_mb: int) -> None:
         seconds: Time limit of a job.
         memory_mb: How much the process may grow.
     """
-    from prmbench.verify import compare
+    from prmbench.verify import equality
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     limit = memory_mb * 2**20
@@ -100,7 +100,7 @@ def work(link: Connection, seconds: float, memory_mb: int) -> None:
         before = peak_memory()
         outcome: object = None
         try:
-            outcome = compare.JOBS[job](*arguments)
+            outcome = equality.JOBS[job](*arguments)
         except MemoryError:
             pass
         except Exception:  # whatever SymPy raises on such input: it could not be shown equal

@@ -89,6 +89,7 @@ def test_help_imports_no_torch():
     assert "eval" in run("--help", check=0).stdout
 
 
+@pytest.mark.slow
 def test_entries_are_read_and_computed_again_without_torch(table):
     """Its import alone would be most of the time."""
     folder, _ = table
@@ -272,6 +273,7 @@ def interrupt(command, output, after, sent):
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(slow_case, whole, tmp_path):
     _, command = slow_case
     code, _ = interrupt(command, tmp_path / "cut", 120, signal.SIGKILL)
@@ -306,6 +308,7 @@ def test_two_processes_give_what_one_gives(slow_case, whole, tmp_path):
     assert json.loads((tmp_path / "two" / "entry.json").read_text())["provenance"]["run"]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_presets_of_reward_models(tmp_path, tiny):
     listed = run("presets", check=0).stdout
     (row,) = [line for line in listed.splitlines() if line.startswith("math-shepherd ")]

@@ -69,6 +69,7 @@ def test_entries_of_one_fingerprint_share_a_table(made):
     assert {line.rank for line in ranked} <= {1, 2}
 
 
+@pytest.mark.slow
 def test_an_untouched_entry_is_what_its_items_say(made):
     board, data = made
     for folder in (board / "entries").iterdir():
@@ -390,6 +391,7 @@ def test_the_command_line(made, tmp_path):
     assert "holds no entries" in str(empty.exception)
 
 
+@pytest.mark.slow
 def test_the_committed_tables_are_those_of_the_entries(tmp_path):
     folder = resource_folder("leaderboards")
     copy = shutil.copytree(folder, tmp_path / "copy")

@@ -57,6 +57,7 @@ def test_mistakes(smollm2, tmp_path):
         load_reward_model(folder)
 
 
+@pytest.mark.slow
 def test_a_card_names_its_preset_and_goes_over_it(smollm2, tmp_path):
     folder = support_prm.save_causal(tmp_path / "m", support_prm.smol_tokenizer(smollm2), "qwen2")
     (folder / "prmbench.json").write_text(json.dumps({"preset": "rlhflow-mistral", "marks": {"before_steps": "\n\n"}}))

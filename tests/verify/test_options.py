@@ -8,6 +8,7 @@ from math_verify import verify as plain
 
 from prmbench.errors import ArgumentError
 from prmbench.verify import VerifierOptions, verifier_version, verify
+from prmbench.verify.options import recorded_options
 
 
 def verdicts(gold: str, *texts: str, **options: object) -> list[str]:
@@ -23,7 +24,28 @@ def test_the_version_carries_the_convention() -> None:
     }
     assert len(made) == 5
     assert verifier_version(VerifierOptions("paper", tolerance=0.5)) == verifier_version(VerifierOptions("paper"))
-    assert "tolerance 0.01, not inside <think>" in verifier_version(VerifierOptions(tolerance=0.01, think=False))
+    assert " strict,tolerance=0.01,think=false; " in verifier_version(VerifierOptions(tolerance=0.01, think=False))
+
+
+@pytest.mark.parametrize("text", ["strict", "paper", "strict,tolerance=0.0", "strict,tolerance=1e-07,think=false"])
+def test_conventions_are_read_as_they_are_written(text: str) -> None:
+    options = VerifierOptions.parse(text)
+    assert str(options) == text
+    assert recorded_options(verifier_version(options)) == options
+    assert VerifierOptions.parse(text.replace(",", " , ").replace("=", " = ")) == options
+
+
+def test_a_run_of_a_version_without_conventions_had_the_defaults() -> None:
+    assert recorded_options("prmbench 1; math-verify 0.8.0") == VerifierOptions()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "exact", "strict,", "strict,tolerance", "strict,tolerance=x", "strict,tolerance=nan", "strict,tolerance=1",
+             "strict,think=no", "strict,thinking=true", "strict;think=false"]
+)  # fmt: skip
+def test_other_conventions_are_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match=r"^`verifier=.*expected strict, paper, or"):
+        VerifierOptions.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,7 @@ def test_no_process_is_left_behind(how: str) -> None:
         child.kill()
 
 
+@pytest.mark.slow
 def test_verdicts_do_not_depend_on_workers_or_order() -> None:
     pairs = [(gold, boxed(answer)) for gold, answer in CORRECT + WRONG]
     pairs += [("2", boxed(HANG)), ("3", "none"), ("4", boxed("4.0"))]

@@ -73,7 +73,7 @@ def plan_best_of_n(job: Job) -> Plan:
 
     # The units of work: one completion each, judged here, scored as a process asks for them.
     def units(_: object, share: Share) -> Units:
-        judged = judge(completions, data.prompt)
+        judged = judge(data)
 
         def item(i: int, found: NDArray[np.float64]) -> CompletionScores:
             """Make an item of a score a step where the model is step-valued, else of a value a token."""

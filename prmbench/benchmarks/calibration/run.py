@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -76,11 +77,11 @@ def plan_calibration(job: Job) -> Plan:
     valued = [(one, ids) for one, ids in pairs if not has_no_token(one, ids)]  # the others have no prefix
     if not valued:
         raise UserError("no rollout has a token; nothing to value")
-    kept = Completions([one for one, _ in valued], data.prompt)
+    kept = dataclasses.replace(data, completions=[one for one, _ in valued])
     encoded = [ids for _, ids in valued]
 
     def units(_: Path, share: Share) -> Units:
-        judged = judge(kept.completions, kept.prompt)
+        judged = judge(kept)
 
         def work(indices: Sequence[int]) -> list[RolloutValues]:
             items = []

@@ -43,7 +43,7 @@ class PolicyBenchmark(Benchmark):
     figure = "avg@n"
     measures = frozenset({"policy"})
     options = PolicyOptions
-    uses = POLICY | TOKENS | SAMPLING | PROBLEMS | {"data", "preset"}
+    uses = POLICY | TOKENS | SAMPLING | PROBLEMS | {"data", "preset", "verifier"}
 
     item_type = imported("prmbench.benchmarks.policy.schema:CompletionOutcome")
     metrics_type = imported("prmbench.benchmarks.policy.schema:PolicyMetrics")

@@ -29,8 +29,9 @@ from prmbench.policies.rollout import (
 from prmbench.results.provenance import versions
 from prmbench.results.schema import Provenance, Subject
 from prmbench.results.store import RUN_NAME
-from prmbench.verify import Verifier, verifier_version
+from prmbench.verify import Verifier, VerifierOptions, verifier_version
 from prmbench.verify.classes import answer_classes
+from prmbench.verify.options import recorded_options
 
 PRESETS = {
     "paper": SamplingParams(temperature=0.6, top_p=0.95),
@@ -52,6 +53,7 @@ def evaluate_policy(
     n: int = 8,
     params: SamplingParams | None = None,
     prompt: str = "boxed",
+    verifier: VerifierOptions | None = None,
     **run: Unpack[RunKeywords],
 ) -> Finished:
     """Sample, verify and measure, and leave a policy entry; see `evaluate_alone`.
@@ -64,9 +66,10 @@ def evaluate_policy(
         n: Completions of each problem.
         params: How to sample; None: the preset ``paper``.
         prompt: The name of the prompt template.
+        verifier: The conventions that verdicts follow; None: the defaults.
         **run: How it is run; see `RunKeywords`.
     """
-    options, data = PolicyOptions(n), Problems(sets, prompt)
+    options, data = PolicyOptions(n), Problems(sets, prompt, verifier)
     job = Job(data=data, policy=policy, name=name, source=source, options=options, params=params, **run)
     return evaluate_alone(POLICY_BENCHMARK, job)
 
@@ -98,11 +101,11 @@ def plan_policy(job: Job) -> Plan:
     policy, data = job.policy, job.data
     assert policy is not None
     params = job.params or PRESETS["paper"]
-    # vLLM makes its own batches.
-    batch_tokens = job.batch_tokens or (1_000_000 if policy.engine.name == "vllm" else BATCH_TOKENS)
+    # The other engines make their own batches.
+    batch_tokens = job.batch_tokens or (BATCH_TOKENS if policy.engine.name == "hf" else 1_000_000)
     sampling: dict[str, Any] = {"n": job.options.n if job.options else 8, "params": params, "seed": job.seed}
     run = sampling_settings(policy, data.prompt, **sampling, batch_tokens=batch_tokens) | {
-        "verifier": verifier_version()
+        "verifier": verifier_version(data.verifier)
     }
 
     def units(folder: Path, share: Share) -> Units:
@@ -118,10 +121,11 @@ def plan_policy(job: Job) -> Plan:
                 batch_tokens=batch_tokens,
                 limit=job.limit,
                 share=share,
+                verifier=data.verifier,
             )
             for subset, problems in data.sets.items()
         }
-        items = outcomes_of(rollouts, find_prompt(data.prompt).style) if share.main else []
+        items = outcomes_of(rollouts, find_prompt(data.prompt).style, data.verifier) if share.main else []
         tokens = sum(len(r.ids) for found in rollouts.values() for r in found) - sum(n for _, n in before)
         return _ready(items, tokens, sum(n for n, _ in before))
 
@@ -134,6 +138,7 @@ def plan_policy(job: Job) -> Plan:
         numerics=policy.engine.device_and_dtype(),
         batch_tokens=batch_tokens,
         units=units,
+        usage=getattr(policy.engine, "usage", lambda: None),
     )
 
 
@@ -175,7 +180,7 @@ def plan_from_rollouts(paths: Sequence[str | Path], name: str | None) -> tuple[P
         if subset in rollouts:
             raise UserError(f"{path}: two runs are called '{subset}'; rename one folder")
         rollouts[subset] = _whole_run(path, run)
-    items = outcomes_of(rollouts, find_prompt(first["prompt"]).style)
+    items = outcomes_of(rollouts, find_prompt(first["prompt"]).style, recorded_options(first["verifier"]))
     device, dtype = first["numerics"]
     called = name or first["policy"][:8]
     plan = Plan(
@@ -227,22 +232,25 @@ def _ready(items: Sequence[CompletionOutcome], tokens: int, resumed: int) -> Uni
     return Units(wanted={item.key: item.digest for item in items}, ready=items, tokens=tokens, resumed=resumed)
 
 
-def outcomes_of(rollouts: dict[str, list[Rollout]], style: AnswerStyle) -> list[CompletionOutcome]:
+def outcomes_of(
+    rollouts: dict[str, list[Rollout]], style: AnswerStyle, verifier: VerifierOptions | None
+) -> list[CompletionOutcome]:
     """Items of rollouts.
 
     Args:
         rollouts: Rollouts by problem set.
         style: Where an answer is to be found.
+        verifier: The conventions that the verdicts followed, and that answers are grouped by; None: the defaults.
     """
     items = []
     by_problem: dict[tuple[str, str], list[Rollout]] = {}
     for subset, found in rollouts.items():
         for one in found:
             by_problem.setdefault((subset, one.id), []).append(one)
-    with Verifier() as verifier:
+    with Verifier(verifier) as comparing:
         for (subset, _), group in by_problem.items():
             problem = Problem(group[0].id, group[0].problem, group[0].answer).digest()
-            classes = answer_classes([r.completion for r in group], [r.correct for r in group], style, verifier)
+            classes = answer_classes([r.completion for r in group], [r.correct for r in group], style, comparing)
             items += [
                 CompletionOutcome(
                     subset=subset,

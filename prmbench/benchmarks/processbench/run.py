@@ -77,6 +77,7 @@ def plan_traces(job: Job) -> Plan:
         batch_tokens=job.batch_tokens or model.batch_tokens or default_batch_tokens(device),
         units=lambda folder, share: units,
         cached_tokens=lambda: model.cached_tokens,
+        usage=model.usage,
         warn=warn,
         told=model.warnings,
     )

@@ -44,7 +44,7 @@ class TDProbe(Benchmark):
     title = "TD probe"
     measures = frozenset({"rm", "policy"})
     options = TDProbeOptions
-    uses = REWARD_MODEL | POLICY | TOKENS | SAMPLING | PROBLEMS
+    uses = REWARD_MODEL | POLICY | TOKENS | SAMPLING | PROBLEMS | {"verifier"}
     resamples = 2_000
 
     item_type = imported("prmbench.benchmarks.td_probe.schema:BranchItem")

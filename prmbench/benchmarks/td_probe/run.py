@@ -137,7 +137,7 @@ def plan_td_probe(job: Job) -> Plan:
     ranks = zip_longest(*([(subset, problem) for problem in problems] for subset, problems in data.sets.items()))
     chosen = [one for rank in ranks for one in rank if one is not None][:n_states]
     batch_tokens = job.batch_tokens or BATCH_TOKENS
-    probe = _Probe(values, policy, template, options, params, job.seed)
+    probe = _Probe(values, policy, template, options, params, job.seed, Verifier(data.verifier))
 
     def units(folder: Path, share: Share) -> Units:
         states = _draw_states(
@@ -178,7 +178,7 @@ def plan_td_probe(job: Job) -> Plan:
             "top": options.top,
             "rollouts": options.rollouts_per_branch,
             "seed": job.seed,
-            "verifier": verifier_version(),
+            "verifier": verifier_version(data.verifier),
             **prompt_rules(policy.encoder.conversation(), data.prompt),
         },
         engine=policy.engine.name,
@@ -260,10 +260,11 @@ class _Probe:
         options: TDProbeOptions,
         params: SamplingParams,
         seed: int,
+        verifier: Verifier,
     ) -> None:
         self.model, self.policy, self.template = model, policy, template
         self.options, self.params, self.seed = options, params, seed
-        self.verifier = Verifier()
+        self.verifier = verifier
         self.sampled = 0
 
     def branch(self, states: Sequence[State]) -> list[BranchItem]:

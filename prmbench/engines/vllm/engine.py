@@ -8,7 +8,6 @@ a completion does not depend on what else runs, up to the rounding of its kernel
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from prmbench.engines.checkpoint import text_config
 from prmbench.engines.load import LoadOptions
-from prmbench.engines.sampling import Completion, Request, SamplingParams
+from prmbench.engines.sampling import Completion, Request, SamplingParams, request_seed
 from prmbench.engines.types import Quantity, TokenScores
 from prmbench.errors import ArgumentError, UserError, first_line
 from prmbench.resources import install_command
@@ -235,20 +234,6 @@ def core_groups(n: int, name: str) -> list[str]:
     if len(cores) < n:
         raise ArgumentError(name, n, f"there are {len(cores)} processor cores; {n} processes need one each")
     return [",".join(map(str, some)) for some in np.array_split(cores, n)]
-
-
-def request_seed(seed: int, key: str, sample: int) -> int:
-    """Give the seed of one request. It depends on the arguments alone.
-
-    Args:
-        seed: Seed of the run.
-        key: Id of the problem.
-        sample: Number of the sample among those of its problem.
-
-    Returns:
-        A number from 0 to 2**31 - 1.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{sample}".encode()).digest()[:4], "big") >> 1
 
 
 def _token_scores(

@@ -21,6 +21,7 @@ from prmbench.training.rl.advantages import gae_size
 from prmbench.training.rl.balance import check_update
 from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant, outcome_and_gae
 from prmbench.training.rl.reward import FULL_RATE, RewardOptions, reward_kind
+from prmbench.verify.options import VerifierOptions
 
 
 class EvaluateOptions(BaseModel):
@@ -77,6 +78,9 @@ class RLRecipe(Algorithm, Optimisation):
         "hf", description="what samples rollouts: hf, or vllm on the training device, its weights kept in step"
     )
     reward_model: RewardOptions | None = Field(None, description="null trains on the verifier's outcomes alone")
+    verifier: str = Field(
+        "strict", description="what counts as right: strict, paper, or strict,tolerance=0.01,think=false"
+    )
     evaluate: EvaluateOptions | None = Field(None, description="how the policy is measured; null measures nothing")
     learning_rate: float = Field(
         3e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW; released: 2e-5"
@@ -103,6 +107,7 @@ class RLRecipe(Algorithm, Optimisation):
             )
         if self.tokens.system is not None:
             raise ValueError("tokens.system: the prompt template says what the system message is; leave it out")
+        VerifierOptions.parse(self.verifier)  # a mistake is said here
         if self.engine not in ("hf", "vllm"):
             raise ValueError(f"engine '{self.engine}': expected hf or vllm")
         return self
@@ -126,6 +131,11 @@ class RLRecipe(Algorithm, Optimisation):
             for name, value in wanted.items()
             if name in own and own[name] != value
         ]
+
+    @property
+    def conventions(self) -> VerifierOptions:
+        """What counts as a right answer."""
+        return VerifierOptions.parse(self.verifier)
 
     @property
     def learns_reward(self) -> bool:

@@ -157,7 +157,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     tokens = recipe.tokens.model_copy(update={"system": template.system})
     encoder = TraceEncoder(load_tokenizer(folder, options), tokens)
     (problems,) = find_problems([recipe.problems]).values()
-    checked_verifier(problems, quiet=not share.main).close()
+    checked_verifier(problems, recipe.conventions, quiet=not share.main).close()
     if recipe.evaluate is not None:
         find_problems(recipe.evaluate.problems)  # a wrong name is said now, not after training
     room = longest_sequence(recipe, folder)
@@ -354,6 +354,7 @@ def _measure(run: _PolicyRun, step: int, checkpoint: Path) -> None:
         n=options.n,
         params=options.params(),
         prompt=recipe.prompt,
+        verifier=recipe.conventions,
         seed=recipe.seed,
         n_resamples=options.resamples,
         batch_tokens=recipe.rollout_tokens,
@@ -394,7 +395,7 @@ def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
     return {
         "hashes": {name: checkpoint_hash(folder) for name, folder in written.items()},
         "versions": {**versions(), "trl": metadata.version("trl")},
-        "verifier": verifier_version(),
+        "verifier": verifier_version(recipe.conventions),
         "steps": steps,
         "evaluations": _averages(run.output),
         "history": history,

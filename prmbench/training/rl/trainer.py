@@ -104,7 +104,7 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
             processing_class=setup.encoder.tokenizer,
             callbacks=[*callbacks, _StepCallback(self)],
         )
-        self.setup, self.verifier, accelerator = setup, Verifier(), self.accelerator
+        self.setup, self.verifier, accelerator = setup, Verifier(recipe.conventions), self.accelerator
         self.preparation = Preparation(
             algorithm=recipe,
             stop=torch.tensor(sorted(setup.stop), device=accelerator.device),

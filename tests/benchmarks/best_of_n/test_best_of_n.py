@@ -16,7 +16,7 @@ from prmbench.benchmarks.best_of_n.metrics import completion_scores, compute_bes
 from prmbench.benchmarks.best_of_n.plot import plot_best_of_n
 from prmbench.benchmarks.best_of_n.schema import CompletionScores
 from prmbench.benchmarks.best_of_n.table import against_no_model, render
-from prmbench.benchmarks.judged import judge
+from prmbench.benchmarks.judged import Completions, judge
 from prmbench.benchmarks.registry import load_measured, recompute
 from prmbench.cli.app import app
 from prmbench.data.completions import StoredCompletion
@@ -372,10 +372,8 @@ def test_the_reference_is_cached(tiny, tiny_tuned, tmp_path, monkeypatch):
 
 def test_truncated_candidates_are_wrong_and_do_not_vote():
     texts = ["so \\boxed{5}", "so \\boxed{5}"]
-    found = judge(
-        [StoredCompletion("s", "p", i, "q", "5", text, None, truncated=i == 1) for i, text in enumerate(texts)],
-        find_prompt("boxed"),
-    )
+    made = [StoredCompletion("s", "p", i, "q", "5", text, None, truncated=i == 1) for i, text in enumerate(texts)]
+    found = judge(Completions(made, find_prompt("boxed")))
     assert (found.correct, found.answers) == ([True, False], [0, -1])
 
 

@@ -23,6 +23,7 @@ from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.results.schema import read_entry
 from prmbench.stats.repeats import majority, pass_at_k
+from prmbench.verify import VerifierOptions
 
 read_completions = POLICY_BENCHMARK.read_items
 PROBLEMS = {
@@ -131,9 +132,18 @@ def test_what_makes_two_entries_comparable(policy, tmp_path):
     base, _ = run(policy, tmp_path / "a")
     same, _ = run(policy, tmp_path / "b", seed=5, batch_tokens=64)
     assert same.benchmark.fingerprint == base.benchmark.fingerprint
-    for i, change in enumerate(({"n": 4}, {"params": PARAMS.model_copy(update={"top_p": 0.9})}, {"prompt": "number"})):
+    changes = (
+        {"n": 4},
+        {"params": PARAMS.model_copy(update={"top_p": 0.9})},
+        {"prompt": "number"},
+        {"verifier": VerifierOptions("paper")},
+        {"verifier": VerifierOptions(tolerance=0.01)},
+    )
+    for i, change in enumerate(changes):
         other, _ = run(policy, tmp_path / f"c{i}", **change)
         assert other.benchmark.fingerprint != base.benchmark.fingerprint
+        again, _ = policy_from_rollouts([tmp_path / f"c{i}" / name for name in PROBLEMS], name="x", n_resamples=50)
+        assert (again.benchmark, again.metrics) == (other.benchmark, other.metrics)
 
 
 def test_from_rollouts_needs_no_model_and_gives_the_same(policy, tmp_path):
@@ -296,6 +306,8 @@ def test_command_line(tiny, tmp_path):
         (["--from-rollouts", "r", "--n", "2"], "--n: the completions are already sampled"),
         (["--rm", "r", "--rollouts", "x", "--subset", "s"], "--subset: it means nothing for best-of-n"),
         (["--policy", "p", "--preset", "x"], "--preset x: expected paper or released"),
+        (["--policy", "p", "--verifier", "exact"], "--verifier exact: expected strict, paper, or"),
+        (["--rm", "r", "--verifier", "paper"], "--verifier: it means nothing for processbench"),
         (["--policy", "p", "--n", "2", "--n", "4"], "--n 2 4: expected one number"),
     ],
 )

@@ -26,7 +26,6 @@ from sympy import (  # type: ignore[import-untyped]
     Expr,
     Float,
     I,
-    Integer,
     Intersection,
     Limit,
     MatrixBase,

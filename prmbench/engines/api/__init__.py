@@ -1,0 +1,1 @@
+"""Language models behind a server that completes chats as OpenAI's does: critics and policies."""
