@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from prmbench.verify.options import VerifierOptions
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from prmbench.policies.policy import Policy
     from prmbench.results.schema import Entry, Estimate, Provenance, Record, Subject
     from prmbench.reward_models.base import RewardModel
+    from prmbench.verify.options import VerifierOptions
 
 # Options of the command line that several benchmarks share; a benchmark names those that mean something to it.
 REWARD_MODEL = frozenset(
