@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prmbench.benchmarks.base import Benchmark, DataRequest, Job, RunKeywords
 from prmbench.benchmarks.registry import find_benchmark
 from prmbench.benchmarks.runner import Finished, evaluate_job
+from prmbench.data.overlap import overlap_with
 from prmbench.data.prompts import find_prompt
 from prmbench.engines.checkpoint import local_folder
 from prmbench.engines.load import LoadOptions
@@ -40,6 +41,7 @@ def evaluate(
     loading: dict[str, Any] | None = None,
     policy_loading: dict[str, Any] | None = None,
     share: Share | None = None,
+    trained_on: str | Path | None = None,
     **more: Any,
 ) -> Finished | None:
     """Evaluate a reward model or a policy on a benchmark.
@@ -54,6 +56,8 @@ def evaluate(
         loading: Arguments of `load_reward_model`; may also be given as further keywords.
         policy_loading: Arguments of `load_policy`: ``load_options``, ``chat_template`` (a file), ``engine``, ``tokens``.
         share: This process among those that share the work; None: it is the only one.
+        trained_on: The subject's training records, a file or a folder of files: the entry then says how many of the problems they
+            hold. None: they are not known.
         **more: Fields of `DataRequest` (``data``, ``subsets``, ``limit``, ``rollouts``, ``prompt``, ``verifier``), keys of
             `RunKeywords` (``output``, ``seed``, ``n_resamples``, ...), the benchmark's own options, and arguments of
             `load_reward_model`.
@@ -86,6 +90,7 @@ def evaluate(
         if not hosted and isinstance(source, str | Path):
             local_folder(str(source), argument)
     data = found.load(request)
+    overlap = None if trained_on is None else overlap_with(trained_on, _problems(data))
     model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)
     sampler = policy if isinstance(policy, Policy) or policy is None else _policy(policy, data, policy_loading or {})
     source = _source(rm if rm is not None else policy)
@@ -98,6 +103,7 @@ def evaluate(
         options=options,
         params=params,
         share=share,
+        training_overlap=None if overlap is None else {name: one.counts() for name, one in overlap.items()},
         **{"limit": _where_cut(found, data, request.limit), **run},  # type: ignore[arg-type]
     )
     return evaluate_job(found, job)
@@ -276,6 +282,16 @@ def _policy(source: str | Path, data: Any, loading: dict[str, Any]) -> Policy:
         loading.get("engine", "hf"),
         loading.get("tokens"),
     )
+
+
+def _problems(data: Any) -> dict[str, dict[str, str]]:
+    """The texts of the problems of a benchmark's data, by subset and id: of problem sets, of traces, or of completions."""
+    if hasattr(data, "sets"):
+        return {name: {one.id: one.problem for one in problems} for name, problems in data.sets.items()}
+    found: dict[str, dict[str, str]] = {}
+    for one in getattr(data, "completions", data):
+        found.setdefault(one.subset, {})[one.id] = one.problem
+    return found
 
 
 def _source(subject: object) -> str:

@@ -124,6 +124,7 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
         n_resamples=values.get("resamples"),
         seed=values.get("seed") or 0,
         batch_tokens=values.get("batch_tokens"),
+        trained_on=values.get("trained_on"),
         share=current_share(cpu=values.get("device") == "cpu"),
         **own_options(benchmark, values),
     )

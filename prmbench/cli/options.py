@@ -67,6 +67,7 @@ _SHARED = [
     Flag("data", Path, "file or folder of traces; default: $PRMBENCH_DATA_DIR, then the Hub", DATA),
     Flag("subset", list[str], "subset; of a policy: problem set by name, or file; may be repeated", DATA),
     Flag("rollouts", list[Path], "file or run folder of completions; may be repeated", DATA),
+    Flag("trained_on", Path, "the subject's training records: the entry says how many problems they hold", DATA),
     Flag("limit", int, "only N traces (a fixed sample), or the first N problems, of each subset", DATA, low=1),
     Flag(
         "prompt",
@@ -161,7 +162,7 @@ def flags_of(benchmarks: Sequence[Benchmark], *, more: Iterable[Flag] = ()) -> d
         benchmarks: The benchmarks. A flag that several have of their own is one flag, whose help says what it means for each.
         more: Flags of the command itself, which come first.
     """
-    used = ALWAYS | LOADING | {name for one in benchmarks for name in one.uses}
+    used = ALWAYS | LOADING | {"trained_on"} | {name for one in benchmarks for name in one.uses}
     own: dict[str, list[tuple[Benchmark, Flag]]] = {}
     for benchmark in benchmarks:
         for flag in own_flags(benchmark):
@@ -291,7 +292,14 @@ def refuse_unused(benchmark: Benchmark, names: Iterable[str]) -> None:
     Raises:
         UserError: One of them is not the benchmark's.
     """
-    used = ALWAYS | LOADING | benchmark.uses | {flag.name for flag in own_flags(benchmark)} | {"benchmark"}
+    used = (
+        ALWAYS
+        | LOADING
+        | {"trained_on"}
+        | benchmark.uses
+        | {flag.name for flag in own_flags(benchmark)}
+        | {"benchmark"}
+    )
     if unused := sorted(set(names) - used):
         raise UserError(f"{flag_names(unused)}: it means nothing for {benchmark.name}; leave it out")
 

@@ -38,6 +38,10 @@ class Overlap:
     exact: list[str] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many problems there are, how many are held word by word, and how many share words."""
+        return {"problems": self.n, "exact": len(self.exact), "shared": len(self.shared)}
+
     @property
     def either(self) -> list[str]:
         """Ids that are in one of both."""
@@ -45,7 +49,7 @@ class Overlap:
 
 
 def find_overlap(train: str | Path, evaluation: str | Path) -> dict[str, Overlap]:
-    """Find the problems of a benchmark that training data hold. The training data are read once, line by line.
+    """Find the problems of a benchmark that training data hold.
 
     Args:
         train: A file, or a folder of files, of training records: problems, rollouts, chats, pairs.
@@ -57,7 +61,22 @@ def find_overlap(train: str | Path, evaluation: str | Path) -> dict[str, Overlap
     Raises:
         UserError: There is no such file or set, or a record without a problem.
     """
-    sets = _evaluation(str(evaluation))
+    return overlap_with(train, _evaluation(str(evaluation)))
+
+
+def overlap_with(train: str | Path, sets: Mapping[str, Mapping[str, str]]) -> dict[str, Overlap]:
+    """Find the problems of some sets that training data hold. The training data are read once, line by line.
+
+    Args:
+        train: A file, or a folder of files, of training records: problems, rollouts, chats, pairs.
+        sets: Problems by subset and id.
+
+    Returns:
+        What both have in common, by the name of the subset.
+
+    Raises:
+        UserError: There is no such file, or a record without a problem.
+    """
     found = {name: Overlap(len(problems)) for name, problems in sets.items()}
     # Of the evaluation's problems: the whole, and each run of words, with the problems that have it.
     whole: dict[tuple[str, ...], set[tuple[str, str]]] = {}

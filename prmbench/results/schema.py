@@ -144,6 +144,11 @@ class Provenance(Record):
     seed: int = Field(ge=0, description="of folds, resamples and the random baseline")
     n_resamples: int = Field(ge=0, description="bootstrap resamples")
     warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
+    training_overlap: dict[str, dict[str, int]] | None = Field(
+        None,
+        description="by subset: problems, of these held by the training data word by word (exact) and sharing 13 words in a row "
+        "(shared); null: the training data were not named",
+    )
     run: Run | None = Field(None, description="null: recomputed from items whose run is not known")
 
 

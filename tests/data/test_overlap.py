@@ -4,12 +4,15 @@ import json
 
 import hypothesis.strategies as st
 import pytest
+import support
 from hypothesis import given
 from typer.testing import CliRunner
 
+import prmbench
 from prmbench.cli.app import app
 from prmbench.data.overlap import WORDS, find_overlap, problem_of, words_of
 from prmbench.data.problem_sets import KNOWN_SETS
+from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError
 
 LONG = "Anna has three red apples and gives two of them to her brother before lunch on Monday. How many are left?"
@@ -101,3 +104,26 @@ def test_recent_contests_have_names():
     )
     assert KNOWN_SETS["aime25"].read({"problem_idx": 1, "problem": "p", "answer": 70}) == ("p", "70")
     assert {"aime25", "aime26", "hmmt_feb25", "hmmt_nov25", "hmmt_feb26"} <= KNOWN_SETS.keys()
+
+
+def test_the_entry_says_what_the_training_data_hold(tiny, tmp_path):
+    data = support.write_traces(tmp_path / "made.jsonl", 6)
+    traces = prmbench.load_traces(data)
+    train = write(tmp_path / "train.jsonl", [{"problem": traces[0].problem}])
+    n_same = sum(one.problem == traces[0].problem for one in traces)
+    options = {"kind": "endo", "data": data, "n_resamples": 10}
+    entry, _ = prmbench.evaluate(tiny, trained_on=train, output=tmp_path / "one", **options)
+    assert entry.provenance.training_overlap == {"made": {"problems": 6, "exact": n_same, "shared": 0}}
+    said = f"the training data hold {n_same} of the 6 problems of made word by word, and share 13 words in a row with 0"
+    assert said in entry.provenance.warnings
+    assert f"At risk: {said}." in " ".join(entry.table(width=300).split())
+    other = write(tmp_path / "other.jsonl", [{"problem": "Nothing of this."}])
+    entry, _ = prmbench.evaluate(tiny, trained_on=other, output=tmp_path / "two", **options)
+    assert entry.provenance.training_overlap == {"made": {"problems": 6, "exact": 0, "shared": 0}}
+    assert not any("training data" in warning for warning in entry.provenance.warnings)
+    entry, _ = prmbench.evaluate(tiny, output=tmp_path / "three", **options)
+    assert entry.provenance.training_overlap is None
+    problems = write(tmp_path / "sums.jsonl", [{"id": "a", "problem": "Nothing of this!", "answer": "7"}])
+    how = {"n": 1, "params": SamplingParams(max_new_tokens=3), "n_resamples": 10, "trained_on": other}
+    policy, _ = prmbench.measure_policy(tiny, subsets=[str(problems)], output=tmp_path / "four", **how)
+    assert policy.provenance.training_overlap == {"sums": {"problems": 1, "exact": 1, "shared": 0}}
