@@ -54,10 +54,13 @@ def summary(entry: Entry[Any]) -> str:
     Args:
         entry: The entry.
     """
-    benchmark = find_benchmark(entry.benchmark.name)
+    try:
+        columns = find_benchmark(entry.benchmark.name).columns([entry])[:FIRST]
+    except UserError:  # of a package that is not installed
+        columns = []
     sizes = ", ".join(f"{name} {data.n_items:,}" for name, data in entry.benchmark.subsets.items())
     lines = [f"<Entry {entry.benchmark.name}: {entry.subject.name} ({what_it_is(entry.subject)})", f"  data: {sizes}"]
-    for column in benchmark.columns([entry])[:FIRST]:
+    for column in columns:
         cell = Cell.of(column.estimate(entry), column.unit)
         if cell.value is not None:
             interval = "" if cell.low is None or cell.high is None else f" [{cell.low:.1f}, {cell.high:.1f}]"

@@ -40,6 +40,8 @@ def test_an_entry_of_anybody_prints_no_control_characters():
     entry = load_measured(ENTRIES / SHIPPED[0], items=False).entry
     evil = entry.model_copy(update={"subject": entry.subject.model_copy(update={"name": "a\x1b[31m\nb"})})
     assert "\x1b" not in repr(evil) + evil.table()
+    gone = entry.model_copy(update={"benchmark": entry.benchmark.model_copy(update={"name": "gone"})})
+    assert repr(gone).startswith("<Entry gone: ")  # of a package that is not installed
 
 
 def test_a_comparison_and_the_tables_of_a_leaderboard():
