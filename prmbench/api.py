@@ -13,13 +13,13 @@ from prmbench.benchmarks.registry import find_benchmark
 from prmbench.benchmarks.runner import Finished, evaluate_job
 from prmbench.data.overlap import overlap_with
 from prmbench.data.prompts import find_prompt
-from prmbench.engines.checkpoint import local_folder
+from prmbench.engines.checkpoint import locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import ArgumentError, naming_keywords, nearest
+from prmbench.errors import ArgumentError, naming_keywords, nearest, printable
 from prmbench.policies.policy import Policy, load_policy
-from prmbench.results.store import public_name
+from prmbench.results.store import check_name, public_name
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
 
@@ -84,11 +84,12 @@ def evaluate(
     loading = {**(loading or {}), **more}
     _check_loading(found, rm, loading)
 
-    # A mistake in a name or in the data shows before a model loads.
+    check_name(name)
+    # A mistake in a name shows before the data are read, and one in the data before weights are downloaded or loaded.
     hosted = "api" in (loading.get("engine"), (policy_loading or {}).get("engine"))
     for source, argument in ((rm, "rm"), (policy, "policy"), (loading.get("reference"), "reference")):
         if not hosted and isinstance(source, str | Path):
-            local_folder(str(source), argument)
+            locate(str(source), argument, ("*config.json",))
     data = found.load(request)
     overlap = None if trained_on is None else overlap_with(trained_on, _problems(data))
     model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)
@@ -98,7 +99,7 @@ def evaluate(
         data=data,
         model=model,
         policy=sampler,
-        name=name or Path(source).resolve().name,
+        name=name or printable(Path(source).resolve().name),
         source=source if rm is not None else public_name(source) or source,
         options=options,
         params=params,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -119,6 +119,18 @@ def save_checkpoint(folder: Path, seed: int = 0, template: str | None = TEMPLATE
     tokenizer = wrap(byte_level(), template)
     tiny_llama(len(tokenizer), seed, **config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def padded_copy(base: Path, folder: Path, rows: int = 8) -> Path:
+    """The same model with more logits than its tokenizer has tokens; the others are large."""
+    model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(base)
+    size = len(model.lm_head.weight)
+    model.resize_token_embeddings(size + rows, mean_resizing=False)
+    with torch.no_grad():
+        model.lm_head.weight[size:].normal_(std=3.0)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     return folder
 
 

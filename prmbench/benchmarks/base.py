@@ -46,7 +46,7 @@ REWARD_MODEL = frozenset(
     }
 )
 POLICY = frozenset({"policy"})
-TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "end_of_turn"})
+TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "date", "end_of_turn"})
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "max_new_tokens"})
 PROBLEMS = frozenset({"subset", "limit", "prompt"})
 COMPLETIONS = frozenset({"rollouts", "limit", "prompt", "verifier"})
@@ -361,6 +361,17 @@ class Benchmark(ABC):
 
         Raises:
             UserError: Items that do not belong together.
+        """
+
+    def check_entry(self, path: Path, entry: Entry[Any]) -> None:  # noqa: B027 (nothing to check is a fine default)
+        """Check the parts of an entry whose form its type leaves open; the default finds nothing to check.
+
+        Args:
+            path: The entry's file, for errors.
+            entry: The entry.
+
+        Raises:
+            UserError: A part that tables need is missing or wrong.
         """
 
     def read_items(self, path: Path) -> list[Any]:

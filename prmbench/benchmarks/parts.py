@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from prmbench.errors import printable
 from prmbench.results.schema import Entry, Estimate
 
 if TYPE_CHECKING:
@@ -184,5 +185,5 @@ def to_svg(figure: Figure, title: str) -> str:
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prmbench"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Title": title})
-    text = out.getvalue()
+    text = "\n".join(map(printable, out.getvalue().split("\n")))  # names on it may hold anything
     return text[text.index("<svg") :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -81,13 +80,12 @@ def find_entry(path: str | Path) -> Path:
     Raises:
         UserError: It is not there.
     """
+    from prmbench.data.records import find_file
     from prmbench.results.schema import ENTRY_NAME
 
     path = Path(path)
     file = path / ENTRY_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; expected an entry, or the folder of a run")
-    return file
+    return find_file(file, "an entry, or the folder of a run")
 
 
 def read_any_entry(path: Path) -> Any:
@@ -107,7 +105,9 @@ def read_any_entry(path: Path) -> Any:
     if name not in (known := BENCHMARKS.names()):
         shown = shortened(json.dumps(name, default=str))
         raise UserError(f"{path}: field 'benchmark.name' is {shown}; expected {', '.join(known)}")
-    entry = read_entry(path, find_benchmark(name).entry_type)
+    benchmark = find_benchmark(name)
+    entry = read_entry(path, benchmark.entry_type)
+    benchmark.check_entry(path, entry)
     if not entry.subject.name.isprintable():
         raise UserError(
             f"{path}: field 'subject.name' holds control characters ({entry.subject.name!r}); take them out"
@@ -121,9 +121,11 @@ def benchmark_of(path: Path) -> Any:
     Args:
         path: The file.
     """
+    from prmbench.data.records import parse_json, read_whole
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["benchmark"]["name"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return parse_json(str(path), read_whole(path))["benchmark"]["name"]
+    except (UserError, KeyError, TypeError):
         return None
 
 
@@ -174,6 +176,7 @@ def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | N
         0.541
     """
     from prmbench.benchmarks.runner import describe_items
+    from prmbench.data.records import file_hash
     from prmbench.results.schema import ENTRY_NAME, Items
 
     path = Path(path)
@@ -191,7 +194,7 @@ def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | N
     if not file.exists():
         raise UserError(f"{file}: no such items file; pass the items.jsonl of a run, or the run's folder")
     items = benchmark.read_items(file)
-    written = Items(file=file.name, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), n=len(items))
+    written = Items(file=file.name, sha256=file_hash(file), n=len(items))
     if old is not None and old.items is not None and old.items != written:
         raise UserError(
             f"{file}: is not the file that {beside} describes (it has {written.n:,} items and sha256 {written.sha256[:12]}..., "
@@ -234,6 +237,9 @@ def statistics_of(
     Returns:
         ``n_resamples`` and ``seed``.
     """
+    from prmbench.results.schema import check_resamples
+
+    check_resamples(n_resamples)
     known = entry.provenance
     before = {"n_resamples": known.n_resamples if known else benchmark.resamples, "seed": known.seed if known else 0}
     given = {"n_resamples": n_resamples, "seed": seed}

@@ -13,7 +13,7 @@ from prmbench.engines.missing import run_missing
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError
 from prmbench.results.provenance import run_provenance
-from prmbench.results.schema import ENTRY_NAME, BenchmarkData, Entry, Run, make_benchmark, read_entry
+from prmbench.results.schema import ENTRY_NAME, BenchmarkData, Entry, Run, check_resamples, make_benchmark, read_entry
 from prmbench.results.store import RunFolder, default_folder
 
 Finished = tuple[Entry[Any], Path]
@@ -57,6 +57,7 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
         plan: What is to be done.
         job: The job that the plan was made of.
     """
+    check_resamples(job.n_resamples)
     share = job.share or Share()
     settings = run_settings(benchmark, plan)
     path = Path(job.output) if job.output else default_folder(benchmark.name, job.name, settings)

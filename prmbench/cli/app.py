@@ -162,16 +162,16 @@ def plot(
     """Draw accuracy against N for several reward models."""
     from prmbench.benchmarks.best_of_n.metrics import ESTIMATORS
     from prmbench.benchmarks.best_of_n.plot import plot_best_of_n
-    from prmbench.benchmarks.registry import find_benchmark
-    from prmbench.results.schema import ENTRY_NAME, read_entry
+    from prmbench.benchmarks.registry import find_benchmark, find_entry
+    from prmbench.results.schema import read_entry
 
     if estimator not in ESTIMATORS:
         raise UserError(f"--estimator {estimator}: expected {' or '.join(ESTIMATORS)}")
     if output.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--output {output}: expected a name that ends in .svg, .png or .pdf")
-    files = [path / ENTRY_NAME if path.is_dir() else path for path in entries]
     entry_type = find_benchmark("best-of-n").entry_type
-    typer.echo(f"picture: {plot_best_of_n([read_entry(file, entry_type) for file in files], output, estimator)}")
+    found = [read_entry(find_entry(path), entry_type) for path in entries]
+    typer.echo(f"picture: {plot_best_of_n(found, output, estimator)}")
 
 
 def main() -> None:

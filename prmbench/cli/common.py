@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import typer
 from typer.core import TyperGroup
 
-from prmbench.errors import UserError, as_flags
+from prmbench.errors import ArgumentError, UserError, as_flags, printable
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -73,6 +74,10 @@ def interruptible(command: Command) -> Command:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
+            for name, value in kwargs.items():
+                for one in value if isinstance(value, list) else [value]:
+                    if isinstance(one, str | Path):
+                        _check_text(name, str(one))
             command(*args, **kwargs)
         except UserError as error:
             raise UserError(as_flags(str(error), FLAGS)) from None
@@ -90,3 +95,11 @@ def quiet_libraries() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raise ArgumentError where the value of an option is no text in UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(name, printable(value), "is no text in UTF-8; write it in UTF-8") from None

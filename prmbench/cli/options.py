@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prmbench.data.prompts import PROMPT_TEMPLATES
 from prmbench.errors import ArgumentError, UserError, nearest
 
 if TYPE_CHECKING:
     from prmbench.benchmarks.base import Benchmark
 
 SUBJECT, DATA, SAMPLING, TOKENS, COMPUTE, OUTPUT = "Subject", "Data", "Sampling", "Tokens", "Compute", "Output"
+PROMPT_HELP = f"prompt template: {', '.join(PROMPT_TEMPLATES)}"
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,9 @@ _SHARED = [
     Flag("rollouts", list[Path], "file or run folder of completions; may be repeated", DATA),
     Flag("trained_on", Path, "the subject's training records: the entry says how many problems they hold", DATA),
     Flag("limit", int, "only N traces (a fixed sample), or the first N problems, of each subset", DATA, low=1),
-    Flag(
-        "prompt",
-        str,
-        "prompt template: boxed, bare, answer-line, number; default: as trained or sampled, else boxed",
-        DATA,
-    ),
+    Flag("prompt", str, f"{PROMPT_HELP}; default: as trained or sampled, else boxed", DATA),
     Flag("verifier", str, "what counts as right: strict, paper, or strict,tolerance=0.01,think=false", DATA, "strict"),
-    Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0),
+    Flag("n", list[int], "completions of each problem; of a critic: votes", SAMPLING, low=0, high=100_000),
     Flag("temperature", float, "0: greedy", SAMPLING, low=0, high=100),
     Flag("top_p", float, "nucleus", SAMPLING, low=1e-6, high=1),
     Flag("top_k", int, "0: all tokens", SAMPLING, low=0),
@@ -88,6 +85,7 @@ _SHARED = [
     Flag("step_prefix", str, "text before each step, {i} its number: 'Step {i}: '", TOKENS),
     Flag("template_arg", list[str], "chat template argument: enable_thinking=false; may be repeated", TOKENS),
     Flag("chat_template", Path, "Jinja chat template instead of the tokenizer's", TOKENS),
+    Flag("date", str, "day that a chat template is given as today's, YYYY-MM-DD; default: 2024-07-26", TOKENS),
     Flag("end_of_turn", str, "token that ends a turn; default: as the chat template has it", TOKENS),
     Flag("device", str, "auto, cpu, cuda, cuda:N", COMPUTE, "auto"),
     Flag("dtype", str, "auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16", COMPUTE, "auto"),
@@ -116,7 +114,7 @@ _SHARED = [
     Flag("output", Path, "folder of the run; default: one under prmbench-results/", OUTPUT),
     Flag("name", str, "name on tables; default: the checkpoint's", OUTPUT),
     Flag("seed", int, "of everything drawn; default: 0", OUTPUT, low=0),
-    Flag("resamples", int, "bootstrap resamples; default: 10000, of probes 2000", OUTPUT, low=0),
+    Flag("resamples", int, "bootstrap resamples; default: 10000, of probes 2000", OUTPUT, low=0, high=100_000),
     Flag("as_json", bool, "print the result as JSON on stdout, nothing else", OUTPUT, False, flags=("--json",)),
 ]
 SHARED = {flag.name: flag for flag in _SHARED}
@@ -419,7 +417,14 @@ def tokens_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         values: The values of the command.
+
+    Raises:
+        ArgumentError: A value is of no use, such as a day that there is not.
     """
+    from pydantic import ValidationError
+
+    from prmbench.data.tokens import TokenOptions
+
     separator, arguments = values.get("separator"), values.get("template_arg")
     found = {
         "system": values.get("system"),
@@ -427,8 +432,16 @@ def tokens_of(values: Mapping[str, Any]) -> dict[str, Any]:
         "step_prefix": values.get("step_prefix"),
         "template_args": dict(_template_argument(text) for text in arguments) if arguments else None,
         "end_of_turn": values.get("end_of_turn"),
+        "date": values.get("date"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    try:
+        TokenOptions(**found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ArgumentError(name, first["input"], first["msg"].removeprefix("Value error, ").lower()) from None
+    return found
 
 
 def _template_argument(text: str) -> tuple[str, Any]:
@@ -437,7 +450,7 @@ def _template_argument(text: str) -> tuple[str, Any]:
         raise UserError(f"--template-arg {text}: expected NAME=VALUE, for example enable_thinking=false")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 

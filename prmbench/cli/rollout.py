@@ -9,16 +9,27 @@ from typing import Any
 import typer
 
 from prmbench.cli.common import interruptible, quiet_libraries
-from prmbench.cli.options import DATA, LOADING, Flag, policy_loading, sampling_of, shared, with_flags
+from prmbench.cli.options import DATA, LOADING, PROMPT_HELP, Flag, policy_loading, sampling_of, shared, with_flags
 from prmbench.progress import announce_loading
 
 _FLAGS = {
     **shared(
-        "limit", *LOADING, "system", "template_arg", "chat_template", "end_of_turn", "verifier", "seed", "as_json"
+        *(
+            "limit",
+            *LOADING,
+            "system",
+            "template_arg",
+            "chat_template",
+            "date",
+            "end_of_turn",
+            "verifier",
+            "seed",
+            "as_json",
+        )
     ),
     **shared(
         policy={"required": True},
-        prompt={"help": "prompt template: boxed, bare, answer-line, number", "default": "boxed"},
+        prompt={"help": PROMPT_HELP, "default": "boxed"},
         n={"kind": int, "help": "completions of each problem", "default": 4, "low": 1},
         temperature={"default": 1.0},
         top_p={"default": 1.0},

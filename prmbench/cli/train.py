@@ -12,6 +12,7 @@ import typer
 from prmbench.cli.common import interruptible
 from prmbench.progress import announce_loading
 
+_STRICT = "refuse data with a row of no use; without, a few are left out, counted and named"
 _DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
 
 train = typer.Typer(help="Train models from recipes.", no_args_is_help=True)
@@ -22,6 +23,7 @@ train = typer.Typer(help="Train models from recipes.", no_args_is_help=True)
 def train_sft_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as miniature/sft.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
     devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="of a dry run: print the plan as JSON")] = False,
@@ -30,7 +32,7 @@ def train_sft_command(
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.sft.recipe import SFTRecipe
 
-    checked = load_recipe(recipe, SFTRecipe, override or ())
+    checked = load_recipe(recipe, SFTRecipe, [*(override or ()), *(["strict=true"] if strict else [])])
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
@@ -53,6 +55,7 @@ def train_sft_command(
 def train_rm_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
     devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
@@ -61,7 +64,7 @@ def train_rm_command(
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rm.recipe import RMRecipe
 
-    checked = load_recipe(recipe, RMRecipe, override or ())
+    checked = load_recipe(recipe, RMRecipe, [*(override or ()), *(["strict=true"] if strict else [])])
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
@@ -95,6 +98,8 @@ def train_rl_command(
 
     checked = load_recipe(recipe, RLRecipe, override or ())
     if dry_run:
+        for remark in checked.remarks():
+            typer.echo(remark, err=True)
         _show_plan(checked, devices, as_json=as_json)
         return
     announce_loading(checked.model)

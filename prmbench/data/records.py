@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -17,7 +18,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def find_file(path: str | Path, expected: str) -> Path:
     raise UserError(f"{path}: {what}; expected {expected}")
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
     Args:
@@ -122,6 +123,22 @@ def read_whole(path: Path, most: int = MAX_OBJECT) -> bytes:
         if os.fstat(file.fileno()).st_size > most:
             raise UserError(f"{path}: is larger than {most >> 20:,} MiB, the most for such a file")
         return file.read()
+
+
+def file_hash(path: Path) -> str:
+    """Hash a file of any size.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The sha256, in hex.
+
+    Raises:
+        UserError: It is no regular file, or cannot be read.
+    """
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_json(place: str, content: bytes, *, line: bool = False, mend: str = "") -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import datetime as dt
+import functools
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from prmbench.errors import ArgumentError, UserError, argument, first_line
+from prmbench.limits import MEBIBYTES, SECONDS, ends
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,6 +52,23 @@ class TokenOptions(BaseModel):
     date: str | None = Field(
         None, description=f"day that a chat template is given as today's, YYYY-MM-DD; by default {DEFAULT_DATE}"
     )
+
+    @field_validator("system", "separator", "step_prefix", "end_of_turn", "template_args")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError("has half of a surrogate pair, which is no text") from None
+        return value
+
+    def with_system(self, system: str | None) -> TokenOptions:
+        """Give the same options, with a system message where they name none.
+
+        Args:
+            system: The system message; None is none.
+        """
+        return self if self.system is not None else self.model_copy(update={"system": system})
 
     @field_validator("date")
     @classmethod
@@ -123,7 +142,8 @@ class TraceEncoder:
 
         Raises:
             ArgumentError: The tokenizer has no template of this name, or the template asks for no date.
-            UserError: The tokenizer has no chat template or is not a fast one, or the template or its arguments fail.
+            UserError: The tokenizer has no chat template or is not a fast one, or the template fails with its arguments, or does
+                not end.
         """
         self.tokenizer = tokenizer
         self.options = options or TokenOptions()
@@ -135,6 +155,7 @@ class TraceEncoder:
                 "trained with"
             )
         self.chat_template = template
+        self._refuse_runaway()
         self._plain = plain_tokenizer(tokenizer)
         self.date: str | None = None
         self.render_prompt("x")
@@ -260,9 +281,18 @@ class TraceEncoder:
         if ids is None:
             ids = np.array([*own.ids, *([self.end_of_turn] if finished else [])], dtype=np.int64)
         elif ids[: len(own.ids)].tolist() != own.ids:  # sampled otherwise than the tokenizer would have it
-            whole = [self.tokenizer.decode(ids[:k], skip_special_tokens=True) for k in range(len(ids))]
-            starts = [len(before) for before in whole if len(before) < len(text)]
-        step_of = [bisect.bisect_right(ends, start) for start in starts[: len(ids)]]
+            sampled = ids
+
+            @functools.cache
+            def start(k: int) -> int:
+                return len(self.tokenizer.decode(sampled[:k], skip_special_tokens=True))
+
+            # A few prefixes are decoded for each step, not one for each token.
+            n = bisect.bisect_left(range(len(ids)), len(text), key=start)
+            first = [bisect.bisect_left(range(n), end, key=start) for end in ends]
+            step_of = np.searchsorted(first, np.arange(n), side="right").tolist()
+        else:
+            step_of = [bisect.bisect_right(ends, start) for start in starts[: len(ids)]]
         step_of += [-1] * (len(ids) - len(step_of))
         return EncodedTrace(
             np.concatenate([prompt, ids]), len(prompt), np.array(step_of, dtype=np.int64), len(ends) + 1
@@ -299,6 +329,16 @@ class TraceEncoder:
                 f"the chat template failed ({first_line(error)}); check {argument('chat_template')} and its arguments"
             ) from None
 
+    def _refuse_runaway(self) -> None:
+        """Raise UserError where the template does not end, or fills the memory."""
+        asked = self._conversation("x")
+        conversations = [asked, [*asked, {"role": "assistant", "content": "x"}]]
+        given = json.dumps([self.chat_template, conversations, self.options.template_args], default=str)
+        if not _template_ends(given):
+            raise UserError(
+                f"the chat template does not end within {SECONDS:g} s and {MEBIBYTES:,} MiB; check {argument('chat_template')}"
+            )
+
     def _today(self, form: str) -> str:
         """Tell a chat template today's date, the same on every day."""
         self.date = self.options.date or DEFAULT_DATE
@@ -325,6 +365,29 @@ class TraceEncoder:
                 "the chat template ends an answer with no special token, and there is no end-of-sequence token"
             )
         return int(self.tokenizer.eos_token_id)
+
+
+_RENDER = """
+import jinja2, jinja2.ext, jinja2.sandbox
+class Generation(jinja2.ext.Extension):
+    tags = {"generation"}
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(["name:endgeneration"], drop_needle=True)
+extensions = [Generation, jinja2.ext.loopcontrols]
+environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+environment.globals |= {"strftime_now": lambda form: "", "raise_exception": lambda message: 1 / 0}
+text, conversations, arguments = json.loads(given)
+template = environment.from_string(text)
+for messages in conversations:
+    with contextlib.suppress(ZeroDivisionError, jinja2.TemplateError):
+        template.render(messages=messages, add_generation_prompt=True, **arguments)
+"""
+
+
+@functools.lru_cache(maxsize=64)
+def _template_ends(given: str) -> bool:
+    return ends(_RENDER, given)
 
 
 def _find_template(own: str | dict[str, str] | None, wanted: str | None, name: str) -> str | None:

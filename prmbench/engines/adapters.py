@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prmbench.data.records import read_json
 from prmbench.engines.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_not_finite, weight_files
-from prmbench.errors import UserError, first_line
+from prmbench.errors import UserError, first_line, shortened
+from prmbench.limits import SECONDS, ends
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -117,6 +119,7 @@ def _put_on(model: Any, folder: Path, heads: Sequence[str] = ()) -> PeftModel:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 
+    _refuse_runaway(folder, model)
     config, ids = _config(folder), _probe(model, folder)
     if saved := getattr(config, "modules_to_save", None):
         config.modules_to_save = [name for name in saved if name not in heads] or None
@@ -171,6 +174,37 @@ def _config(folder: Path) -> PeftConfig:
         )
     config.task_type = None
     return config
+
+
+_MATCH = r"""
+import re
+forms = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
+for pattern in given["patterns"]:
+    for form in forms:
+        with contextlib.suppress(re.error):
+            matcher = re.compile(form.replace("{}", pattern))
+            for name in given["names"]:
+                matcher.fullmatch(name), matcher.match(name)
+"""
+
+
+def _refuse_runaway(folder: Path, model: Any) -> None:
+    """Raise UserError where a pattern of an adapter's config does not end on the names of a model's layers."""
+    patterns = [text for text in _texts(read_json(folder / ADAPTER_CONFIG)) if set("*+{") & set(text)]
+    if patterns and not ends(_MATCH, {"patterns": patterns, "names": [name for name, _ in model.named_modules()]}):
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: a pattern for names of layers ({shortened(patterns[0])}) does not end within "
+            f"{SECONDS:g} s; write the names out"
+        )
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts in a JSON value, keys among them."""
+    if isinstance(value, dict):
+        return [text for key, one in value.items() for text in (key, *_texts(one))]
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    return [value] if isinstance(value, str) else []
 
 
 def _resize(model: Any, tensors: dict[str, torch.Tensor]) -> None:

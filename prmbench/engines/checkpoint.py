@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prmbench.data.records import read_json
+from prmbench.data.records import file_hash, read_json
 from prmbench.errors import ArgumentError, UserError, first_line, naming_keywords, nearest_path
 
 if TYPE_CHECKING:
@@ -20,29 +20,35 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def locate(source: str, name: str) -> Path:
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Names of the files of a checkpoint that are downloaded."""
+
+
+def locate(source: str, name: str, files: Sequence[str] = FILES) -> Path:
     """Turn a local folder or a Hub id into a local folder that holds the checkpoint.
 
     Args:
         source: The folder or Hub id.
         name: Name of the argument that the source came from, for errors.
+        files: Names of the files to download, with ``*``. Some of `FILES` are enough to find out whether there is such a
+            repository.
 
     Returns:
         The folder. A Hub id is downloaded where it is not in the Hub's cache.
 
     Raises:
         ArgumentError: There is no such folder, and the Hub gives no such repository.
+        UserError: The folder holds a pipe or a device, which may never end.
     """
     if (path := local_folder(source, name)) is not None:
+        for file in path.iterdir():
+            if file.exists() and not (file.is_file() or file.is_dir()):
+                raise UserError(f"{file}: is a pipe or a device; a checkpoint holds files, take it out")
         return path
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                source, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
-            )
-        )
+        return Path(snapshot_download(source, allow_patterns=list(files)))
     except Exception as error:  # offline, no such repository, gated: many kinds
         raise ArgumentError(
             name,
@@ -125,7 +131,7 @@ def _named_base(folder: Path) -> Path:
     if not isinstance(name, str) or not name:
         raise UserError(f"{config}: names no base model (base_model_name_or_path); write its folder or Hub id into it")
     if (folder / name).is_dir():
-        return (folder / name).resolve()
+        name = str((folder / name).resolve())
     try:
         return locate(name, "base_model_name_or_path")
     except UserError as error:
@@ -195,8 +201,7 @@ def checkpoint_hash(folder: Path, base: Path | None = None) -> str:
     configs = [path for name in ("config.json", ADAPTER_CONFIG) if (path := folder / name).exists()]
     whole = hashlib.sha256()
     for file in [*weight_files(folder), *configs]:
-        with file.open("rb") as handle:
-            whole.update(file.name.encode() + b"\0" + hashlib.file_digest(handle, "sha256").digest())
+        whole.update(file.name.encode() + b"\0" + bytes.fromhex(file_hash(file)))
     if is_adapter(folder):
         whole.update(checkpoint_hash(base or adapter_base(folder)).encode())
     return whole.hexdigest()
@@ -246,6 +251,27 @@ def weight_files(folder: Path) -> list[Path]:
         hint = f"; found {', '.join(others)}: save it again as safetensors" if others else ""
         raise UserError(f"{folder}: holds no .safetensors weights{hint}")
     return sorted(files)
+
+
+def loaded_files(folder: Path) -> list[Path]:
+    """List those of the weight files that a loader reads. Some folders hold the weights a second time, in another layout.
+
+    Args:
+        folder: The checkpoint folder.
+
+    Returns:
+        The files, by name.
+
+    Raises:
+        UserError: As `weight_files`.
+    """
+    files = weight_files(folder)
+    named = None if is_adapter(folder) else read_json(folder / "config.json").get("transformers_weights")
+    first = folder / (named or SINGLE)
+    index = first if first.suffix == ".json" else folder / INDEX
+    if first in files:
+        return [first]
+    return sorted(folder / name for name in _shards(folder, index)) if index.exists() else files
 
 
 def _shards(folder: Path, index: Path) -> set[str]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
 from prmbench.engines.api.service import Service
-from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, weight_files, weight_names
-from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest
+from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, text_config, weight_names
+from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +62,16 @@ class LoadOptions:
             raise ArgumentError(
                 "device", self.device, f"torch finds no CUDA device here; use {argument('device', 'cpu')}"
             )
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ArgumentError(
+                "device", self.device, f"there are {torch.cuda.device_count()} CUDA devices here, from 0"
+            )
+        if device.type not in ("cuda", "cpu"):
+            try:
+                torch.zeros(1, device=device).item()
+            except Exception as error:  # torch raises what it likes
+                why = f"cannot be used here ({shortened(first_line(error))}); use {argument('device', 'cpu')}"
+                raise ArgumentError("device", self.device, why) from None
         return device
 
     def resolve_dtype(self) -> torch.dtype:
@@ -162,8 +172,11 @@ def _load(
     """Load with the first of some classes of transformers that knows the architecture."""
     import transformers
 
-    read_json(folder / "config.json")
-    weight_files(folder)
+    layers, weights = text_config(folder).get("num_hidden_layers"), len(weight_names(folder))
+    if isinstance(layers, int) and layers > weights:
+        raise UserError(
+            f"{folder}: its config names {layers:,} layers, and there are {weights:,} weights; download it again"
+        )
     trusted = options.trust_remote_code
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)

@@ -9,7 +9,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prmbench.data.records import check_object
+from prmbench.errors import UserError, printable
 
 FinishReason = Literal["stop", "length"]
 
@@ -27,6 +30,28 @@ class SamplingParams(BaseModel):
     max_new_tokens: int = Field(
         2048, ge=1, description="most tokens of a completion; one that is cut here counts as wrong"
     )
+
+
+def recorded_params(place: str, fields: object) -> SamplingParams:
+    """Check the sampling parameters that a run or an entry recorded.
+
+    Args:
+        place: Where they stand, for errors.
+        fields: The JSON value.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        UserError: One is missing, not known or wrong; it is named.
+    """
+    check_object(place, fields, tuple(SamplingParams.model_fields), "sampling parameters")
+    try:
+        return SamplingParams.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(printable(str(part)) for part in first["loc"])
+        raise UserError(f"{place}: {where}: {first['msg'].lower()}") from None
 
 
 def uniforms(seed: int, key: str, sample: int, size: int) -> NDArray[np.float64]:

@@ -166,7 +166,10 @@ def _of_file(folder: Path, rebuilt: PreTrainedTokenizerBase | None) -> PreTraine
     """The tokenizer of the file as transformers wraps it; special tokens that only its class names are kept."""
     from transformers import PreTrainedTokenizerFast
 
-    found = PreTrainedTokenizerFast.from_pretrained(folder)
+    try:
+        found = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:
+        raise UserError(f"{folder}: the tokenizer cannot be loaded ({first_line(error)})") from None
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         token = getattr(rebuilt, name, None)
         if (

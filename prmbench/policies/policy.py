@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prmbench.data.prompts import PromptTemplate
@@ -12,6 +13,7 @@ from prmbench.engines.load import LoadOptions
 from prmbench.engines.registry import load_engine
 from prmbench.engines.tokenizer import load_tokenizer, token_ids
 from prmbench.engines.types import Engine
+from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Policy:
         encoder: Renders and tokenizes its prompts.
         source: The checkpoint, as the user named it.
         hashed: sha256 of its weights.
+        warnings: What puts its figures at risk, in whole sentences.
         stop: Token ids that end a completion.
     """
 
@@ -30,6 +33,7 @@ class Policy:
     encoder: TraceEncoder
     source: str
     hashed: str
+    warnings: Sequence[str] = ()
     stop: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,9 +66,7 @@ def load_policy(
         UserError: There is no such checkpoint, or it cannot be loaded.
     """
     options = load_options or LoadOptions()
-    tokens = tokens or TokenOptions()
-    if tokens.system is None:
-        tokens = tokens.model_copy(update={"system": prompt.system})
+    tokens = (tokens or TokenOptions()).with_system(prompt.system)
     if engine == "api":
         from prmbench.engines.api.engine import chat_encoder, hosted
 
@@ -72,8 +74,9 @@ def load_policy(
         return Policy(model, encoder, source, model.identity)
     folder = locate(source, "policy")
     encoder = TraceEncoder(load_tokenizer(folder, options), tokens, chat_template)
-    for warning in encoder.warnings:
+    warnings = [*encoder.warnings, *prompt_differences(folder, PromptRecord.of(encoder, [prompt.name]))]
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     hashed = checkpoint_hash(folder)
     allowed = token_ids(encoder.tokenizer)
-    return Policy(load_engine(engine, folder, options, source, allowed=allowed), encoder, source, hashed)
+    return Policy(load_engine(engine, folder, options, source, allowed=allowed), encoder, source, hashed, warnings)

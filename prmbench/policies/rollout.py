@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import PROMPT_TEMPLATES, AnswerStyle, PromptTemplate, find_prompt
@@ -19,7 +18,7 @@ from prmbench.data.tokens import DEFAULT_DATE, ids_hash
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.batching import BatchRunner, plan_batches
 from prmbench.engines.processes import Share
-from prmbench.engines.sampling import Completion, Request, SamplingParams
+from prmbench.engines.sampling import Completion, Request, SamplingParams, recorded_params
 from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
 from prmbench.progress import progress
@@ -67,12 +66,7 @@ def run_settings(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: field 'numerics' is {json.dumps(found['numerics'])[:40]}; expected a device and a type"
         )
-    try:
-        SamplingParams.model_validate(found["sampling"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{file}: field 'sampling': {where}: {first['msg'].lower()}") from None
+    recorded_params(f"{file}: field 'sampling'", found["sampling"])
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from prmbench.benchmarks.differences import Comparison, check_choice
 from prmbench.benchmarks.registry import load_measured
 from prmbench.errors import UserError
+from prmbench.results.schema import check_resamples
 
 
 def compare(paths: Sequence[str | Path], *, n_resamples: int = 10_000, seed: int = 0, **choice: Any) -> Comparison:
@@ -36,6 +37,7 @@ def compare(paths: Sequence[str | Path], *, n_resamples: int = 10_000, seed: int
     """
     if len(paths) < 2:
         raise UserError("compare: expected two entries or more")
+    check_resamples(n_resamples)
     measured = [load_measured(path) for path in paths]
     names = {one.benchmark.name for one in measured}
     if len(names) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import itertools
 import json
 import shutil
@@ -21,12 +22,12 @@ from prmbench.benchmarks.registry import BENCHMARKS, load_measured, read_any_ent
 from prmbench.benchmarks.tables import new_table, safe, shown
 from prmbench.benchmarks.views import as_text, frame
 from prmbench.data.traces import Trace
-from prmbench.errors import ArgumentError, UserError, argument, printable
+from prmbench.errors import UserError, argument, printable
 from prmbench.reports.reported import ReportedTable
 from prmbench.reports.verification import require_valid
 from prmbench.results.plain_files import refuse_links, require_plain_file
-from prmbench.results.schema import ENTRY_NAME, Entry, what_it_is
-from prmbench.results.store import slug
+from prmbench.results.schema import ENTRY_NAME, Entry, check_resamples, what_it_is
+from prmbench.results.store import check_name, slug
 from prmbench.stats.paired import ranks_with_ties
 
 ENTRIES = "entries"
@@ -122,6 +123,7 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verif
         UserError: There are no entries, an entry's items are not its own, its figures are not what its items give, or a file is
             none (a link, a folder, a device).
     """
+    check_resamples(n_resamples)
     groups: dict[tuple[str, str], list[Measured]] = {}
     for path in entry_folders(folder):
         one = load_measured(path)
@@ -151,6 +153,7 @@ def entry_folders(folder: Path) -> list[Path]:
     Raises:
         UserError: There are none, or one is a link or holds what is no plain file.
     """
+    refuse_links(folder / ENTRIES)
     found = sorted(path.parent for path in (folder / ENTRIES).glob(f"*/{ENTRY_NAME}"))
     if not found:
         raise UserError(
@@ -203,8 +206,7 @@ def add(
         UserError: The entry is not what its items say, its benchmark has no table, a file is none (a link, a folder, a device), or
             the name is taken by another entry.
     """
-    if name is not None and not name.isprintable():
-        raise ArgumentError("name", printable(name), "holds characters that cannot be printed; take them out")
+    check_name(name)
     # Only files of the run itself are copied, and only into the board itself.
     files = entry_files(run)
     require_valid(run, traces)
@@ -217,7 +219,7 @@ def add(
     for path in (folder / ENTRIES, target, *(target / file.name for file in files)):
         refuse_links(path)
     if target.exists() and not replace:
-        same = all((target / f.name).exists() and (target / f.name).read_bytes() == f.read_bytes() for f in files)
+        same = all((target / f.name).exists() and filecmp.cmp(target / f.name, f, shallow=False) for f in files)
         if not same:
             raise UserError(
                 f"{target}: another entry has this name; pass another {argument('name')}, or {argument('replace')} to go over it"

@@ -65,13 +65,16 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
     if reported:
         parts.append(f"## Reported\n\n{WHY_REPORTED}")
     for table in reported:
-        number, title, figure, source = map(for_markdown, (table.table, table.title, table.figure, table.source))
-        rows = [
-            [for_markdown(row.backbone), for_markdown(row.method), *(f"{v:.1f}" for v in row.values)]
-            for row in table.rows
-        ]
-        parts.append(f"### Table {number}: {title}\n\n{figure}; {source}.")
-        parts.append(markdown_table(["backbone", "method", *table.columns], rows))
+        place, title, figure, source = map(for_markdown, (table.place, table.title, table.figure, table.source))
+        parts.append(f"### {place}: {title}\n\n{figure}; {source}.")
+        if table.note:
+            parts.append(for_markdown(table.note))
+        if table.rows:
+            rows = [
+                [for_markdown(row.backbone), for_markdown(row.method), *texts]
+                for row, texts in zip(table.rows, table.texts, strict=True)
+            ]
+            parts.append(markdown_table(["backbone", "method", *table.columns], rows))
     return "\n\n".join(parts) + "\n"
 
 

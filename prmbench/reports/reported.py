@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from prmbench.data.records import read_whole
 from prmbench.errors import UserError, first_line
-from prmbench.results.plain_files import require_plain_file
+from prmbench.results.plain_files import refuse_links, require_plain_file
 from prmbench.results.schema import Record
 
 REPORTED = "reported"
@@ -32,12 +33,36 @@ class ReportedTable(Record):
 
     status: Literal["reported"] = Field(description="not measured here")
     source: str = Field(description="the paper")
-    table: str = Field(description="its number there")
+    table: str = Field(description="its number there; fig6 is Fig. 6")
     title: str = Field(description="its caption, shortened")
-    benchmark: str = Field(description="processbench, best-of-n or policy")
+    benchmark: str = Field(description="what it measures with: processbench, best-of-n, policy or candidates")
     figure: str = Field(description="what the values are, with the unit")
     columns: list[str] = Field(description="headings of the values")
-    rows: list[ReportedRow] = Field(description="its lines")
+    rows: list[ReportedRow] = Field(description="its lines; none where the paper prints no figures")
+    note: str = Field("", description="what the paper's text says of it, where it prints no figures")
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the paper, such as Table 2."""
+        return place_of(self.table)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The values as the paper prints them: those of a column have as many decimals, and one at least."""
+        columns = list(zip(*(row.values for row in self.rows), strict=True))
+        digits = [max(len(repr(value).partition(".")[2]) for value in column) for column in columns]
+        return [[f"{v:.{n}f}" for v, n in zip(row.values, digits, strict=True)] for row in self.rows]
+
+
+def place_of(number: str) -> str:
+    """Say where something stands in a paper.
+
+    Args:
+        number: Number of a table, of a figure (``fig6``) or of a section (``4.3.3``).
+    """
+    if number.startswith("fig"):
+        return f"Fig. {number.removeprefix('fig')}"
+    return f"{'Section' if '.' in number else 'Table'} {number}"
 
 
 def read_reported(folder: Path) -> list[ReportedTable]:
@@ -50,10 +75,11 @@ def read_reported(folder: Path) -> list[ReportedTable]:
         UserError: A broken table; the file and the key are named.
     """
     found = []
+    refuse_links(folder / REPORTED)
     for path in (folder / REPORTED).glob("*.json"):
         require_plain_file(path)
         try:
-            table = ReportedTable.model_validate_json(path.read_bytes())
+            table = ReportedTable.model_validate_json(read_whole(path))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -64,4 +90,6 @@ def read_reported(folder: Path) -> list[ReportedTable]:
                     f"{path}: rows.{i} has {len(row.values)} values, expected {len(table.columns)}, one a column"
                 )
         found.append(table)
-    return sorted(found, key=lambda t: (t.source, int(t.table) if t.table.isdigit() else 0, t.table))
+    return sorted(
+        found, key=lambda t: (t.source, not t.table.isdigit(), int(t.table) if t.table.isdigit() else 0, t.table)
+    )

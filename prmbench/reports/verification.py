@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from prmbench.benchmarks.registry import find_benchmark, find_entry, read_any_entry, statistics_of
 from prmbench.benchmarks.runner import describe_items
+from prmbench.data.records import file_hash, open_file
 from prmbench.data.traces import Trace
 from prmbench.errors import UserError, printable, shortened
 from prmbench.results.schema import Items
@@ -46,8 +46,9 @@ def verify_entry(path: str | Path, traces: Sequence[Trace] | None = None) -> lis
     if not items_file.exists():
         return [f"{items_file}: no such items file; it belongs beside the entry"]
     found: list[str] = []
-    content = items_file.read_bytes()
-    described = Items(file=entry.items.file, sha256=hashlib.sha256(content).hexdigest(), n=content.count(b"\n"))
+    with open_file(items_file) as content:
+        n = sum(block.count(b"\n") for block in iter(lambda: content.read(1 << 20), b""))
+    described = Items(file=entry.items.file, sha256=file_hash(items_file), n=n)
     for name in ("n", "sha256"):
         said, real = getattr(entry.items, name), getattr(described, name)
         if said != real:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, ConfigDict, ValidationError
 
-from prmbench.data.records import LARGE, shown
+from prmbench.data.records import LARGE, file_hash, shown
 from prmbench.errors import UserError, printable, shortened
 from prmbench.results.schema import Items
 
@@ -174,7 +173,7 @@ def read_described(folder: Path, described: Items | None, read: Callable[[Path],
     path = folder / Path(described.file).name
     if not path.exists():
         raise UserError(f"{path}: no such items file; it belongs beside the entry")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_hash(path)
     if found != described.sha256:
         raise UserError(
             f"{path}: is not the file that the entry beside it describes (sha256 {found[:12]}..., expected "

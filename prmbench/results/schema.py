@@ -13,9 +13,13 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prmbench.errors import UserError, first_line
+from prmbench.data.records import read_whole
+from prmbench.errors import ArgumentError, UserError, first_line
 
 ENTRY_NAME = "entry.json"
+
+MAX_RESAMPLES = 100_000
+"""The most bootstrap resamples: ten times what an interval needs, and what memory holds."""
 
 
 class Record(BaseModel):
@@ -142,7 +146,7 @@ class Provenance(Record):
     )
     versions: dict[str, str] = Field(description="of Python, prmbench and the libraries that compute")
     seed: int = Field(ge=0, description="of folds, resamples and the random baseline")
-    n_resamples: int = Field(ge=0, description="bootstrap resamples")
+    n_resamples: int = Field(ge=0, le=MAX_RESAMPLES, description="bootstrap resamples")
     warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
     training_overlap: dict[str, dict[str, int]] | None = Field(
         None,
@@ -196,6 +200,19 @@ class Entry(Record, Generic[Metrics]):
 def _views() -> Any:
     """What shows entries: it knows the benchmarks, which this module may not import."""
     return importlib.import_module("prmbench.benchmarks.views")
+
+
+def check_resamples(n_resamples: int | None) -> None:
+    """Check a number of bootstrap resamples.
+
+    Args:
+        n_resamples: The number; None: the default.
+
+    Raises:
+        ArgumentError: It is below 0 or above `MAX_RESAMPLES`.
+    """
+    if n_resamples is not None and not 0 <= n_resamples <= MAX_RESAMPLES:
+        raise ArgumentError("n_resamples", n_resamples, f"expected 0 to {MAX_RESAMPLES:,}")
 
 
 def digest(content: object) -> str:
@@ -277,12 +294,10 @@ def read_entry(path: Path, entry_type: type[EntryType]) -> EntryType:
         entry_type: The pydantic model of the entry.
 
     Raises:
-        UserError: It is no such entry; the file and the field are named.
+        UserError: It is no such entry (the file and the field are named), no regular file, or larger than an entry is.
     """
     try:
-        return entry_type.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        return entry_type.model_validate_json(read_whole(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -7,6 +7,7 @@ While several processes work, each appends to a file of its own (``items.rank1.j
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -20,7 +21,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from prmbench.errors import UserError, shortened
+from prmbench.data.records import parse_json, read_lines, read_whole
+from prmbench.errors import ArgumentError, UserError, printable, shortened
 from prmbench.results.schema import ENTRY_NAME, Items, digest
 
 RUN_NAME = "run.json"
@@ -60,14 +62,17 @@ class FolderLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+            who = "another process"
+            with contextlib.suppress(UserError, UnicodeDecodeError):
+                who = printable(read_whole(holder, 1 << 10).decode().strip())
             raise UserError(f"{self.path}: {who} is writing here; wait for it, or {self.remedy}") from None
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        write_atomically(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
 
     def release(self) -> None:
         """Let others have it."""
         if self._lock.is_locked:
-            (self.path / _HOLDER_NAME).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.path / _HOLDER_NAME).unlink(missing_ok=True)
             self._lock.release()
 
 
@@ -135,14 +140,10 @@ class RunFolder(Generic[LineType]):
             write_atomically(run_file, json.dumps(self.settings, indent=2) + "\n")
 
     def _check_settings(self, run_file: Path) -> None:
-        try:
-            found = json.loads(run_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{run_file}: broken JSON ({error}); pass another --output or delete the folder") from None
+        mend = "pass another --output, or delete the folder"
+        found = parse_json(str(run_file), read_whole(run_file), mend=mend)
         if (difference := _difference(found, self.settings)) is not None:
-            raise UserError(
-                f"{self.path}: holds a run with other settings ({difference}); pass another --output, or delete the folder"
-            )
+            raise UserError(f"{self.path}: holds a run with other settings ({difference}); {mend}")
 
     def completed(self) -> dict[tuple[str, str], LineType]:
         """All items already written, by key. A last line cut short by a kill is left out."""
@@ -214,17 +215,7 @@ def read_whole_lines(path: Path, parse: Callable[[str, Any], LineType]) -> list[
     Raises:
         UserError: A line is broken, or `parse` does not take it.
     """
-    found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], start=1):
-        place = f"{path}, line {number}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{place}: broken JSON ({error.msg}); delete the line and run again") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{place}: is not UTF-8 text; delete the line and run again") from None
-        found.append(parse(place, record))
-    return found
+    return [parse(place, record) for place, record in read_lines(path, cut=True)] if path.exists() else []
 
 
 def slug(name: str) -> str:
@@ -235,6 +226,19 @@ def slug(name: str) -> str:
     """
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:60]
     return kept if kept.strip(".") else kept.replace(".", "-") or "-"  # never a path to elsewhere
+
+
+def check_name(name: str | None) -> None:
+    """Check the name that a subject is given on tables.
+
+    Args:
+        name: The name; None: none is given.
+
+    Raises:
+        ArgumentError: It holds characters that cannot be printed.
+    """
+    if name is not None and not name.isprintable():
+        raise ArgumentError("name", printable(name), "holds characters that cannot be printed; take them out")
 
 
 def default_folder(benchmark: str, name: str, settings: dict[str, Any]) -> Path:
@@ -265,8 +269,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         content: The text, which is written as UTF-8, or the bytes.
 
     Raises:
-        UserError: It cannot be written (a full disk, no permission); the old file is as it was.
+        UserError: It cannot be written (a full disk, no permission), or its place is taken by a folder, a pipe or a device. What
+            was there is as it was.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is a folder, a pipe or a device; name another file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as handle:
@@ -297,7 +304,7 @@ def save_entry(folder: Path, entry: BaseModel, items: Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if items is not None and items.resolve() != (copy := folder / items.name).resolve():
-            if (folder / RUN_NAME).exists() or (copy.exists() and copy.read_bytes() != items.read_bytes()):
+            if (folder / RUN_NAME).exists() or (copy.exists() and not filecmp.cmp(copy, items, shallow=False)):
                 raise UserError(f"{folder}: holds another run; pass another --output, or delete the folder")
             shutil.copyfile(items, copy)
     except OSError as error:
@@ -307,10 +314,8 @@ def save_entry(folder: Path, entry: BaseModel, items: Path | None) -> Path:
 
 
 def _drop_cut_line(path: Path) -> None:
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as handle:
-            handle.truncate(content.rfind(b"\n") + 1)
+    with path.open("r+b") as handle:
+        handle.truncate(sum(len(line) for line in handle if line.endswith(b"\n")))
 
 
 def _difference(found: Any, wanted: Any, where: str = "") -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prmbench.data.prompts import PromptTemplate, find_prompt
+from prmbench.data.records import read_json
 from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError, argument, nearest
 from prmbench.reward_models.marks import MarkLayout
@@ -31,6 +31,7 @@ class Generation(BaseModel):
     n: int = Field(
         1,
         ge=0,
+        le=100_000,
         description="critic: number of votes a trace; judge: number of critiques a step, 0 for the verdict straight away",
     )
     temperature: float = Field(0.0, ge=0, description="sampling temperature; 0 for greedy decoding")
@@ -123,18 +124,10 @@ def read_card(folder: Path) -> dict[str, Any] | None:
         The fields; None where there is no card.
 
     Raises:
-        UserError: The file is broken.
+        UserError: The file is broken, or no regular file.
     """
     path = folder / CARD_NAME
-    if not path.exists():
-        return None
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: broken JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: holds a JSON {type(fields).__name__}; expected an object")
-    return fields
+    return read_json(path) if path.exists() else None
 
 
 def make_card(fields: dict[str, Any], where: str) -> Card:

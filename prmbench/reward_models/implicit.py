@@ -96,10 +96,12 @@ class ImplicitRewardModel(EngineRewardModel):
         folder = locate(name, "reference") if request.reference else adapter_base(request.folder)
         base = _adapter_base(request, folder) if adapter else None
         hashes = {"model": checkpoint_hash(request.folder, base), "reference": checkpoint_hash(folder)}
+        on_reference = base is not None and (base == folder or checkpoint_hash(base) == hashes["reference"])
 
         # How: in one dtype, over the token ids that both know.
         share = None if request.engine == "hf" else MEMORY_SHARE
-        options, warnings = choose_dtype(request.options, [base or request.folder, folder], share=share)
+        copies = [folder] if on_reference else [base or request.folder, folder]
+        options, warnings = choose_dtype(request.options, copies, share=share)
         request = dataclasses.replace(request, options=options)
         warnings += _other_reference(request.card, name, hashes["reference"])
         common = common_ids(request.folder, folder, options, base)
@@ -116,7 +118,7 @@ class ImplicitRewardModel(EngineRewardModel):
             load_engine, request.engine, options=options, memory_share=MEMORY_SHARE, allowed=common
         )
         model, off = _load_model(request, base, load, common)
-        if off is not None and base is not None and (base == folder or checkpoint_hash(base) == hashes["reference"]):
+        if off is not None and on_reference:
             of_base: dict[str, Any] = {"load": lambda: model, "switched": off}
         else:
             of_base = {"load": functools.partial(load, folder=folder, source=name)}
@@ -288,18 +290,27 @@ def _refuse_different(
         )
 
 
-def check_same_logits(folder: Path, reference: Path) -> None:
-    """Check that two checkpoints give equally many logits a position, by their configs, so that a log-ratio is defined.
+def shared_logits(folder: Path, others: Sequence[Path], options: LoadOptions) -> int | None:
+    """Find how many logits, from the first on, mean the same to several checkpoints. A training takes log-probs over these alone.
 
     Args:
         folder: Folder of a model.
-        reference: Folder of its reference.
+        others: Folders of its reference and the like.
+        options: Whether code that a checkpoint carries may run.
+
+    Returns:
+        Their number; None where all checkpoints have the same tokens and equally many logits.
 
     Raises:
-        UserError: They do not.
+        UserError: A token has another id in one of them, or one that they do not share is among the others.
     """
-    sizes = [text_config(one).get("vocab_size") for one in (folder, reference)]
-    if sizes[0] != sizes[1]:
+    found = [ids for other in others if (ids := common_ids(folder, other, options)) is not None]
+    if not found:
+        return None
+    size = min(map(len, found))
+    if any(ids[size - 1] != size - 1 for ids in found):
         raise UserError(
-            f"{folder} has {sizes[0]} logits a position, {reference} {sizes[1]}; a log-ratio needs one vocabulary"
+            f"{folder} and {', '.join(map(str, others))}: tokens that they do not share are in the midst of their vocabularies; "
+            "start from checkpoints of one vocabulary"
         )
+    return size

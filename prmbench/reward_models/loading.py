@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from prmbench.data.records import file_hash, read_whole
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.checkpoint import is_adapter, locate
 from prmbench.engines.load import LoadOptions
@@ -18,6 +18,9 @@ from prmbench.reward_models.base import LoadRequest, RewardModel
 from prmbench.reward_models.card import CARD_NAME, Card, find_reference, make_card, read_card
 from prmbench.reward_models.presets import fill_in, find_preset
 from prmbench.reward_models.registry import find_kind
+
+MAX_TEMPLATE = 1 << 20
+"""The most bytes of a chat template."""
 
 NOWHERE = Path(os.devnull)
 """The folder of a model that has none, because a server holds it."""
@@ -94,8 +97,7 @@ def load_reward_model(
             engine,
             f"a server gives texts alone, {card.kind} needs log-probs; use kind critic, or the engine hf",
         )
-    if card.template.system is not None and card.tokens.system is None:
-        card.tokens = card.tokens.model_copy(update={"system": card.template.system})
+    card.tokens = card.tokens.with_system(card.template.system)
     request = LoadRequest(
         folder=folder,
         source=source,
@@ -112,7 +114,7 @@ def load_reward_model(
     for warning in model.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if plugin is not None:
-        model.facts["plugin"] = hashlib.sha256(Path(plugin).read_bytes()).hexdigest()
+        model.facts["plugin"] = file_hash(Path(plugin))
     return model
 
 
@@ -169,11 +171,12 @@ def read_template(path: Path) -> str:
         ArgumentError: It cannot be read.
     """
     try:
-        is_name = not path.exists() and not path.suffix and len(path.parts) == 1
-        return str(path) if is_name else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise ArgumentError("chat_template", path, f"cannot be read ({why})") from None
+        is_name = not os.path.exists(path) and not path.suffix and len(path.parts) == 1
+        return str(path) if is_name else read_whole(path, MAX_TEMPLATE).decode()
+    except UnicodeDecodeError:
+        raise ArgumentError("chat_template", path, "is no text in UTF-8") from None
+    except UserError as error:
+        raise ArgumentError("chat_template", path, str(error).removeprefix(f"{path}: ")) from None
 
 
 def _run_plugin(path: Path) -> None:

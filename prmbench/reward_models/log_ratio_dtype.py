@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from prmbench.engines.checkpoint import loaded_files
 from prmbench.engines.load import LoadOptions
 from prmbench.errors import argument
 
@@ -24,7 +25,7 @@ def choose_dtype(
 
     Args:
         options: Device and dtype as the user asked for.
-        folders: Folders of the checkpoints.
+        folders: Folders of the checkpoints, one for each copy of weights.
         share: Share of the memory that an engine reserves for each model; None where all of them share what is free.
 
     Returns:
@@ -56,7 +57,7 @@ def float32_bytes(folder: Path) -> int:
     from safetensors import safe_open
 
     total = 0
-    for file in folder.glob("*.safetensors"):
+    for file in loaded_files(folder):
         with safe_open(file, framework="pt") as tensors:
             total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     return 4 * total

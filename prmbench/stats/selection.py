@@ -40,10 +40,13 @@ def selection_weights(scores: Floats, size: int) -> Floats:
         raise ValueError(f"expected 1 <= N <= {n} completions, got N={size}")
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
+    # The chance that all of the subset are among the k lowest, C(k, N) / C(n, N), and that the k-th lowest is its highest.
+    k = np.arange(n, 0, -1)
+    among = np.cumprod(np.concatenate([[1.0], np.maximum(k[:-1] - size, 0) / k[:-1]]))
+    highest = (among * size / k)[::-1]
+    # Completions of one score share the chance that any of them is selected.
     _, index, ties = np.unique(scores, return_inverse=True, return_counts=True)
-    reached = [math.comb(int(upto), size) for upto in [0, *np.cumsum(ties)]]
-    share = [(b - a) / reached[-1] / tied for (a, b), tied in zip(itertools.pairwise(reached), ties, strict=True)]
-    return np.array(share)[index.reshape(-1)]
+    return (np.add.reduceat(highest, np.cumsum(ties) - ties) / ties)[index.reshape(-1)]
 
 
 def expected_best(scores: Floats, correct: Bools, size: int) -> float:
@@ -117,19 +120,17 @@ def expected_vote(
     voting = np.flatnonzero(classes >= 0)
     if not len(voting):
         return 0.0
-    # Which class each completion votes for, which completions are in each subset, and which classes are right.
-    there = np.zeros((len(classes), int(classes.max()) + 1))
-    there[voting, classes[voting]] = 1
+    # Completions by the class that they vote for, and which of them are in each subset.
+    order = voting[np.argsort(classes[voting], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(classes[order]) != 0])
     members = np.zeros((len(drawn), len(classes)))
     for row, subset in enumerate(drawn):
         members[row, list(subset)] = 1
-    right = np.zeros(there.shape[1], dtype=np.bool_)
-    right[classes[voting]] = correct[voting]
     # The votes of each class in each subset; a class without a completion there cannot win.
-    ballots = there.copy()
-    if weights is not None:
-        ballots[voting, classes[voting]] = weights[voting]
-    votes = np.where(members @ there > 0, members @ ballots, -np.inf)
+    there = members[:, order]
+    ballots = there if weights is None else there * weights[order]
+    votes = np.where(np.add.reduceat(there, starts, axis=1) > 0, np.add.reduceat(ballots, starts, axis=1), -np.inf)
+    right = correct[order[starts]]
     most = votes.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
         winners = (votes >= most - 1e-12 * np.abs(most)) & np.isfinite(votes)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from prmbench.reports.leaderboard import ReportedTable
+from prmbench.reports.reported import ReportedTable, place_of
 from prmbench.stats.seeds import seed_mean
 from prmbench.studies.claims import with_interval
 from prmbench.studies.figures import Figure, Results, RunFigure
@@ -30,7 +30,7 @@ class Layout:
         columns: Headings of the columns.
         rows: The rows.
         note: How it differs from the paper's table.
-        paper: What the paper has, where that is not among the reported tables of ``leaderboards/``.
+        paper: What the paper has, where the order of its methods by the last figure does not say it.
     """
 
     number: str
@@ -44,8 +44,7 @@ class Layout:
     @property
     def heading(self) -> str:
         """Its place in the paper, and its title."""
-        place = {"fig6": "Fig. 6", "4.3.3": "Section 4.3.3"}.get(self.number, f"Table {self.number}")
-        return f"{place}: {self.title}"
+        return f"{place_of(self.number)}: {self.title}"
 
     @property
     def runs(self) -> list[StudyRun]:
@@ -115,8 +114,10 @@ def paper_orderings(layout: Layout, reported: Sequence[ReportedTable]) -> list[s
         reported: The paper's tables.
 
     Returns:
-        A line a backbone, as in `our_ordering`; what the layout says where the paper's table is not among the reported ones.
+        What the layout says, where it says something; else a line a backbone, as in `our_ordering`.
     """
+    if layout.paper:
+        return [layout.paper]
     for table in reported:
         if table.table == layout.number:
             lines = []
@@ -124,7 +125,7 @@ def paper_orderings(layout: Layout, reported: Sequence[ReportedTable]) -> list[s
                 rows = sorted((r for r in table.rows if r.backbone == backbone), key=lambda r: -r.values[-1])
                 lines.append(f"{backbone}: " + _ordered([(row.method, f"{row.values[-1]:g}") for row in rows]))
             return lines
-    return [layout.paper] if layout.paper else []
+    return []
 
 
 def _ordered(rows: Sequence[tuple[str, str]]) -> str:

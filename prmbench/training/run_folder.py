@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prmbench.data.records import read_json
+from prmbench.data.records import file_hash, read_json, read_whole
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.processes import Share
@@ -164,7 +163,7 @@ def open_states(
         claim(states, recipe, hashes)
         write_atomically(chosen, last_state(states, log) or "")
     share.wait()
-    last = chosen.read_text(encoding="utf-8") or None
+    last = read_whole(chosen).decode() or None
     if last is not None:
         log(f"going on from {last}")
     return last
@@ -183,7 +182,7 @@ def claim(states: Path, recipe: Optimisation, hashes: dict[str, str]) -> None:
     """
     mark = states / "recipe.json"
     wanted = json.dumps({"recipe": recipe.model_dump(), "hashes": hashes}, indent=2)
-    if mark.exists() and mark.read_text(encoding="utf-8") != wanted:
+    if mark.exists() and read_whole(mark) != wanted.encode():
         if any(state.joinpath("trainer_state.json").exists() for state in states_in(states)):
             raise UserError(
                 f"{states}: holds the state of a run of another recipe, other data or other weights; delete it, or set "
@@ -259,8 +258,7 @@ def _damage(state: Path) -> str | None:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as handle:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
 
 
 @contextmanager

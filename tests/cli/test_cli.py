@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.cli import app as cli
+from prmbench.data.prompts import PROMPT_TEMPLATES
 from prmbench.engines.sampling import SamplingParams
 
 
@@ -87,6 +88,12 @@ def test_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "eval" in run("--help", check=0).stdout
+
+
+@pytest.mark.parametrize("command", ["eval", "rollout", "score"])
+def test_help_names_every_prompt_template(command):
+    said = run(command, "--help", env={"COLUMNS": "400"}, check=0).stdout
+    assert f"prompt template: {', '.join(PROMPT_TEMPLATES)}" in said
 
 
 @pytest.mark.slow
@@ -398,3 +405,43 @@ def test_loading_is_said_before_anything_heavy_is_imported(command, tiny, tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[:2] == [f"loading {tiny} ...", "stopped"], done.stderr
+
+
+def test_a_checkpoint_is_looked_for_before_its_data(tmp_path, monkeypatch):
+    """Without data at hand the Hub would be asked for them, again and again."""
+    monkeypatch.delenv("PRMBENCH_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for option in ("--rm", "--policy"):
+        assert f"{option} nowhere/none: no such folder" in mistake("eval", option, "nowhere/none")
+    assert "--reference nowhere/none: no such folder" in mistake("eval", "--rm", ".", "--reference", "nowhere/none")
+
+
+def test_strict_training_refuses_rows_of_no_use(tiny, tmp_path):
+    user, right, blank = (
+        {"role": r, "content": c} for r, c in (("user", "1?"), ("assistant", "1"), ("assistant", " "))
+    )
+    rows = [{"messages": [user, blank if i == 7 else right], "correct": bool(i % 2)} for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for kind, more in (("sft", ""), ("rm", "objective: dpo\n")):
+        recipe = tmp_path / f"{kind}.yaml"
+        recipe.write_text(f"model: {tiny}\ndata: {tmp_path / 'rows.jsonl'}\noutput: {tmp_path / kind}\n{more}")
+        assert "line 8: the answer is blank" in mistake("train", kind, recipe, "--strict")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--date", "2024-02-31"], "--date 2024-02-31: day is out of range"),
+        (["--date", "2024-02-03"], "--date 2024-02-03: this chat template asks for no date"),
+        (["--system", "\udcff"], "--system ?: is no text in UTF-8"),
+        (["--template-arg", 'x="\\ud800"'], "half of a surrogate pair"),
+        (["--device", "meta"], "--device meta: cannot be used here"),
+        (["--name", "a\nb"], "--name a?b: holds characters that cannot be printed"),
+    ],
+)
+def test_options_that_cannot_be(tiny, tmp_path, options, message):
+    support.write_traces(tmp_path / "t.jsonl", 2)
+    output = tmp_path / "out"
+    given = ["--rm", tiny, "--kind", "endo", "--data", tmp_path / "t.jsonl", "--output", output]
+    assert message in mistake("eval", *given, *options)
+    assert not output.exists()

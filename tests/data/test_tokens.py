@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
+from prmbench import limits
 from prmbench.data.tokens import TokenOptions, TraceEncoder, join_steps
 from prmbench.data.traces import load_traces
 from prmbench.errors import ArgumentError, UserError
@@ -257,3 +260,39 @@ def test_a_date_that_is_no_day_or_is_not_asked_for():
     plain = TraceEncoder(support.wrap(support.byte_level()))
     assert "date" not in plain.recorded_options()
     assert plain.warnings == []
+
+
+RUNAWAY = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "text": "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxx{% endfor %}{% endfor %}",
+    "memory": "{{ 'x' * 10000000000 }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
+    "in a block of transformers": (
+        "{% generation %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endgeneration %}"
+    ),
+    "after an answer": (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% for i in range(99999) %}{% for j in range(99999) %}"
+        "{% endfor %}{% endfor %}{% endif %}{{ m.content }}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNAWAY)
+def test_a_template_that_does_not_end_is_one_sentence(name, monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 2.0)
+    with pytest.raises(UserError, match="the chat template does not end within"):
+        TraceEncoder(support.wrap(support.byte_level(), RUNAWAY[name]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_steps_of_ids_that_were_sampled_otherwise(seed):
+    """A token belongs to the step that its first character lies in; against the text before each token, one at a time."""
+    encoder, rng = TraceEncoder(support.wrap(support.byte_level())), random.Random(seed)
+    words = ["a", "word ", "\n\n", "\n\n\n", "12", "é", "\U0001f600", " ", "\n", "."]
+    parts = ["".join(rng.choice(words) for _ in range(rng.randint(1, 4))) for _ in range(12)]
+    ids = np.concatenate([*map(encoder.text_ids, parts), [encoder.end_of_turn]])
+    text = encoder.tokenizer.decode(ids, skip_special_tokens=True)
+    ends = [m.end() for m in re.finditer(r"(?:\n\n)+", text) if text[: m.start()].strip() and text[m.end() :].strip()]
+    before = [len(encoder.tokenizer.decode(ids[:k], skip_special_tokens=True)) for k in range(len(ids))]
+    wanted = [sum(end <= start for end in ends) if start < len(text) else -1 for start in before]
+    assert encoder.encode_response(encoder.prompt_ids("x"), text, ids).step_of.tolist() == wanted

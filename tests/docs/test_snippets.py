@@ -43,6 +43,7 @@ NOT_RUN = {
     r"prmbench (demo|replicate)\b": "takes minutes; tests/miniature and tests/studies run its parts",
     r"prmbench train \w+ (?!.*--dry-run)": "trains; tests/training does so. Its recipe is read and checked",
     r"prmbench \w+ .*out/(qwen|llama|smollm)": "needs what such a run leaves",
+    r"prmbench data eurus (sft|rl)\b": "reads the Hub",
     r"python scripts/": "takes minutes to hours; its parts are tested",
 }
 """Commands that are run on no page, and why."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
 import prmbench
+from prmbench import limits
 from prmbench.engines.adapters import switchable
 from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.load import LoadOptions, load_causal_lm, load_trunk
@@ -354,3 +355,26 @@ def test_the_hash_is_of_the_base_too(bases, tmp_path):
     support.change_weights(copied, lambda weights: weights["model.norm.weight"].mul_(1.01))
     assert len({before, changed, checkpoint_hash(tmp_path / "adapter")}) == 3
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("target_modules", "((model|layers|[a-z._0-9])+)+!"),
+        ("exclude_modules", "((.)+)+!"),
+        ("rank_pattern", {"((.)+)+!": 3}),
+        ("modules_to_save", ["((.)+)+!"]),
+    ],
+)
+def test_a_pattern_that_does_not_end_is_one_sentence(bases, field, value, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 2.0)
+    adapt(bases["biases"], tmp_path / "adapter", lora())
+    support.change_json(tmp_path / "adapter" / "adapter_config.json", **{field: value})
+    with pytest.raises(UserError, match=r"adapter_config.json: a pattern for names of layers .* does not end within"):
+        load_causal_lm(tmp_path / "adapter", CPU)
+
+
+def test_a_pattern_that_ends_is_one(bases, tmp_path):
+    config = lora(target_modules=r".*\.(q_proj|up_proj)", rank_pattern={r"up_.*": 2})
+    adapted = adapt(bases["biases"], tmp_path / "adapter", config)
+    assert logits(load_causal_lm(tmp_path / "adapter", CPU)) == pytest.approx(logits(adapted), abs=1e-4)

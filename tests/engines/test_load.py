@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
 import support
 import torch
 
+from prmbench.engines.checkpoint import adapter_base, locate
 from prmbench.engines.load import LoadOptions, load_causal_lm
-from prmbench.errors import UserError
+from prmbench.errors import ArgumentError, UserError
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_missing_files(copy):
 def test_cut_weights_are_one_sentence(copy):
     content = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+    with pytest.raises(UserError, match="model.safetensors: cannot be read .*; download it again"):
         load_causal_lm(copy, LoadOptions())
 
 
@@ -83,3 +85,22 @@ def test_remote_code_stays_off(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
         load_causal_lm(folder, LoadOptions())
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "vulkan", "cuda:99", "cuda:-1", "privateuseone", ""])
+def test_devices_that_do_not_exist(device):
+    with pytest.raises(ArgumentError, match="`device=") as error:
+        LoadOptions(device=device).resolve_device()
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("kind", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_or_a_device_among_the_files(tiny, tmp_path, kind):
+    folder = shutil.copytree(tiny, tmp_path / "m")
+    kind(folder / "special_tokens_map.json")
+    with pytest.raises(UserError, match="special_tokens_map.json: is a pipe or a device"):
+        locate(str(folder), "rm")
+    support.change_json(shutil.copytree(tiny, tmp_path / "a") / "config.json", x=1)
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    with pytest.raises(UserError, match="special_tokens_map.json: is a pipe or a device"):
+        adapter_base(tmp_path / "a")

@@ -177,28 +177,6 @@ def test_policies_and_best_of_n(tiny, tmp_path):
         assert all(cell.value is not None for cell in b.lines[0].cells)
 
 
-def test_reported_tables_of_the_paper():
-    tables = {t.table: t for t in read_reported(resource_folder("leaderboards"))}
-    assert list(tables) == ["1", "2", "3", "4", "5", "6", "8", "9", "12", "14"]
-    assert {k: len(t.rows) for k, t in tables.items()} == {
-        "1": 20, "2": 20, "3": 6, "4": 6, "5": 32, "6": 12, "8": 3, "9": 4, "12": 20, "14": 6,
-    }  # fmt: skip
-    first = {(r.backbone, r.method): r.values for r in tables["2"].rows}
-    assert first["Qwen3-0.6B-Base", "IPVRM"] == [52.8, 42.1, 30.0, 31.3, 39.1]
-    for key, digits in (("2", 0.051), ("14", 0.051)):  # printed means are the mean of what is printed, up to rounding
-        for row in tables[key].rows:
-            assert row.values[-1] == pytest.approx(sum(row.values[:-1]) / 4, abs=digits + 0.05), (key, row)
-
-
-def test_a_broken_reported_table_is_named(tmp_path):
-    (tmp_path / "reported").mkdir()
-    good = json.loads((resource_folder("leaderboards") / "reported" / "table-9.json").read_text())
-    good["rows"][1]["values"].pop()
-    (tmp_path / "reported" / "t.json").write_text(json.dumps(good))
-    with pytest.raises(UserError, match=r"t\.json: rows\.1 has 5 values, expected 6"):
-        read_reported(tmp_path)
-
-
 def test_what_strangers_wrote_is_escaped(made):
     boards = read_boards(made[0], n_resamples=20)
     reported = read_reported(made[0])
@@ -301,6 +279,15 @@ def test_a_pipe_among_reported_tables(made, tmp_path):
     os.mkfifo(board / "reported" / "table-99.json")
     with pytest.raises(UserError, match=r"table-99\.json: is no plain file"):
         read_reported(board)
+
+
+@pytest.mark.parametrize("part", ["entries", "reported"])
+def test_a_part_of_a_board_that_is_a_link(made, tmp_path, part):
+    board = shutil.copytree(made[0], tmp_path / "board")
+    (board / part).rename(tmp_path / "outside")
+    (board / part).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=f"{part}: is a link"):
+        build(board, n_resamples=20)
 
 
 class _Rows(HTMLParser):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.errors import UserError
+from prmbench.results.schema import Entry, read_entry
 from prmbench.results.store import RunFolder, write_atomically
 
 parse_item, read_items = PROCESSBENCH.parse, PROCESSBENCH.read_items
@@ -54,7 +56,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     with RunFolder(tmp_path / "run", {}, parse_item) as folder:
         folder.append([item("a")])
         (tmp_path / "run" / "items.jsonl").write_text("{oops\n" + item("b").line())
-        with pytest.raises(UserError, match=r"items.jsonl, line 1: broken JSON"):
+        with pytest.raises(UserError, match=r"items.jsonl, line 1, column 2: broken JSON"):
             folder.completed()
 
 
@@ -186,3 +188,47 @@ def test_the_same_item_twice_and_items_of_two_sorts(tmp_path):
     path.write_text(item().line() + json.dumps(other) + "\n")
     with pytest.raises(UserError, match="items of two runs"):
         read_items(path)
+
+
+def look(path):
+    with RunFolder(path, {}, parse_item) as folder:
+        folder.completed()
+
+
+@pytest.mark.parametrize("name", ["run.json", "items.jsonl", "items.rank1.jsonl", ".lock.holder", "entry.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_one_sentence(tmp_path, name, kind):
+    with RunFolder(tmp_path / "run", {}, parse_item) as folder:
+        folder.append([item("a")])
+    path = tmp_path / "run" / name
+    path.unlink(missing_ok=True)
+    {"pipe": os.mkfifo, "device": lambda at: at.symlink_to("/dev/zero"), "folder": lambda at: at.mkdir()}[kind](path)
+    with pytest.raises(UserError, match=f"{name}: is a (folder|pipe or a device)"):
+        read_entry(path, Entry) if name == "entry.json" else look(tmp_path / "run")
+    if path.exists():  # the end of a run deletes what says who holds its folder
+        with pytest.raises(UserError, match=f"{name}: is a folder, a pipe or a device; name another file"):
+            write_atomically(path, "x")
+        assert not path.is_file()
+
+
+def test_a_holder_that_is_no_text_does_not_stop_the_refusal(tmp_path):
+    with RunFolder(tmp_path / "run", {}, parse_item):
+        (tmp_path / "run" / ".lock.holder").write_bytes(b"\xff\x1b[31m")
+        with (
+            pytest.raises(UserError, match="another process is writing here"),
+            RunFolder(tmp_path / "run", {}, parse_item),
+        ):
+            pass
+
+
+def test_settings_that_are_no_settings(tmp_path):
+    for content in ("[" * 100_000, "1" * 5_000, "{", "[]", "null", '"x"'):
+        with RunFolder(tmp_path / "run", {"a": 1}, parse_item):
+            pass
+        (tmp_path / "run" / "run.json").write_text(content)
+        with (
+            pytest.raises(UserError, match="pass another --output, or delete the folder"),
+            RunFolder(tmp_path / "run", {"a": 1}, parse_item),
+        ):
+            pass
+        (tmp_path / "run" / "run.json").unlink()

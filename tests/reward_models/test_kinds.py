@@ -299,7 +299,7 @@ def test_card_mistakes(fields, message):
 
 def test_broken_card(tmp_path):
     (tmp_path / "prmbench.json").write_text("{")
-    with pytest.raises(UserError, match=r"prmbench.json: broken JSON"):
+    with pytest.raises(UserError, match=r"prmbench.json, line 1, column 2: broken JSON"):
         read_card(tmp_path)
     assert read_card(tmp_path / "nowhere") is None
 
@@ -374,7 +374,7 @@ def test_chat_template_file(tmp_path):
     (tmp_path / "t.jinja").write_text(support.TEMPLATE)
     model = load_reward_model(folder, kind="endo", chat_template=tmp_path / "t.jinja")
     assert model.encoder.template_hash() == TraceEncoder(support.wrap(support.byte_level())).template_hash()
-    with pytest.raises(UserError, match="`chat_template=.*`: cannot be read"):
+    with pytest.raises(UserError, match="`chat_template=.*no.jinja`: no such file"):
         load_reward_model(folder, kind="endo", chat_template=tmp_path / "no.jinja")
 
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
+import prmbench
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.reward_models import log_ratio_dtype
 from prmbench.reward_models.loading import load_reward_model
@@ -21,6 +26,16 @@ def cuda(monkeypatch):
 def test_weights_in_float32(tiny):
     model = load_causal_lm(tiny, LoadOptions())
     assert float32_bytes(tiny) == 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_a_second_copy_in_another_layout_is_not_counted(tiny, tmp_path):
+    """Some public checkpoints hold their weights as shards, and once more in one file of another layout."""
+    model = load_causal_lm(tiny, LoadOptions())
+    for name, shard in (("one", "1GB"), ("shards", "50KB")):
+        model.save_pretrained(tmp_path / name, max_shard_size=shard)
+        shutil.copy(tiny / "model.safetensors", tmp_path / name / "consolidated.safetensors")
+        assert float32_bytes(tmp_path / name) == float32_bytes(tiny)
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
 
 
 def test_float32_where_both_models_fit(tiny, tiny_tuned, cuda):
@@ -50,22 +65,36 @@ def test_what_the_user_says_and_a_cpu_stay(tiny, cuda, monkeypatch):
     assert choose_dtype(LoadOptions(), [tiny]) == (LoadOptions(), [])
 
 
+@pytest.fixture
+def on_cpu(cuda, monkeypatch):
+    """Weights meant for the CUDA device land on the CPU, in the dtype that was chosen. Everything else is as on the device."""
+    from transformers import PreTrainedModel
+
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "none")
+    return cuda
+
+
 @pytest.mark.parametrize(("share", "dtype"), [(1.0, "float32"), (0.5, "bfloat16")])
-def test_an_implicit_model_is_loaded_so_and_warns(tiny, tiny_tuned, cuda, monkeypatch, capsys, share, dtype):
-    cuda["bytes"] = round(share * HEADROOM * (float32_bytes(tiny) + float32_bytes(tiny_tuned))) + 1
-    seen = []
+def test_an_entry_is_computed_so_and_records_it(tiny, tiny_tuned, traces_file, on_cpu, tmp_path, capsys, share, dtype):
+    on_cpu["bytes"] = round(share * HEADROOM * (float32_bytes(tiny) + float32_bytes(tiny_tuned))) + 1
+    entry, _ = prmbench.evaluate(tiny_tuned, reference=tiny, data=traces_file, output=tmp_path / "out", n_resamples=0)
+    assert entry.provenance.dtype == dtype
+    said = "loaded in bfloat16: float32 takes about"
+    assert [said in warning for warning in entry.provenance.warnings] == [True] * (dtype == "bfloat16")
+    assert capsys.readouterr().err.count(said) == (dtype == "bfloat16")
 
-    def load(name, folder, options, source, *, memory_share, allowed):
-        seen.append(options.dtype)
-        from prmbench.engines.hf.engine import HFEngine
 
-        with monkeypatch.context() as patch:
-            patch.setattr(LoadOptions, "resolve_device", lambda self: torch.device("cpu"))
-            return HFEngine(load_causal_lm(folder, options), source)
+def test_the_other_kinds_keep_bfloat16(tiny, traces_file, on_cpu, tmp_path):
+    on_cpu["bytes"] = 2**40
+    entry, _ = prmbench.evaluate(tiny, kind="endo", data=traces_file, output=tmp_path / "out", n_resamples=0)
+    assert entry.provenance.dtype == "bfloat16"
 
-    monkeypatch.setattr("prmbench.reward_models.implicit.load_engine", load)
-    monkeypatch.setattr("prmbench.reward_models.implicit.reference_identity", lambda *_, **__: None)
-    model = load_reward_model(tiny_tuned, reference=tiny, reference_cache=False)
-    assert seen == [dtype] * len(seen)
-    assert model.device_and_dtype()[1] == dtype
-    assert [w in capsys.readouterr().err for w in model.warnings] == ([] if dtype == "float32" else [True])
+
+def test_an_adapter_and_its_base_are_one_copy(tiny, on_cpu, tmp_path):
+    lora = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), LoraConfig(r=2, init_lora_weights=False))
+    lora.save_pretrained(tmp_path / "adapter")
+    on_cpu["bytes"] = round(HEADROOM * float32_bytes(tiny)) + 1
+    model = load_reward_model(tmp_path / "adapter", reference=tiny, reference_cache=False)
+    assert model.device_and_dtype()[1] == "float32"
+    assert model.model is model.reference.engine()

@@ -101,3 +101,12 @@ def test_aggregations(x):
     if product > 1e-300:
         assert aggregate(x, "product") == pytest.approx(math.log(product), rel=1e-6, abs=1e-12)
     assert aggregate([], "min") == -math.inf
+
+
+def test_classes_may_have_any_numbers():
+    """A class of a stranger's file is no size of a table."""
+    correct, drawn = np.array([True, False, False]), [(0, 1, 2), (0, 1), (1, 2)]
+    wanted = expected_vote([0, 1, 1], correct, None, drawn)
+    assert expected_vote([7, 10**14, 10**14], correct, None, drawn) == wanted
+    many = expected_vote(range(20_000), np.arange(20_000) < 10_000, None, [tuple(range(20_000))] * 20)
+    assert many == pytest.approx(0.5)

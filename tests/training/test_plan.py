@@ -95,6 +95,7 @@ def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
         assert plan.steps > 100
         assert recipe.batch_size == 64
         if name == "sft":
+            assert recipe.data == "eurus-2/chats.jsonl"  # what `prmbench data eurus sft --output eurus-2` writes
             assert (recipe.learning_rate, recipe.warmup_ratio, recipe.max_length, recipe.epochs) == (
                 1e-4 if backbone == "qwen3-8b" else 5e-5,
                 0.01,
@@ -103,7 +104,7 @@ def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
             )
             assert (recipe.lora is not None) == (backbone == "qwen3-8b")
         else:
-            assert (recipe.objective, recipe.learning_rate) == (name, 5e-7)
+            assert (recipe.objective, recipe.learning_rate, recipe.prompt) == (name, 5e-7, "eurus")
             assert (recipe.scale, recipe.offset) == {
                 "ipvrm": (10, 5),
                 "ipvrm_late": (10, 5),
@@ -134,7 +135,9 @@ POLICIES = {
 def test_every_policy_recipe_of_the_paper_plans(backbone, name):
     recipe = load_recipe(f"{backbone}/{name}.yaml", RLRecipe)
     method, reward = POLICIES[name]
+    assert not any("warning" in remark for remark in recipe.remarks())
     assert recipe.method == method
+    assert (recipe.problems, recipe.prompt) == ("eurus-2/problems.jsonl", "eurus")
     if reward is None:
         assert recipe.reward_model is None
     else:
@@ -176,7 +179,9 @@ def test_other_recipes_that_ship_are_valid():
     for name in ("ipvrm", "implicit_prm"):
         assert load_recipe(f"smollm2-135m/{name}.yaml", RMRecipe).plan().parameters == 134_515_008
     for name in ("grpo", "grpo_ipvrm", "distrl_ipvrm"):
-        assert load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe).plan().parameters == 134_515_008
+        recipe = load_recipe(f"smollm2-135m/{name}.yaml", RLRecipe)
+        assert recipe.plan().parameters == 134_515_008
+        assert recipe.reward_model is None or recipe.reward_model.rate == 2e-6
     load_recipe("miniature/rm.yaml", RMRecipe)
     load_recipe("miniature/rl.yaml", RLRecipe)
     load_recipe("miniature/sft.yaml", SFTRecipe)
@@ -231,3 +236,26 @@ def test_dry_run_on_the_command_line():
     plan = json.loads(run.output)
     assert plan["steps"] == -(-230_000 // 64)
     assert plan["total_bytes"] == sum(item["bytes"] for item in plan["memory"])
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe", "change", "message"),
+    [
+        ("rl", "qwen3-0.6b/grpo.yaml", "prompt=euros", "prompt template 'euros' is not known (did you mean 'eurus'"),
+        ("rm", "qwen3-0.6b/ipvrm.yaml", "prompt=euros", "prompt template 'euros' is not known (did you mean 'eurus'"),
+        ("sft", "qwen3-0.6b/sft.yaml", "stop={pass_rate: 0.5, problems: p, prompt: bar}", "(did you mean 'bare'"),
+        ("sft", "llama3.2-1b/sft.yaml", "chat_template=lama3", "nor a template that ships (did you mean 'llama3'"),
+    ],
+)
+def test_a_dry_run_refuses_what_does_not_exist(command, recipe, change, message):
+    run = CliRunner().invoke(app, ["train", command, recipe, "--dry-run", "--set", change])
+    assert isinstance(run.exception, UserError), run.output
+    assert message in str(run.exception)
+
+
+def test_a_dry_run_says_what_the_run_would_warn_of():
+    changes = ["--set", "reward_model.lora=null", "--set", "reward_model.learning_rate=1e-4"]
+    run = CliRunner().invoke(app, ["train", "rl", "llama3.2-1b/distrl_ipvrm.yaml", "--dry-run", "--json", *changes])
+    assert "GAE has gae_weight 1" in run.stderr
+    assert "warning: all weights of the reward model are updated" in run.stderr
+    assert json.loads(run.stdout)["steps"] == 400

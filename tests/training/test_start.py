@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.engines.load import LoadOptions, load_causal_lm
+from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.rm.run import train_rm
@@ -79,3 +80,23 @@ def test_a_reward_model_starts_from_an_adapter(adapter, tmp_path):
 @pytest.mark.slow
 def test_sft_starts_from_an_adapter(adapter, tmp_path):
     check_written(adapter, train_sft(SFTRecipe(**settings(adapter, tmp_path))).output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference_logprobs", ["cached", "as-needed"])
+def test_a_reference_that_is_padded_to_another_size(tiny, tmp_path, reference_logprobs):
+    """Log-probs are taken over what both know, so that the same weights give log-ratios of 0."""
+    padded = support.padded_copy(tiny, tmp_path / "padded")
+    quick = {**settings(padded, tmp_path), "held_out": 2, "reference": str(tiny)}
+    said = []
+    result = train_rm(RMRecipe(objective="dpo", reference_logprobs=reference_logprobs, **quick), log=said.append)
+    assert result.metrics["loss"] == pytest.approx(np.log(2), abs=1e-4)
+    assert any("tokens that" in line for line in said)
+    model = load_reward_model(result.output)
+    assert np.abs(model.token_values([model.encode("What is 1 + 1?", ["It is 2."])])[0]).max() < 1e-3
+
+
+def test_a_reference_of_another_vocabulary_is_refused(tiny, tmp_path):
+    other = zoo.save(tmp_path / "other", "llama", tokenizer="qwen 2")
+    with pytest.raises(UserError, match="differ in .* tokens of their vocabularies"):
+        train_rm(RMRecipe(objective="dpo", reference=str(other), **settings(tiny, tmp_path)))

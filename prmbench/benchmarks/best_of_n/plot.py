@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics
 from prmbench.benchmarks.names import distinct
-from prmbench.errors import UserError
+from prmbench.errors import UserError, printable
 from prmbench.results.schema import Entry, what_it_is
 
 if TYPE_CHECKING:
@@ -76,11 +76,13 @@ def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "e
             fontsize=8,
         )
     # A curve of each entry, with its interval as a band.
-    names = distinct([entry.subject.name for entry in entries], [what_it_is(entry.subject) for entry in entries])
+    names = distinct([e.subject.name for e in entries], [what_it_is(e.subject) for e in entries])
     for entry, name in zip(entries, names, strict=True):
         curve = entry.metrics.mean.scores[entry.metrics.own]
         points = [curve[str(n)][estimator] for n in entry.metrics.sizes]
-        line = axis.plot(entry.metrics.sizes, [100 * (p.value or 0) for p in points], marker="o", label=name)[0]
+        line = axis.plot(
+            entry.metrics.sizes, [100 * (p.value or 0) for p in points], marker="o", label=printable(name)
+        )[0]
         if all(p.low is not None for p in points):
             low, high = [100 * (p.low or 0) for p in points], [100 * (p.high or 0) for p in points]
             axis.fill_between(entry.metrics.sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)

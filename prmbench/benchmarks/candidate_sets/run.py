@@ -146,4 +146,5 @@ def plan_candidate_sets(job: Job) -> Plan:
         numerics=(device, dtype),
         batch_tokens=job.batch_tokens or default_batch_tokens(device),
         units=units,
+        told=policy.warnings,
     )

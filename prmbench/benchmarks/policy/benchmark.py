@@ -19,6 +19,8 @@ from prmbench.benchmarks.base import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prmbench.benchmarks.differences import Outcomes
     from prmbench.benchmarks.policy.schema import CompletionOutcome, PolicyMetrics
     from prmbench.results.schema import Entry, Estimate, Subject
@@ -112,6 +114,20 @@ class PolicyBenchmark(Benchmark):
             mean(f"pass@{n}", f"pass@{n}"),
             mean("truncated", "truncated", higher_is_better=False),
         ]
+
+    def check_entry(self, path: Path, entry: Entry[PolicyMetrics]) -> None:
+        """Check that an entry says how its completions were sampled.
+
+        Args:
+            path: The entry's file, for errors.
+            entry: The entry.
+        """
+        from prmbench.data.records import check_fields
+        from prmbench.engines.sampling import recorded_params
+
+        place = f"{path}: field 'benchmark.settings'"
+        settings = check_fields(place, entry.benchmark.settings, {"sampling": dict, "prompt": str}, "settings")
+        recorded_params(f"{place}: field 'sampling'", settings["sampling"])
 
     def about(self, entry: Entry[PolicyMetrics]) -> str:
         """How the completions were sampled.

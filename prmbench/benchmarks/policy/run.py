@@ -28,7 +28,7 @@ from prmbench.policies.rollout import (
 )
 from prmbench.results.provenance import versions
 from prmbench.results.schema import Provenance, Subject
-from prmbench.results.store import RUN_NAME
+from prmbench.results.store import RUN_NAME, check_name
 from prmbench.verify import Verifier, VerifierOptions, verifier_version
 from prmbench.verify.classes import answer_classes
 from prmbench.verify.options import recorded_options
@@ -85,6 +85,7 @@ def policy_from_rollouts(paths: Sequence[str | Path], *, name: str | None, **run
     Raises:
         UserError: No such file, runs of different policies or settings, or an output folder that holds another run.
     """
+    check_name(name)
     plan, called, limit = plan_from_rollouts(paths, name)
     run["limit"] = limit
     found = run_plan(POLICY_BENCHMARK, plan, Job(data=None, name=called, source=called, **run))
@@ -138,6 +139,7 @@ def plan_policy(job: Job) -> Plan:
         numerics=policy.engine.device_and_dtype(),
         batch_tokens=batch_tokens,
         units=units,
+        told=policy.warnings,
         usage=getattr(policy.engine, "usage", lambda: None),
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from prmbench.stats.votes import vote
 Floats = NDArray[np.float64]
 
 TRANSFER_SUBSET = "gsm8k"
+MOST_GENERATORS = 1000
+"""The most generators that items are grouped by; of more, each has next to no items."""
 POSITION_EDGES = (0, 1, 2, 3, 4, 5, 10)
 
 
@@ -88,10 +91,7 @@ def compute_metrics(
     Raises:
         ValueError: A NaN score; the message names the item.
     """
-    subsets = [
-        _Subset(name, sorted((item for item in items if item.subset == name), key=lambda item: item.id))
-        for name in dict.fromkeys(item.subset for item in items)
-    ]
+    subsets = [_Subset(name, mine) for name, mine in by_subset(items).items()]
     if items[0].votes is not None:
         protocols = {DIRECT: _direct(subsets, statistics)}
     else:
@@ -110,6 +110,21 @@ def compute_metrics(
             "length": _baseline(subsets, lambda item: -item.n_tokens.astype(np.float64), statistics),
         },
     )
+
+
+def by_subset(items: Iterable[TraceItem]) -> dict[str, list[TraceItem]]:
+    """Group items by subset.
+
+    Args:
+        items: The items.
+
+    Returns:
+        The items of each subset sorted by id, the subsets in the order of the items.
+    """
+    found: dict[str, list[TraceItem]] = {}
+    for item in items:
+        found.setdefault(item.subset, []).append(item)
+    return {name: sorted(mine, key=lambda item: item.id) for name, mine in found.items()}
 
 
 @dataclass(frozen=True)
@@ -168,8 +183,7 @@ def predict(
     if items[0].votes is not None:
         return _predict_directly(items, protocol)
     scored: dict[str, tuple[list[TraceItem], list[Floats]]] = {}
-    for name in dict.fromkeys(item.subset for item in items):
-        mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
+    for name, mine in by_subset(items).items():
         each = [item_scores(item, beta) for item in mine]
         if protocol not in each[0]:
             raise ValueError(f"protocol '{protocol}': these scores have {', '.join(each[0])}")
@@ -207,8 +221,7 @@ def _predict_directly(items: Sequence[TraceItem], protocol: str) -> dict[str, Pr
     if protocol != DIRECT:
         raise ValueError(f"protocol '{protocol}': these items have votes, protocol {DIRECT}")
     out = {}
-    for name in dict.fromkeys(item.subset for item in items):
-        mine = sorted((item for item in items if item.subset == name), key=lambda item: item.id)
+    for name, mine in by_subset(items).items():
         out[name] = Predictions(mine, voted(mine), np.full(len(mine), np.nan))
     return out
 
@@ -254,7 +267,12 @@ def item_scores(item: TraceItem, beta: float) -> dict[str, Floats]:
 
 
 def _protocol(
-    subsets: list[_Subset], scores: dict[str, list[Floats]], fixed: float | None, statistics: Statistics
+    subsets: list[_Subset],
+    scores: dict[str, list[Floats]],
+    fixed: float | None,
+    statistics: Statistics,
+    *,
+    grouped: bool = True,
 ) -> ProtocolResult:
     found = {s.name: thresholds.matches(scores[s.name], s.labels) for s in subsets}
     transfer = found.get(TRANSFER_SUBSET)
@@ -272,8 +290,8 @@ def _protocol(
             undefined=undefined,
             optimism=oracle - crossfit if oracle is not None and crossfit is not None else None,
             step_auc=_step_auc(subset, scores[subset.name], statistics),
-            by_position=_by_position(subset, best.hits) if best else [],
-            by_generator=_by_generator(subset, best.hits) if best else [],
+            by_position=_by_position(subset, best.hits) if best and grouped else [],
+            by_generator=_by_generator(subset, best.hits) if best and grouped else [],
         )
     return ProtocolResult(subsets=results, mean=_means(results, resampled))
 
@@ -402,11 +420,15 @@ def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[GroupResult]:
 
 def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[GroupResult]:
     labels = np.array(subset.labels)
-    generators = np.array([item.generator for item in subset.items])
-    return [_group(str(name), generators == name, hits, labels) for name in np.unique(generators)]
+    members: dict[str, list[int]] = {}
+    for i, item in enumerate(subset.items):
+        members.setdefault(item.generator, []).append(i)
+    if len(members) > MOST_GENERATORS:
+        return []
+    return [_group(name, np.array(mine), hits, labels) for name, mine in sorted(members.items())]
 
 
-def _group(name: str, members: NDArray[np.bool_], hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> GroupResult:
+def _group(name: str, members: NDArray[Any], hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> GroupResult:
     has_error = labels[members] >= 0
     values = _accuracies(hits[members], has_error)
     return GroupResult(name=name, n_error=int(has_error.sum()), n_correct=int((~has_error).sum()), **values)
@@ -435,7 +457,7 @@ def _random_baseline(subsets: list[_Subset], statistics: Statistics) -> Protocol
     for draw in range(N_RANDOM):
         streams = {s.name: s.stream(statistics.seed, draw) for s in subsets}
         scores = {s.name: [streams[s.name].random(len(item.n_tokens)) for item in s.items] for s in subsets}
-        draws.append(_protocol(subsets, scores, None, alone))
+        draws.append(_protocol(subsets, scores, None, alone, grouped=False))
     return _mean_of(draws)
 
 

@@ -56,6 +56,9 @@ def plan_traces(job: Job) -> Plan:
         return precision_warning(dtype, np.concatenate(sums), np.concatenate([item.n_tokens for item in items]))
 
     # The plan: one trace is one unit.
+    digests_of: dict[str, list[str]] = {}
+    for trace in traces:
+        digests_of.setdefault(trace.subset, []).append(trace.digest())
     units = Units(
         wanted={key: trace.digest() for key, trace in by_key.items()},
         keys=[[key] for key in by_key],
@@ -68,7 +71,7 @@ def plan_traces(job: Job) -> Plan:
         encoder=model.encoder,
         settings={
             "limit": job.limit,
-            "data": {s: data_hash(t.digest() for t in traces if t.subset == s) for s in {t.subset: 0 for t in traces}},
+            "data": {name: data_hash(digests) for name, digests in digests_of.items()},
             "tokens": ids_hash(one.ids for one in encoded),
         },
         rules={},

@@ -126,7 +126,9 @@ class SubsetResult(Record):
     )
     step_auc: Estimate = Field(description="AUC of right steps against first wrong steps")
     by_position: list[GroupResult] = Field(default_factory=list, description="by index of the first wrong step")
-    by_generator: list[GroupResult] = Field(default_factory=list, description="by what wrote the solution")
+    by_generator: list[GroupResult] = Field(
+        default_factory=list, description="by what wrote the solution; empty where there are more than 1,000 generators"
+    )
     votes: VoteCounts | None = Field(None, description="of a critic; null: no votes")
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import Cell, Picture, Section, ShownItem, ShownStep, ShownTable, about, to_svg
 from prmbench.benchmarks.processbench.board import main_protocol
-from prmbench.benchmarks.processbench.metrics import Predictions, item_scores, predict
+from prmbench.benchmarks.processbench.metrics import Predictions, by_subset, item_scores, predict
 from prmbench.benchmarks.processbench.plots import calibration, f1_against_threshold, scores_around_errors
 from prmbench.benchmarks.processbench.schema import BASELINES, RULES, ProcessBenchEntry, SubsetResult, TraceItem, quoted
 from prmbench.data.traces import Trace
@@ -94,7 +94,7 @@ def _pictures(measured: Measured, used: Sequence[str]) -> list[Picture]:
     entry: ProcessBenchEntry = measured.entry
     beta, main = entry.subject.beta, main_protocol(entry)
     found = entry.metrics.protocols[main].subsets
-    mine = {s: sorted((i for i in measured.items if i.subset == s), key=lambda i: i.id) for s in found}
+    mine = by_subset(measured.items)
     scores = {s: [item_scores(i, beta)[main] for i in mine[s]] for s in found}
     labels = {s: [i.label for i in mine[s]] for s in found}
     chosen = {s: {rule: result.thresholds for rule, result in found[s].rules.items()} for s in found}

@@ -185,7 +185,7 @@ def plan_td_probe(job: Job) -> Plan:
         numerics=policy.engine.device_and_dtype(),
         batch_tokens=batch_tokens,
         units=units,
-        told=[*model.warnings, *remarks],
+        told=[*model.warnings, *policy.warnings, *remarks],
     )
 
 

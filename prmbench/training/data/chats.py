@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.records import find_file, read_records
+from prmbench.data.records import check_characters, find_file, read_records, shown
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
 from prmbench.training.data.unusable import UnusableRow, UsableRows
@@ -31,12 +31,15 @@ class Chat:
     answer: str
 
 
-def load_chats(path: str | Path, *, strict: bool = False) -> list[Chat]:
+def load_chats(
+    path: str | Path, *, strict: bool = False, remark: Callable[[str], object] = lambda _: None
+) -> list[Chat]:
     """Load records of ``messages`` ({role, content}) or ``conversations`` ({from, value}); the last turn is the assistant's.
 
     Args:
         path: The data file.
         strict: Whether a blank answer is an error; else a few are left out.
+        remark: Called with a sentence that counts the rows that are left out, and names the first.
 
     Returns:
         The conversations, in the order of the file.
@@ -45,7 +48,11 @@ def load_chats(path: str | Path, *, strict: bool = False) -> list[Chat]:
         UserError: There is no such file, or a record is wrong; the message names the line and the field.
     """
     file = find_file(path, "chats, one {messages: [...]} a line")
-    return [chat for _, chat in UsableRows(file, strict=strict).read(read_records(file), check_chat)]
+    rows = UsableRows(file, strict=strict)
+    chats = [chat for _, chat in rows.read(read_records(file), check_chat)]
+    for sentence in rows.remarks():
+        remark(sentence)
+    return chats
 
 
 def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
@@ -72,10 +79,13 @@ def check_chat(place: str, record: Any, said: str | None = None) -> Chat:
         content = _text(message.get(text_key)) if isinstance(message, dict) else None
         role = _ROLES.get(str(role), role)
         if role not in ("system", "user", "assistant") or content is None:
-            shown = json.dumps(message)[:60]
-            raise UserError(f"{place}: field '{said or field}[{i}]' is {shown}; expected a {role_key} and a {text_key}")
+            raise UserError(
+                f"{place}: field '{said or field}[{i}]' is {shown(message)}; expected a {role_key} and a {text_key}"
+            )
+        check_characters(place, f"{said or field}[{i}]", content)
         turns.append((role, content))
     if isinstance(record.get("system"), str):
+        check_characters(place, "system", record["system"])
         turns.insert(0, ("system", record["system"]))
     if turns[-1][0] != "assistant":
         raise UserError(

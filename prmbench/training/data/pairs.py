@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.prompts import PromptTemplate
-from prmbench.data.records import read_records
+from prmbench.data.records import read_records, shown
 from prmbench.data.rollouts import Rollout, check_rollouts, conversation_of, find_rollouts, prompt_of
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError, nearest
@@ -157,7 +157,7 @@ def load_pairs(
 
     # Collect the responses of each prompt. Those of a pair stay by themselves.
     groups: dict[str, tuple[str, list[Response], list[Response]]] = {}
-    rows, n_responses, n_overlong = UsableRows(file, strict=strict), 0, 0
+    rows, n_responses, n_overlong, first_overlong = UsableRows(file, strict=strict), 0, 0, ""
     for place, responses in rows.read(records, readers[form]):
         for key, response, correct in responses:
             n_responses += 1
@@ -166,6 +166,7 @@ def load_pairs(
                 (right if correct else wrong).append(response)
                 continue
             n_overlong += 1
+            first_overlong = first_overlong or place
             if strict:
                 raise UserError(f"{place}: is {len(response):,} tokens long, max_length is {max_length:,}")
 
@@ -173,6 +174,8 @@ def load_pairs(
     prompts = {key for key, _, _ in groups.values()}
     n_one_sided = len(prompts - {pair.key for pair in pairs})
     remarks += rows.remarks()
+    if n_overlong:
+        remarks.append(f"{n_overlong:,} responses are longer than max_length {max_length:,}, first {first_overlong}")
     prompted, unusable = form == "rollouts", dict(rows.counts)
     found = Pairs(
         pairs, n_responses, len(prompts), n_overlong, n_one_sided, unusable, prompted=prompted, remarks=tuple(remarks)
@@ -254,8 +257,8 @@ def _read_outcome(encoder: TraceEncoder, place: str, record: Any) -> list[Read]:
     field = "label" if unpaired else "correct"
     correct = record.get(field)
     if not isinstance(correct, bool | int | float) or correct not in (0, 1):
-        shown = json.dumps(correct)[:40] if field in record else f"missing{nearest(field, record)}"
-        raise UserError(f"{place}: field '{field}' is {shown}; expected true or false, or 1 or 0")
+        found = shown(correct) if field in record else f"missing{nearest(field, record)}"
+        raise UserError(f"{place}: field '{field}' is {found}; expected true or false, or 1 or 0")
     return [(_key(chat.turns), _response(encoder, chat), bool(correct))]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from prmbench.data.records import read_json
 from prmbench.engines.tokenizer import save_tokenizer
+from prmbench.policies.prompt_record import RECORD_NAME
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.card import CARD_NAME
 from prmbench.training.model.probe import PROBE_NAME, compare_probes, probe
@@ -52,7 +53,7 @@ class Exporter:
     def write(self, saved: Path, output: Path, base: str | None = None) -> None:
         """Write weights and tokenizer into a folder, and compare the folder with what was trained.
 
-        Weights, adapter and card of an earlier run in the folder are deleted first.
+        Weights, adapter, card and record of prompts of an earlier run in the folder are deleted first.
 
         Args:
             saved: Folder that ``GuardedTrainer.save_model`` wrote, or a saved state.
@@ -74,7 +75,7 @@ class Exporter:
 
     def _write(self, saved: Path, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
-        for old in (*output.glob("*.safetensors*"), output / ADAPTER_NAME, output / CARD_NAME):
+        for old in (*output.glob("*.safetensors*"), output / ADAPTER_NAME, output / CARD_NAME, output / RECORD_NAME):
             old.unlink(missing_ok=True)  # an earlier run may have left another form
         if (saved / ADAPTER_NAME).exists() and self.merge:
             merged = self._adapted(saved)

@@ -41,7 +41,7 @@ def pack(responses: Sequence[Response]) -> dict[str, Tensor]:
     }
 
 
-def give_logprobs(model: PreTrainedModel, source: str) -> None:
+def give_logprobs(model: PreTrainedModel, source: str, size: int | None = None) -> None:
     """Make ``model(input_ids=, rows=, columns=)`` return the log-probs of ``input_ids[rows, columns]``.
 
     They come as ``{"values": log-probs}``, float32, shape [n]. The forward itself is replaced, so that whatever wraps the model
@@ -57,6 +57,7 @@ def give_logprobs(model: PreTrainedModel, source: str) -> None:
     Args:
         model: The model; it is changed in place.
         source: What to call it in errors.
+        size: Number of token ids, from 0 on, that have a probability; None: all.
 
     Raises:
         UserError: The architecture changes its logits in an unknown way (see `HFEngine`).
@@ -79,6 +80,8 @@ def give_logprobs(model: PreTrainedModel, source: str) -> None:
         states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns - 1]
         targets = input_ids[rows, columns]
         layer = (head.weight, head.bias)
+        if size is not None:
+            layer = (head.weight[:size], None if head.bias is None else head.bias[:size])
         if find is not None:
             found = find_logprobs(states, *layer, targets, find, finish)
             return {

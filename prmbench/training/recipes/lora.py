@@ -17,7 +17,7 @@ class LoraOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rank: int = Field(128, ge=1, description="rank of the adapter's matrices")
+    rank: int = Field(128, ge=1, le=1 << 16, description="rank of the adapter's matrices")
     alpha: int = Field(128, ge=1, description="scaling factor; the adapter's output is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped in training")
     targets: str | list[str] = Field("all-linear", description="modules that carry the adapter")

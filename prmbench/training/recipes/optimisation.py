@@ -12,11 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.engines.checkpoint import max_positions, model_folder
 from prmbench.engines.load import DTYPES, LoadOptions
+from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
+from prmbench.training.recipes.chat_templates import find_template, shipped_templates
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.shapes import Backbone, Expected
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from prmbench.training.plan import TrainingPlan
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -43,10 +47,15 @@ class Optimisation(BaseModel):
     bf16: bool | None = Field(None, description="compute in bfloat16 by autocast; null: on CUDA only")
     gradient_checkpointing: bool = Field(False, description="save memory by computing the layers twice")
     lora: LoraOptions | None = Field(None, description="adapter to train; null: all weights are trained")
+    chat_template: str | None = Field(
+        None,
+        description="chat template, saved with the model: a Jinja file, the name of one that the tokenizer has, or of one that "
+        "ships; null: the tokenizer's own",
+    )
     backbone: Backbone | None = Field(None, description="shapes of the model, for a dry run without a checkpoint")
     expected: Expected | None = Field(None, description="size of the data, for a dry run without them")
     save_every: int = Field(500, ge=1, description="steps between two saved states; a killed run goes on from the last")
-    seed: int = Field(0, ge=0, description="seed of data order and dropout")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="seed of data order and dropout")
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Optimisation:
@@ -71,6 +80,26 @@ class Optimisation(BaseModel):
     def load_options(self) -> LoadOptions:
         """How the model is loaded. Weights that are all trained are float32 unless the recipe names another type."""
         return LoadOptions(dtype="float32" if self.dtype == "auto" and self.lora is None else self.dtype)
+
+    def tokenizer(self, folder: Path) -> PreTrainedTokenizerFast:
+        """Load the tokenizer of a run, which carries the chat template of the recipe.
+
+        Args:
+            folder: The checkpoint to start from.
+
+        Raises:
+            UserError: There is no tokenizer, or no chat template of that name, or none at all.
+        """
+        found = load_tokenizer(folder, self.load_options)
+        if self.chat_template is not None:
+            own = found.chat_template if isinstance(found.chat_template, dict) else None
+            found.chat_template = find_template(self.chat_template, own)
+        if not found.chat_template:
+            raise UserError(
+                f"{folder}: the tokenizer has no chat template; set chat_template to a Jinja file, or to one that ships: "
+                f"{', '.join(shipped_templates())}"
+            )
+        return found
 
     @property
     def merges(self) -> bool:

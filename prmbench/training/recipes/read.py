@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +48,12 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
     changed = copy.deepcopy(fields)
     for override in overrides:
         _set(changed, override)
+    try:
+        json.dumps(changed, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+        raise UserError(
+            f"{file}: holds half of a surrogate pair, or keys that are no texts; expected plain YAML"
+        ) from None
     try:
         return recipe_type.model_validate(changed)
     except ValidationError as error:

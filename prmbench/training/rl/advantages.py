@@ -278,19 +278,20 @@ def spro_advantage(values: Tensor, mask: Tensor, rewards: Tensor, groups: Tensor
 def reinforce_reward(values: Tensor, mask: Tensor) -> Tensor:
     """Give the token rewards of REINFORCE with Q-RM: the head's output at each token, the sequence's mean at the last one.
 
-    They are divided by their standard deviation over the batch, and not centred.
+    They are divided by the standard deviation of the head's outputs over the batch, and not centred (the authors' code, which
+    takes the standard deviation before it replaces the last token's).
 
     Args:
         values: Outputs of the value head. Float, shape [b, t].
         mask: Response tokens. Bool, shape [b, t].
 
     Returns:
-        Shape [b, t], 0 in padding; 0 everywhere where all rewards are equal.
+        Shape [b, t], 0 in padding; 0 everywhere where all outputs are equal.
     """
     kept = values.masked_fill(~mask, 0.0)
     mean = kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     rewards = torch.where(last_token(mask), mean[:, None], kept)
-    inside = rewards[mask]
+    inside = kept[mask]
     if not len(inside) or not bool(inside.max() > inside.min()):
         return torch.zeros_like(kept)
     return rewards / inside.std(correction=0)

@@ -132,7 +132,7 @@ class OnlineObjective:
         """
         if card.objective is None:
             raise UserError(
-                "the reward model's card names no objective, so its final value is not known: write one into it"
+                "the reward model's card names no objective, so its final value is not known: set reward_model.objective"
             )
         meaning = OBJECTIVES.find(card.objective)
         if meaning.kind != "implicit":

@@ -14,6 +14,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
+from prmbench.results.schema import MAX_RESAMPLES
 from prmbench.training.plan import Memory, MemoryItem, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
@@ -35,7 +36,7 @@ class EvaluateOptions(BaseModel):
     limit: int | None = Field(None, ge=1, description="number of problems of each set that are used, from its start")
     preset: str = Field("paper", description="sampling: paper (0.6, 0.95) or released (0.7, 0.8, top-k 20)")
     max_new_tokens: int = Field(2048, ge=1, description="tokens after which a completion is cut, which makes it wrong")
-    resamples: int = Field(10_000, ge=1, description="bootstrap resamples of the intervals")
+    resamples: int = Field(10_000, ge=1, le=MAX_RESAMPLES, description="bootstrap resamples of the intervals")
 
     @model_validator(mode="after")
     def _known(self) -> EvaluateOptions:
@@ -58,7 +59,7 @@ class RLRecipe(Algorithm, Optimisation):
     )
     prompt: str = Field("boxed", description="prompt template, by name")
     tokens: TokenOptions = Field(
-        default_factory=lambda: TokenOptions(), description="chat template arguments and end of turn"
+        default_factory=lambda: TokenOptions(), description="chat template arguments, system message, end of turn"
     )
     batch_size: int = Field(256, ge=1, description="prompts that a step keeps, over all processes; released: 512")
     oversample: int = Field(2, ge=1, description="prompts that are sampled for one that is kept")
@@ -88,7 +89,7 @@ class RLRecipe(Algorithm, Optimisation):
     schedule: str = Field("constant", description="learning-rate schedule: cosine, linear or constant")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates spent warming up")
     save_every: int = Field(10, ge=1, description="steps between two saved states, from which a killed run goes on")
-    seed: int = Field(0, ge=0, description="seed of prompt order, sampling and minibatches")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="seed of prompt order, sampling and minibatches")
 
     @model_validator(mode="after")
     def _batches_fit(self) -> RLRecipe:
@@ -105,8 +106,6 @@ class RLRecipe(Algorithm, Optimisation):
             raise ValueError(
                 "lora.merge false: a policy is measured and written as a checkpoint of its own; leave it out"
             )
-        if self.tokens.system is not None:
-            raise ValueError("tokens.system: the prompt template says what the system message is; leave it out")
         VerifierOptions.parse(self.verifier)  # a mistake is said here
         if self.engine not in ("hf", "vllm"):
             raise ValueError(f"engine '{self.engine}': expected hf or vllm")
@@ -133,6 +132,11 @@ class RLRecipe(Algorithm, Optimisation):
         ]
 
     @property
+    def rendering(self) -> TokenOptions:
+        """How problems become text: as `tokens` says, with the system message of the prompt template where it says none."""
+        return self.tokens.with_system(find_prompt(self.prompt).system)
+
+    @property
     def conventions(self) -> VerifierOptions:
         """What counts as a right answer."""
         return VerifierOptions.parse(self.verifier)
@@ -154,10 +158,10 @@ class RLRecipe(Algorithm, Optimisation):
                 f"{tokens:,} tokens, and grows like the square root of the length; that of the outcome advantage is about 1"
             )
         reward = self.reward_model
-        if reward is not None and self.learns_reward and reward.lora is None and reward.rate > 1e-5:
+        if reward is not None and self.learns_reward and reward.lora is None and reward.rate > FULL_RATE:
             lines.append(
-                f"warning: all weights of the reward model are updated at reward_model.learning_rate {reward.rate:g}, which "
-                f"makes such a model worse from its first update; set reward_model.lora, or lower the rate to {FULL_RATE:g}"
+                f"warning: all weights of the reward model are updated at reward_model.learning_rate {reward.rate:g}, which can "
+                f"make it worse from its first update; set reward_model.lora, or lower the rate to {FULL_RATE:g}"
             )
         return lines
 

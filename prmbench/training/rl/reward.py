@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from prmbench.data.tokens import EncodedTrace
+from prmbench.engines.checkpoint import is_adapter
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
+from prmbench.reward_models.objectives import meaning_of
 from prmbench.reward_models.registry import find_kind
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
@@ -26,6 +29,7 @@ from prmbench.training.model.start import mend_generation_settings
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.rl.balance import OnlineObjective, Update
 from prmbench.training.rl.micro import MicroBatch, Model
+from prmbench.training.rm.heldout import final_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,6 +46,9 @@ class RewardOptions(BaseModel):
 
     model: str = Field(description="checkpoint with its card, as a folder or Hub id; EndoRM's is the SFT policy")
     kind: str | None = Field(None, description="implicit, q_rm or endo; null reads it from the card")
+    objective: str | None = Field(
+        None, description="what an implicit model was trained with, such as ipvrm or dpo; null reads it from the card"
+    )
     update: Update = Field(
         "frozen", description="online update of an implicit model: frozen, naive, dlw, adb or dlw+adb (Eq. 15)"
     )
@@ -92,6 +99,17 @@ class Reward(ABC):
             instead of the second where the kind or the method has no candidates.
         """
 
+    @abstractmethod
+    def final(self, rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Score whole responses by the model's own convention.
+
+        Args:
+            rows: Token values before beta of each response. Each float64, shape [t].
+
+        Returns:
+            Scores. float64, shape [n].
+        """
+
 
 class FrozenReward(Reward):
     """Any kind that gives token values, scored as the evaluation commands score it."""
@@ -116,6 +134,18 @@ class FrozenReward(Reward):
         traces = [EncodedTrace(r.ids, r.n_prompt, np.zeros(len(r) - r.n_prompt, dtype=np.int64), 1) for r in mine]
         found = np.concatenate(self.model.token_values(traces))
         return torch.from_numpy(found).float().to(micro.mask.device), None
+
+    def final(self, rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """See `Reward.final`.
+
+        Args:
+            rows: Token values before beta of each response.
+        """
+        weighted = [total for row in rows if (total := self.model.weighted_total(row)) is not None]
+        if weighted:
+            return self.beta * np.array(weighted)
+        card = self.model.card
+        return final_values(rows, meaning_of(card.objective, card.kind), self.beta)
 
 
 @dataclass
@@ -160,6 +190,14 @@ class ImplicitReward(Reward):
         if "picked" not in mine:
             return mine["values"] - theirs["values"], None
         return mine["values"] - theirs["values"], mine["picked"] - theirs["picked"]
+
+    def final(self, rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """See `Reward.final`.
+
+        Args:
+            rows: Token values before beta of each response.
+        """
+        return final_values(rows, self.objective.meaning, self.beta)
 
     def learn(self, micros: Sequence[MicroBatch], gradient: Tensor, reduce: Callable[[Tensor], Tensor]) -> float:
         """Make one step of its optimizer.
@@ -249,7 +287,7 @@ def without_adapter(model: Any, call: Callable[..., Any]) -> Model:
 
 
 def reward_kind(options: RewardOptions, folder: Path) -> str:
-    """Find the kind of a run's reward model.
+    """Find the kind of a run's reward model: what the recipe says, else the card. An adapter without both is implicit.
 
     Args:
         options: The recipe's part about it.
@@ -261,7 +299,7 @@ def reward_kind(options: RewardOptions, folder: Path) -> str:
     Raises:
         UserError: Neither recipe nor card names one, or it is not known.
     """
-    kind = options.kind or (read_card(folder) or {}).get("kind")
+    kind = options.kind or (read_card(folder) or {}).get("kind") or ("implicit" if is_adapter(folder) else None)
     if kind is None:
         raise UserError(f"{folder}: has no card (prmbench.json) that says what it is; set reward_model.kind")
     find_kind(str(kind))
@@ -276,6 +314,7 @@ def load_implicit(
     autocast: Callable[[], AbstractContextManager[object]],
     *,
     over_base: bool = False,
+    size: int | None = None,
     released: bool = False,
 ) -> ImplicitReward:
     """Load pi_phi, with an optimizer where it is updated.
@@ -288,6 +327,7 @@ def load_implicit(
         autocast: Makes the context that it computes in.
         over_base: Whether pi_ref is what pi_phi starts from. With an adapter it is then pi_phi without it, and no second copy of
             the weights is needed.
+        size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
         released: Whether online updates use the released code's loss.
 
     Returns:
@@ -296,11 +336,13 @@ def load_implicit(
     Raises:
         UserError: The card is broken, or the objective cannot be updated so.
     """
-    card = make_card(read_card(folder) or {"kind": "implicit"}, str(folder / "prmbench.json"))
+    fields = read_card(folder) or {"kind": "implicit"}
+    fields |= {"objective": options.objective} if options.objective is not None else {}
+    card = make_card(fields, str(folder / "prmbench.json"))
     objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
     model: Any = load_causal_lm(folder, load)
     mend_generation_settings(model)  # or it could not be written at the end
-    give_logprobs(model, options.model)
+    give_logprobs(model, options.model, size)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
         reference = without_adapter(model, model) if over_base else reference

@@ -23,15 +23,16 @@ from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.load import eos_ids, load_causal_lm
 from prmbench.engines.processes import Share, current_share
-from prmbench.engines.tokenizer import load_tokenizer, save_tokenizer
+from prmbench.engines.tokenizer import save_tokenizer
 from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
+from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
 from prmbench.resources import install_command
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.reward_models.card import read_card, reference_fields, write_card
-from prmbench.reward_models.implicit import check_same_logits, check_same_vocabulary
+from prmbench.reward_models.implicit import check_same_vocabulary, shared_logits
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.forward import give_logprobs
@@ -90,12 +91,14 @@ class _PolicyRun(TrainingRun[RLRecipe]):
         reference: Checkpoint that the reward model is a ratio against; None where it is pi_old or the start.
         kind: Kind of the reward model.
         problems: Problems to train on, each with the token ids of its prompt.
+        size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
     """
 
     reward_folder: Path | None
     reference: Path | None
     kind: str | None
     problems: list[tuple[Problem, NDArray[np.int64]]]
+    size: int | None
 
 
 def train_rl(recipe: RLRecipe, *, log: Callable[[str], None] = lambda _: None) -> RLResult | None:
@@ -154,8 +157,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     # The policy, and the problems that leave room for a rollout.
     folder = locate(recipe.model, "recipe.model")
     template = find_prompt(recipe.prompt)
-    tokens = recipe.tokens.model_copy(update={"system": template.system})
-    encoder = TraceEncoder(load_tokenizer(folder, options), tokens)
+    encoder = TraceEncoder(recipe.tokenizer(folder), recipe.rendering)
     (problems,) = find_problems([recipe.problems]).values()
     checked_verifier(problems, recipe.conventions, quiet=not share.main).close()
     if recipe.evaluate is not None:
@@ -180,20 +182,20 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     refuse_own_folder(recipe, folder, *others)
     for other in others:
         check_same_vocabulary(folder, other, options)
-        if kind == "implicit":
-            check_same_logits(folder, other)
+    size = shared_logits(folder, others, options) if kind == "implicit" else None
     if recipe.engine == "vllm":
         from trl.import_utils import is_vllm_available
 
         if not is_vllm_available():
             raise UserError(f"engine vllm: vLLM is not installed ({install_command('vllm')}); or set engine=hf")
-    for remark in recipe.remarks():
+    for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
-    trained_with = ((read_card(reward_folder) if reward_folder else None) or {}).get("prompt")
-    if trained_with not in (None, recipe.prompt):
-        log(
-            f"the reward model was trained with the prompt '{trained_with}'; rollouts are sampled and scored with '{recipe.prompt}'"
-        )
+    card = (read_card(reward_folder) if reward_folder else None) or {}
+    for name, here in (("prompt", recipe.prompt), ("chat_template", encoder.conversation()["chat_template"])):
+        there = card.get(name)
+        if there not in (None, here):
+            what = f"the reward model was trained with the {name.replace('_', ' ')} '{str(there)[:12]}'"
+            log(f"{what}; rollouts are sampled and scored with '{here[:12]}'")
     log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
     named = {"start": folder, "reward_model": reward_folder, "reward_model_reference": reference}
     hashes = {
@@ -201,7 +203,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
         "tokens": ids_hash(ids for _, ids in fitting),
         **{name: checkpoint_hash(one) for name, one in named.items() if one},
     }
-    return _PolicyRun(recipe, folder, encoder, hashes, share, log, reward_folder, reference, kind, fitting)
+    return _PolicyRun(recipe, folder, encoder, hashes, share, log, reward_folder, reference, kind, fitting, size)
 
 
 def _clear(run: _PolicyRun, last: str | None) -> None:
@@ -240,7 +242,7 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     model: Any = load_start(run.recipe, run.folder)
     model.requires_grad_(True)
     stop = frozenset({run.encoder.end_of_turn, *eos_ids(model)})
-    give_logprobs(model, recipe.model)
+    give_logprobs(model, recipe.model, run.size)
     if recipe.lora is not None:
         set_seed(recipe.seed)
         model = add_adapter(model, recipe.lora)
@@ -294,6 +296,7 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
         reference,
         trainer.accelerator.autocast,
         over_base=over_base,
+        size=run.size,
         released=recipe.details.released_loss,
     )
 
@@ -308,7 +311,7 @@ def _start(run: _PolicyRun, trainer: PolicyTrainer) -> Model:
 
 def _frozen(run: _PolicyRun, folder: Path) -> Model:
     model = load_causal_lm(folder, run.recipe.load_options).requires_grad_(False)
-    give_logprobs(model, str(folder))
+    give_logprobs(model, str(folder), run.size)
     return model
 
 
@@ -324,10 +327,11 @@ def _export_policy(run: _PolicyRun, trainer: PolicyTrainer, output: Path) -> Non
 
 def _export(run: _PolicyRun, saved: Path, output: Path) -> None:
     """Make a checkpoint of what the trainer saved, an adapter merged."""
-    tokenizer = load_tokenizer(run.folder, run.recipe.load_options)  # TRL has changed the trainer's
     recipe = run.recipe
+    tokenizer = recipe.tokenizer(run.folder)  # TRL has changed the trainer's
     load = functools.partial(load_start, recipe, train=False)
     Exporter(run.folder, load, tokenizer, recipe.merges, recipe.coarse).write(saved, output)
+    PromptRecord.of(run.encoder, [recipe.prompt]).write(output)
 
 
 def _measure_between(run: _PolicyRun, trainer: PolicyTrainer, step: int) -> None:
@@ -408,7 +412,7 @@ def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
     assert options is not None
     output.mkdir(parents=True, exist_ok=True)
     reward.write(output)
-    save_tokenizer(load_tokenizer(run.folder, run.recipe.load_options), output)
+    save_tokenizer(run.recipe.tokenizer(run.folder), output)
     # The card: what it is a ratio against now, and the prompts that it was updated with.
     named = {"old": str(output / "reference"), "start": run.recipe.model}
     reference = named.get(options.reference, options.reference)

@@ -26,7 +26,6 @@ from prmbench.training.rl.loss import Tokens, candidate_weights, token_weights
 from prmbench.training.rl.methods import Advantages, Algorithm, ScoredBatch, compute_advantages
 from prmbench.training.rl.micro import MicroBatch, Model, make_micro, measure_old
 from prmbench.training.rl.reward import ImplicitReward, Reward
-from prmbench.training.rm.heldout import final_values
 
 LARGEST_RATIO = 3.0
 """Of the mean |GAE| to the mean |outcome advantage|, past which a run warns."""
@@ -138,11 +137,10 @@ class Preparation:
         values, picked = self._score(reward, batch, micros)
         if not learn:
             return values, picked, reward.beta
-        if isinstance(reward, ImplicitReward):
-            self._log_accuracy(reward, values, batch)
-            if reward.optimizer is not None:
-                self._update(reward, values, batch, micros)
-                values, picked = self._score(reward, batch, micros)
+        self._log_accuracy(reward, values, batch)
+        if isinstance(reward, ImplicitReward) and reward.optimizer is not None:
+            self._update(reward, values, batch, micros)
+            values, picked = self._score(reward, batch, micros)
         self.log("reward_model/score", float((values.sum(dim=1) / batch.mask.sum(dim=1)).mean()))
         return values, picked, reward.beta
 
@@ -216,20 +214,22 @@ class Preparation:
         _check_finite(out, "a token value")
         return out
 
-    def _log_accuracy(self, reward: ImplicitReward, values: Tensor, batch: RolloutBatch) -> None:
+    def _log_accuracy(self, reward: Reward, values: Tensor, batch: RolloutBatch) -> None:
         """Log how good the reward model is before its update.
 
-        ``accuracy``: is the final value on the outcome's side of 0? With ADB: of the prompt's boundary, which knows how many
-        of its rollouts are right. ``pair_accuracy``, which no boundary touches: of a right and a wrong rollout of one
-        prompt, does the right one have the higher value?
+        ``pair_accuracy``, of every kind: of a right and a wrong rollout of one prompt, does the right one have the higher final
+        value? ``accuracy``, of implicit models: is the final value on the outcome's side of 0? With ADB: of the prompt's
+        boundary, which knows how many of its rollouts are right.
         """
-        correct, objective = batch.rewards > 0, reward.objective
-        rows = [v[m].numpy() for v, m in zip(values, batch.mask, strict=True)]
-        final = torch.from_numpy(final_values(rows, objective.meaning, objective.beta))
+        correct = batch.rewards > 0
+        final = torch.from_numpy(reward.final([v[m].numpy() for v, m in zip(values, batch.mask, strict=True)]))
         right, wrong = outcome_pairs(correct, batch.groups).T
-        higher = (final[right] > final[wrong]).double() + 0.5 * (final[right] == final[wrong]).double()
-        self.log("reward_model/pair_accuracy", float(higher.mean()))
-        if "adb" in objective.update:
+        if len(right):
+            higher = (final[right] > final[wrong]).double() + 0.5 * (final[right] == final[wrong]).double()
+            self.log("reward_model/pair_accuracy", float(higher.mean()))
+        if not isinstance(reward, ImplicitReward):
+            return
+        if "adb" in reward.objective.update:
             final = final + torch.logit(clamped_accuracy(correct, batch.groups, torch.float64))
         self.log("reward_model/accuracy", float(((final > 0) == correct).double().mean()))
 

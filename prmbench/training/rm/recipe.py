@@ -12,8 +12,6 @@ from pydantic import Field, model_validator
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.engines.checkpoint import model_folder
-from prmbench.engines.load import LoadOptions
-from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.reward_models.card import ReadState
 from prmbench.reward_models.objectives import OBJECTIVES, Objective
 from prmbench.training.data.pairs import Pair, Pairs, load_pairs, split_held_out
@@ -116,8 +114,7 @@ class RMRecipe(Optimisation):
     @property
     def rendering(self) -> TokenOptions:
         """How conversations become text: as `tokens` says, with the system message of the prompt template where it says none."""
-        system = self.tokens.system if self.tokens.system is not None else find_prompt(self.prompt).system
-        return self.tokens.model_copy(update={"system": system})
+        return self.tokens.with_system(find_prompt(self.prompt).system)
 
     def load(self, encoder: TraceEncoder, folder: Path) -> RMData:
         """Read and encode the data, draw pairs, and keep some back.
@@ -147,9 +144,10 @@ class RMRecipe(Optimisation):
         """See `Optimisation.plan`."""
 
         def lengths() -> list[int]:
-            encoder = TraceEncoder(load_tokenizer(self.folder, LoadOptions()), self.rendering)
+            encoder = TraceEncoder(self.tokenizer(self.folder), self.rendering)
             return [len(row) for pair in self.load(encoder, self.folder).kept for row in pair.rows]
 
+        find_prompt(self.prompt)
         # A head has one weight for each number of a state. An output layer that is not the embedding is then not trained.
         shape, has_head = self.shape(), self.has_head
         data, source = self.data_size(self.data, lengths, rows=2)

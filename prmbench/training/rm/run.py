@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prmbench.data.records import read_json
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
 from prmbench.engines.load import load_causal_lm
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.reference_cache import LogprobCache, open_cache
-from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
+from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, reference_fields, write_card
+from prmbench.reward_models.implicit import shared_logits
 from prmbench.training.data.pairs import Pairs
 from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.start import load_start
@@ -69,10 +70,12 @@ class _Run(TrainingRun[RMRecipe]):
     Attributes:
         reference: Checkpoint of pi_ref.
         data: The pairs.
+        size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
     """
 
     reference: Path
     data: RMData
+    size: int | None
 
 
 def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -> RMResult | None:
@@ -115,12 +118,21 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
     folder = locate(recipe.model, "recipe.model")
     reference = folder if recipe.reference is None else locate(recipe.reference, "recipe.reference")
     refuse_own_folder(recipe, folder, reference)
-    encoder = TraceEncoder(load_tokenizer(folder, recipe.load_options), recipe.rendering)
+    encoder = TraceEncoder(recipe.tokenizer(folder), recipe.rendering)
+    apart = not recipe.has_head and reference != folder
+    size = shared_logits(folder, [reference], recipe.load_options) if apart else None
     data = recipe.load(encoder, folder)
+    if size is not None:
+        log(f"log-probs are taken over the {size:,} tokens that {recipe.model} and its reference share")
+        if any(int(response.ids.max()) >= size for pair in data.found.pairs for response in pair.rows):
+            raise UserError(f"{recipe.data}: holds a token that {recipe.reference} does not know; leave it out")
     for remark in data.found.remarks:
         log(remark)
     if not data.found.prompted:
         log("the data bring their own prompts: the card names none, and evaluation will put the bare problem")
+    else:
+        for remark in prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt])):
+            log(remark)
     counts = f"{data.found.sentence()}; {len(data.held):,} held out"
     if len(data.kept) < recipe.batch_size:
         raise UserError(
@@ -134,7 +146,7 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
         "reference": start if reference == folder else checkpoint_hash(reference),
         "tokens": ids_hash(response.ids for pair in data.found.pairs for response in pair.rows),
     }
-    return _Run(recipe, folder, encoder, hashes, share, log, reference, data)
+    return _Run(recipe, folder, encoder, hashes, share, log, reference, data, size)
 
 
 def _train(run: _Run, last: str | None) -> dict[str, Any]:
@@ -164,17 +176,22 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
 
     # The reference gives log-probs beforehand, or with every batch, or is the model without its adapter.
     cached, engine = None, None
+    common = None if run.size is None else np.arange(run.size)
     adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
 
     def load() -> HFEngine:
-        return HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference))
+        return HFEngine(load_causal_lm(run.reference, recipe.load_options), str(run.reference), common)
 
     if recipe.meaning.kind == "implicit" and recipe.reference_logprobs == "cached":
         options = recipe.load_options
         device = options.resolve_device().type
         autocast = functools.partial(torch.autocast, device, torch.bfloat16) if recipe.autocasts() else nullcontext
         identity = reference_identity(
-            run.hashes["reference"], "hf", options, autocast="bfloat16" if recipe.autocasts() else None
+            run.hashes["reference"],
+            "hf",
+            options,
+            autocast="bfloat16" if recipe.autocasts() else None,
+            common=common,
         )
         store = open_cache() or LogprobCache(run.states / "reference.sqlite", sys.maxsize)
         responses = [response for pair in [*kept, *held] for response in pair.rows]
@@ -220,7 +237,7 @@ def _make_model(run: _Run) -> PreTrainedModel:
     """
     from prmbench.reward_models.q_rm import VALUE_HEAD
 
-    model, lora = _load_model(run.recipe, run.folder, train=True), run.recipe.lora
+    model, lora = _load_model(run.recipe, run.folder, run.size, train=True), run.recipe.lora
     if lora is not None:
         from transformers import set_seed
 
@@ -229,14 +246,14 @@ def _make_model(run: _Run) -> PreTrainedModel:
     return model.train()
 
 
-def _load_model(recipe: RMRecipe, folder: Path, *, train: bool = False) -> PreTrainedModel:
+def _load_model(recipe: RMRecipe, folder: Path, size: int | None = None, *, train: bool = False) -> PreTrainedModel:
     """A checkpoint whose forward gives token values; of one that was trained already, with its head."""
     from prmbench.reward_models.q_rm import VALUE_HEAD
     from prmbench.training.model.forward import give_logprobs, give_values
 
     model = load_start(recipe, folder, train=train)
     if not recipe.has_head:
-        give_logprobs(model, str(folder))
+        give_logprobs(model, str(folder), size)
         return model
     give_values(model, recipe.read_state, recipe.seed)
     name = f"{VALUE_HEAD}.weight"
@@ -251,7 +268,7 @@ def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
 
     recipe, data, history = run.recipe, run.data, trainer.state.log_history
     steps, last, best = trainer.state.global_step, run.states / "last", run.states / "best"
-    best_step = json.loads((best / BEST_NAME).read_text(encoding="utf-8"))["step"] if best.exists() else steps
+    best_step = read_json(best / BEST_NAME)["step"] if best.exists() else steps
     _export(run, best if best.exists() else last, run.output)
     _export(run, last, run.output / "last")
     at_best: dict[str, Any] = next(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from prmbench.data.records import read_json
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.results.store import write_atomically
 from prmbench.training.data.pairs import Pair, Response
@@ -255,7 +256,7 @@ class RewardModelTrainer(GuardedTrainer):
     def _keep_best(self, loss: float) -> None:
         best = Path(self.args.output_dir) / "best"
         mark = best / BEST_NAME
-        before = json.loads(mark.read_text(encoding="utf-8"))["loss"] if mark.exists() else float("inf")
+        before = read_json(mark)["loss"] if mark.exists() else float("inf")
         if self.state.global_step == 0 or loss >= before:
             return
         self.accelerator.wait_for_everyone()  # all have read the mark

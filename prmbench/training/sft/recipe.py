@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions, TraceEncoder
-from prmbench.engines.tokenizer import load_tokenizer
-from prmbench.errors import UserError, nearest
-from prmbench.resources import resource_folder
-from prmbench.reward_models.loading import read_template
+from prmbench.errors import UserError
+from prmbench.policies.prompt_record import PromptRecord, prompt_of_message
 from prmbench.training.data.chats import encode_chat, load_chats, truncate
 from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
@@ -44,11 +43,15 @@ class SFTData:
         kept: Records to train on.
         held: Records that are kept back.
         n_overlong: Number of records that were too long, and are cut or left out.
+        prompts: How the problems of the records are put.
+        remarks: Which rows of the file are of no use, in whole sentences.
     """
 
     kept: list[Encoded]
     held: list[Encoded]
     n_overlong: int
+    prompts: PromptRecord
+    remarks: tuple[str, ...] = ()
 
 
 class SFTRecipe(Optimisation):
@@ -64,10 +67,6 @@ class SFTRecipe(Optimisation):
     )
     strict: bool = Field(False, description="whether a blank answer is an error; else a few are left out and counted")
     stop: StopOptions | None = Field(None, description="early end of the run; null: the whole schedule is run")
-    chat_template: str | None = Field(
-        None,
-        description="chat template, saved with the model: a Jinja file, or one that ships; null: the tokenizer's own",
-    )
     tokens: TokenOptions = Field(
         default_factory=lambda: TokenOptions(), description="chat template arguments, end of turn"
     )
@@ -81,15 +80,7 @@ class SFTRecipe(Optimisation):
         Raises:
             UserError: There is no chat template, or it is broken.
         """
-        tokenizer = load_tokenizer(folder, self.load_options)
-        if self.chat_template is not None:
-            tokenizer.chat_template = find_template(self.chat_template)
-        if not tokenizer.chat_template:
-            raise UserError(
-                f"{folder}: the tokenizer has no chat template; set chat_template to a Jinja file, or to one that ships: "
-                f"{', '.join(_shipped())}"
-            )
-        return TraceEncoder(tokenizer, self.tokens)
+        return TraceEncoder(self.tokenizer(folder), self.tokens)
 
     def load(self, encoder: TraceEncoder) -> SFTData:
         """Read and encode the data.
@@ -103,7 +94,9 @@ class SFTRecipe(Optimisation):
         Raises:
             UserError: The file cannot be read, a record is wrong, or none is left.
         """
-        records = [encode_chat(encoder, chat) for chat in load_chats(self.data, strict=self.strict)]
+        remarks: list[str] = []
+        chats = load_chats(self.data, strict=self.strict, remark=remarks.append)
+        records = [encode_chat(encoder, chat) for chat in chats]
         n_overlong = sum(len(ids) > self.max_length for ids, _ in records)
         if self.overlong == "truncate":
             records = [truncate(ids, n_prompt, self.max_length) for ids, n_prompt in records]
@@ -113,10 +106,17 @@ class SFTRecipe(Optimisation):
             raise UserError(
                 f"{self.data}: no record is left to train on (max_length {self.max_length}, held_out {self.held_out})"
             )
-        return SFTData(short[:cut], short[cut:], n_overlong)
+        asked = [chat.turns[-1][1] if chat.turns else "" for chat in chats]
+        systems = [chat.turns[0][1] if chat.turns and chat.turns[0][0] == "system" else None for chat in chats]
+        prompts = PromptRecord.of(encoder, map(prompt_of_message, asked), systems)
+        return SFTData(short[:cut], short[cut:], n_overlong, prompts, tuple(remarks))
 
     def plan(self) -> TrainingPlan:
         """See `Optimisation.plan`."""
+        if self.stop is not None:
+            find_prompt(self.stop.prompt)
+        if self.chat_template is not None:
+            find_template(self.chat_template)
         shape = self.shape()
         data, source = self.data_size(
             self.data, lambda: [len(ids) for ids, _ in self.load(self.encoder(self.folder)).kept]
@@ -124,29 +124,3 @@ class SFTRecipe(Optimisation):
         memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
         tokens = self.micro_batch_size * self.max_length
         return memory.plan(data, source, 1, [*memory.weights(), *memory.activations(tokens), memory.logits(tokens)])
-
-
-def find_template(name: str) -> str:
-    """Find a chat template.
-
-    Args:
-        name: A Jinja file, or the name of a template that ships (``training/templates``).
-
-    Returns:
-        The template.
-
-    Raises:
-        UserError: There is none of that name.
-    """
-    if Path(name).is_file():
-        return read_template(Path(name))
-    shipped = _shipped()
-    if name not in shipped:
-        raise UserError(
-            f"chat_template '{name}': no such file, nor a template that ships{nearest(name, shipped)}: {', '.join(shipped)}"
-        )
-    return read_template(shipped[name])
-
-
-def _shipped() -> dict[str, Path]:
-    return {path.stem: path for path in sorted((resource_folder("training") / "templates").glob("*.jinja"))}

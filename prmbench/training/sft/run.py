@@ -12,6 +12,7 @@ from prmbench.data.tokens import ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.processes import current_share
 from prmbench.errors import UserError
+from prmbench.policies.prompt_record import prompt_differences
 from prmbench.quiet import quiet_libraries
 from prmbench.resources import install_command
 from prmbench.training.model.exporter import Exporter
@@ -50,7 +51,10 @@ class SFTResult:
 
 
 def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None) -> SFTResult | None:
-    """Run a recipe. Writes the checkpoint, its tokenizer and ``sft.json`` (recipe and history).
+    """Run a recipe.
+
+    Writes the checkpoint, its tokenizer, ``sft.json`` (recipe and history) and ``prompts.json`` (how problems are put in the data,
+    which later stages compare).
 
     Every ``save_every`` steps the whole state is kept in ``output/trainer``; the same call goes on from there after a kill. The
     same call after the end does nothing.
@@ -73,9 +77,12 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
         refuse_own_folder(recipe, folder)
         encoder = recipe.encoder(folder)
         data = recipe.load(encoder)
+        log = log if share.main else lambda _: None
+        for remark in (*data.remarks, *prompt_differences(folder, data.prompts)):
+            log(remark)
         ids = ids_hash(ids for ids, _ in [*data.kept, *data.held])
         hashes = {"start": checkpoint_hash(folder), "tokens": ids}
-        run = TrainingRun(recipe, folder, encoder, hashes, share, log if share.main else lambda _: None)
+        run = TrainingRun(recipe, folder, encoder, hashes, share, log)
 
         report = run.report(REPORT_NAME, "result", functools.partial(_train, run, data, verifier))
     if report is None:
@@ -135,6 +142,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
     run.share.wait()
     if run.share.main:
         exporter.write(run.states / "last", run.output)
+        data.prompts.write(run.output)
     history = trainer.state.log_history
     return {"steps": trainer.state.global_step, "pass_rate": last_pass_rate(history), "history": history}
 

@@ -12,7 +12,7 @@ from prmbench.benchmarks.policy.benchmark import POLICY_BENCHMARK
 from prmbench.benchmarks.policy.metrics import compute_policy_metrics
 from prmbench.benchmarks.policy.run import PRESETS, evaluate_policy, policy_from_rollouts
 from prmbench.benchmarks.policy.schema import CompletionOutcome, PolicyEntry
-from prmbench.benchmarks.registry import recompute
+from prmbench.benchmarks.registry import load_measured, recompute
 from prmbench.cli.app import app
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
@@ -231,7 +231,10 @@ def test_a_broken_line_is_named_when_a_run_goes_on(policy, tmp_path, line):
     file = tmp_path / "out" / "easy" / "rollouts.jsonl"
     first, _, *rest = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([first, line, *rest]) + b"\n")
-    with pytest.raises(UserError, match=r"rollouts.jsonl, line 2: .*delete the line and run again"):
+    with pytest.raises(
+        UserError,
+        match=r"rollouts.jsonl, line 2(, column 8: broken JSON .*; mend or delete the line|: not UTF-8 at byte 0)",
+    ):
         run(policy, tmp_path / "out")
 
 
@@ -333,3 +336,14 @@ def test_two_runs_with_different_prompts_never_share_a_fingerprint(tiny, tmp_pat
         found[name] = entry.benchmark.fingerprint
     assert found["own"] == found["same"]
     assert len(set(found.values())) == 3
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "max_new_tokens", "sampling", "prompt"])
+def test_an_entry_that_does_not_say_how_it_was_sampled(policy, tmp_path, name):
+    _, path = run(policy, tmp_path / "out")
+    fields = json.loads(path.read_text())
+    settings = fields["benchmark"]["settings"]
+    (settings if name in settings else settings["sampling"]).pop(name)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=f"benchmark.settings.*field '{name}' is"):
+        load_measured(path)

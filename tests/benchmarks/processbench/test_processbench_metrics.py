@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from prmbench.benchmarks.processbench.metrics import Statistics, compute_metrics
+from prmbench.benchmarks.processbench.metrics import MOST_GENERATORS, Statistics, compute_metrics
 from prmbench.benchmarks.processbench.schema import TraceItem
 from prmbench.data.traces import load_traces
 from prmbench.stats.protocols import TOKEN_PROTOCOLS
@@ -224,3 +226,19 @@ def test_position_baseline_on_real_labels(processbench):
     assert position.f1.value == pytest.approx(best)
     # Constant scores: no threshold finds anything.
     assert found.protocols["process"].subsets["gsm8k"].rules["oracle"].f1.value == 0.0
+
+
+def test_as_many_generators_as_traces():
+    """Groups take one pass over the traces, and a generator's name is as long as it likes."""
+    names = [f"g{i:04}" for i in range(MOST_GENERATORS)]
+    items = [
+        TraceItem(subset="s", id=name, generator=name * (100 if i % 2 else 1), label=i % 3 - 1, digest="0" * 64,
+                  n_tokens=np.array([3, 3]), sums=np.array([i % 5, i % 7]) - 3.0)
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    statistics = Statistics(n_resamples=0)
+    groups = compute_metrics(items, 1.0, {}, statistics).protocols["process"].subsets["s"].by_generator
+    assert [group.name for group in groups] == sorted(item.generator for item in items)
+    assert sum(group.n_error for group in groups) == sum(item.label >= 0 for item in items)
+    one_more = [*items, dataclasses.replace(items[0], id="x", generator="x")]
+    assert compute_metrics(one_more, 1.0, {}, statistics).protocols["process"].subsets["s"].by_generator == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import peft
 import pytest
 import rl_driver
 import support
@@ -17,13 +20,18 @@ import torch
 from pydantic import ValidationError
 from rl_driver import figures, make_recipe, run_here, same_weights, save_reward, write_recipe
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from prmbench.cli.app import app
+from prmbench.data.prompts import find_prompt
+from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError
+from prmbench.policies.policy import load_policy
 from prmbench.reward_models.card import Card, write_card
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.rl.recipe import RLRecipe
+from prmbench.training.rl.reward import FrozenReward
 from prmbench.training.rl.run import train_rl
 
 
@@ -184,16 +192,30 @@ def test_reinforce_and_frozen_kinds(world, tmp_path, chosen_outcomes):
     result = train_rl(endo)
     assert result.reward_model is None
     assert result.history[0]["advantage/gae"] > 0
-    q_rm = tmp_path / "q_rm"
-    support.save_checkpoint(q_rm, seed=3)
-    weights = load_file(q_rm / "model.safetensors")
-    weights["value_head.weight"] = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
-    save_file(weights, q_rm / "model.safetensors", metadata={"format": "pt"})
-    write_card(q_rm, Card(kind="q_rm", objective="q_rm"))
+    q_rm = save_q_rm(tmp_path / "q_rm")
     reinforce = make_recipe(world, tmp_path / "reinforce", method="reinforce", reward_model={"model": str(q_rm)})
     row = train_rl(reinforce).history[0]
     assert abs(row["loss/sampled"]) > 0
     assert row["clip_share/sampled"] == 0
+    assert 0 <= row["reward_model/pair_accuracy"] <= 1
+    assert "reward_model/accuracy" not in row  # 0 means nothing to it
+
+
+def save_q_rm(folder):
+    support.save_checkpoint(folder, seed=3)
+    weights = load_file(folder / "model.safetensors")
+    weights["value_head.weight"] = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_card(folder, Card(kind="q_rm", objective="q_rm"))
+    return folder
+
+
+def test_a_frozen_model_scores_responses_its_own_way(tiny, tmp_path):
+    rows = [np.array([1.0, 2.0]), np.array([3.0])]
+    q_rm = FrozenReward(load_reward_model(save_q_rm(tmp_path / "q_rm")))
+    endo = FrozenReward(load_reward_model(tiny, kind="endo", decay=0.5))
+    assert q_rm.final(rows) == pytest.approx([0.2 * 1.5, 0.2 * 3.0])  # beta times the mean
+    assert endo.final(rows) == pytest.approx([1.0 + 0.5 * 2.0, 3.0])
 
 
 @pytest.mark.slow
@@ -279,7 +301,6 @@ def test_what_is_refused(world, tmp_path, changes, message):
         ("lora", {"merge": False}, "lora.merge false"),
         ("learning_rate", float("inf"), "finite number"),
         ("dtype", "flot32", "dtype 'flot32'"),
-        ("tokens", {"system": "x"}, "the prompt template says"),
     ],
 )
 def test_recipe_values(world, tmp_path, key, value, message):
@@ -293,7 +314,8 @@ def test_recipe_values(world, tmp_path, key, value, message):
         ({}, 2e-6, False),
         ({"lora": {"rank": 2}}, 1e-4, False),
         ({"learning_rate": 1e-4}, 1e-4, True),
-        ({"learning_rate": 1e-5}, 1e-5, False),
+        ({"learning_rate": 1e-5}, 1e-5, True),
+        ({"learning_rate": 2e-6}, 2e-6, False),
         ({"learning_rate": 1e-4, "lora": {"rank": 2}}, 1e-4, False),
         ({"learning_rate": 1e-4, "update": "frozen"}, 1e-4, False),
     ],
@@ -364,3 +386,35 @@ def test_the_released_code_is_one_word(world, tmp_path):
     assert again == changed
     paper = RLRecipe.model_validate({**fields, "preset": "paper", "lora": {"rank": 2}})
     assert (paper.samples, paper.batch_size, paper.gae_weight, paper.departures()) == (4, 256, 1.0, [])
+
+
+@pytest.mark.slow
+def test_a_reward_model_that_is_padded_to_another_size(world, tmp_path, chosen_outcomes):
+    """The same weights, and logits that no token has: its log-ratio to the policy is 0."""
+    rm = support.padded_copy(world[0], tmp_path / "rm")
+    write_card(rm, Card(kind="implicit", objective="implicit_prm"))
+    for reference in ("old", "start"):
+        reward = {"model": str(rm), "reference": reference}
+        result = train_rl(make_recipe(world, tmp_path / reference, method="distrl", reward_model=reward))
+        assert result.history[0]["reward_model/score"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_adapter_without_a_card_is_a_reward_model(world, tmp_path, chosen_outcomes):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(world[0]), config).save_pretrained(tmp_path / "adapter")
+    reward = {"model": str(tmp_path / "adapter"), "objective": "ipvrm", "update": "naive", "lora": {"rank": 2}}
+    (tmp_path / "own.jinja").write_text(support.THINKING_TEMPLATE)
+    prompts = {"tokens": {"system": "Be brief."}, "chat_template": str(tmp_path / "own.jinja")}
+    result = train_rl(make_recipe(world, tmp_path / "out", method="distrl", reward_model=reward, **prompts))
+    card = load_reward_model(result.reward_model).card
+    assert (card.kind, card.objective) == ("implicit", "ipvrm")
+    # The prompts of the recipe are those of the policy that is written, and of the reward model.
+    written = json.loads((result.output / "prompts.json").read_text())
+    assert (written["systems"], card.tokens.system) == (["Be brief."], "Be brief.")
+    assert (
+        written["chat_template"] == card.chat_template == hashlib.sha256(support.THINKING_TEMPLATE.encode()).hexdigest()
+    )
+    policy = load_policy(str(result.output), find_prompt("boxed"), tokens=TokenOptions(system="Be brief."))
+    assert policy.warnings == []

@@ -17,8 +17,9 @@ from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.training.data.chats import Chat, encode_chat, load_chats, truncate
+from prmbench.training.recipes.chat_templates import find_template
 from prmbench.training.recipes.lora import LoraOptions
-from prmbench.training.sft.recipe import SFTRecipe, find_template
+from prmbench.training.sft.recipe import SFTRecipe
 from prmbench.training.sft.run import train_sft
 
 
@@ -205,3 +206,13 @@ def test_conversations_of_the_other_naming(tmp_path):
     record = {"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
     (tmp_path / "c.jsonl").write_text(json.dumps(record) + "\n")
     assert load_chats(tmp_path / "c.jsonl") == [Chat((("system", "s"), ("user", "q")), "a")]
+
+
+def test_what_is_left_out_is_said(recipe):
+    file = Path(recipe.data)
+    chats = [json.loads(line) for line in file.read_text().splitlines()]
+    chats[7]["messages"][-1]["content"] = " "
+    file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    (remark,) = recipe.load(recipe.encoder(Path(recipe.model))).remarks
+    assert "left out as of no use: 1 x the answer is blank, first" in remark
+    assert "line 8" in remark
