@@ -16,6 +16,7 @@ from prmbench.errors import UserError
 from prmbench.policies.prompt_record import PromptRecord, prompt_of_message
 from prmbench.training.data.chats import encode_chat, load_chats, truncate
 from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
+from prmbench.training.recipes.chat_templates import find_template
 from prmbench.training.recipes.optimisation import Optimisation
 
 Encoded = tuple[NDArray[np.int64], int]
@@ -115,7 +116,7 @@ class SFTRecipe(Optimisation):
         """See `Optimisation.plan`."""
         if self.stop is not None:
             find_prompt(self.stop.prompt)
-        if self.chat_template is not None:
+        if self.chat_template is not None and self.backbone is not None:  # no checkpoint is looked at
             find_template(self.chat_template)
         shape = self.shape()
         data, source = self.data_size(
