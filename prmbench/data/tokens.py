@@ -280,6 +280,7 @@ class TraceEncoder:
         starts = [start for start, _ in own.offsets]
         if ids is None:
             ids = np.array([*own.ids, *([self.end_of_turn] if finished else [])], dtype=np.int64)
+            step_of = [bisect.bisect_right(ends, start) for start in starts]
         elif ids[: len(own.ids)].tolist() != own.ids:  # sampled otherwise than the tokenizer would have it
             sampled = ids
 
