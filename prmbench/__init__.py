@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prmbench.api import evaluate, evaluate_scores, measure_policy, rerank
+    from prmbench.api import evaluate, evaluate_scores, leaderboard, measure_policy, report, rerank, train_reward_model
     from prmbench.benchmarks.base import Benchmark
     from prmbench.benchmarks.processbench.run import score_traces
     from prmbench.benchmarks.registry import recompute, register_benchmark
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prmbench.engines.checkpoint import read_weights
     from prmbench.engines.load import LoadOptions
     from prmbench.errors import UserError
+    from prmbench.reports.compare import compare
     from prmbench.reward_models.base import RewardModel, StepScores
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.reward_models.marked import MarkedRewardModel
@@ -41,8 +42,10 @@ __all__ = [
     "StepScores",
     "Trace",
     "UserError",
+    "compare",
     "evaluate",
     "evaluate_scores",
+    "leaderboard",
     "load_reward_model",
     "load_solutions",
     "load_traces",
@@ -51,9 +54,11 @@ __all__ = [
     "recompute",
     "register",
     "register_benchmark",
+    "report",
     "rerank",
     "score_solutions",
     "score_traces",
+    "train_reward_model",
 ]
 
 _HOMES = {
@@ -66,8 +71,10 @@ _HOMES = {
     "StepScores": "prmbench.reward_models.base",
     "Trace": "prmbench.data.traces",
     "UserError": "prmbench.errors",
+    "compare": "prmbench.reports.compare",
     "evaluate": "prmbench.api",
     "evaluate_scores": "prmbench.api",
+    "leaderboard": "prmbench.api",
     "load_reward_model": "prmbench.reward_models.loading",
     "load_solutions": "prmbench.data.solutions",
     "load_traces": "prmbench.data.traces",
@@ -76,9 +83,11 @@ _HOMES = {
     "recompute": "prmbench.benchmarks.registry",
     "register": "prmbench.reward_models.registry",
     "register_benchmark": "prmbench.benchmarks.registry",
+    "report": "prmbench.api",
     "rerank": "prmbench.api",
     "score_solutions": "prmbench.scoring.run",
     "score_traces": "prmbench.benchmarks.processbench.run",
+    "train_reward_model": "prmbench.api",
 }
 
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prmbench.benchmarks.base import Benchmark, DataRequest, Job, RunKeywords
 from prmbench.benchmarks.registry import find_benchmark
 from prmbench.benchmarks.runner import Finished, evaluate_job, run_plan
+from prmbench.data.overlap import overlap_with
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import stem
 from prmbench.engines.checkpoint import locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import ArgumentError, nearest, printable
+from prmbench.errors import ArgumentError, naming_keywords, nearest, printable
 from prmbench.policies.policy import Policy, load_policy
 from prmbench.results.store import check_name, public_name
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
+
+if TYPE_CHECKING:
+    from prmbench.reports.leaderboard import Board
+    from prmbench.training.rm.run import RMResult
 
 DATA = tuple(one.name for one in dataclasses.fields(DataRequest))
 RUN = tuple(RunKeywords.__annotations__)
@@ -36,6 +42,7 @@ def evaluate(
     loading: dict[str, Any] | None = None,
     policy_loading: dict[str, Any] | None = None,
     share: Share | None = None,
+    trained_on: str | Path | None = None,
     **more: Any,
 ) -> Finished | None:
     """Evaluate a reward model or a policy on a benchmark.
@@ -50,6 +57,8 @@ def evaluate(
         loading: Arguments of `load_reward_model`; may also be given as further keywords.
         policy_loading: Arguments of `load_policy`: ``load_options``, ``chat_template`` (a file), ``engine``, ``tokens``.
         share: This process among those that share the work; None: it is the only one.
+        trained_on: The subject's training records, a file or a folder of files: the entry then says how many of the problems they
+            hold. None: they are not known.
         **more: Fields of `DataRequest` (``data``, ``subsets``, ``limit``, ``rollouts``, ``prompt``, ``verifier``), keys of
             `RunKeywords` (``output``, ``seed``, ``n_resamples``, ...), the benchmark's own options, and arguments of
             `load_reward_model`.
@@ -61,6 +70,11 @@ def evaluate(
     Raises:
         TypeError: A keyword that nobody knows (the nearest is named), or loading arguments with a model that is loaded already.
         UserError: A mistake in what was asked for.
+
+    Examples:
+        >>> entry, path = prmbench.evaluate("CKPT", reference="SFT", data="my-traces.jsonl")
+        >>> sorted(entry.metrics.protocols)
+        ['prefix', 'prefix_mean', 'process', 'process_mean']
     """
     found = _benchmark(benchmark, rm, policy, more)
     if found.prompt_is_models and more.get("prompt") is not None:
@@ -69,7 +83,7 @@ def evaluate(
     run: RunKeywords = {key: more.pop(key) for key in RUN if key in more}  # type: ignore[assignment]
     options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})
     loading = {**(loading or {}), **more}
-    _check_loading(rm, loading)
+    _check_loading(found, rm, loading)
 
     check_name(name)
     # A mistake in a name shows before the data are read, and one in the data before weights are downloaded or loaded.
@@ -78,6 +92,7 @@ def evaluate(
         if not hosted and isinstance(source, str | Path):
             locate(str(source), argument, ("*config.json",))
     data = found.load(request)
+    overlap = None if trained_on is None else overlap_with(trained_on, _problems(data))
     model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)
     sampler = policy if isinstance(policy, Policy) or policy is None else _policy(policy, data, policy_loading or {})
     source = _source(rm if rm is not None else policy)
@@ -90,6 +105,7 @@ def evaluate(
         options=options,
         params=params,
         share=share,
+        training_overlap=None if overlap is None else {name: one.counts() for name, one in overlap.items()},
         **{"limit": _where_cut(found, data, request.limit), **run},  # type: ignore[arg-type]
     )
     return evaluate_job(found, job)
@@ -146,6 +162,11 @@ def rerank(rm: str | Path | RewardModel, rollouts: Sequence[str | Path], **more:
         rm: A checkpoint folder, a Hub id, or a model that is loaded already.
         rollouts: Files or run folders of completions.
         **more: As in `evaluate`; ``sizes`` are the N.
+
+    Examples:
+        >>> entry, path = prmbench.rerank("CKPT", ["samples.jsonl"], sizes=[1, 2])
+        >>> entry.metrics.sizes
+        [1, 2]
     """
     return evaluate(rm, benchmark="best-of-n", rollouts=rollouts, **more)
 
@@ -156,8 +177,108 @@ def measure_policy(policy: str | Path | Policy, **more: Any) -> Finished | None:
     Args:
         policy: A checkpoint folder, a Hub id, or a policy that is loaded already.
         **more: As in `evaluate`; ``n`` is the number of completions of each problem.
+
+    Examples:
+        >>> entry, path = prmbench.measure_policy("SFT", subsets=["problems.jsonl"], n=2)
+        >>> entry.subject.kind
+        'policy'
     """
     return evaluate(policy=policy, benchmark="policy", **more)
+
+
+def train_reward_model(recipe: str | Path, **changes: Any) -> RMResult | None:
+    """Train a reward model from a recipe.
+
+    Args:
+        recipe: A YAML file, or the name of a recipe that ships, such as ``qwen3-0.6b/ipvrm.yaml``.
+        **changes: Keys of the recipe with other values, such as ``learning_rate=1e-5`` or ``lora={"rank": 8}``.
+
+    Returns:
+        What the run did; its ``output`` is the checkpoint's folder. None in processes other than the first.
+
+    Raises:
+        TypeError: A key that recipes do not have; the nearest is named.
+        UserError: Something is wrong with the recipe, its data or its models.
+
+    Examples:
+        >>> files = {"model": "SFT", "data": "outcomes.jsonl", "output": "trained"}
+        >>> small = {"held_out": 1, "max_steps": 1, "batch_size": 4, "micro_batch_size": 4}
+        >>> result = prmbench.train_reward_model("miniature/rm.yaml", **files, **small)
+        >>> entry, path = prmbench.evaluate(result.output, data="my-traces.jsonl")
+        >>> entry.subject.objective
+        'ipvrm'
+    """
+    from prmbench.training.recipes.read import load_recipe
+    from prmbench.training.rm.recipe import RMRecipe
+    from prmbench.training.rm.run import train_rm
+
+    for name in changes:
+        if name not in RMRecipe.model_fields:
+            raise TypeError(f"train_reward_model: unexpected keyword '{name}'{nearest(name, RMRecipe.model_fields)}")
+    overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in changes.items()]
+    return train_rm(load_recipe(recipe, RMRecipe, overrides))
+
+
+@naming_keywords
+def report(
+    entries: str | Path | Sequence[str | Path], output: str | Path = "report.html", data: str | Path | None = None
+) -> Path:
+    """Write one page about one subject: tables, pictures, and the items that are predicted wrong.
+
+    Args:
+        entries: The subject's entries, of any benchmarks: an entry file or the folder of a run, or several.
+        output: The HTML page to write.
+        data: Traces with their text, a file or a folder, to show the items with; None shows their scores alone.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: Entries of different subjects, or one that is not what its items say.
+
+    Examples:
+        >>> entry, path = prmbench.evaluate("CKPT", data="my-traces.jsonl")
+        >>> prmbench.report(path, "page.html", data="my-traces.jsonl").name
+        'page.html'
+    """
+    from prmbench.data.traces import load_traces
+    from prmbench.reports.subject_page import write_report
+
+    paths = [entries] if isinstance(entries, str | Path) else entries
+    return write_report(paths, Path(output), load_traces(data) if data is not None else None)
+
+
+@naming_keywords
+def leaderboard(
+    folder: str | Path, *, n_resamples: int = 10_000, seed: int = 0, verify: bool = True, write: bool = False
+) -> list[Board]:
+    """Make the tables of a leaderboard's entries.
+
+    Args:
+        folder: The leaderboard's folder, which holds ``entries/``; ``prmbench leaderboard add`` makes one.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resamples, and of crossfit's folds.
+        verify: Whether every figure is first computed again from its items.
+        write: Whether ``leaderboard.md`` and ``leaderboard.html`` are written into the folder.
+
+    Returns:
+        The tables; each has ``.table()`` and ``.to_frame()``.
+
+    Raises:
+        UserError: There are no entries, or one is not what its items say.
+
+    Examples:
+        >>> boards = prmbench.leaderboard("leaderboards", n_resamples=100, verify=False)
+        >>> boards[0].lines[0].name
+        'smollm2-135m-ipvrm'
+    """
+    from prmbench.reports.leaderboard import read_boards
+    from prmbench.reports.pages import build
+
+    settings: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed, "verify": verify}
+    if write:
+        build(Path(folder), **settings)
+    return read_boards(Path(folder), **settings)
 
 
 def _benchmark(benchmark: str | Benchmark | None, rm: object, policy: object, more: dict[str, Any]) -> Benchmark:
@@ -180,16 +301,17 @@ def _benchmark(benchmark: str | Benchmark | None, rm: object, policy: object, mo
     return found
 
 
-def _check_loading(rm: object, loading: dict[str, Any]) -> None:
+def _check_loading(found: Benchmark, rm: object, loading: dict[str, Any]) -> None:
     """Refuse keywords that `load_reward_model` does not know, and any with a model that is loaded."""
     import inspect
 
     from prmbench.reward_models.card import Card
 
     known = {*inspect.signature(load_reward_model).parameters, *Card.model_fields}
+    own = {one.name for one in dataclasses.fields(found.options)} | set(inspect.signature(evaluate).parameters)
     for name in loading:
         if name not in known:
-            raise TypeError(f"unexpected keyword '{name}'{nearest(name, {*known, *DATA, *RUN})}")
+            raise TypeError(f"evaluate: unexpected keyword '{name}'{nearest(name, {*known, *DATA, *RUN, *own})}")
     if loading and not isinstance(rm, str | Path):
         raise TypeError(f"unexpected with a loaded model: {', '.join(loading)}")
 
@@ -206,6 +328,16 @@ def _policy(source: str | Path, data: Any, loading: dict[str, Any]) -> Policy:
         loading.get("engine", "hf"),
         loading.get("tokens"),
     )
+
+
+def _problems(data: Any) -> dict[str, dict[str, str]]:
+    """The texts of the problems of a benchmark's data, by subset and id: of problem sets, of traces, or of completions."""
+    if hasattr(data, "sets"):
+        return {name: {one.id: one.problem for one in problems} for name, problems in data.sets.items()}
+    found: dict[str, dict[str, str]] = {}
+    for one in getattr(data, "completions", data):
+        found.setdefault(one.subset, {})[one.id] = one.problem
+    return found
 
 
 def _source(subject: object) -> str:

@@ -7,9 +7,15 @@ line turns that form into its own flags (`as_flags`), so that the library never 
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class UserError(Exception):
@@ -88,6 +94,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def naming_keywords(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Make a function's error about a keyword that it does not have name the nearest one that it has.
+
+    Args:
+        function: The function; it takes no further keywords (``**``).
+
+    Returns:
+        The same function, otherwise.
+    """
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"{function.__name__}: unexpected keyword '{name}'{nearest(name, known)}")
+        return function(*args, **kwargs)
+
+    return call
 
 
 def nearest_path(path: Path, *, folders_only: bool = False) -> str:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _LINE_SECONDS = 10.0
+
+
+def announce_loading(*sources: str | Path | None) -> None:
+    """Say what is about to be loaded, before the libraries that load it are imported: that alone takes seconds.
+
+    Nothing is said where they are imported already, nor in processes other than the first, nor of folders that do not exist,
+    because that mistake is about to be named.
+
+    Args:
+        *sources: Checkpoint folders or Hub ids; None stands for nothing.
+    """
+    named = [str(source) for source in sources if source is not None]
+    if "torch" in sys.modules or os.environ.get("RANK", "0") != "0":
+        return
+    if any(
+        not Path(one).expanduser().exists() and (one.startswith((".", "/", "~")) or one.count("/") > 1) for one in named
+    ):
+        return
+    for one in named:
+        print(f"loading {one} ...", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -62,12 +85,12 @@ def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int
 
 
 class _Lines:
-    """Prints one line every `_LINE_SECONDS`, and one at the end."""
+    """Prints a line when the first units are done, then one every `_LINE_SECONDS`, and one at the end."""
 
     def __init__(self, title: str, total: int, unit: str, done: int) -> None:
         self.title, self.total, self.unit, self.before = title, total, unit, done
         self.finished = 0
-        self.start = self.last = time.monotonic()
+        self.start, self.last = time.monotonic(), -math.inf
         if done:
             print(f"{title}: {done:,} of {total:,} {unit} were done before", file=sys.stderr, flush=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from importlib import metadata
 from pathlib import Path
 
 FOLDERS = ("tasks", "training", "leaderboards")
@@ -27,3 +30,19 @@ def resource_folder(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"{name}: neither in {package} nor beside it; install prmbench again")
+
+
+def install_command(extra: str) -> str:
+    """Name the command that installs what an extra of this package stands for.
+
+    It names the packages themselves. ``prmbench[EXTRA]`` would ask an index for prmbench, and no index has it.
+
+    Args:
+        extra: Name of the extra, such as ``train``.
+
+    Returns:
+        A ``pip install`` command, quoted for a shell.
+    """
+    wanted = (one.partition(";") for one in metadata.requires("prmbench") or ())
+    named = (name.strip() for name, _, when in wanted if re.search(rf"extra == ['\"]{extra}['\"]", when))
+    return f"pip install {' '.join(map(shlex.quote, named))}"

@@ -154,6 +154,8 @@ class Job:
         limit: The limit that the data were cut to, or None.
         miniature: Whether the data are of the synthetic world.
         share: This process among those that share the work, or None.
+        training_overlap: By subset, how many problems the training data hold (`prmbench.data.overlap.Overlap.counts`); None: the
+            training data are not known.
     """
 
     data: Any
@@ -170,6 +172,7 @@ class Job:
     limit: int | None = None
     miniature: bool = False
     share: Share | None = None
+    training_overlap: Mapping[str, Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Benchmark, Measured
-from prmbench.errors import ArgumentError, UserError, printable, shortened
+from prmbench.benchmarks.names import distinct
+from prmbench.errors import ArgumentError, UserError, nearest, printable, shortened
 from prmbench.results.schema import BenchmarkData
 from prmbench.stats.bootstrap import interval
 from prmbench.stats.paired import (
@@ -48,6 +49,39 @@ class Comparison(Protocol):
 
     def as_json(self) -> dict[str, Any]:
         """The comparison for programs; figures from 0 to 1."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each difference, for a frame of pandas; figures from 0 to 1."""
+
+
+class ShownComparison:
+    """What every comparison shows in Python, made of what a `Comparison` has."""
+
+    def table(self: Comparison, *, groups: bool = False, width: int = 120) -> str:
+        """Return the table that the command line prints.
+
+        Args:
+            groups: Whether parts of the subsets are shown too.
+            width: Columns of the text.
+        """
+        from prmbench.benchmarks.views import as_text
+
+        return as_text(self.render(groups=groups), width)
+
+    def to_frame(self: Comparison) -> Any:
+        """Return a frame of pandas with a row for each difference.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        from prmbench.benchmarks.views import frame
+
+        return frame(self.rows())
+
+    def __repr__(self: Comparison) -> str:
+        found = self.as_json()
+        pairs = "; ".join(f"{pair['first']} and {pair['second']}" for pair in found["pairs"])
+        return f"<Comparison {found['benchmark']}: {printable(pairs)}; .table() and .to_frame() show it>"
 
 
 @dataclass(frozen=True)
@@ -178,8 +212,8 @@ class ComparedPair:
     """Two subjects.
 
     Attributes:
-        first: The first subject's name.
-        second: The second subject's name.
+        first: The first subject's name; where both have the same one, with what tells them apart.
+        second: The second subject's name, likewise.
         subsets: Differences by subset.
         mean: The difference of the means over subsets.
         p_holm: The mean's p, corrected for all pairs compared at once.
@@ -192,8 +226,8 @@ class ComparedPair:
     p_holm: float
 
 
-@dataclass(frozen=True)
-class PairedComparison:
+@dataclass(frozen=True, repr=False)
+class PairedComparison(ShownComparison):
     """Every two of several subjects.
 
     Attributes:
@@ -225,6 +259,24 @@ class PairedComparison:
             "pairs": [asdict(pair) for pair in self.pairs],
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each subset of each pair, and one for the mean; figures from 0 to 1."""
+        return [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "subset": name,
+                "figure_first": one.first,
+                "figure_second": one.second,
+                "difference": one.value,
+                "low": one.low,
+                "high": one.high,
+                "p": one.p,
+            }
+            for pair in self.pairs
+            for name, one in [*pair.subsets.items(), ("mean", pair.mean)]
+        ]
+
 
 def check_choice(benchmark: Benchmark, choice: Mapping[str, Any]) -> None:
     """Refuse options of a comparison that mean nothing to a benchmark.
@@ -238,7 +290,8 @@ def check_choice(benchmark: Benchmark, choice: Mapping[str, Any]) -> None:
     """
     for name in choice:
         if name not in benchmark.choices and name != "seed":
-            raise ArgumentError(name, None, f"means nothing for {benchmark.name}; leave it out")
+            hint = nearest(name, benchmark.choices) or "; leave it out"
+            raise ArgumentError(name, None, f"means nothing for {benchmark.name}{hint}")
 
 
 def side_of(measured: Measured, **choice: Any) -> Side:
@@ -290,8 +343,9 @@ def compare_sides(sides: Sequence[Side], *, n_resamples: int = 10_000, seed: int
         raise UserError("compare: expected two entries or more")
     for other in sides[1:]:
         check_comparable(sides[0], other)
+    names = names_of([side.measured for side in sides])
     found = []
-    for a, b in itertools.combinations(sides, 2):
+    for (a, first_name), (b, second_name) in itertools.combinations(zip(sides, names, strict=True), 2):
         subsets, means = {}, []
         for name in a.subsets:
             rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
@@ -301,9 +355,19 @@ def compare_sides(sides: Sequence[Side], *, n_resamples: int = 10_000, seed: int
         first, second = (float(np.mean([getattr(d, side) for d in subsets.values()])) for side in ("first", "second"))
         low, high = interval(whole)
         mean = Difference(first, second, first - second, low, high, two_sided_p(whole))
-        found.append((a.name, b.name, subsets, mean))
+        found.append((first_name, second_name, subsets, mean))
     corrected = holm([mean.p for _, _, _, mean in found])
     return [ComparedPair(*one, p) for one, p in zip(found, corrected, strict=True)]
+
+
+def names_of(measured: Sequence[Measured]) -> list[str]:
+    """Names of the subjects of entries; those that are equal are told apart by folder or file.
+
+    Args:
+        measured: The entries.
+    """
+    paths = [one.path for one in measured]
+    return distinct([one.name for one in measured], [path.parent.name for path in paths], [str(p) for p in paths])
 
 
 def check_benchmarks(a: Path, one: BenchmarkData, b: Path, other: BenchmarkData) -> None:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from prmbench.benchmarks.differences import ComparedPair, Difference, PairedComparison
 from prmbench.benchmarks.parts import MINIATURE
-from prmbench.benchmarks.tables import new_table, safe
+from prmbench.benchmarks.tables import paired_table, safe
 from prmbench.stats.paired import McNemar
 
 SHOWN_FLIPS = 5
@@ -37,6 +37,11 @@ def _heading(comparison: PairedComparison) -> list[str]:
     protocols = {side.protocol for side in comparison.sides if side.protocol}
     what = f", step scores: {' and '.join(sorted(protocols))}" if protocols else ""
     lines = [f"{data.name}: {len(entries)} subjects on the same {n:,} items{what}"]
+    for entry in entries:
+        if entry.subject.unverified:
+            lines.append(
+                f"{entry.subject.name}: preset {entry.subject.preset}, unverified against its authors' numbers"
+            )
     if any(entry.miniature for entry in entries):
         lines.append(MINIATURE)
     if data.limit is not None:
@@ -46,12 +51,9 @@ def _heading(comparison: PairedComparison) -> list[str]:
 
 def _pair(pair: ComparedPair, figure: str) -> Table:
     has_tests = any(d.mcnemar for d in pair.subsets.values())
-    tests = ["only first", "only second", "McNemar p"] if has_tests else []
-    table = new_table(
-        f"{pair.first} minus {pair.second}: {figure} in points [95% interval, items paired]",
-        "",
-        [pair.first, pair.second, "difference", "p", *tests],
-    )
+    tests = ["only\nfirst", "only\nsecond", "McNemar\np"] if has_tests else []
+    title = f"{pair.first} minus {pair.second}: {figure} in points [95% interval, items paired]"
+    table = paired_table(title, "", pair.first, pair.second, ["difference", "p", *tests])
     for name, difference in pair.subsets.items():
         table.add_row(safe(name), *_cells(difference), *(_test(difference.mcnemar) if has_tests else []))
     if len(pair.subsets) > 1:
@@ -82,16 +84,22 @@ def shown_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def p_in_words(p: float) -> str:
+    """A p within a sentence: ``p = 0.012``, or ``p < 0.001``.
+
+    Args:
+        p: The probability, from 0 to 1.
+    """
+    return f"p {shown_p(p)}" if p < 0.001 else f"p = {shown_p(p)}"
+
+
 def _groups(pair: ComparedPair) -> Table:
     divisions = dict.fromkeys(name for difference in pair.subsets.values() for name in difference.groups)
-    table = new_table(
-        f"Share predicted right, in %, by {' and by '.join(divisions)}",
-        "",
-        ["traces", pair.first, pair.second, "only first", "only second", "McNemar p"],
-    )
+    title = f"Share predicted right, in %, by {' and by '.join(divisions)}"
+    table = paired_table(title, "", pair.first, pair.second, ["traces", "only\nfirst", "only\nsecond", "McNemar\np"])
     for name, difference in pair.subsets.items():
         for group in (group for groups in difference.groups.values() for group in groups):
-            row = [f"{name}: {group.name}", f"{group.n:,}", f"{100 * group.first:.1f}", f"{100 * group.second:.1f}"]
+            row = [f"{name}: {group.name}", f"{100 * group.first:.1f}", f"{100 * group.second:.1f}", f"{group.n:,}"]
             table.add_row(*map(safe, row), *_test(group.mcnemar))
         table.add_section()
     return table
@@ -102,8 +110,13 @@ def _sentences(pair: ComparedPair, *, many: bool) -> list[str]:
     corrected = f" ({shown_p(pair.p_holm)} corrected for all pairs, Holm)" if many else ""
     higher, lower = (pair.first, pair.second) if mean.value > 0 else (pair.second, pair.first)
     p = pair.p_holm if many else mean.p
-    by = f"{100 * abs(mean.value):.1f} points, p = {shown_p(mean.p)}{corrected}"
-    said = f"{higher} is above {lower} by {by}." if p < SIGNIFICANT else f"No significant difference: {by}."
+    test = f"{p_in_words(mean.p)}{corrected}"
+    if all(one.low == one.high == 0 for one in pair.subsets.values()):
+        said = "No difference: both come to the same on every item. An interval of width 0 is no proof that they always will."
+    elif p < SIGNIFICANT:
+        said = f"{higher} is above {lower} by {100 * abs(mean.value):.1f} points, {test}."
+    else:
+        said = f"No significant difference: {pair.first} minus {pair.second} is {100 * mean.value:+.1f} points, {test}."
     lines = [said]
     for name, difference in pair.subsets.items():
         for subject, ids in zip((pair.first, pair.second), difference.flips, strict=True):

@@ -14,7 +14,7 @@ from prmbench.benchmarks.base import DataRequest
 from prmbench.benchmarks.precision import tell
 from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import PromptTemplate, find_prompt
-from prmbench.data.rollouts import prompt_of
+from prmbench.data.rollouts import prompt_of, sets_of_runs
 from prmbench.data.tokens import EncodedTrace, TraceEncoder, ids_hash, split_response
 from prmbench.data.traces import data_hash
 from prmbench.engines.batching import default_batch_tokens
@@ -53,7 +53,7 @@ def find_completions(request: DataRequest) -> Completions:
     if not rollouts:
         raise ArgumentError("rollouts", None, "expected a file or a run folder of completions")
     completions = load_completions(rollouts, request.limit)
-    used = {found for path in rollouts if (found := prompt_of(path)) is not None}
+    used = {found for path in sets_of_runs(rollouts) if (found := prompt_of(path)) is not None}
     if len(used | ({prompt} if prompt else set())) > 1:
         raise ArgumentError(
             "prompt",

@@ -26,11 +26,13 @@ class Cell:
         value: The figure, in the unit of its column; None: not defined.
         low: The lower end of its interval, or None.
         high: The upper end of its interval, or None.
+        digits: Digits after the point; 0 for counts.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    digits: int = 1
 
     @classmethod
     def of(cls, estimate: Estimate | None, unit: str = "%") -> Cell:
@@ -79,7 +81,7 @@ class ShownStep:
 
     Attributes:
         number: Its index, from 0.
-        score: Its score, a logit.
+        score: Its score, a logit; None where steps have no scores.
         shade: From -1 (far below its threshold) to 1 (far above).
         text: Its text; None where the data are not at hand.
         is_error: Whether it is the first wrong step.
@@ -87,7 +89,7 @@ class ShownStep:
     """
 
     number: int
-    score: float
+    score: float | None
     shade: float
     text: str | None
     is_error: bool
@@ -96,7 +98,7 @@ class ShownStep:
 
 @dataclass(frozen=True)
 class ShownItem:
-    """An item that was predicted wrong.
+    """An item and what was predicted of it.
 
     Attributes:
         id: Its id.
@@ -104,7 +106,9 @@ class ShownItem:
         generator: What wrote the solution.
         label: Index of the first wrong step, -1: none.
         predicted: The index that was predicted, -1: none.
-        margin: By how much it was predicted wrong, in standard deviations of the scores.
+        outcome: How the prediction relates to the label, in words.
+        margin: By how much it was predicted wrong, in standard deviations of the scores; of a right one, below 0, by how much it is
+            not.
         problem: The problem's text; None where the data are not at hand.
         steps: Its steps.
     """
@@ -114,6 +118,7 @@ class ShownItem:
     generator: str
     label: int
     predicted: int
+    outcome: str
     margin: float
     problem: str | None
     steps: list[ShownStep]
@@ -128,16 +133,16 @@ class Section:
         about: Sentences on what was measured.
         tables: Titles and tables.
         pictures: Pictures.
-        worst: The items that were predicted wrong by the widest margin.
-        worst_note: What these items are, in a sentence.
+        items: The items, those first that were predicted wrong by the widest margin.
+        items_note: What these items are, in a sentence.
     """
 
     title: str
     about: list[str]
     tables: list[tuple[str, ShownTable]]
     pictures: list[Picture] = field(default_factory=list)
-    worst: list[ShownItem] = field(default_factory=list)
-    worst_note: str = ""
+    items: list[ShownItem] = field(default_factory=list)
+    items_note: str = ""
 
 
 def about(entry: Entry[Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Measured
-from prmbench.errors import ArgumentError, UserError, nearest, printable, shortened
+from prmbench.errors import ArgumentError, UserError, naming_keywords, nearest, printable, shortened
 from prmbench.plugins import Registry
 
 BENCHMARKS: Registry[Benchmark] = Registry(
@@ -26,6 +26,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
 """All benchmarks, in the order of tables. A package adds one by an entry point ``prmbench.benchmarks`` that gives an instance."""
 
 
+@naming_keywords
 def register_benchmark(benchmark: Benchmark) -> Benchmark:
     """Make a benchmark known under its name, in this process.
 
@@ -34,6 +35,13 @@ def register_benchmark(benchmark: Benchmark) -> Benchmark:
 
     Returns:
         The benchmark.
+
+    Examples:
+        >>> from prmbench.benchmarks.processbench.benchmark import ProcessBench
+        >>> class Mine(ProcessBench):
+        ...     name, title = "mine", "My own ProcessBench"
+        >>> prmbench.register_benchmark(Mine()).title
+        'My own ProcessBench'
     """
     BENCHMARKS.add(benchmark.name, benchmark)
     return benchmark
@@ -146,6 +154,7 @@ def load_measured(path: str | Path, *, items: bool = True) -> Measured:
     return Measured(file, entry, read_described(file.parent, entry.items, benchmark.read_items), benchmark)
 
 
+@naming_keywords
 def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | None = None) -> Any:
     """Compute every figure of an entry again from its items, without a model.
 
@@ -161,6 +170,11 @@ def recompute(path: str | Path, *, n_resamples: int | None = None, seed: int | N
 
     Raises:
         UserError: No such file, something wrong in it, or items that are not those that the entry describes.
+
+    Examples:
+        >>> entry = prmbench.recompute("leaderboards/entries/miniature-ipvrm", n_resamples=100)
+        >>> round(entry.metrics.protocols["process"].mean["crossfit"].value, 3)
+        0.541
     """
     from prmbench.benchmarks.runner import describe_items
     from prmbench.data.records import file_hash

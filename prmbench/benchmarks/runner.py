@@ -81,7 +81,7 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
 
         # What the figures can be traced to.
         risk = plan.warn(items)
-        warnings = [risk] if risk else []
+        warnings = [*([risk] if risk else []), *_trained_on(job)]
         tell(warnings)
         n_resamples = benchmark.resamples if job.n_resamples is None else job.n_resamples
         statistics = {"n_resamples": n_resamples, "seed": job.seed}
@@ -103,7 +103,8 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
         )
         # Where nothing new was computed, the entry's run is still the one that computed it.
         old = _old_run(benchmark, folder.path / ENTRY_NAME) if tokens == 0 else None
-        provenance = provenance.model_copy(update=statistics | ({"run": old} if old else {}))
+        known = {"training_overlap": job.training_overlap} if job.training_overlap is not None else {}
+        provenance = provenance.model_copy(update=statistics | known | ({"run": old} if old else {}))
         options = job.options or benchmark.options()
         entry = benchmark.entry_type(
             subject=plan.subject,
@@ -114,6 +115,16 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
             miniature=job.miniature,
         )
         return entry, folder.write_entry(entry)
+
+
+def _trained_on(job: Job) -> list[str]:
+    """A warning for each subset whose problems the training data hold."""
+    return [
+        f"the training data hold {one['exact']:,} of the {one['problems']:,} problems of {name} word by word, and share 13 "
+        f"words in a row with {one['shared']:,}"
+        for name, one in (job.training_overlap or {}).items()
+        if one["exact"] or one["shared"]
+    ]
 
 
 def run_settings(benchmark: Benchmark, plan: Plan) -> dict[str, Any]:

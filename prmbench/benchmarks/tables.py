@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -9,12 +10,16 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from prmbench.benchmarks.names import differing
 from prmbench.benchmarks.parts import MINIATURE, Cell
 from prmbench.errors import printable
 from prmbench.results.schema import Entry, Estimate, what_it_is
 
 if TYPE_CHECKING:
     from prmbench.benchmarks.base import Benchmark
+
+SUBJECT_WIDTH = 6
+"""Characters that a subject's column keeps on a narrow terminal: those of its figures."""
 
 
 def safe(text: str) -> str:
@@ -39,6 +44,50 @@ def new_table(title: str, first: str = "", titles: tuple[str, ...] | list[str] =
     for one in titles:
         table.add_column(safe(one), justify="right", no_wrap=True)
     return table
+
+
+def paired_table(title: str, first: str, one: str, other: str, titles: Sequence[str]) -> Table:
+    """A table of two subjects, whose headings show what differs in their names and wrap where the terminal is narrow.
+
+    Args:
+        title: What it shows.
+        first: The heading of its first column.
+        one: The first subject's name.
+        other: The second subject's name.
+        titles: The headings of the columns after the two subjects'; a line break in one is kept.
+    """
+    table = Table(title=safe(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column(safe(first), overflow="fold")
+    for name in differing([one, other]):
+        table.add_column(safe(name), justify="right", overflow="fold", min_width=SUBJECT_WIDTH)
+    for text in titles:
+        table.add_column("\n".join(map(safe, text.split("\n"))), justify="right", no_wrap=True)
+    return table
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: ``a, b and c``.
+
+    Args:
+        names: The names, at least one.
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def standing(found: Estimate, rival: float) -> str:
+    """Say where a figure stands against that of a rival that it has to beat, as words after "is" or "are".
+
+    Args:
+        found: The figure; it has a value.
+        rival: The rival's figure.
+
+    Returns:
+        ``NOT above``; ``above``; or ``not clearly above`` where the figure is above and its 95% interval is not.
+    """
+    assert found.value is not None
+    if found.value <= rival:
+        return "NOT above"
+    return "above" if found.low is None or found.low > rival else "not clearly above"
 
 
 def percent(estimate: Estimate | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from prmbench.cli.cache import cache
-from prmbench.cli.common import interruptible, quiet_libraries
+from prmbench.cli.common import Suggesting, interruptible, quiet_libraries
 from prmbench.cli.data import data
-from prmbench.cli.entries import compare_command, export_command, leaderboard, report_command
+from prmbench.cli.entries import compare_command, export_command, leaderboard, push_command, report_command
 from prmbench.cli.evaluate import eval_command, probe
 from prmbench.cli.label import label_command
 from prmbench.cli.replicate import replicate_command
@@ -25,6 +26,7 @@ from prmbench.cli.train import train
 from prmbench.errors import UserError, printable
 
 app = typer.Typer(
+    cls=Suggesting,
     help="Evaluate process reward models for math reasoning, and train the models it evaluates.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,6 +53,7 @@ app.command(name="eval")(eval_command)
 app.command(name="score")(score_command)
 app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
+app.command(name="push")(push_command)
 app.command(name="report")(report_command)
 app.command(name="replicate")(replicate_command)
 app.command(name="rollout")(rollout_command)
@@ -94,7 +97,7 @@ def demo(
     quiet_libraries()
     result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
     show(result)
-    typer.echo(f"next:  prmbench eval --from-items {result.entry_path.parent}")
+    typer.echo(f"next:  prmbench report {result.entry_path.parent}")
 
 
 @app.command()
@@ -128,21 +131,25 @@ def schema() -> None:
 
 
 @app.command()
+@interruptible
 def presets(
+    name: Annotated[str | None, typer.Argument(help="a preset, to show all of it; default: a table of all")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print every detail as JSON, nothing else")] = False,
 ) -> None:
     """List the presets: how public PRMs are scored, and what each was checked against."""
     import dataclasses
 
-    from prmbench.reward_models.presets import PRESETS
+    from prmbench.reward_models.presets import PRESETS, find_preset
 
+    shown = PRESETS if name is None else {name: find_preset(name)}
     if as_json:
-        typer.echo(json.dumps({name: dataclasses.asdict(one) for name, one in PRESETS.items()}, indent=2))
+        typer.echo(json.dumps({name: dataclasses.asdict(one) for name, one in shown.items()}, indent=2))
         return
-    for name, one in PRESETS.items():
-        typer.echo(
-            f"{name}{'' if one.verified else ' (unverified)'}: {one.card['kind']}; {one.of}\n  read: {one.checked}"
-        )
+    from prmbench.benchmarks.views import as_text
+    from prmbench.cli.presets_view import details, table
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    typer.echo(as_text(table(shown) if name is None else details(name, shown[name]), width))
 
 
 @app.command()

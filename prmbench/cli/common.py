@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import typer
+from typer.core import TyperGroup
 
 from prmbench.errors import ArgumentError, UserError, as_flags, printable
 
@@ -23,6 +24,44 @@ FLAGS = {
     "template_args": "template-arg",
 }
 """Flags of arguments whose name on the command line is another than in Python."""
+
+OTHER_NAMES = {
+    ("--model", "--checkpoint", "--ckpt", "--model-path", "--pretrained"): ("--rm", "--policy"),
+    ("--reward-model", "--prm"): ("--rm",),
+    ("--reference-model", "--ref", "--ref-model"): ("--reference",),
+    ("--dataset", "--input", "--file"): ("--data", "--problems", "--rollouts"),
+    ("--task", "--tasks"): ("--benchmark",),
+    ("--batch-size", "--bs"): ("--batch-tokens",),
+    ("--out", "--output-dir", "--save-dir"): ("--output",),
+    ("--num-samples", "--samples", "--num-generations", "--best-of", "--votes"): ("--n",),
+    ("--max-tokens", "--max-length"): ("--max-new-tokens",),
+    ("--tp", "--tensor-parallel-size", "--num-gpus", "--gpus"): ("--tensor-parallel",),
+    ("--dp", "--data-parallel-size"): ("--data-parallel",),
+    ("--system-prompt",): ("--system",),
+    ("--adapter", "--lora", "--peft"): ("--rm", "--policy"),
+}
+"""What other tools call an option, and what it is called here."""
+
+
+class Suggesting(TyperGroup):
+    """The group of all commands. Of an option that a command does not have, it names the one that other tools call so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Args:
+            ctx: What the parser knows of the call.
+        """
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # Typer's versions bring the class NoSuchOption from different places.
+            asked: Any = error
+            if type(error).__name__ == "NoSuchOption" and asked.ctx is not None:
+                has = {name for one in asked.ctx.command.params for name in one.opts}
+                meant = (here for theirs, here in OTHER_NAMES.items() if asked.option_name in theirs)
+                asked.possibilities = [name for names in meant for name in names if name in has] or asked.possibilities
+            raise
 
 
 def interruptible(command: Command) -> Command:

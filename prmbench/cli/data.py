@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prmbench.cli.common import interruptible
+from prmbench.errors import printable
 
 data = typer.Typer(help="Turn public data sets into files that the other commands read.", no_args_is_help=True)
 
@@ -55,3 +56,28 @@ def steps_command(
 
     found = import_steps(sources, output, form=form)
     typer.echo(json.dumps(found.as_json()) if as_json else f"{found.sentence()}\n{found.file}")
+
+
+@data.command(name="overlap")
+@interruptible
+def overlap_command(
+    train: Annotated[Path, typer.Argument(help="training records: a file, or a folder of files")],
+    evaluation: Annotated[
+        str, typer.Argument(help="processbench, a problem set by name, or a file or folder of records")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="print the ids as JSON, nothing else")] = False,
+) -> None:
+    """Name the problems of a benchmark that training data hold: word by word, or 13 words in a row."""
+    from prmbench.data.overlap import WORDS, find_overlap
+
+    found = find_overlap(train, evaluation)
+    if as_json:
+        typer.echo(
+            json.dumps({name: {"n": one.n, "exact": one.exact, "shared": one.shared} for name, one in found.items()})
+        )
+        return
+    for name, one in found.items():
+        shares = [f"{len(ids):,} ({len(ids) / max(one.n, 1):.1%})" for ids in (one.exact, one.shared)]
+        line = f"{name}: {one.n:,} problems; word by word {shares[0]}, {WORDS} words in a row {shares[1]}"
+        first = ", ".join(one.either[:5]) + (f" and {len(one.either) - 5:,} more" if len(one.either) > 5 else "")
+        typer.echo(printable(f"{line}: {first}" if first else line))

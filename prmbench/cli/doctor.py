@@ -10,6 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from prmbench.errors import first_line
+from prmbench.resources import install_command
 
 EXTRAS = {
     "vllm": ("vllm", "sampling and log-probs at scale"),
@@ -99,7 +100,7 @@ def _engines() -> Iterator[Finding]:
     )
     for module, (extra, purpose) in EXTRAS.items():
         if util.find_spec(module) is None:
-            remedy = f"pip install 'prmbench[{extra}]'"
+            remedy = install_command(extra)
             yield Finding("engines", module, f"not installed; for {purpose}", ok=False, remedy=remedy)
         else:
             yield Finding("engines", module, f"{_version_of(module)}, for {purpose}")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prmbench.cli.common import interruptible
-from prmbench.errors import UserError, printable
+from prmbench.errors import UserError, nearest, printable
+
+if TYPE_CHECKING:
+    from prmbench.benchmarks.base import Measured
 
 
 @interruptible
@@ -43,16 +47,44 @@ def compare_command(
 @interruptible
 def export_command(
     entries: Annotated[list[Path], typer.Argument(help="entries (files or run folders)")],
-    form: Annotated[str, typer.Option("--format", help="csv: every figure; latex: a tabular row an entry")] = "csv",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="csv, parquet: every figure; latex, markdown: tables; model-card: a section of one; every-eval-ever, "
+            "hf-eval-results: one entry in the format of others",
+        ),
+    ] = "csv",
+    output: Annotated[Path | None, typer.Option(help="file to write; default: printed")] = None,
 ) -> None:
-    """Print entries' figures for other programs."""
+    """Write entries' figures for other programs and pages."""
     from prmbench.benchmarks.registry import load_measured
-    from prmbench.reports.export import to_csv, to_latex
+    from prmbench.reports import exchange, export
+    from prmbench.results.store import write_atomically
 
-    forms = {"csv": to_csv, "latex": to_latex}
-    if form not in forms:
-        raise UserError(f"--format {form}: expected csv or latex")
-    typer.echo(forms[form]([load_measured(path, items=False) for path in entries]), nl=False)
+    of_several: dict[str, Callable[[Sequence[Measured]], str | bytes]] = {
+        "csv": export.to_csv,
+        "parquet": export.to_parquet,
+        "latex": export.to_latex,
+        "markdown": export.to_markdown,
+        "model-card": export.to_model_card,
+    }
+    of_one = {"every-eval-ever": exchange.to_every_eval_ever, "hf-eval-results": exchange.to_hub_results}
+    known = [*of_several, *of_one]
+    if form not in known:
+        raise UserError(f"--format {form}: expected {', '.join(known[:-1])} or {known[-1]}{nearest(form, known)}")
+    if form in of_one and len(entries) > 1:
+        raise UserError(f"--format {form}: has one entry a file, {len(entries)} were named; export them one by one")
+    measured = [load_measured(path, items=False) for path in entries]
+    text: str | bytes = of_one[form](measured[0]) if form in of_one else of_several[form](measured)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, text)
+        typer.echo(f"{form}: {output}")
+    elif isinstance(text, bytes):
+        raise UserError(f"--format {form}: is not printed; name a file with --output")
+    else:
+        typer.echo(text, nl=False)
 
 
 @interruptible
@@ -70,6 +102,25 @@ def report_command(
     from prmbench.reports.subject_page import write_report
 
     typer.echo(f"page: {write_report(entries, output, load_traces(data) if data else None)}")
+
+
+@interruptible
+def push_command(
+    paths: Annotated[list[Path], typer.Argument(help="run folders, and at most one checkpoint folder")],
+    repo: Annotated[str, typer.Option(help="repository on the Hub: owner/name")],
+    public: Annotated[bool, typer.Option("--public", help="make a new repository public; default: private")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be sent, and send nothing")] = False,
+) -> None:
+    """Send entries, or a checkpoint with its card and figures, to the Hugging Face Hub."""
+    from prmbench.reports.push import pack, push
+
+    shipment = pack(paths, repo)
+    for line in shipment.lines():
+        typer.echo(line)
+    if dry_run:
+        typer.echo(f"{len(shipment.files):,} files for the {shipment.repo_type} repository {repo}; nothing was sent")
+        return
+    typer.echo(f"sent: {push(shipment, private=not public)}")
 
 
 leaderboard = typer.Typer(help="Tables of entries on the same data: build, add, verify.", no_args_is_help=True)
@@ -108,7 +159,9 @@ def leaderboard_build(
 def leaderboard_add(
     runs: Annotated[list[Path], typer.Argument(help="run folders (or entry files); each is verified first")],
     folder: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
-    name: Annotated[str | None, typer.Option(help="of the entry's folder; default: the subject's name")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="of the entry's folder; default: the subject's, and the benchmark's")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="go over an entry of this name")] = False,
     data: Annotated[str | None, typer.Option(help="traces to check labels against, file or folder")] = None,
 ) -> None:

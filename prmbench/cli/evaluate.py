@@ -28,6 +28,7 @@ from prmbench.cli.options import (
     with_flags,
 )
 from prmbench.errors import UserError
+from prmbench.progress import announce_loading
 
 PROBES = {"td": "td-probe", "candidates": "candidates", "calibration": "calibration"}
 """The commands of `prmbench probe`, and their benchmarks."""
@@ -107,6 +108,7 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
         benchmark: The benchmark.
         values: The values of the command.
     """
+    announce_loading(*(values.get(name) for name in ("rm", "reference", "policy")))
     from prmbench.api import evaluate
     from prmbench.engines.processes import current_share
     from prmbench.verify import VerifierOptions
@@ -131,6 +133,7 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
         n_resamples=values.get("resamples"),
         seed=values.get("seed") or 0,
         batch_tokens=values.get("batch_tokens"),
+        trained_on=values.get("trained_on"),
         share=current_share(cpu=values.get("device") == "cpu"),
         **own_options(benchmark, values),
     )
@@ -240,7 +243,7 @@ def show_entry(benchmark: Benchmark, entry: Any, path: Path | None, *, as_json: 
         if picture:
             typer.echo(f"picture: {picture}")
         if entry.items is not None and (path.parent / entry.items.file).exists():
-            typer.echo(f"next:  prmbench eval --from-items {path.parent / entry.items.file}")
+            typer.echo(f"next:  prmbench report {path.parent}\nnext:  prmbench compare {path.parent} OTHER-RUN")
 
 
 def draw(benchmark: Benchmark, entry: Any, path: Path) -> Path | None:

@@ -69,6 +69,7 @@ _SHARED = [
     Flag("data", Path, "file or folder of traces; default: $PRMBENCH_DATA_DIR, then the Hub", DATA),
     Flag("subset", list[str], "subset; of a policy: problem set by name, or file; may be repeated", DATA),
     Flag("rollouts", list[Path], "file or run folder of completions; may be repeated", DATA),
+    Flag("trained_on", Path, "the subject's training records: the entry says how many problems they hold", DATA),
     Flag("limit", int, "only N traces (a fixed sample), or the first N problems, of each subset", DATA, low=1),
     Flag("prompt", str, f"{PROMPT_HELP}; default: as trained or sampled, else boxed", DATA),
     Flag("verifier", str, "what counts as right: strict, paper, or strict,tolerance=0.01,think=false", DATA, "strict"),
@@ -159,7 +160,7 @@ def flags_of(benchmarks: Sequence[Benchmark], *, more: Iterable[Flag] = ()) -> d
         benchmarks: The benchmarks. A flag that several have of their own is one flag, whose help says what it means for each.
         more: Flags of the command itself, which come first.
     """
-    used = ALWAYS | LOADING | {name for one in benchmarks for name in one.uses}
+    used = ALWAYS | LOADING | {"trained_on"} | {name for one in benchmarks for name in one.uses}
     own: dict[str, list[tuple[Benchmark, Flag]]] = {}
     for benchmark in benchmarks:
         for flag in own_flags(benchmark):
@@ -224,6 +225,32 @@ def shared(*names: str, **changes: Mapping[str, Any]) -> dict[str, Flag]:
     return {name: dataclasses.replace(flag, **changes.get(name, {})) for name, flag in SHARED.items() if name in wanted}
 
 
+COMPLETED = frozenset({"benchmark", "engine", "kind", "objective", "preset", "prompt"})
+"""Options whose values a shell completes."""
+
+
+def known_values(name: str) -> list[str]:
+    """The values of an option that are known by name.
+
+    Args:
+        name: One of `COMPLETED`.
+    """
+    from prmbench.benchmarks.registry import BENCHMARKS
+    from prmbench.data.prompts import PROMPT_TEMPLATES
+    from prmbench.engines.registry import ENGINES
+    from prmbench.plugins import Registry
+    from prmbench.reward_models.objectives import OBJECTIVES
+    from prmbench.reward_models.presets import PRESETS
+    from prmbench.reward_models.registry import KINDS
+
+    registries: dict[str, Registry[Any]] = {"benchmark": BENCHMARKS, "kind": KINDS, "objective": OBJECTIVES}
+    return (
+        registries[name].names()
+        if name in registries
+        else list({"engine": ENGINES, "preset": PRESETS, "prompt": PROMPT_TEMPLATES}[name])
+    )
+
+
 def _annotation(flag: Flag) -> Any:
     kind = flag.kind if flag.required or flag.default is not None else flag.kind | None
     names = flag.flags or ((f"--{flag.name.replace('_', '-')}",) if flag.kind is bool else ())
@@ -238,6 +265,7 @@ def _annotation(flag: Flag) -> Any:
             min=low,
             max=high,
             show_default=flag.default is not None and flag.kind is not bool,
+            autocompletion=(lambda: known_values(flag.name)) if flag.name in COMPLETED else None,
         ),
     ]
 
@@ -262,7 +290,14 @@ def refuse_unused(benchmark: Benchmark, names: Iterable[str]) -> None:
     Raises:
         UserError: One of them is not the benchmark's.
     """
-    used = ALWAYS | LOADING | benchmark.uses | {flag.name for flag in own_flags(benchmark)} | {"benchmark"}
+    used = (
+        ALWAYS
+        | LOADING
+        | {"trained_on"}
+        | benchmark.uses
+        | {flag.name for flag in own_flags(benchmark)}
+        | {"benchmark"}
+    )
     if unused := sorted(set(names) - used):
         raise UserError(f"{flag_names(unused)}: it means nothing for {benchmark.name}; leave it out")
 

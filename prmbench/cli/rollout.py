@@ -10,6 +10,7 @@ import typer
 
 from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import DATA, LOADING, PROMPT_HELP, Flag, policy_loading, sampling_of, shared, with_flags
+from prmbench.progress import announce_loading
 
 _FLAGS = {
     **shared(
@@ -45,16 +46,19 @@ def _rollout(**values: Any) -> None:
     """Sample completions of problems and verify their answers."""
     from prmbench.data.problems import load_problems
     from prmbench.data.prompts import find_prompt
+    from prmbench.verify import VerifierOptions
+
+    template, verifier = find_prompt(values["prompt"]), VerifierOptions.parse(values["verifier"])
+    problems = load_problems(values["problems"], values["limit"])
+    announce_loading(values["policy"])
+
     from prmbench.data.rollouts import summarise
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
     from prmbench.policies.policy import load_policy
     from prmbench.policies.rollout import rollout
     from prmbench.reward_models.loading import read_template
-    from prmbench.verify import VerifierOptions
 
-    template, verifier = find_prompt(values["prompt"]), VerifierOptions.parse(values["verifier"])
-    problems = load_problems(values["problems"], values["limit"])
     quiet_libraries()
     share = current_share(cpu=values["device"] == "cpu")
     loading = policy_loading(values)
@@ -80,6 +84,7 @@ def _rollout(**values: Any) -> None:
         return
     typer.echo(summary.sentence())
     typer.echo(f"rollouts: {values['output'] / 'rollouts.jsonl'}")
+    typer.echo(f"next:  prmbench eval --rm CKPT --rollouts {values['output']}")
 
 
 rollout_command = interruptible(with_flags(_rollout, _FLAGS))

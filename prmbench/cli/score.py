@@ -13,6 +13,7 @@ from prmbench.benchmarks.base import REWARD_MODEL, SAMPLING, TOKENS
 from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import DATA, LOADING, OUTPUT, Flag, loading_of, shared, with_flags
 from prmbench.errors import UserError, printable
+from prmbench.progress import announce_loading
 
 _ARGUMENTS = {
     "file": Annotated[
@@ -44,13 +45,16 @@ def _score(file: Path, **values: Any) -> None:
         raise UserError(f"--output {output}: is the name of a file; expected a folder, scores.jsonl is written into it")
 
     from prmbench.data.solutions import load_solutions
+
+    # What is asked is checked before the model is loaded, and a threshold before anything is scored.
+    solutions = load_solutions(file, values["limit"])
+    announce_loading(values["rm"], values["reference"])
+
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.reward_models.presets import find_preset
     from prmbench.scoring.run import score_solutions
     from prmbench.scoring.threshold import check_protocol, find_threshold, protocols_of
 
-    # What is asked is checked before the model is loaded, and a threshold before anything is scored.
-    solutions = load_solutions(file, values["limit"])
     quiet_libraries()
     model = load_reward_model(values["rm"], **loading_of(values), prompt=values["prompt"])
     known = protocols_of(model)

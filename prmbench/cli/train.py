@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from prmbench.cli.common import interruptible
+from prmbench.progress import announce_loading
 
 _STRICT = "refuse data with a row of no use; without, a few are left out, counted and named"
 _DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
@@ -30,12 +31,14 @@ def train_sft_command(
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.sft.recipe import SFTRecipe
-    from prmbench.training.sft.run import train_sft
 
     checked = load_recipe(recipe, SFTRecipe, [*(override or ()), *(["strict=true"] if strict else [])])
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
+    announce_loading(checked.model)
+    from prmbench.training.sft.run import train_sft
+
     result = train_sft(checked, log=typer.echo)
     if result is None:
         return
@@ -59,10 +62,8 @@ def train_rm_command(
 ) -> None:
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM; explicit PRMs (step_ce, step_soft, token_pair)."""
     from prmbench.training.prm.recipe import PRMRecipe, is_explicit
-    from prmbench.training.prm.run import train_prm
     from prmbench.training.recipes.read import load_recipe, read_fields
     from prmbench.training.rm.recipe import RMRecipe
-    from prmbench.training.rm.run import train_rm
 
     overrides = [*(override or ()), *(["strict=true"] if strict else [])]
     explicit = is_explicit(read_fields(recipe, overrides)[1].get("objective"))
@@ -70,6 +71,10 @@ def train_rm_command(
     if dry_run:
         _show_plan(checked, devices, as_json=as_json)
         return
+    announce_loading(checked.model)
+    from prmbench.training.prm.run import train_prm
+    from prmbench.training.rm.run import train_rm
+
     log = functools.partial(print, file=sys.stderr) if as_json else typer.echo
     result = train_prm(checked, log=log) if isinstance(checked, PRMRecipe) else train_rm(checked, log=log)
     if result is None:
@@ -95,7 +100,6 @@ def train_rl_command(
     """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rl.recipe import RLRecipe
-    from prmbench.training.rl.run import train_rl
 
     checked = load_recipe(recipe, RLRecipe, override or ())
     if dry_run:
@@ -103,6 +107,9 @@ def train_rl_command(
             typer.echo(remark, err=True)
         _show_plan(checked, devices, as_json=as_json)
         return
+    announce_loading(checked.model)
+    from prmbench.training.rl.run import train_rl
+
     result = train_rl(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
     if result is None:
         return

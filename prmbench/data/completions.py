@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prmbench.data.problems import check_problems
 from prmbench.data.records import Located, check_characters, check_limit, read_records, shown, stem
-from prmbench.data.rollouts import FILE_STEM, check_completions, find_rollouts
+from prmbench.data.rollouts import FILE_STEM, check_completions, find_rollouts, sets_of_runs
 from prmbench.errors import UserError
 
 
@@ -57,7 +57,8 @@ def load_completions(paths: Sequence[str | Path], limit: int | None = None) -> l
     """Load files of rollouts, or of ``{id, problem, answer, samples: [{text}, ...]}`` records.
 
     Args:
-        paths: Files, or folders of runs of rollouts. Each is a subset, called by its name.
+        paths: Files, folders of runs of rollouts, or folders of policies' runs, which hold one for each problem set. Each set is a
+            subset, called by its name.
         limit: Keep the first this many problems of each; None keeps all.
 
     Returns:
@@ -69,7 +70,7 @@ def load_completions(paths: Sequence[str | Path], limit: int | None = None) -> l
     """
     check_limit(limit)
     found: dict[str, list[StoredCompletion]] = {}
-    for path in map(Path, paths):
+    for path in sets_of_runs(paths):
         file = find_rollouts(path)
         subset = file.parent.resolve().name if stem(file) == FILE_STEM else stem(path)
         if subset in found:

@@ -64,6 +64,21 @@ PROBLEM_SETS = {
     "gsm8k": ProblemSet("problems/gsm8k_test", "openai/gsm8k", "main", read=_after_marks),
 }
 
+RECENT_SETS = {
+    name: ProblemSet(f"policy/{name}", f"MathArena/{hub}", split="train", read=_MATH)
+    for name, hub in (
+        ("aime25", "aime_2025"),
+        ("aime26", "aime_2026"),
+        ("hmmt_feb25", "hmmt_feb_2025"),
+        ("hmmt_nov25", "hmmt_nov_2025"),
+        ("hmmt_feb26", "hmmt_feb_2026"),
+    )
+}
+"""Contests after those of the paper, as MathArena keeps them on the Hub."""
+
+KNOWN_SETS = PROBLEM_SETS | RECENT_SETS
+"""Every set that has a name."""
+
 POLICY_SETS = ("aime", "amc", "math500", "minerva_math", "olympiadbench")
 """The five benchmarks of Table 5."""
 
@@ -72,7 +87,7 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
     """Load problem sets.
 
     Args:
-        names: Names in `PROBLEM_SETS`, or files of ``{id, problem, answer}`` records, which are called by their file names.
+        names: Names in `KNOWN_SETS`, or files of ``{id, problem, answer}`` records, which are called by their file names.
         limit: Keep the first this many of each; None keeps all.
 
     Returns:
@@ -87,9 +102,9 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
     for name in names:
         path = Path(name)
         is_file = path.suffix != "" or path.is_file()
-        if not is_file and name not in PROBLEM_SETS:
+        if not is_file and name not in KNOWN_SETS:
             raise UserError(
-                f"problem set '{name}' is not known{nearest(name, PROBLEM_SETS)}; known: {', '.join(PROBLEM_SETS)}, or a file of "
+                f"problem set '{name}' is not known{nearest(name, KNOWN_SETS)}; known: {', '.join(KNOWN_SETS)}, or a file of "
                 "{id, problem, answer} records"
             )
         key = stem(path) if is_file else name
@@ -102,7 +117,7 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
 
 
 def _named(name: str) -> list[Problem]:
-    known = PROBLEM_SETS[name]
+    known = KNOWN_SETS[name]
     if root := os.environ.get(DATA_DIR_VARIABLE):
         for suffix in SUFFIXES:
             if (file := Path(root) / (known.file + suffix)).exists():

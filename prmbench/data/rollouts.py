@@ -91,6 +91,23 @@ def find_rollouts(path: str | Path) -> Path:
     return find_file(file, f"rollouts, or other records of completions{near}")
 
 
+def sets_of_runs(paths: Iterable[str | Path]) -> list[Path]:
+    """Put the folders of its problem sets in place of each folder of a policy's run.
+
+    Args:
+        paths: Files, folders of runs of rollouts, or folders of policies' runs.
+
+    Returns:
+        The paths; those of one policy's run by name.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        here = path.is_dir() and not (path / f"{FILE_STEM}.jsonl").exists()
+        inside = sorted(one.parent for one in path.glob(f"*/{FILE_STEM}.jsonl")) if here else []
+        found += inside or [path]
+    return found
+
+
 def sets_within(folder: Path) -> str:
     """Name what to use instead of the folder of a policy's run, which has a folder of rollouts for each problem set.
 

@@ -19,7 +19,7 @@ from prmbench.data.records import (
     read_records,
     refuse_duplicates,
 )
-from prmbench.errors import UserError
+from prmbench.errors import UserError, naming_keywords
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def split_solution(text: str) -> list[str]:
     return re.split(r"\n(?:[^\S\n]*\n)+", text.strip())
 
 
+@naming_keywords
 def load_solutions(path: str | Path, limit: int | None = None) -> list[Solution]:
     """Load ``{problem, steps}`` or ``{problem, solution}`` records (.json, .jsonl, .jsonl.gz, .parquet).
 
@@ -70,6 +71,11 @@ def load_solutions(path: str | Path, limit: int | None = None) -> list[Solution]
 
     Raises:
         UserError: There is no such file, or a record is wrong. The message names the file, the record and the field.
+
+    Examples:
+        >>> solutions = prmbench.load_solutions("my-solutions.jsonl")
+        >>> [solution.id for solution in solutions]
+        ['1', '2', '3']
     """
     check_limit(limit)
     file = find_file(path, "a file of {problem, steps} or {problem, solution} records")

@@ -28,7 +28,7 @@ from prmbench.data.records import (
     shown,
     stem,
 )
-from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest
+from prmbench.errors import ArgumentError, UserError, argument, first_line, naming_keywords, nearest
 
 PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 PROCESSBENCH_HUB = "Qwen/ProcessBench"
@@ -126,6 +126,7 @@ def data_hash(digests: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
+@naming_keywords
 def load_traces(
     data: str | Path | None = None, subsets: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Trace]:
@@ -144,6 +145,11 @@ def load_traces(
 
     Raises:
         UserError: Something is missing or a record is wrong. The message names the file, the record and the field.
+
+    Examples:
+        >>> traces = prmbench.load_traces("my-traces.jsonl", limit=2)
+        >>> len(traces), traces[0].subset
+        (2, 'my-traces')
     """
     check_limit(limit)
     traces: list[Trace] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import file_hash, read_json
-from prmbench.errors import ArgumentError, UserError, first_line, nearest_path
+from prmbench.errors import ArgumentError, UserError, first_line, naming_keywords, nearest_path
 
 if TYPE_CHECKING:
     import torch
@@ -298,6 +298,7 @@ def _inside(folder: Path, name: str, endings: tuple[str, ...]) -> bool:
     return name.endswith(endings) and os.path.commonpath([root, os.path.abspath(folder / name)]) == root
 
 
+@naming_keywords
 def read_weights(folder: Path, endings: Sequence[str]) -> dict[str, torch.Tensor]:
     """Read the weights of a checkpoint whose names end in one of some endings.
 
@@ -310,6 +311,12 @@ def read_weights(folder: Path, endings: Sequence[str]) -> dict[str, torch.Tensor
 
     Raises:
         UserError: A weight holds NaN or infinite numbers.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> weights = prmbench.read_weights(Path("CLASSIFIER"), ["score.weight"])
+        >>> weights["score.weight"].shape[0]
+        2
     """
     from safetensors import safe_open
 

@@ -17,14 +17,23 @@ from prmbench.errors import ArgumentError, argument, nearest
 ENGINES = ("hf", "vllm", "api")
 
 
-def check_engine(name: str) -> None:
-    """Raise ArgumentError, with the nearest name, where there is no such engine.
+def check_engine(name: str, options: LoadOptions) -> None:
+    """Check the engine that a user asks for, before anything is loaded.
 
     Args:
         name: Name of an engine.
+        options: What it is asked to do.
+
+    Raises:
+        ArgumentError: There is no such engine (the nearest is named), or it has no use for several devices.
     """
     if name not in ENGINES:
         raise ArgumentError("engine", name, f"expected {', '.join(ENGINES)}{nearest(name, ENGINES)}")
+    if name != "vllm":
+        for way, number in (("tensor_parallel", options.tensor_parallel), ("data_parallel", options.data_parallel)):
+            if number > 1:
+                shares = f"only {argument('engine', 'vllm')} shares its work like this; leave it out"
+                raise ArgumentError(way, number, shares)
 
 
 def load_engine(
@@ -53,17 +62,12 @@ def load_engine(
         ArgumentError: There is no such engine, or it has no use for several devices.
         UserError: The engine cannot load the checkpoint.
     """
-    check_engine(name)
+    check_engine(name, options)
     if name == "api":
         from prmbench.engines.api.engine import hosted
 
         return hosted(source, options.service)
     if name == "hf":
-        for way, number in (("tensor_parallel", options.tensor_parallel), ("data_parallel", options.data_parallel)):
-            if number > 1:
-                raise ArgumentError(
-                    way, number, f"only {argument('engine', 'vllm')} shares its work like this; leave it out"
-                )
         from prmbench.engines.hf.engine import HFEngine
 
         return HFEngine(load_causal_lm(folder, options), source, allowed)

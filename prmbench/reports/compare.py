@@ -27,6 +27,13 @@ def compare(paths: Sequence[str | Path], *, n_resamples: int = 10_000, seed: int
 
     Raises:
         UserError: Entries of different benchmarks or of other items, or a choice that means nothing to the benchmark.
+
+    Examples:
+        >>> first, _ = prmbench.evaluate("CKPT", data="my-traces.jsonl", output="first")
+        >>> second, _ = prmbench.evaluate("SFT", kind="endo", data="my-traces.jsonl", output="second")
+        >>> found = prmbench.compare(["first", "second"], n_resamples=100)
+        >>> list(found.to_frame()["subset"])
+        ['my-traces', 'mean']
     """
     if len(paths) < 2:
         raise UserError("compare: expected two entries or more")

@@ -10,17 +10,23 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from prmbench.benchmarks.base import Column, Measured
+from rich.markup import escape
+
+from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.differences import compare_outcomes
+from prmbench.benchmarks.names import distinct
 from prmbench.benchmarks.parts import Cell
 from prmbench.benchmarks.registry import BENCHMARKS, load_measured, read_any_entry
+from prmbench.benchmarks.tables import new_table, safe, shown
+from prmbench.benchmarks.views import as_text, frame
 from prmbench.data.traces import Trace
-from prmbench.errors import UserError, argument
+from prmbench.errors import UserError, argument, printable
 from prmbench.reports.reported import ReportedTable
 from prmbench.reports.verification import require_valid
 from prmbench.results.plain_files import refuse_links, require_plain_file
-from prmbench.results.schema import ENTRY_NAME, check_resamples, what_it_is
+from prmbench.results.schema import ENTRY_NAME, Entry, check_resamples, what_it_is
 from prmbench.results.store import check_name, slug
 from prmbench.stats.paired import ranks_with_ties
 
@@ -38,15 +44,17 @@ class BoardRow:
         name: The subject's name.
         kind: How it is scored.
         cells: A figure for each column.
+        unverified: Whether it is scored by a preset that was not checked against its authors' numbers.
     """
 
     rank: int | None
     name: str
     kind: str
     cells: list[Cell]
+    unverified: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Board:
     """One table.
 
@@ -67,6 +75,36 @@ class Board:
     columns: list[str]
     lines: list[BoardRow]
     notes: list[str]
+
+    def table(self, width: int = 160) -> str:
+        """Return the table as text.
+
+        Args:
+            width: Columns of the text.
+        """
+        shown_table = new_table(self.title, "", ["subject", *self.columns])
+        for line in self.lines:
+            cells = [escape(shown(cell)) for cell in line.cells]
+            shown_table.add_row(str(line.rank or ""), safe(line.name), *cells)
+        return as_text(shown_table, width)
+
+    def to_frame(self) -> Any:
+        """Return a frame of pandas: rank, subject, kind, and each column's value, low and high.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        rows = []
+        for line in self.lines:
+            row: dict[str, Any] = {"rank": line.rank, "subject": line.name, "kind": line.kind}
+            for title, cell in zip(self.columns, line.cells, strict=True):
+                row |= {title: cell.value, f"{title} low": cell.low, f"{title} high": cell.high}
+            rows.append(row)
+        return frame(rows)
+
+    def __repr__(self) -> str:
+        mark = " (miniature)" if self.miniature else ""
+        return f"<Board {printable(self.title)}{mark}: {len(self.lines)} rows; .table() and .to_frame() show it>"
 
 
 def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verify: bool = True) -> list[Board]:
@@ -98,6 +136,11 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verif
         for one in group if verify else ():
             require_valid(one.path)
     boards = [_board(group, n_resamples, seed) for _, group in ranked]
+    for miniature in (False, True):  # pages mark those of the miniature themselves
+        mine = [i for i, board in enumerate(boards) if board.miniature is miniature]
+        titles = distinct([boards[i].title for i in mine], *data_names([ranked[i][1][0].entry for i in mine]))
+        for i, title in zip(mine, titles, strict=True):
+            boards[i] = dataclasses.replace(boards[i], title=title)
     return boards if verify else [dataclasses.replace(board, notes=[*board.notes, UNVERIFIED]) for board in boards]
 
 
@@ -150,7 +193,8 @@ def add(
     Args:
         run: The run's folder, or its entry file.
         folder: The leaderboard's folder.
-        name: The name of the entry's folder there; None: the subject's name.
+        name: The name of the entry's folder there; None: the subject's name, and the benchmark's except for ProcessBench. Where an
+            entry of other data has that name, a part of the fingerprint follows.
         replace: Whether an entry of that name is replaced.
         traces: The data, where they are at hand, to check labels against.
 
@@ -171,7 +215,7 @@ def add(
         raise UserError(
             f"{one.path}: entries of {one.benchmark.name} are compared, not ranked: there is no table of them"
         )
-    target = folder / ENTRIES / slug(name or one.name)
+    target = folder / ENTRIES / slug(name or _default_name(one, folder))
     for path in (folder / ENTRIES, target, *(target / file.name for file in files)):
         refuse_links(path)
     if target.exists() and not replace:
@@ -184,6 +228,16 @@ def add(
     for file in files:
         shutil.copyfile(file, target / (ENTRY_NAME if file == one.path else file.name))
     return target
+
+
+def _default_name(one: Measured, folder: Path) -> str:
+    """The subject's name, the benchmark's unless it is ProcessBench, and a part of the fingerprint where other data have that."""
+    benchmark = one.entry.benchmark
+    name = one.name if benchmark.name == "processbench" else f"{one.name}-{benchmark.name}"
+    there = folder / ENTRIES / slug(name) / ENTRY_NAME
+    if there.is_file() and read_any_entry(there).benchmark.fingerprint != benchmark.fingerprint:
+        return f"{name}-{benchmark.fingerprint[:8]}"
+    return name
 
 
 def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
@@ -202,7 +256,7 @@ def _board(group: list[Measured], n_resamples: int, seed: int) -> Board:
 
     # Subjects by rank, then what is no subject.
     lines = [
-        BoardRow(rank, one.name, what_it_is(one.entry.subject), row)
+        BoardRow(rank, one.name, what_it_is(one.entry.subject), row, bool(one.entry.subject.unverified))
         for rank, one, row in zip(ranks, group, cells, strict=True)
     ]
     lines.sort(key=lambda line: (line.rank or 0, -sign * (line.cells[0].value or 0.0), line.name))
@@ -253,14 +307,14 @@ def _about(measured: Measured) -> str:
     return "; ".join([*parts, f"fingerprint {benchmark.fingerprint[:12]}"])
 
 
-def columns_and_cells(measured: Measured) -> tuple[list[Column], list[Cell]]:
-    """An entry's figures in the columns of a table of its own.
+def data_names(entries: Sequence[Entry[Any]]) -> tuple[list[str], list[str]]:
+    """What tells entries of one benchmark apart by their data: the names of their subsets, and a part of their fingerprints.
 
     Args:
-        measured: The entry.
+        entries: The entries.
     """
-    columns = measured.benchmark.columns([measured.entry])
-    return columns, [Cell.of(column.estimate(measured.entry), column.unit) for column in columns]
+    names = [", ".join(one.benchmark.subsets) for one in entries]
+    return names, [one.benchmark.fingerprint[:12] for one in entries]
 
 
 def as_json(boards: list[Board], reported: list[ReportedTable]) -> str:

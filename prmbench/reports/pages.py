@@ -19,7 +19,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 def environment() -> Environment:
     """The jinja2 environment of all pages. It escapes everything, control characters too: anybody may have written the names."""
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -27,6 +27,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=for_html,
     )
+    made.filters["number"] = lambda value, digits: f"{value:,.{digits}f}"
+    return made
 
 
 def as_html(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> str:
@@ -51,7 +53,7 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
         "computes every figure again."
     ]
     for board in boards:
-        title = f"{board.title} (miniature: a synthetic world)" if board.miniature else board.title
+        title = for_markdown(board.title) + (" (miniature: a synthetic world)" if board.miniature else "")
         rows = [
             [str(line.rank or ""), for_markdown(line.name), for_markdown(line.kind), *(_cell(c) for c in line.cells)]
             for line in board.lines

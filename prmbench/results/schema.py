@@ -6,6 +6,7 @@ Documented field by field; `docs/entry.md` is made from these descriptions (`prm
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -149,6 +150,11 @@ class Provenance(Record):
     seed: int = Field(ge=0, description="of folds, resamples and the random baseline")
     n_resamples: int = Field(ge=0, le=MAX_RESAMPLES, description="bootstrap resamples")
     warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
+    training_overlap: dict[str, dict[str, int]] | None = Field(
+        None,
+        description="by subset: problems, of these held by the training data word by word (exact) and sharing 13 words in a row "
+        "(shared); null: the training data were not named",
+    )
     run: Run | None = Field(None, description="null: recomputed from items whose run is not known")
 
 
@@ -166,6 +172,36 @@ class Entry(Record, Generic[Metrics]):
     metrics: Metrics = Field(description="the figures; their shape depends on the benchmark")
     items: Items | None = Field(None, description="null: not kept (reported entries)")
     provenance: Provenance | None = Field(None, description="null: not known (reported entries)")
+
+    def table(self, width: int = 120) -> str:
+        """Return the table that the command line prints.
+
+        Args:
+            width: Columns of the text.
+        """
+        return str(_views().table(self, width))
+
+    def to_frame(self) -> Any:
+        """Return a frame of pandas with a row for each figure: ``figure`` (its path in the entry), ``value``, ``low``, ``high``.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return _views().entry_frame(self)
+
+    def plot(self) -> Any:
+        """Draw the main figures with their intervals, and return the figure of matplotlib."""
+        return _views().plot(self)
+
+    def __repr__(self) -> str:
+        return str(_views().summary(self))
+
+    __str__ = __repr__
+
+
+def _views() -> Any:
+    """What shows entries: it knows the benchmarks, which this module may not import."""
+    return importlib.import_module("prmbench.benchmarks.views")
 
 
 def check_resamples(n_resamples: int | None) -> None:

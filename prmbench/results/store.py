@@ -261,12 +261,12 @@ def public_name(source: str | None) -> str | None:
     return Path(source).resolve().name if source is not None and Path(source).exists() else source
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Write a text file so that a reader or a kill sees the old file or the new one, never a part.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader or a kill sees the old file or the new one, never a part.
 
     Args:
         path: The file.
-        content: The text.
+        content: The text, which is written as UTF-8, or the bytes.
 
     Raises:
         UserError: It cannot be written (a full disk, no permission), or its place is taken by a folder, a pipe or a device. What
@@ -276,8 +276,8 @@ def write_atomically(path: Path, content: str) -> None:
         raise UserError(f"{path}: is a folder, a pipe or a device; name another file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(content)
+        with temporary.open("wb") as handle:
+            handle.write(content.encode() if isinstance(content, str) else content)
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)

@@ -161,6 +161,14 @@ class RewardModel(ABC):
     engine: str = "hf"
     warnings: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        # A model of a user's own kind may lack any of this.
+        of = vars(self)
+        what = ", ".join(part for part in (self.kind, getattr(of.get("card"), "objective", None)) if part)
+        facts = ", ".join(f"{name} {value}" for name, value in of.get("facts", {}).items())
+        where = " in ".join(self.device_and_dtype())
+        return f"<{type(self).__name__} {of.get('source', '')} ({what})\n  {facts}\n  on {where}, engine {self.engine}>"
+
     def usage(self) -> dict[str, Any] | None:
         """What a server was asked for since loading, and what it cost; None where there is none."""
         return None

@@ -65,10 +65,15 @@ def load_reward_model(
 
     Raises:
         UserError: Something is missing or wrong; nothing has been scored then.
+
+    Examples:
+        >>> model = prmbench.load_reward_model("CKPT", reference="SFT")
+        >>> model.kind, model.card.objective
+        ('implicit', 'ipvrm')
     """
     if plugin is not None:
         _run_plugin(Path(plugin))
-    check_engine(engine)
+    check_engine(engine, load_options or LoadOptions())
     source = str(rm)
     folder = NOWHERE if engine == "api" else locate(source, "rm")
     # What the checkpoint is: its card, then preset and kind, then the settings over them.

@@ -35,6 +35,14 @@ def register(name: str) -> Callable[[Kind], Kind]:
 
     Returns:
         The decorator, which gives the class back.
+
+    Examples:
+        >>> from prmbench.reward_models.endo import EndoRewardModel
+        >>> @prmbench.register("mine")
+        ... class Mine(EndoRewardModel):
+        ...     kind = "mine"
+        >>> prmbench.load_reward_model("SFT", kind="mine").kind
+        'mine'
     """
 
     def add(cls: Kind) -> Kind:

@@ -17,7 +17,7 @@ from prmbench.data.solutions import Solution
 from prmbench.data.tokens import ids_hash
 from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.missing import run_missing
-from prmbench.errors import UserError, argument
+from prmbench.errors import UserError, argument, naming_keywords
 from prmbench.results.schema import digest
 from prmbench.results.store import RunFolder
 from prmbench.reward_models.base import RewardModel, StepScores
@@ -101,6 +101,7 @@ def _is_score(value: Any) -> bool:
     return type(value) in (int, float) and not math.isnan(value)
 
 
+@naming_keywords
 def score_solutions(
     model: RewardModel,
     solutions: Sequence[Solution],
@@ -125,6 +126,12 @@ def score_solutions(
     Raises:
         UserError: A solution is longer than the positions of the model, a score is NaN, or the folder cannot be used.
         KeyboardInterrupt: The call was interrupted; the message says what is kept.
+
+    Examples:
+        >>> model = prmbench.load_reward_model("CKPT", reference="SFT")
+        >>> scored = prmbench.score_solutions(model, prmbench.load_solutions("my-solutions.jsonl"))
+        >>> sorted(scored[0].scores)
+        ['prefix', 'prefix_mean', 'process', 'process_mean']
     """
     # Token ids, and what is too long for the model.
     encoded = [model.encode(one.problem, one.steps) for one in solutions]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prmbench.benchmarks.processbench.schema import ProcessBenchEntry
+from prmbench.benchmarks.processbench.metrics import TRANSFER_SUBSET
+from prmbench.benchmarks.processbench.schema import ProcessBenchEntry, RuleResult
 from prmbench.benchmarks.registry import find_entry, read_any_entry
 from prmbench.errors import ArgumentError, argument, nearest
 from prmbench.reward_models.base import RewardModel
@@ -74,7 +76,8 @@ def find_threshold(threshold: str, model: RewardModel, protocol: str | None = No
         The threshold.
 
     Raises:
-        UserError: It is neither a number nor an entry, the entry is of another model, or it has no such rule or protocol.
+        UserError: It is neither a number nor an entry, the entry is of another model, it has no such rule or protocol, or its
+            threshold told nothing apart there: it flags no trace, or every one.
     """
     known = protocols_of(model)
     if not known:
@@ -124,8 +127,35 @@ def _from_entry(threshold: str, model: RewardModel, protocol: str | None) -> Thr
     if rule not in usable:
         has = ", ".join(usable) or "none that is (crossfit has one a fold; evaluate on gsm8k, or on one subset)"
         raise ArgumentError("threshold", threshold, f"{path} has no single threshold '{rule}' of {used}; it has {has}")
-    said = f"{rule} threshold of {used} on {', '.join(found)}, from {entry.subject.name}'s entry"
+    # Where the threshold was chosen, and what it does there.
+    places = [TRANSFER_SUBSET] if rule == TRANSFER_SUBSET else list(found)
+    n_error, n_correct = (sum(entry.benchmark.subsets[name].counts[k] for name in places) for k in ("error", "correct"))
+    results = {name: found[name].rules[rule] for name in places}
+    if (wrong := _useless(results.values())) is not None:
+        raise ArgumentError(
+            "threshold",
+            threshold,
+            f"the {rule} threshold of {used} ({usable[rule]:.4g}) {wrong} the {n_error + n_correct:,} traces that {path} has of "
+            f"{', '.join(places)}: it tells nothing apart; name a number, or another rule or protocol",
+        )
+    rests = (
+        "chosen on no trace"
+        if rule == "fixed"
+        else f"chosen on {n_error + n_correct:,} traces of {', '.join(places)}, {n_error:,} of them with an error"
+    )
+    said = f"{rule} threshold of {used}, from {entry.subject.name}'s entry, {rests}"
     return Threshold(usable[rule], used, said)
+
+
+def _useless(results: Iterable[RuleResult]) -> str | None:
+    """Say in words why a threshold tells nothing apart, of its results by subset; None where it does."""
+    known = [(one.acc_error.value, one.acc_correct.value) for one in results]
+    errors, corrects = ([value for value in column if value is not None] for column in zip(*known, strict=True))
+    if corrects and not any(corrects):
+        return "flags every right one of"
+    if errors and not any(errors):
+        return "flags none of" if all(value == 1 for value in corrects) else "finds no first error in any of"
+    return None
 
 
 def _difference(entry: ProcessBenchEntry, model: RewardModel) -> str | None:

@@ -6,7 +6,7 @@ how much a threshold chosen anew would move it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,66 @@ def share_interval(values: Sequence[Floats], samples: Floats, level: float = 0.9
         return interval(samples, level)
     width = _largest_mean([len(one) for one in values], (1.0 - level) / 2)
     return (0.0, width) if pooled[0] == 0 else (1 - width, 1.0)
+
+
+def f1_intervals(
+    hits: Bools, has_error: Bools, samples: Mapping[str, Floats], level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Compute the intervals of the ProcessBench F1 and of its two accuracies.
+
+    They are those of `interval`, except where resampling gives no width. An accuracy of 0 or 1 has the exact bound of
+    `share_interval`. F1 is 0 where an accuracy a is 0, and at most 2a / (1 + a) whatever the other one is; so its upper end is
+    this bound at the upper end of a, and of two such accuracies the smaller end decides. F1 is 1 where both accuracies are 1,
+    and its lower end is the harmonic mean of their lower ends. The tails of the two accuracies sum to 1 - level, so that both
+    bounds cover.
+
+    Args:
+        hits: Whether the prediction of each trace is right. Shape [n].
+        has_error: Whether each trace has a wrong step. Shape [n].
+        samples: What `f1_resamples` drew: resamples of ``f1``, ``acc_error`` and ``acc_correct``.
+        level: Coverage of the intervals, between 0 and 1.
+
+    Returns:
+        The two ends by the same names; both NaN where a class is empty or nothing was drawn.
+    """
+    classes = {"acc_error": hits[has_error], "acc_correct": hits[~has_error]}
+    if not all(map(len, classes.values())):
+        return {name: interval(drawn, level) for name, drawn in samples.items()}
+    found = {name: share_interval([some.astype(np.float64)], samples[name], level) for name, some in classes.items()}
+    found["f1"] = interval(samples["f1"], level)
+    if len(samples["f1"]):
+        without = [found[name][1] for name, some in classes.items() if not some.any()]
+        if without:
+            found["f1"] = 0.0, 2 * min(without) / (1 + min(without))
+        elif hits.all():
+            lows = [found[name][0] for name in classes]
+            found["f1"] = 2 * lows[0] * lows[1] / sum(lows), 1.0
+    return found
+
+
+def mean_interval(
+    values: Sequence[float], ends: Sequence[tuple[float, float]], samples: Sequence[Floats], level: float = 0.95
+) -> tuple[float, float]:
+    """Compute the interval of a plain mean of several sets' figures.
+
+    It is that of `interval` over the mean of the sets' resamples. Where the resamples of a set have no width, the intervals of
+    the sets are combined instead: the distance from the mean to an end is the root of the sum of the squared distances, over the
+    number of sets (the method of variance estimates recovery, Zou and Donner 2008).
+
+    Args:
+        values: The figure of each set.
+        ends: The interval of each set.
+        samples: The resamples of each set. Shape [n_resamples] each.
+        level: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The two ends; both NaN when there are no resamples.
+    """
+    if not len(samples[0]) or all(np.ptp(one[~np.isnan(one)]) > 0 for one in samples if not np.isnan(one).all()):
+        return interval(np.mean(samples, axis=0), level)
+    figures, bounds, centre = np.asarray(values), np.asarray(ends), float(np.mean(values))
+    below, above = np.sqrt(((bounds - figures[:, None]) ** 2).sum(axis=0)) / len(figures)
+    return centre - float(below), centre + float(above)
 
 
 def _largest_mean(sizes: Sequence[int], tail: float) -> float:

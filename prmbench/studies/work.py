@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -50,7 +51,7 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
     if todo:
         try:
             with progress("replicating", total, "units of work", done=total - left) as advance:
-                _perform(todo, workers or os.cpu_count() or 1, advance)
+                _perform(todo, workers or os.cpu_count() or 1, advance, len(jobs) - len(todo))
         except KeyboardInterrupt:
             kept = sum(done(*job) for job in jobs)
             raise KeyboardInterrupt(
@@ -59,7 +60,17 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
     return {run: [perform(run, _lab(run, seed)) for seed in seeds] for run in runs}
 
 
-def _perform(jobs: Sequence[tuple[StudyRun, int]], workers: int, advance: Callable[[int], None]) -> None:
+def _perform(
+    jobs: Sequence[tuple[StudyRun, int]], workers: int, advance: Callable[[int], None], n_kept: int = 0
+) -> None:
+    """Perform runs in worker processes.
+
+    Args:
+        jobs: The runs that are missing, with their seeds.
+        workers: Number of processes.
+        advance: Called with the units of work of a run when it is done.
+        n_kept: Number of runs that were kept before; 0 where every run is missing.
+    """
     waiting = list(jobs)
     started = [start_worker(_work) for _ in range(min(workers, len(jobs)))]
     idle = list(started)
@@ -68,6 +79,12 @@ def _perform(jobs: Sequence[tuple[StudyRun, int]], workers: int, advance: Callab
         while waiting or running:
             while waiting and idle:
                 worker, job = idle.pop(), waiting.pop(0)
+                n_runs = n_kept + len(jobs)
+                print(
+                    f"run {n_runs - len(waiting):,} of {n_runs:,}: {job[0].kind} {job[0].name}, seed {job[1]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 running[worker.link] = worker, job[0]
                 with contextlib.suppress(BrokenPipeError):  # its reply says that it has ended
                     worker.link.send(job)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from importlib import metadata
 
 import pytest
 import support
+from typer.testing import CliRunner
 
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.cli import app as cli
@@ -153,7 +155,7 @@ def test_table(table):
     )
     assert "Oracle thresholds are chosen on the very traces they are scored on" in out
     assert f"entry: {folder / 'out' / 'entry.json'}\n" in out
-    assert f"next:  prmbench eval --from-items {folder / 'out' / 'items.jsonl'}\n" in out
+    assert f"next:  prmbench report {folder / 'out'}\nnext:  prmbench compare {folder / 'out'} OTHER-RUN\n" in out
     entry = json.loads((folder / "out" / "entry.json").read_text())
     value = entry["metrics"]["protocols"]["process"]["mean"]["crossfit"]["value"]
     assert f"{100 * value:.1f} [" in rows[0]
@@ -163,6 +165,7 @@ def test_table(table):
 def test_progress_goes_to_stderr_in_plain_lines(table):
     _, done = table
     assert "tokens/s" in done.stderr
+    assert done.stderr.startswith("loading ")
     assert "\x1b" not in done.stderr + done.stdout
     assert "tokens/s" not in done.stdout
 
@@ -315,7 +318,12 @@ def test_two_processes_give_what_one_gives(slow_case, whole, tmp_path):
 @pytest.mark.slow
 def test_presets_of_reward_models(tmp_path, tiny):
     listed = run("presets", check=0).stdout
-    assert "math-shepherd (unverified): token_pair; peiyi9979/math-shepherd-mistral-7b-prm" in listed
+    (row,) = [line for line in listed.splitlines() if line.startswith("math-shepherd ")]
+    assert row.split() == ["math-shepherd", "token_pair", "unverified", "peiyi9979/math-shepherd-mistral-7b-prm"]
+    whole = run("presets", "math-shepherd", check=0).stdout
+    assert re.search(r"marks\.mark +ки\n", whole)
+    assert "the logits at the mark itself" in " ".join(whole.split())
+    assert "did you mean 'math-shepherd'" in mistake("presets", "math-sheperd")
     details = json.loads(run("presets", "--json", check=0).stdout)
     assert details["math-shepherd"]["card"]["marks"]["mark"] == "ки"
     data = support.write_traces(tmp_path / "made.jsonl", 4)
@@ -330,6 +338,73 @@ def test_presets_of_reward_models(tmp_path, tiny):
     assert "of 8 votes hold a verdict" in done.stdout
     generation = json.loads((tmp_path / "out" / "entry.json").read_text())["subject"]["scoring"]["generation"]
     assert (generation["n"], generation["temperature"], generation["max_new_tokens"]) == (2, 1.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "theirs", "here"),
+    [
+        ("eval", "--model", "--rm"),
+        ("eval", "--tp", "--tensor-parallel"),
+        ("score", "--checkpoint", "--rm"),
+        ("rollout", "--model", "--policy"),
+        ("probe td", "--batch-size", "--batch-tokens"),
+        ("eval", "--polcy", "--policy"),
+    ],
+)
+def test_an_option_that_other_tools_have(command, theirs, here):
+    done = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(cli.app, [*command.split(), theirs, "x"])
+    assert done.exit_code == 2
+    assert re.search(rf"No such option: {theirs}.*{here}\b", done.output), done.output
+
+
+@pytest.mark.parametrize("command", ["eval", "score", "eval --policy"])
+def test_several_devices_need_vllm(command, tiny, tmp_path):
+    """Whatever the kind: the number of devices is not passed over."""
+    data = support.write_traces(tmp_path / "made.jsonl", 2)
+    if "policy" in command:
+        data.write_text('{"id": "a", "problem": "1 + 1?", "answer": "2"}\n')
+    more = [data] if command == "score" else ["--subset", data] if "policy" in command else ["--data", data]
+    subject = [tiny] if "policy" in command else ["--rm", tiny, "--kind", "endo"]
+    for way in ("--tensor-parallel", "--data-parallel"):
+        said = mistake(*command.split(), *subject, *more, way, 2)
+        assert f"{way} 2: only --engine vllm shares its work like this; leave it out" in said
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_options_and_values(shell):
+    def complete(line):
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_TYPER_COMPLETE_ARGS": line}
+        env = {
+            **os.environ,
+            "_PRMBENCH_COMPLETE": f"complete_{shell}",
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            **words,
+        }
+        code = "import sys; sys.argv = ['prmbench']; from prmbench.cli.app import main; main()"
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False).stdout
+
+    assert "leaderboard" in complete("prmbench lea")
+    assert "math-shepherd" in complete("prmbench eval --preset math")
+
+
+@pytest.mark.parametrize("command", ["eval", "score", "rollout"])
+def test_loading_is_said_before_anything_heavy_is_imported(command, tiny, tmp_path):
+    """The library that loads a model is kept from being imported: what is loaded was said before that."""
+    data = support.write_traces(tmp_path / "made.jsonl", 2)
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"id": "a", "problem": "1 + 1?", "answer": "2"}\n')
+    arguments = {
+        "eval": ["--rm", tiny, "--kind", "endo", "--data", data],
+        "score": ["--rm", tiny, "--kind", "endo", data],
+        "rollout": ["--policy", tiny, "--problems", problems, "--output", tmp_path / "out"],
+    }[command]
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        f"sys.argv = {['prmbench', command, *map(str, arguments)]!r}\n"
+        "from prmbench.cli.app import main\ntry: main()\nexcept ImportError: print('stopped', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[:2] == [f"loading {tiny} ...", "stopped"], done.stderr
 
 
 def test_a_checkpoint_is_looked_for_before_its_data(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prmbench.data.completions import load_completions
 from prmbench.data.problem_sets import POLICY_SETS, PROBLEM_SETS, find_problems
-from prmbench.data.rollouts import prompt_of
+from prmbench.data.rollouts import prompt_of, sets_of_runs
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.errors import UserError
 
@@ -186,3 +186,20 @@ def test_sampled_ids_that_the_tokenizer_would_not_give(encoder):
 def test_another_separator():
     encoder = TraceEncoder(support.wrap(support.byte_level()), TokenOptions(separator=" ; "))
     assert encoder.encode_response(encoder.prompt_ids("p"), "a ; b ; c").n_steps == 3
+
+
+def test_the_folder_of_a_policys_run_is_its_problem_sets(tmp_path):
+    """A folder for each set; so is a file or a set's folder beside it, and the prompt is read from each set."""
+    for name in ("hard", "easy"):
+        write(tmp_path / "run" / name / "rollouts.jsonl", [rollout("x", 0), rollout("x", 1)])
+    assert {one.subset for one in load_completions([tmp_path / "run"])} == {"easy", "hard"}
+    assert [path.name for path in sets_of_runs([tmp_path / "run", tmp_path / "run" / "easy"])] == [
+        "easy",
+        "hard",
+        "easy",
+    ]
+    with pytest.raises(UserError, match="two files are called 'easy'"):
+        load_completions([tmp_path / "run", tmp_path / "run" / "easy"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"rollouts.jsonl: no such file"):
+        load_completions([tmp_path / "empty"])

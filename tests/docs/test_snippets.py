@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import doctest
 import functools
+import inspect
+import io
 import itertools
+import json
 import os
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,7 @@ import world
 from pages import Block, blocks
 from typer.testing import CliRunner
 
+import prmbench
 from prmbench.cli.app import app
 
 FEWER = {"--branches": "10"}
@@ -104,6 +111,54 @@ def test_every_row_of_the_table_of_models_runs(here):
     assert len(rows) >= 8
     for command in rows:
         run(command, Block("README.md", 0, "", command, None, None, (0, 0)), "README.md, table of models")
+
+
+def functions():
+    return [name for name in prmbench.__all__ if inspect.isfunction(getattr(prmbench, name))]
+
+
+@pytest.mark.parametrize("name", functions())
+def test_every_public_function_has_an_example_that_runs(name, here):
+    text = inspect.getdoc(getattr(prmbench, name)) or ""
+    _, heading, example = text.partition("\nExamples:\n")
+    assert heading, f"prmbench.{name} has no example"
+    block = Block(f"prmbench.{name}", 0, "python", textwrap.dedent(example) + "\n", None, None, (0, 0))
+    run_python(block, {"prmbench": prmbench}, f"prmbench.{name}")
+
+
+@pytest.mark.parametrize("page", [str(path.relative_to(pages.ROOT)) for path in pages.ROOT.glob("docs/**/*.ipynb")])
+def test_every_notebook_runs_and_shows_what_it_holds(page, here):
+    """Cell by cell, in one namespace. What a cell prints, and its last expression, are the outputs that the file holds."""
+    book = json.loads((pages.ROOT / page).read_text(encoding="utf-8"))
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(book["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        outputs = run_cell("".join(cell["source"]), namespace, f"{page}, cell {number}")
+        if not os.environ.get("PRMBENCH_WRITE_DOCS"):
+            assert outputs == cell["outputs"], f"{page}, cell {number}"
+        cell["outputs"] = outputs
+    if os.environ.get("PRMBENCH_WRITE_DOCS"):
+        text = json.dumps(book, indent=1, ensure_ascii=False)
+        (pages.ROOT / page).write_text(f"{text}\n", encoding="utf-8")
+
+
+def run_cell(source: str, namespace: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Run a cell of a notebook. Returns its outputs as a notebook holds them: what was printed, and the last expression's repr."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(tree, where, "exec"), namespace)
+        value = None if last is None else eval(compile(ast.Expression(last.value), where, "eval"), namespace)
+    outputs: list[dict[str, Any]] = []
+    if printed.getvalue():
+        text = printed.getvalue().splitlines(keepends=True)
+        outputs.append({"name": "stdout", "output_type": "stream", "text": text})
+    if value is not None:
+        shown = {"text/plain": repr(value).splitlines(keepends=True)}
+        outputs.append({"data": shown, "execution_count": None, "metadata": {}, "output_type": "execute_result"})
+    return outputs
 
 
 def run(command: str, block: Block, where: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import support
 import support_prm
+import support_training
 from pages import ROOT
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -44,6 +45,8 @@ def build(folder: Path) -> Path:
     support.write_traces(folder / "my-traces.jsonl", 6)
     solutions = [{"problem": trace["problem"], "steps": trace["steps"]} for trace in support.make_traces(3)]
     _write(folder / "my-solutions.jsonl", solutions)
+    support.write_candidates(folder / "samples.jsonl")
+    support_training.write_outcomes(folder / "outcomes.jsonl")
     _data(folder / "data")
     for name in ("docs", "leaderboards", "training", "tasks"):
         (folder / name).symlink_to(ROOT / name)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import prmbench
 from prmbench.benchmarks.differences import check_comparable, side_of
 from prmbench.benchmarks.differences import compare_sides as compare
+from prmbench.benchmarks.differences_table import p_in_words
 from prmbench.benchmarks.policy.run import PRESETS
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH
 from prmbench.benchmarks.processbench.metrics import predict
@@ -209,3 +210,48 @@ def test_entries_that_are_not_read(runs, tmp_path, field, value, message):
     (copy / "entry.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=message):
         load_side(copy)
+
+
+def test_names_at_80_columns(runs, tmp_path):
+    """Two names that begin alike are cut to what differs, whole; two runs of one name are told apart by their folders."""
+    paths = []
+    for folder, name in (("a", "Qwen2.5-Math-PRM-7B-step100"), ("b", "Qwen2.5-Math-PRM-7B-step200")):
+        paths.append(shutil.copytree(runs / folder, tmp_path / folder))
+        support.change_json(
+            paths[-1] / "entry.json",
+            subject={**json.loads((paths[-1] / "entry.json").read_text())["subject"], "name": name},
+        )
+    runner = CliRunner(env={"COLUMNS": "80"})
+    shown = runner.invoke(app, ["compare", *map(str, paths), "--resamples", "50", "--groups"]).output
+    heading = "".join(line for line in shown.splitlines() if "difference" in line or "step" in line)
+    assert "step100" in heading
+    assert "step200" in heading
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not any(line.rstrip().endswith("\N{HORIZONTAL ELLIPSIS}") for line in shown.splitlines())
+    for path in paths:
+        support.change_json(
+            path / "entry.json", subject={**json.loads((path / "entry.json").read_text())["subject"], "name": "same"}
+        )
+    found = json.loads(runner.invoke(app, ["compare", *map(str, paths), "--resamples", "50", "--json"]).stdout)
+    assert [found["pairs"][0][side] for side in ("first", "second")] == ["same (a)", "same (b)"]
+
+
+def test_no_significant_difference_keeps_its_sign():
+    entries = resource_folder("leaderboards") / "entries"
+    paths = [str(entries / f"miniature-{name}") for name in ("ipvrm_late", "ipvrm")]
+    shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, ["compare", *paths, "--resamples", "500"]).output
+    (pair,) = compare([load_side(path) for path in paths], n_resamples=500)
+    assert pair.mean.p > 0.05
+    assert pair.mean.value < 0
+    said = f"No significant difference: ipvrm_late minus ipvrm is {100 * pair.mean.value:+.1f} points, p = 0."
+    assert said in shown
+
+
+def test_the_same_on_every_item_is_no_proof():
+    entry = str(resource_folder("leaderboards") / "entries" / "miniature-dpo")
+    shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, ["compare", entry, entry, "--resamples", "50"]).output
+    assert "No difference: both come to the same on every item. An interval of width 0 is no proof" in shown
+
+
+def test_a_small_p_within_a_sentence():
+    assert [p_in_words(p) for p in (0.0004, 0.001, 0.0123)] == ["p < 0.001", "p = 0.001", "p = 0.012"]

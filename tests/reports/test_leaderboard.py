@@ -20,6 +20,7 @@ from prmbench.errors import ArgumentError, UserError
 from prmbench.reports.leaderboard import UNVERIFIED, Board, BoardRow, add, read_boards
 from prmbench.reports.pages import as_html, as_markdown, build
 from prmbench.reports.reported import ReportedRow, ReportedTable, read_reported
+from prmbench.reports.subject_page import write_report
 from prmbench.reports.verification import verify_entry
 from prmbench.resources import resource_folder
 
@@ -166,12 +167,12 @@ def test_policies_and_best_of_n(tiny, tmp_path):
     bon = tmp_path / "bon"
     prmbench.rerank(tiny, [policy / "p"], reference=tiny, objective="dpo", output=bon, name="rm", n_resamples=20)
     board = tmp_path / "board"
-    for run in (policy, bon):
-        add(run, board)
-        assert verify_entry(board / "entries" / ("tiny" if run == policy else "rm")) == []
+    for run, name in ((policy, "tiny-policy"), (bon, "rm-best-of-n")):
+        assert add(run, board) == board / "entries" / name
+        assert verify_entry(board / "entries" / name) == []
     titles = {b.title: b for b in read_boards(board, n_resamples=50)}
     assert titles["Policies"].columns == ["avg@2", "maj@2", "pass@2", "truncated"]
-    assert titles["Best-of-N"].columns == ["@2", "@1", "majority @2", "pass @2", "mean"]
+    assert titles["Best-of-N"].columns == ["@2", "@1", "majority @2", "pass @2", "random choice"]
     for b in titles.values():
         assert all(cell.value is not None for cell in b.lines[0].cells)
 
@@ -196,7 +197,7 @@ def test_hostile_text_in_every_field_of_a_board():
     """Each text field that comes from an entry or a reported table, in each medium."""
     cell = Cell(50.0, 40.0, 60.0)
     line = BoardRow(1, HOSTILE, HOSTILE, [cell])
-    board = Board("ProcessBench", "processbench", False, HOSTILE, [HOSTILE], [line], [HOSTILE])
+    board = Board(HOSTILE, "processbench", False, HOSTILE, [HOSTILE], [line], [HOSTILE])
     row = ReportedRow(backbone=HOSTILE, method=HOSTILE, values=[1.0])
     texts = dict.fromkeys(("source", "table", "title", "benchmark", "figure"), HOSTILE)
     table = ReportedTable(status="reported", columns=[HOSTILE], rows=[row], **texts)
@@ -206,7 +207,7 @@ def test_hostile_text_in_every_field_of_a_board():
     for bad in ("<img", "\x1b", "\x9b"):
         assert bad not in html, bad
     plain = as_markdown(
-        [replace(board, about="x", columns=["x"], lines=[BoardRow(1, "x", "x", [cell])], notes=["x"])], []
+        [replace(board, title="x", about="x", columns=["x"], lines=[BoardRow(1, "x", "x", [cell])], notes=["x"])], []
     )
     assert as_markdown([board], []).count("\n") == plain.count("\n")  # no line and no cell more
     rows = [text for text in as_markdown([board], []).splitlines() if text.startswith("|")]
@@ -383,3 +384,31 @@ def test_the_committed_tables_are_those_of_the_entries(tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     markdown, _ = build(copy)
     assert markdown.read_text() == (folder / "leaderboard.md").read_text()
+
+
+def test_runs_of_one_model_do_not_collide(tiny, tmp_path):
+    """ProcessBench on two sets of data, a policy's run and Best-of-N, all of one name: four entries, and no title twice."""
+    problems = tmp_path / "p.jsonl"
+    rows = [{"id": f"p{i}", "problem": f"Say {i}.", "answer": "7"} for i in range(4)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    params = SamplingParams(max_new_tokens=5)
+    runs = [tmp_path / name for name in ("one", "other", "policy", "bon")]
+    quick = {"name": "same", "n_resamples": 20}
+    for seed, run in enumerate(runs[:2]):
+        data = support.write_traces(tmp_path / "gsm8k.jsonl", 20, seed)
+        prmbench.evaluate(tiny, kind="endo", data=data, output=run, **quick)
+    prmbench.measure_policy(tiny, subsets=[str(problems)], output=runs[2], n=2, params=params, **quick)
+    prmbench.rerank(tiny, [runs[2] / "p"], kind="endo", output=runs[3], **quick)
+    board = tmp_path / "board"
+    added = [add(run, board).name for run in runs]
+    assert added[0] == "same"
+    assert added[1].startswith("same-")
+    assert added[2:] == ["same-policy", "same-best-of-n"]
+    assert [add(run, board).name for run in runs] == added  # the same runs again are the same entries
+    titles = [one.title for one in read_boards(board, n_resamples=20)]
+    assert len(titles) == len(set(titles)) == 4
+    assert sum(title.startswith("ProcessBench (") for title in titles) == 2
+    page = support.Page(write_report([runs[0], runs[1]], tmp_path / "page.html"))
+    for run in runs[:2]:
+        fingerprint = json.loads((run / "entry.json").read_text())["benchmark"]["fingerprint"]
+        assert f"ProcessBench ({fingerprint[:12]})" in page.text

@@ -155,6 +155,29 @@ def test_thresholds(implicit, entry, tiny, tiny_tuned):
         find_threshold("0", implicit, "proces")
 
 
+def test_a_threshold_says_what_it_rests_on(implicit, entry):
+    """One that tells nothing apart is refused: it never flags, flags every trace, or never finds the first error."""
+    path = entry[1]
+    counts = entry[0].benchmark.subsets["gsm8k"].counts
+    assert f", chosen on 30 traces of gsm8k, {counts['error']} of them with an error" in (
+        find_threshold(str(path), implicit).said
+    )
+    assert find_threshold(f"{path}:fixed:prefix_mean", implicit).said.endswith(", chosen on no trace")
+    for n_error, n_correct, message in [
+        (0.0, 1.0, "flags none of the 30 traces"),
+        (0.5, 0.0, "flags every right one of the 30 traces"),
+        (0.0, 0.5, "finds no first error in any of the 30 traces"),
+    ]:
+        fields = json.loads(path.read_text())
+        rule = fields["metrics"]["protocols"]["process"]["subsets"]["gsm8k"]["rules"]["gsm8k"]
+        rule["acc_error"]["value"], rule["acc_correct"]["value"] = n_error, n_correct
+        changed = path.parent / "changed.json"
+        changed.write_text(json.dumps(fields))
+        with pytest.raises(UserError, match=message) as raised:
+            find_threshold(str(changed), implicit)
+        assert f"{rule['thresholds'][0]:.4g}" in str(raised.value)
+
+
 def test_a_critic_names_the_error_itself(smollm2, tmp_path):
     folder = support_prm.save_causal(tmp_path / "m", support_prm.smol_tokenizer(smollm2), "qwen2")
     model = load_reward_model(folder, kind="critic", generation={"n": 2, "temperature": 1.0, "max_new_tokens": 4})

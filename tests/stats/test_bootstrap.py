@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
-from prmbench.stats.bootstrap import f1_resamples, interval, share_interval
+from prmbench.stats.bootstrap import f1_intervals, f1_resamples, interval, mean_interval, share_interval
 from prmbench.stats.thresholds import crossfit_thresholds, f1_from_counts, matches
 
 
@@ -123,3 +123,59 @@ def test_other_shares_are_resampled():
     samples = np.linspace(0, 1, 101)
     for values in ([0.0, 1.0], [0.5, 0.5]):
         assert share_interval([np.array(values)], samples) == interval(samples)
+
+
+def drawn(hits, has_error, n_resamples=200):
+    return f1_resamples(hits, has_error, n_resamples=n_resamples, rng=np.random.default_rng(0))
+
+
+def ends(hit_error, n_error, hit_correct, n_correct, n_resamples=200):
+    hits = np.concatenate([np.arange(n_error) < hit_error, np.arange(n_correct) < hit_correct])
+    has_error = np.arange(n_error + n_correct) < n_error
+    return f1_intervals(hits, has_error, drawn(hits, has_error, n_resamples))
+
+
+def test_f1_of_twelve_traces_without_a_hit():
+    """0 of 6 and 0 of 6: the exact binomial's end is 0.459, and 2 * 0.459 / 1.459 is 0.63."""
+    end = binomtest(0, 6).proportion_ci(0.95, "exact").high
+    found = ends(0, 6, 0, 6)
+    assert found["acc_error"] == found["acc_correct"] == (0.0, pytest.approx(end))
+    assert found["f1"] == (0.0, pytest.approx(2 * end / (1 + end)))
+    assert found["f1"][1] == pytest.approx(0.63, abs=0.001)
+    # One class without a hit makes F1 0 in every resample too.
+    assert ends(0, 6, 4, 6)["f1"] == found["f1"]
+    assert ends(0, 100, 0, 2)["f1"][1] < 0.1  # what the larger class shows is enough
+    low = binomtest(6, 6).proportion_ci(0.95, "exact").low
+    assert ends(6, 6, 6, 6)["f1"] == (pytest.approx(low), 1.0)
+    # Where resamples have a width they are as before; a class that is empty has no F1.
+    hits, has_error = np.arange(12) % 2 == 0, np.arange(12) < 6
+    assert f1_intervals(hits, has_error, drawn(hits, has_error))["f1"] == interval(drawn(hits, has_error)["f1"])
+    assert all(np.isnan(ends(0, 0, 3, 6)["f1"]))
+    assert all(np.isnan(ends(0, 6, 0, 6, n_resamples=0)["f1"]))
+
+
+@pytest.mark.parametrize(("n_error", "n_correct"), [(1, 1), (3, 9), (8, 8), (30, 2)])
+def test_bounds_of_f1_without_a_width_cover(n_error, n_correct):
+    """By summing binomial probabilities: a true F1 outside such an interval is met with a chance of at most 5%."""
+    zero, one = range(n_error + 1), range(n_correct + 1)
+    intervals = {(i, j): ends(i, n_error, j, n_correct, 20)["f1"] for i in zero for j in one}
+    for a in np.linspace(0.02, 0.98, 13):
+        for c in np.linspace(0.02, 0.98, 13):
+            f1 = 2 * a * c / (a + c)
+            missed = sum(
+                binom.pmf(i, n_error, a) * binom.pmf(j, n_correct, c)
+                for (i, j), (low, high) in intervals.items()
+                if (i * j == 0 or (i, j) == (n_error, n_correct)) and not low <= f1 <= high
+            )
+            assert missed <= 0.05 + 1e-12
+
+
+def test_the_mean_of_sets_of_which_one_has_no_width():
+    """Distances to the ends add as squares: sqrt(0.6^2 + 0.1^2) / 2 above, sqrt(0 + 0.2^2) / 2 below."""
+    rng = np.random.default_rng(0)
+    flat, wide = np.zeros(50), rng.random(50)
+    low, high = mean_interval([0.0, 0.5], [(0.0, 0.6), (0.3, 0.6)], [flat, wide])
+    assert (low, high) == (pytest.approx(0.25 - 0.1), pytest.approx(0.25 + np.hypot(0.6, 0.1) / 2))
+    assert mean_interval([0.0], [(0.0, 0.6)], [flat]) == (0.0, pytest.approx(0.6))
+    assert mean_interval([0.4, 0.5], [(0.0, 1.0)] * 2, [wide, wide / 2]) == interval(0.75 * wide)
+    assert all(np.isnan(mean_interval([0.0], [(np.nan, np.nan)], [np.zeros(0)])))

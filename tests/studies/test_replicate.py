@@ -258,8 +258,10 @@ def test_a_process_that_ends_before_its_time_is_said(kept, monkeypatch):
 
 
 @pytest.mark.slow
-def test_jobs_run_in_processes_of_their_own(kept):
+def test_jobs_run_in_processes_of_their_own(kept, capsys):
     done = []
     jobs = [(run, seed) for run in EVERYTHING[:4] for seed in (0, 1)]
-    _perform(jobs, 2, done.append)
+    _perform(jobs, 2, done.append, n_kept=3)
+    said = [f"run {i} of 11: {run.kind} {run.name}, seed {seed}" for i, (run, seed) in enumerate(jobs, start=4)]
+    assert capsys.readouterr().err.splitlines() == said
     assert sum(done) == sum(run.seconds for run, _ in jobs)

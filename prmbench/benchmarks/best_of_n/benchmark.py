@@ -133,7 +133,7 @@ class BestOfN(Benchmark):
             *map(own, sizes),
             baseline("majority", f"majority @{largest}"),
             baseline("pass", f"pass @{largest}"),
-            baseline("mean", "mean"),
+            baseline("mean", "random choice"),
         ]
 
     def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics
+from prmbench.benchmarks.names import distinct
 from prmbench.errors import UserError, printable
-from prmbench.results.schema import Entry
+from prmbench.results.schema import Entry, what_it_is
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASELINES = {"pass": "any right", "majority": "majority", "mean": "mean"}
+BASELINES = {"pass": "any right", "majority": "majority", "mean": "random choice"}
 
 
 def plot_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], path: Path, estimator: str = "expected") -> Path:
@@ -75,11 +76,12 @@ def draw_best_of_n(entries: Sequence[Entry[BestOfNMetrics]], estimator: str = "e
             fontsize=8,
         )
     # A curve of each entry, with its interval as a band.
-    for entry in entries:
+    names = distinct([e.subject.name for e in entries], [what_it_is(e.subject) for e in entries])
+    for entry, name in zip(entries, names, strict=True):
         curve = entry.metrics.mean.scores[entry.metrics.own]
         points = [curve[str(n)][estimator] for n in entry.metrics.sizes]
         line = axis.plot(
-            entry.metrics.sizes, [100 * (p.value or 0) for p in points], marker="o", label=printable(entry.subject.name)
+            entry.metrics.sizes, [100 * (p.value or 0) for p in points], marker="o", label=printable(name)
         )[0]
         if all(p.low is not None for p in points):
             low, high = [100 * (p.low or 0) for p in points], [100 * (p.high or 0) for p in points]

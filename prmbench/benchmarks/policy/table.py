@@ -71,7 +71,8 @@ def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
         at |= {"average": result.average, "majority": result.majority, "truncated": result.truncated}
         rows.append((name, [Cell.of(at.get(column.key)) for column in columns]))
     verdicts = [
-        (name, [Cell(float(count)) for count in result.verdicts.values()]) for name, result in metrics.subsets.items()
+        (name, [Cell(float(count), digits=0) for count in result.verdicts.values()])
+        for name, result in metrics.subsets.items()
     ]
     kinds = list(next(iter(metrics.subsets.values())).verdicts)
     tables = [

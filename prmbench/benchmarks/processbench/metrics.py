@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -361,8 +362,8 @@ def _outcome(
     samples = bootstrap.f1_resamples(
         hits, has_error, n_resamples=statistics.n_resamples, rng=subset.stream(statistics.seed)
     )
-    values = _accuracies(hits, has_error)
-    estimates = {name: _estimate(values[name], samples[name]) for name in ("f1", "acc_error", "acc_correct")}
+    ends = bootstrap.f1_intervals(hits, has_error, samples)
+    estimates = {name: _estimate(value, ends[name]) for name, value in _accuracies(hits, has_error).items()}
     return _Chosen(RuleResult(**estimates, thresholds=shown), hits, samples["f1"])
 
 
@@ -377,9 +378,8 @@ def _accuracies(hits: NDArray[np.bool_], has_error: NDArray[np.bool_]) -> dict[s
     }
 
 
-def _estimate(value: float | None, samples: Floats) -> Estimate:
-    low, high = bootstrap.interval(samples)
-    return Estimate(value=value, low=_number(low), high=_number(high))
+def _estimate(value: float | None, ends: tuple[float, float]) -> Estimate:
+    return Estimate(value=value, low=_number(ends[0]), high=_number(ends[1]))
 
 
 def _number(value: float) -> float | None:
@@ -389,7 +389,10 @@ def _number(value: float) -> float | None:
 def _step_auc(subset: _Subset, scores: list[Floats], statistics: Statistics) -> Estimate:
     steps = auc.step_wins(scores, subset.labels)
     samples = auc.auc_resamples(steps, n_resamples=statistics.n_resamples, rng=subset.stream(statistics.seed))
-    return _estimate(_number(float(auc.auc(steps)[0])), samples)
+    value = float(auc.auc(steps)[0])
+    # An AUC of 0 or 1 is so in every resample; its bound is then that of as many shares as the rarer sort of step has traces.
+    n_traces = min(len(steps.wrong_from), sum(label != 0 for label in subset.labels))
+    return _estimate(_number(value), bootstrap.share_interval([np.full(max(n_traces, 1), value)], samples))
 
 
 def position_bins(labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
@@ -435,10 +438,11 @@ def _means(results: dict[str, SubsetResult], resampled: dict[str, list[Floats]])
     """Plain means over the subsets, each subset resampled on its own; only where every subset has a value."""
     means = {}
     for rule in RULES:
-        values = [r.rules[rule].f1.value for r in results.values() if rule in r.rules]
-        known = [value for value in values if value is not None]
+        found = [r.rules[rule].f1 for r in results.values() if rule in r.rules]
+        known = [one.value for one in found if one.value is not None]
         if len(known) == len(results):
-            means[rule] = _estimate(float(np.mean(known)), np.mean(resampled[rule], axis=0))
+            ends = [(math.nan if f.low is None else f.low, math.nan if f.high is None else f.high) for f in found]
+            means[rule] = _estimate(float(np.mean(known)), bootstrap.mean_interval(known, ends, resampled[rule]))
     return means
 
 

@@ -16,7 +16,7 @@ from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.data.traces import Trace, data_hash
 from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.missing import run_missing
-from prmbench.errors import UserError, argument
+from prmbench.errors import UserError, argument, naming_keywords
 from prmbench.reward_models.base import RewardModel, StepScores
 from prmbench.reward_models.subject import describe
 
@@ -137,6 +137,7 @@ def evaluate_traces(
     return evaluate_alone(PROCESSBENCH, job)
 
 
+@naming_keywords
 def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int | None = None) -> list[StepScores]:
     """Score traces in memory, without an output folder.
 
@@ -150,6 +151,13 @@ def score_traces(model: RewardModel, traces: Sequence[Trace], batch_tokens: int 
 
     Raises:
         UserError: A trace longer than the model allows, or a NaN score.
+
+    Examples:
+        >>> model = prmbench.load_reward_model("CKPT", reference="SFT")
+        >>> traces = prmbench.load_traces("my-traces.jsonl")
+        >>> scores = prmbench.score_traces(model, traces)
+        >>> len(scores[0].sums) == len(traces[0].steps)
+        True
     """
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
     _fit(model, traces, encoded, skip=False)

@@ -18,7 +18,11 @@ from prmbench.stats.protocols import DIRECT
 
 Floats = NDArray[np.float64]
 
-N_WORST = 10
+RIGHT = "right"
+HOW_WRONG = (
+    "The most wrong stand first: by how far the first error lies above its threshold, or a flagged step below it, in standard "
+    "deviations of its subset's scores."
+)
 RULE_WORDS = {
     "crossfit": "each fold predicted with the threshold of the other four",
     "gsm8k": "chosen on gsm8k, applied to all",
@@ -29,7 +33,7 @@ RULE_WORDS = {
 
 
 def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
-    """Tables, pictures, and the traces predicted wrong by the widest margin.
+    """Tables, pictures, and every trace, those first that were predicted wrong by the widest margin.
 
     Args:
         measured: The entry and its items.
@@ -41,13 +45,21 @@ def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
     used = [rule for rule in RULES if any(rule in p.mean for p in entry.metrics.protocols.values())]
     used = ["crossfit", *used] if used == [DIRECT] else used  # of the baselines
     tables = _tables(entry, used)
-    if main == DIRECT:  # votes: there are no scores to draw, nor margins to rank by
-        return Section("ProcessBench", [*about(entry), *_votes(found)], tables)
-    worst = _worst(measured.items, entry, main, traces)
-    note = f"The {len(worst)} items predicted wrong by the widest margin ({main}, crossfit)."
-    if traces is None:
-        note += " Their text is not at hand: pass --data."
-    return Section("ProcessBench", about(entry), tables, _pictures(measured, used), worst, note)
+    votes = main == DIRECT  # there are no scores to draw, nor margins to rank by
+    items = _shown(measured.items, entry, main, traces)
+    n_wrong = sum(one.outcome != RIGHT for one in items)
+    how = main if votes else f"{main}, crossfit"
+    notes = [f"{len(items):,} traces, {n_wrong:,} of them predicted wrong ({how}).", *([] if votes else [HOW_WRONG])]
+    notes += ["Their text is not at hand: pass --data."] if traces is None else []
+    lines = [*about(entry), *_votes(found)] if votes else about(entry)
+    return Section(
+        "ProcessBench",
+        lines,
+        tables,
+        [] if votes else _pictures(measured, used),
+        items,
+        " ".join(notes) if items else "",
+    )
 
 
 def _tables(entry: ProcessBenchEntry, used: Sequence[str]) -> list[tuple[str, ShownTable]]:
@@ -118,7 +130,7 @@ def _votes(found: Mapping[str, SubsetResult]) -> list[str]:
     ]
 
 
-def _worst(
+def _shown(
     items: Sequence[TraceItem], entry: ProcessBenchEntry, protocol: str, traces: Sequence[Trace] | None
 ) -> list[ShownItem]:
     subject = entry.subject
@@ -127,42 +139,67 @@ def _worst(
     except ValueError:  # a subset with one class only has no thresholds
         return []
     texts = {(t.subset, t.id): t for t in traces or ()}
-    found = [
-        shown
-        for subset, one in predictions.items()
-        for shown in _wrong(subset, one, [item_scores(item, subject.beta)[protocol] for item in one.items], texts)
-    ]
-    return sorted(found, key=lambda w: (-w.margin, w.subset, w.id))[:N_WORST]
+    found = []
+    for subset, one in predictions.items():
+        # A critic's verdicts have no scores.
+        blank = [np.full(len(item.n_tokens), np.nan) for item in one.items]
+        rows = blank if protocol == DIRECT else [item_scores(item, subject.beta)[protocol] for item in one.items]
+        found += _of_subset(subset, one, rows, texts)
+    return sorted(found, key=lambda one: (-one.margin, one.subset, one.id))
 
 
-def _wrong(
+def _outcome(label: int, predicted: int) -> str:
+    if predicted == label:
+        return RIGHT
+    if label < 0:
+        return "false alarm" if predicted > -1 else "no verdict"
+    if predicted < 0:
+        return "error missed" if predicted == -1 else "no verdict"
+    return "too early" if predicted < label else "too late"
+
+
+def _margin(row: Floats, label: int, predicted: int, threshold: float) -> float:
+    """By how much a trace is predicted wrong, in units of its scores; below 0 where it is predicted right, by how much.
+
+    Without scores (NaN): 1 where it is predicted wrong, else 0.
+    """
+    if np.isnan(row).all():
+        return float(predicted != label)
+    with np.errstate(invalid="ignore"):  # infinite scores
+        if predicted == label:
+            before = np.min(row[:label] if label >= 0 else row, initial=np.inf) - threshold
+            margin = -min(before, threshold - row[label]) if label >= 0 else -before
+        else:
+            # What would have had to be the other way: the first error above the threshold, or a right step below it.
+            missed = row[label] - threshold if label >= 0 and row[label] >= threshold else 0.0
+            margin = max(missed, threshold - row[predicted] if predicted >= 0 else 0.0)
+    return 0.0 if np.isnan(margin) else float(margin)
+
+
+def _of_subset(
     subset: str, predictions: Predictions, rows: list[Floats], texts: Mapping[tuple[str, str], Trace]
 ) -> list[ShownItem]:
-    """The items of a subset that were predicted wrong, and by how much."""
+    """The items of a subset, what was predicted of them, and by how much that is wrong."""
     values = np.concatenate(rows)
-    spread = float(np.std(values[np.isfinite(values)])) or 1.0
+    values = values[np.isfinite(values)]
+    spread = (float(np.std(values)) if len(values) else 0.0) or 1.0
     found = []
     for item, row, predicted, threshold in zip(
         predictions.items, rows, predictions.predicted.tolist(), predictions.thresholds, strict=True
     ):
-        if predicted == item.label:
-            continue
-        # What would have had to be the other way: the first error above the threshold, or a right step below it.
-        missed = row[item.label] - threshold if item.label >= 0 and row[item.label] >= threshold else 0.0
-        wrongly = threshold - row[predicted] if predicted >= 0 else 0.0
         trace = texts.get(item.key)
         steps = [
             ShownStep(
                 number=i,
-                score=float(score),
-                shade=float(np.clip((score - threshold) / (2 * spread), -1, 1)),
+                score=None if np.isnan(score) else float(score),
+                shade=0.0 if np.isnan(score) else float(np.clip((score - threshold) / (2 * spread), -1, 1)),
                 text=trace.steps[i] if trace else None,
                 is_error=i == item.label,
                 is_flagged=i == predicted,
             )
             for i, score in enumerate(row)
         ]
-        margin = float(max(missed, wrongly)) / spread
-        problem = trace.problem if trace else None
-        found.append(ShownItem(item.id, subset, item.generator, item.label, predicted, margin, problem, steps))
+        margin = _margin(row, item.label, predicted, float(threshold)) / spread
+        outcome, problem = _outcome(item.label, predicted), trace.problem if trace else None
+        found.append(ShownItem(item.id, subset, item.generator, item.label, predicted, outcome, margin, problem, steps))
     return found

@@ -8,9 +8,11 @@ from rich.table import Table
 from prmbench.benchmarks.processbench.board import BASELINE_TITLES, main_protocol
 from prmbench.benchmarks.processbench.metrics import TRANSFER_SUBSET
 from prmbench.benchmarks.processbench.schema import ProcessBenchEntry, ProtocolResult, quoted
-from prmbench.benchmarks.tables import heading, new_table, percent, percent_with_interval, safe
+from prmbench.benchmarks.tables import heading, listed, new_table, percent, percent_with_interval, safe, standing
 from prmbench.results.schema import Estimate
 from prmbench.stats.protocols import DIRECT
+
+REACHES = ", which lies in the 95% interval"
 
 
 def render(entry: ProcessBenchEntry) -> RenderableType:
@@ -20,8 +22,9 @@ def render(entry: ProcessBenchEntry) -> RenderableType:
         entry: The entry.
     """
     subsets = list(entry.benchmark.subsets)
-    table = _one_subset(entry, subsets[0]) if len(subsets) == 1 else _many_subsets(entry, subsets)
-    return Group(*(safe(line) for line in _heading(entry)), table, *(safe(line) for line in _sentences(entry)))
+    one = len(subsets) == 1
+    tables = [_one_subset(entry, subsets[0])] if one else [_many_subsets(entry, subsets), _parts(entry, subsets)]
+    return Group(*(safe(line) for line in _heading(entry)), *tables, *(safe(line) for line in _sentences(entry)))
 
 
 def _heading(entry: ProcessBenchEntry) -> list[str]:
@@ -82,6 +85,19 @@ def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
     return table
 
 
+def _parts(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
+    """The two accuracies that F1 is made of, and the step AUC, by subset."""
+    table = new_table("acc error / acc correct / step AUC in %", "step score", subsets)
+    for title, result, end in _rows(entry):
+        cells = []
+        for found in (result.subsets[name] for name in subsets):
+            chosen = quoted(found.rules)
+            parts = (chosen.acc_error if chosen else None, chosen.acc_correct if chosen else None, found.step_auc)
+            cells.append(" / ".join(percent(one) for one in parts))
+        table.add_row(title, *cells, end_section=end)
+    return table
+
+
 def _sentences(entry: ProcessBenchEntry) -> list[str]:
     main = main_protocol(entry)
     found = entry.metrics.protocols[main]
@@ -92,18 +108,7 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
             f"Oracle thresholds are chosen on the very traces they are scored on: {100 * (oracle - crossfit):+.1f} points "
             f"for {main} here. Quote crossfit."
         )
-    knowing_nothing = {
-        name: value
-        for name, b in entry.metrics.baselines.items()
-        if (value := _value(b.mean.get("crossfit"))) is not None
-    }
-    if crossfit is not None and knowing_nothing:
-        best = max(knowing_nothing, key=lambda name: knowing_nothing[name])
-        verdict = "is above" if crossfit > knowing_nothing[best] else "is NOT above"
-        lines.append(
-            f"{main} ({100 * crossfit:.1f}) {verdict} the best score that knows nothing of the text "
-            f"({BASELINE_TITLES[best]}: {100 * knowing_nothing[best]:.1f})."
-        )
+    lines += _against_baselines(entry)
     reasons = {
         (subset, rule): reason for subset, result in found.subsets.items() for rule, reason in result.undefined.items()
     }
@@ -116,6 +121,29 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
         lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
     lines += [f"At risk: {warning}." for warning in (entry.provenance.warnings if entry.provenance else [])]
     return lines
+
+
+def _against_baselines(entry: ProcessBenchEntry) -> list[str]:
+    """Which protocols are above the best score that knows nothing of the text, one sentence for each outcome."""
+    blind = {
+        name: value
+        for name, one in entry.metrics.baselines.items()
+        if (value := _value(one.mean.get("crossfit"))) is not None
+    }
+    if not blind:
+        return []
+    best = max(blind, key=lambda name: blind[name])
+    rival = blind[best]
+    groups: dict[str, list[str]] = {}
+    for name, result in entry.metrics.protocols.items():
+        found = quoted(result.mean)
+        if found is not None and found.value is not None:
+            groups.setdefault(standing(found, rival), []).append(f"{name} ({100 * found.value:.1f})")
+    return [
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} {outcome} the best score that knows nothing of the text "
+        f"({BASELINE_TITLES[best]}: {100 * rival:.1f}){REACHES if outcome == 'not clearly above' else ''}."
+        for outcome, names in groups.items()
+    ]
 
 
 def _about_votes(found: ProtocolResult) -> list[str]:

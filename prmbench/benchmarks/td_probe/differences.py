@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Measured
-from prmbench.benchmarks.differences import check_benchmarks
+from prmbench.benchmarks.differences import ShownComparison, check_benchmarks, names_of
 from prmbench.benchmarks.td_probe.metrics import Columns, columns_of
 from prmbench.benchmarks.td_probe.schema import BranchItem
 from prmbench.errors import UserError, printable
@@ -102,8 +102,8 @@ class ProbePair:
     figures: tuple[FigureDifference, ...]
 
 
-@dataclass(frozen=True)
-class ProbeComparison:
+@dataclass(frozen=True, repr=False)
+class ProbeComparison(ShownComparison):
     """Every two of several probes.
 
     Attributes:
@@ -135,6 +135,14 @@ class ProbeComparison:
             "pairs": [asdict(pair) for pair in self.pairs],
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each figure of each pair."""
+        return [
+            {"first_subject": pair.first, "second_subject": pair.second, **asdict(one)}
+            for pair in self.pairs
+            for one in pair.figures
+        ]
+
 
 def compare_probes(measured: Sequence[Measured], *, n_resamples: int = 10_000, seed: int = 0) -> ProbeComparison:
     """Compare every two probes, in the given order.
@@ -161,8 +169,8 @@ def compare_probes(measured: Sequence[Measured], *, n_resamples: int = 10_000, s
         check_benchmarks(a.path, a.entry.benchmark, b.path, b.entry.benchmark)
         _check_branches(first, other)
     pairs = [
-        ProbePair(a.name, b.name, tuple(_differences(a, b, n_resamples, seed)))
-        for a, b in itertools.combinations(sides, 2)
+        ProbePair(first_name, second_name, tuple(_differences(a, b, n_resamples, seed)))
+        for (a, first_name), (b, second_name) in itertools.combinations(zip(sides, names_of(measured), strict=True), 2)
     ]
     corrected = iter(holm([one.p for pair in pairs for one in pair.figures]))
     pairs = [

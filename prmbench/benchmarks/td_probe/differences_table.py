@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from prmbench.benchmarks.differences_table import SIGNIFICANT, shown_p
+from prmbench.benchmarks.names import differing
 from prmbench.benchmarks.parts import MINIATURE
-from prmbench.benchmarks.tables import new_table, safe
+from prmbench.benchmarks.tables import SUBJECT_WIDTH, new_table, safe
 from prmbench.benchmarks.td_probe.differences import FEW, ProbeComparison, ProbePair
 from prmbench.benchmarks.td_probe.words import TD_COLUMNS
 
@@ -50,12 +51,13 @@ def render(comparison: ProbeComparison) -> RenderableType:
 
 
 def _table(pair: ProbePair) -> Table:
-    table = new_table(f"{pair.first} minus {pair.second} [95% interval, problems drawn]")
-    for i, title in enumerate(["", pair.first, pair.second, "difference", "Holm p"], start=1):
-        subject = i in (2, 3)
-        table.add_column(
-            safe(title), justify="right" if i > 1 else "left", no_wrap=not subject, min_width=6 if subject else None
-        )
+    title = f"{pair.first} minus {pair.second} [95% interval, problems drawn]"
+    table = new_table(title)
+    table.add_column("", no_wrap=True)
+    for name in differing([pair.first, pair.second]):
+        table.add_column(safe(name), justify="right", overflow="fold", min_width=SUBJECT_WIDTH)
+    for heading in ("difference", "Holm p"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for signal, name in SIGNALS.items():
         rows = [one for one in pair.figures if one.signal == signal]
         for i, one in enumerate(rows):

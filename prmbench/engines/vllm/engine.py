@@ -21,6 +21,7 @@ from prmbench.engines.load import LoadOptions
 from prmbench.engines.sampling import Completion, Request, SamplingParams, request_seed
 from prmbench.engines.types import Quantity, TokenScores
 from prmbench.errors import ArgumentError, UserError, first_line
+from prmbench.resources import install_command
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -78,7 +79,7 @@ class VLLMEngine:
         try:
             from vllm import LLM
         except ModuleNotFoundError:
-            raise ArgumentError("engine", "vllm", "vLLM is not installed: pip install 'prmbench[vllm]'") from None
+            raise ArgumentError("engine", "vllm", f"vLLM is not installed: {install_command('vllm')}") from None
         if self._device == "cpu":
             # A prompt cut in parts draws a sample for each and takes it back, which a CPU's random generator cannot.
             settings: dict[str, Any] = {"enable_chunked_prefill": False}

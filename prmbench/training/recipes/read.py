@@ -30,14 +30,18 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
         The recipe.
 
     Raises:
-        UserError: There is no such file, its YAML is broken (line and column are named), a key is not known (the nearest is
-            named), or a value is wrong.
+        ArgumentError: An override holds a key that is not known (the nearest is named), or a wrong value.
+        UserError: There is no such file, its YAML is broken (line and column are named), or the same of its own keys and values.
     """
-    file, fields = read_fields(path, overrides)
+    file, fields = read_fields(path)
+    changed = read_fields(path, overrides)[1] if overrides else fields
     try:
-        return recipe_type.model_validate(fields)
+        return recipe_type.model_validate(changed)
     except ValidationError as error:
-        raise UserError(f"{file}: {_describe(error, recipe_type)}") from None
+        described = _describe(error, recipe_type)
+        if (wrong := _to_blame(error, overrides, fields, recipe_type)) is not None:
+            raise ArgumentError("overrides", wrong, described) from None
+        raise UserError(f"{file}: {described}") from None
 
 
 def read_fields(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
@@ -73,6 +77,35 @@ def read_fields(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, 
             f"{file}: holds half of a surrogate pair, or keys that are no texts; expected plain YAML"
         ) from None
     return file, fields
+
+
+def _to_blame(
+    error: ValidationError, overrides: Sequence[str], fields: dict[str, Any], recipe_type: type[BaseModel]
+) -> str | None:
+    """Find the overrides that are wrong, where it is not the file.
+
+    Args:
+        error: What is wrong with the recipe.
+        overrides: What went over the file.
+        fields: The fields of the file alone.
+        recipe_type: The class of the recipe.
+
+    Returns:
+        The override of the key that is wrong; all of them where a rule about several keys is broken that the file alone keeps; None
+        where the file is to blame.
+    """
+    name = ".".join(str(part) for part in error.errors()[0]["loc"])
+    for override in reversed(overrides):
+        key = override.partition("=")[0]
+        if name and f"{name}.".startswith(f"{key}."):
+            return override
+    if not overrides:
+        return None
+    try:
+        recipe_type.model_validate(fields)
+    except ValidationError:
+        return None
+    return " ".join(overrides)
 
 
 def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from prmbench.errors import UserError
 from prmbench.policies.policy import load_policy
 from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
+from prmbench.resources import install_command
 from prmbench.results.provenance import versions
 from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.reward_models.card import read_card, reference_fields, write_card
@@ -186,7 +187,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
         from trl.import_utils import is_vllm_available
 
         if not is_vllm_available():
-            raise UserError("engine vllm: vLLM is not installed (pip install 'prmbench[vllm]'); or set engine=hf")
+            raise UserError(f"engine vllm: vLLM is not installed ({install_command('vllm')}); or set engine=hf")
     for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
     card = (read_card(reward_folder) if reward_folder else None) or {}

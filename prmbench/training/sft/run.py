@@ -14,6 +14,7 @@ from prmbench.engines.processes import current_share
 from prmbench.errors import UserError
 from prmbench.policies.prompt_record import prompt_differences
 from prmbench.quiet import quiet_libraries
+from prmbench.resources import install_command
 from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
@@ -101,7 +102,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
     try:
         from trl import SFTConfig, SFTTrainer
     except ModuleNotFoundError:
-        raise UserError("training needs TRL, which is not installed: pip install 'prmbench[train]'") from None
+        raise UserError(f"training needs TRL, which is not installed: {install_command('train')}") from None
     from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.model.trainer import GuardedTrainer
     from prmbench.training.sft.stopping import StopAtPassRate, last_pass_rate

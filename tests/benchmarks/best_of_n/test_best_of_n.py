@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import prmbench
@@ -13,18 +15,21 @@ from prmbench.benchmarks.best_of_n.benchmark import BEST_OF_N
 from prmbench.benchmarks.best_of_n.metrics import completion_scores, compute_best_of_n
 from prmbench.benchmarks.best_of_n.plot import plot_best_of_n
 from prmbench.benchmarks.best_of_n.schema import CompletionScores
+from prmbench.benchmarks.best_of_n.table import against_no_model, render
 from prmbench.benchmarks.judged import Completions, judge
-from prmbench.benchmarks.registry import recompute
+from prmbench.benchmarks.registry import load_measured, recompute
 from prmbench.cli.app import app
 from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import find_prompt
 from prmbench.errors import UserError
-from prmbench.results.schema import Subject, read_entry
+from prmbench.resources import resource_folder
+from prmbench.results.schema import Estimate, Subject, read_entry
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.objectives import Convention
 from prmbench.stats.repeats import majority
 
 BestOfNEntry, read_candidates = BEST_OF_N.entry_type, BEST_OF_N.read_items
+NAME = "smollm2-135m-ipvrm-best-of-n-math100"
 SUM = Convention("sum", 2.0, 0.0)
 
 
@@ -410,3 +415,24 @@ def test_a_plot_does_not_depend_on_the_order_of_its_entries(tiny, tmp_path):
         axis = draw_best_of_n(order).axes[0]
         assert list(axis.get_xticks()) == [1, 2, 4]
         assert next(list(line.get_xdata()) for line in axis.lines if line.get_linestyle() == "--") == [1, 4]
+
+
+def test_the_table_says_whether_the_choice_is_better_than_random():
+    entry = load_measured(resource_folder("leaderboards") / "entries" / NAME, items=False).entry
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(render(entry))
+    text = console.export_text()
+    assert "token_mean @8 (91.0) is NOT above a random choice (91.1) and NOT above the majority vote (92.5)." in text
+    names = [line.split("  ")[1].strip() for line in text.splitlines() if line.startswith("  ") and "[" in line]
+    assert len(names) == len(set(names)) == 12
+    assert "random choice" in names
+
+    def better(value, low):
+        own = {**entry.metrics.mean.scores["token_mean"], "8": {"expected": Estimate(value=value, low=low, high=1.0)}}
+        mean = entry.metrics.mean.model_copy(update={"scores": {**entry.metrics.mean.scores, "token_mean": own}})
+        return against_no_model(entry.metrics.model_copy(update={"mean": mean}))
+
+    assert better(0.95, 0.92) == [
+        "token_mean @8 (95.0) is above a random choice (91.1) and not clearly above the majority vote (92.5)."
+    ]
+    assert against_no_model(entry.metrics.model_copy(update={"sizes": [1]})) == []

@@ -28,7 +28,20 @@ def test_values_and_overrides(tmp_path):
     [
         (GOOD + "learning_rat: 1\n", (), r"r.yaml: key 'learning_rat' is not known \(did you mean 'learning_rate'"),
         (GOOD + "lora: {rnak: 8}\n", (), r"key 'lora.rnak' is not known \(did you mean 'rank'"),
-        (GOOD, ("lora.rnak=8",), r"key 'lora.rnak' is not known"),
+        (GOOD, ("lora.rnak=8",), r"^`overrides=lora.rnak=8`: key 'lora.rnak' is not known \(did you mean 'rank'"),
+        (GOOD, ("lora={rnak: 8}", "stop=null"), r"^`overrides=lora=\{rnak: 8\}`: key 'lora.rnak' is not known"),
+        (
+            GOOD,
+            ("epochs=many", "epochs=more"),
+            "^`overrides=epochs=more`: key 'epochs': input should be a valid number",
+        ),
+        (
+            GOOD,
+            ("batch_size=10", "micro_batch_size=4"),
+            "^`overrides=batch_size=10 micro_batch_size=4`: batch_size 10 is no",
+        ),
+        (GOOD + "epochs: many\n", ("stop=null",), "r.yaml: key 'epochs': input should be a valid number"),
+        (GOOD + "batch_size: 10\nmicro_batch_size: 4\n", ("stop=null",), "r.yaml: batch_size 10 is no multiple"),
         (GOOD + "batch_size: 10\nmicro_batch_size: 4\n", (), "batch_size 10 is no multiple of micro_batch_size 4"),
         (GOOD + "schedule: cosin\n", (), "schedule 'cosin': expected cosine, linear or constant"),
         ("model: m\noutput: o\n", (), "key 'data': field required"),

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from prmbench import progress as module
+from prmbench.progress import progress
+
+
+def test_the_first_batch_is_said_and_the_last(capsys, monkeypatch):
+    """Not the ones between, within ten seconds; after that one more."""
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    with progress("scoring", 50, "tokens") as advance:
+        for seconds in (1, 1, 9, 1, 1):
+            clock[0] += seconds
+            advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" of ")[0] for line in lines] == ["scoring: 10", "scoring: 30", "scoring: 50"]
+    assert lines[0] == "scoring: 10 of 50 tokens (20%), 10 tokens/s, 0:04 left"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_process_says_what_is_loaded(rank, capsys, monkeypatch, tmp_path):
+    monkeypatch.delitem(module.sys.modules, "torch", raising=False)
+    monkeypatch.setenv("RANK", rank)
+    module.announce_loading(tmp_path, None, "owner/name")
+    said = capsys.readouterr().err.splitlines()
+    assert said == ([f"loading {tmp_path} ...", "loading owner/name ..."] if rank == "0" else [])
+    module.announce_loading(tmp_path / "nowhere")  # its mistake is named next
+    assert capsys.readouterr().err == ""
