@@ -16,7 +16,7 @@ from typing import Any
 from prmbench.data.prompts import AnswerStyle
 from prmbench.data.verdicts import Verdict
 from prmbench.errors import ArgumentError
-from prmbench.verify.decide import Comparison, decide
+from prmbench.verify.decide import EqualityOptions, decide
 from prmbench.verify.extract import STYLES, extract_answer, read_gold
 from prmbench.verify.options import VerifierOptions, verifier_version
 from prmbench.verify.pool import Job, Pool
@@ -109,7 +109,11 @@ class Verifier:
                 hard.setdefault(("paper", read[gold], completion), []).append(i)
                 continue
             answer = extract_answer(completion, style, think=self.options.think)
-            equal = None if answer is None else decide(read[gold], answer, Comparison(tolerance=self.options.tolerance))
+            equal = (
+                None
+                if answer is None
+                else decide(read[gold], answer, EqualityOptions(tolerance=self.options.tolerance))
+            )
             if answer is not None and equal is None:
                 hard.setdefault(("equal", read[gold], answer, self.options.tolerance), []).append(i)
                 continue

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prmbench.data.prompts import AnswerStyle
 from prmbench.verify import Verifier
 from prmbench.verify.clean import clean, key, word
-from prmbench.verify.decide import MAX_QUICK, Comparison, decide, expressions
+from prmbench.verify.decide import MAX_QUICK, EqualityOptions, decide, expressions
 from prmbench.verify.extract import extract_answer
 from prmbench.verify.numbers import number
 from prmbench.verify.pool import Job
@@ -112,7 +112,7 @@ def _sizes(forms: dict[str, str], verifier: Verifier) -> dict[str, list[float] |
 def _same(answer: str, others: Sequence[str], verifier: Verifier) -> list[bool]:
     """Whether each of the others equals the answer, whichever of the two is taken as the gold."""
     tolerance = verifier.options.tolerance
-    by = Comparison(tolerance=tolerance)
+    by = EqualityOptions(tolerance=tolerance)
     found = [{decide(answer, other, by), decide(other, answer, by)} for other in others]
     jobs: list[tuple[int, Job]] = []
     for i, (other, both) in enumerate(zip(others, found, strict=True)):

@@ -60,7 +60,7 @@ class _Shape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EqualityOptions:
     """How single expressions are compared.
 
     Attributes:
@@ -72,7 +72,7 @@ class Comparison:
     tolerance: float | None = None
 
 
-def decide(gold: str, answer: str, by: Comparison = Comparison(), depth: int = 0) -> bool | None:
+def decide(gold: str, answer: str, by: EqualityOptions = EqualityOptions(), depth: int = 0) -> bool | None:
     """Compare two answers.
 
     Args:
@@ -111,7 +111,7 @@ def decide(gold: str, answer: str, by: Comparison = Comparison(), depth: int = 0
     return None if found and holds is None else found
 
 
-def _same_body(gold: str, answer: str, by: Comparison, depth: int) -> bool | None:
+def _same_body(gold: str, answer: str, by: EqualityOptions, depth: int) -> bool | None:
     if key(gold) == key(answer):
         return True
     gold_number, answer_number = number(gold), number(answer)
@@ -131,7 +131,7 @@ def _same_word(gold: str, answer: str) -> bool | None:
     return False if all(words) else None
 
 
-def _same_shape(gold: str, answer: str, by: Comparison, depth: int) -> bool | None:
+def _same_shape(gold: str, answer: str, by: EqualityOptions, depth: int) -> bool | None:
     """Compare element by element, where both answers have elements."""
     g, a = _shape(gold), _shape(answer)
     kinds = {g.kind, a.kind}
@@ -176,7 +176,7 @@ def _is_tuple_twice(kinds: set[str], size: int) -> bool:
     return size > 2 or kinds in ({"()", "list"}, {"()", r"\langle\rangle"})
 
 
-def _same_elements(gold: Sequence[str], answer: Sequence[str], by: Comparison, depth: int) -> bool | None:
+def _same_elements(gold: Sequence[str], answer: Sequence[str], by: EqualityOptions, depth: int) -> bool | None:
     """Compare two sets: every element of each has an equal one in the other. Order and repetitions do not count."""
     known = set(map(key, gold))
     if sum(key(one) not in known for one in answer) * len(gold) > _MAX_PAIRS:
@@ -205,7 +205,7 @@ def _any(found: Iterable[bool | None]) -> bool | None:
     return None if opposite is None else not opposite
 
 
-def _same_one(gold: str, answer: str, by: Comparison, depth: int) -> bool | None:
+def _same_one(gold: str, answer: str, by: EqualityOptions, depth: int) -> bool | None:
     """Compare named values, chains of equations, and single expressions."""
     g, a = _chain(gold, answer), _chain(answer, gold)
     if len(g) == len(a) == 1:
@@ -234,7 +234,7 @@ def _same_one(gold: str, answer: str, by: Comparison, depth: int) -> bool | None
     return by.hard(f"{g[0]}={g[-1]}", f"{a[0]}={a[-1]}", by.tolerance) if by.hard else None
 
 
-def _same_expression(gold: str, answer: str, by: Comparison, depth: int) -> bool | None:
+def _same_expression(gold: str, answer: str, by: EqualityOptions, depth: int) -> bool | None:
     if based(gold) or based(answer):
         return based(gold) == based(answer)
     # A percentage is its number as well as its share.

@@ -42,7 +42,7 @@ from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
 from sympy.core.relational import Relational  # type: ignore[import-untyped]
 
 from prmbench.verify.clean import clean
-from prmbench.verify.decide import Comparison, decide, expressions, relations
+from prmbench.verify.decide import EqualityOptions, decide, expressions, relations
 from prmbench.verify.numbers import close
 
 # math-verify's own unit rules are off: they drop bare letters (\frac{1}{m} t would equal \frac{1}{m}). Ours are in `units`.
@@ -93,7 +93,7 @@ def equal(gold: str, answer: str, tolerance: float | None) -> bool:
     Returns:
         Whether they are equal; False where one cannot be read.
     """
-    return bool(decide(gold, answer, Comparison(_same_or_unreadable, tolerance)))
+    return bool(decide(gold, answer, EqualityOptions(_same_or_unreadable, tolerance)))
 
 
 def as_paper(gold: str, completion: str) -> bool | Literal["unparsed"]:

@@ -75,7 +75,7 @@ def evaluate_td_probe(
 
 
 @dataclass(frozen=True)
-class State:
+class BranchState:
     """A prefix of a trajectory.
 
     Attributes:
@@ -197,7 +197,7 @@ def _check_vocabulary(model: ImplicitRewardModel, policy: Policy) -> None:
         )
 
 
-def _check_positions(model: ImplicitRewardModel, states: Sequence[State], template: PromptTemplate) -> None:
+def _check_positions(model: ImplicitRewardModel, states: Sequence[BranchState], template: PromptTemplate) -> None:
     longest = max(len(model.encoder.prompt_ids(template.render(s.problem.problem))) + s.t + 1 for s in states)
     if model.max_length is not None and longest > model.max_length:
         raise UserError(
@@ -216,7 +216,7 @@ def _draw_states(
     seed: int,
     batch_tokens: int,
     share: Share,
-) -> list[State]:
+) -> list[BranchState]:
     """Trajectories, and in each a state after 1 to T - 1 of its T response tokens, all equally likely.
 
     The parameters are those of `rollout`, which is called for each problem set.
@@ -243,7 +243,7 @@ def _draw_states(
                 place = uniforms(seed, f"cut:{one.id}", one.sample, 1)[0]
                 t = 1 + int(place * (len(one.ids) - 1))
                 ids = policy.encoder.prompt_ids(find_prompt(prompt).render(one.problem))
-                states.append(State(subset, of[one.id], one, t, ids))
+                states.append(BranchState(subset, of[one.id], one, t, ids))
     if not states:
         raise UserError(f"{policy.source}: no trajectory has two tokens; nothing to branch")
     return sorted(states, key=lambda s: s.rollout.sample)[:n_states]  # every problem before any problem's second
@@ -267,7 +267,7 @@ class _Probe:
         self.verifier = verifier
         self.sampled = 0
 
-    def branch(self, states: Sequence[State]) -> list[BranchItem]:
+    def branch(self, states: Sequence[BranchState]) -> list[BranchItem]:
         """The items of some states."""
         from prmbench.reward_models.branch_values import branch_values
 
@@ -305,7 +305,7 @@ class _Probe:
         ]
 
     def _roll_out(
-        self, states: Sequence[State], prefixes: Sequence[NDArray[np.int64]], tokens: Sequence[NDArray[np.int64]]
+        self, states: Sequence[BranchState], prefixes: Sequence[NDArray[np.int64]], tokens: Sequence[NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rollouts that end right, and that are cut, of each branch. Shape [states, top] each."""
         requests, which = [], []
