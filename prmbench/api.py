@@ -134,6 +134,11 @@ def evaluate_scores(
     Raises:
         TypeError: A keyword that nobody knows.
         UserError: The scores do not fit the data, or the benchmark takes none.
+
+    Examples:
+        >>> entry, path = prmbench.evaluate_scores("scores.jsonl", data="my-traces.jsonl", threshold=0.5)
+        >>> entry.subject.name
+        'scores'
     """
     check_name(name)
     found = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark

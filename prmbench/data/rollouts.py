@@ -102,7 +102,7 @@ def sets_of_runs(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        here = path.is_dir() and not (path / f"{FILE_STEM}.jsonl").exists()
+        here = os.path.isdir(path) and not (path / f"{FILE_STEM}.jsonl").exists()  # such a test refuses no odd name
         inside = sorted(one.parent for one in path.glob(f"*/{FILE_STEM}.jsonl")) if here else []
         found += inside or [path]
     return found

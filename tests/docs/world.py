@@ -43,6 +43,8 @@ def build(folder: Path) -> Path:
     for name in ("problems", "train", "mine", "validation"):
         _write(folder / f"{name}.jsonl", _problems(name, 3))
     support.write_traces(folder / "my-traces.jsonl", 6)
+    traces = [json.loads(line) for line in (folder / "my-traces.jsonl").read_text().splitlines()]
+    _write(folder / "scores.jsonl", [{"id": t["id"], "scores": [0.9] * len(t["steps"])} for t in traces])
     solutions = [{"problem": trace["problem"], "steps": trace["steps"]} for trace in support.make_traces(3)]
     _write(folder / "my-solutions.jsonl", solutions)
     support.write_candidates(folder / "samples.jsonl")
