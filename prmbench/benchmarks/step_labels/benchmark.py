@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.benchmarks.base import (
     REWARD_MODEL,
     TOKENS,
-    Benchmark,
     DataRequest,
     imported,
     option,
 )
+from prmbench.benchmarks.trace_benchmark import TraceBenchmark
 
 if TYPE_CHECKING:
     from prmbench.benchmarks.step_labels.schema import LabelledItem, StepLabelsMetrics
@@ -37,18 +36,14 @@ class StepLabelsOptions:
     )
 
 
-class StepLabels(Benchmark):
+class StepLabels(TraceBenchmark):
     """Does a reward model tell right steps from wrong ones?"""
 
     name = "step-labels"
     title = "Step labels"
-    unit = "traces"
     figure = "PRMScore"
-    measures = frozenset({"rm"})
     options = StepLabelsOptions
     uses = REWARD_MODEL | TOKENS | {"data", "subset", "limit", "prompt"}
-    prompt_is_models = True
-    choices = frozenset({"protocol", "thresholds"})
     resamples = 2_000
 
     item_type = imported("prmbench.benchmarks.step_labels.schema:LabelledItem")
@@ -61,34 +56,6 @@ class StepLabels(Benchmark):
     notes = imported("prmbench.benchmarks.step_labels.board:notes")
     section = imported("prmbench.benchmarks.step_labels.section:section")
     outcomes = imported("prmbench.benchmarks.step_labels.board:outcomes")
-
-    def parse(self, place: str, fields: Any) -> LabelledItem:
-        """Make an item of a JSON value, and refuse a NaN score.
-
-        Args:
-            place: Where the value stands, for errors.
-            fields: The JSON value.
-        """
-        from prmbench.errors import UserError, printable
-
-        item: LabelledItem = super().parse(place, fields)
-        if (step := item.first_nan()) is not None:
-            raise UserError(
-                f"{place}: item '{printable(item.id)}' has a NaN score at step {step}; the model or its items are broken"
-            )
-        return item
-
-    def check_items(self, path: Path, items: Sequence[LabelledItem]) -> None:
-        """Refuse items of several sorts (sums, scores).
-
-        Args:
-            path: The file, for errors.
-            items: Its items.
-        """
-        from prmbench.errors import UserError
-
-        if len(sorts := {item.sort for item in items}) > 1:
-            raise UserError(f"{path}: some items have {' and some '.join(sorted(sorts))}; items of two runs?")
 
     def compute(
         self, items: Sequence[LabelledItem], subject: Subject, options: Any, *, n_resamples: int, seed: int
@@ -141,44 +108,25 @@ class StepLabels(Benchmark):
         """Find the traces. Of one whose first wrong step alone is known, the steps after it are unknown.
 
         Args:
-            request: Its ``data``, ``subsets`` and ``limit`` are read; see `prmbench.data.traces.load_traces`.
-        """
-        from prmbench.data.traces import load_traces, with_labels
-
-        return [with_labels(trace) for trace in load_traces(request.data, request.subsets, request.limit)]
-
-    def sizes(self, data: Sequence[Trace]) -> Mapping[str, int]:
-        """Traces by subset.
-
-        Args:
-            data: The traces.
-        """
-        return Counter(trace.subset for trace in data)
-
-    def check_against(self, path: Path, items: Sequence[LabelledItem], traces: Sequence[Trace]) -> list[str]:
-        """Say which items have other labels or another trace than the data.
-
-        Args:
-            path: The items file, for the sentences.
-            items: The items.
-            traces: The data.
+            request: See `TraceBenchmark.load`.
         """
         from prmbench.data.traces import with_labels
-        from prmbench.errors import printable
 
-        real = {(trace.subset, trace.id): with_labels(trace) for trace in traces}
-        subsets = {subset for subset, _ in real}
-        found = []
-        for item in items:
-            trace = real.get(item.key)
-            name = f"{path}: item '{printable(item.id)}' of {printable(item.subset)}"
-            if trace is None:
-                found += [f"{name} is not in the data"] if item.subset in subsets else []
-            elif item.labels != trace.labels:
-                found.append(f"{name} has other labels than the data")
-            elif item.digest != trace.labelled_digest():
-                found.append(f"{name} is of another trace than the data have (digest)")
-        return found
+        return [with_labels(trace) for trace in super().load(request)]
+
+    def difference(self, item: LabelledItem, trace: Trace) -> str | None:
+        """Say whether labels or trace differ; see `TraceBenchmark.difference`.
+
+        Args:
+            item: The item.
+            trace: Its trace.
+        """
+        from prmbench.data.traces import with_labels
+
+        labelled = with_labels(trace)
+        if item.labels != labelled.labels:
+            return "has other labels than the data"
+        return None if item.digest == labelled.labelled_digest() else "is of another trace than the data have (digest)"
 
 
 STEP_LABELS = StepLabels()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prmbench.data.records import read_json
 from prmbench.data.tokens import ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
 from prmbench.engines.processes import Share, current_share
@@ -17,10 +16,10 @@ from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, write_card
 from prmbench.reward_models.marks import MarkEncoder, single_id
 from prmbench.training.model.exporter import Exporter
+from prmbench.training.model.measured import best_weights, measured_arguments, train_and_measure
 from prmbench.training.model.start import load_start
 from prmbench.training.prm.recipe import PRMData, PRMRecipe
 from prmbench.training.recipes.lora import add_adapter
-from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
 
 if TYPE_CHECKING:
@@ -109,22 +108,13 @@ def _prepare(recipe: PRMRecipe, share: Share, log: Callable[[str], None]) -> _Ru
 
 
 def _train(run: _Run, last: str | None) -> dict[str, Any]:
-    """Train, and measure once more where the schedule made no last measurement. Returns what is to be reported."""
+    """Train to the end. Returns what is to be reported."""
     trainer = _make_trainer(run, fresh=last is None)
-    if last is None:
-        trainer.rehearse(run.states / "rehearsal", functools.partial(_export, run))
-    trainer.train(resume_from_checkpoint=last)
-    state = trainer.state
-    if run.data.held and not any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history):
-        trainer.evaluate()
-    trainer.save_model(str(run.states / "last"))
-    run.share.wait()
+    train_and_measure(run, trainer, last, functools.partial(_export, run), held=bool(run.data.held))
     return _finish(run, trainer) if run.share.main else {}
 
 
 def _make_trainer(run: _Run, *, fresh: bool) -> StepTrainer:
-    from transformers import TrainingArguments
-
     from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.prm.trainer import StepData, StepTrainer
 
@@ -138,15 +128,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> StepTrainer:
         train_dataset=StepData(kept),
         eval_dataset=[] if held else None,
         callbacks=[progress_callback(run.log)] if run.share.main else [],
-        args=TrainingArguments(
-            **trainer_arguments(recipe, run.states, updates),
-            remove_unused_columns=False,
-            dataloader_drop_last=True,
-            eval_strategy="steps" if held else "no",
-            eval_steps=recipe.evaluate_every or max(1, updates // 10),
-            eval_on_start=bool(held) and fresh,
-            ddp_find_unused_parameters=False,
-        ),
+        args=measured_arguments(recipe, run.states, updates, recipe.evaluate_every, held=bool(held), fresh=fresh),
     )
 
 
@@ -189,24 +171,14 @@ def _load_model(run: _Run, folder: Path, *, train: bool = False) -> PreTrainedMo
 
 def _finish(run: _Run, trainer: StepTrainer) -> dict[str, Any]:
     """Write the best weights as a checkpoint. Returns what is to be reported."""
-    from prmbench.training.model.trainer import BEST_NAME
-
-    history, steps = trainer.state.log_history, trainer.state.global_step
-    best = run.states / "best"
-    best_step = read_json(best / BEST_NAME)["step"] if best.exists() else steps
-    _export(run, best if best.exists() else run.states / "last", run.output)
-    at_best: dict[str, Any] = next(
-        (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}
-    )
+    best, report = best_weights(run, trainer)
+    _export(run, best, run.output)
     found = run.data.found
     return {
         "data": {**vars(found), "traces": len(found.traces)},
         "trained_traces": len(run.data.kept),
         "held_out_traces": len(run.data.held),
-        "steps": steps,
-        "best_step": best_step,
-        "metrics": {name.removeprefix("eval_"): x for name, x in at_best.items() if name.startswith("eval_")},
-        "history": history,
+        **report,
     }
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prmbench.data.records import read_json
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
@@ -26,9 +25,9 @@ from prmbench.reward_models.card import Card, reference_fields, write_card
 from prmbench.reward_models.implicit import shared_logits
 from prmbench.training.data.pairs import Pairs
 from prmbench.training.model.exporter import Exporter
+from prmbench.training.model.measured import best_weights, measured_arguments, train_and_measure
 from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
-from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.rm.recipe import RMData, RMRecipe
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
 
@@ -150,22 +149,14 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
 
 
 def _train(run: _Run, last: str | None) -> dict[str, Any]:
-    """Train, and measure once more where the schedule made no last measurement. Returns what is to be reported."""
+    """Train to the end. Returns what is to be reported."""
     trainer = _make_trainer(run, fresh=last is None)
-    if last is None:
-        trainer.rehearse(run.states / "rehearsal", functools.partial(_export, run))
-    trainer.train(resume_from_checkpoint=last)
-    state = trainer.state
-    if run.data.held and not any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history):
-        trainer.evaluate()
-    trainer.save_model(str(run.states / "last"))
-    run.share.wait()
+    train_and_measure(run, trainer, last, functools.partial(_export, run), held=bool(run.data.held))
     return _finish(run, trainer) if run.share.main else {}
 
 
 def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
     import torch
-    from transformers import TrainingArguments
 
     from prmbench.engines.hf.engine import HFEngine
     from prmbench.reward_models.reference_model import ReferenceModel, reference_identity, reference_logprobs
@@ -217,15 +208,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
         eval_dataset=[] if held else None,
         callbacks=[progress_callback(run.log)] if run.share.main else [],
-        args=TrainingArguments(
-            **trainer_arguments(recipe, run.states, updates),
-            remove_unused_columns=False,
-            dataloader_drop_last=True,
-            eval_strategy="steps" if held else "no",
-            eval_steps=recipe.evaluate_every or max(1, updates // 10),
-            eval_on_start=bool(held) and fresh,
-            ddp_find_unused_parameters=False,
-        ),
+        args=measured_arguments(recipe, run.states, updates, recipe.evaluate_every, held=bool(held), fresh=fresh),
     )
 
 
@@ -264,16 +247,10 @@ def _load_model(recipe: RMRecipe, folder: Path, size: int | None = None, *, trai
 
 def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
     """Write the best and the last weights as checkpoints. Returns what is to be reported."""
-    from prmbench.training.model.trainer import BEST_NAME
-
-    recipe, data, history = run.recipe, run.data, trainer.state.log_history
-    steps, last, best = trainer.state.global_step, run.states / "last", run.states / "best"
-    best_step = read_json(best / BEST_NAME)["step"] if best.exists() else steps
-    _export(run, best if best.exists() else last, run.output)
-    _export(run, last, run.output / "last")
-    at_best: dict[str, Any] = next(
-        (row for row in reversed(history) if row["step"] == best_step and "eval_loss" in row), {}
-    )
+    recipe, data = run.recipe, run.data
+    best, report = best_weights(run, trainer)
+    _export(run, best, run.output)
+    _export(run, run.states / "last", run.output / "last")
     return {
         "hashes": {"last": checkpoint_hash(run.output / "last", run.folder)},
         "beta": recipe.scale,
@@ -281,10 +258,7 @@ def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
         "data": {**vars(data.found), "pairs": len(data.found.pairs)},
         "trained_pairs": len(data.kept),
         "held_out_pairs": len(data.held),
-        "steps": steps,
-        "best_step": best_step,
-        "metrics": {name.removeprefix("eval_"): x for name, x in at_best.items() if name.startswith("eval_")},
-        "history": history,
+        **report,
     }
 
 
