@@ -1,4 +1,4 @@
-"""Scoring, sampling and saving over the zoo, against transformers' own forward."""
+"""Scoring, sampling, training and saving over the zoo, against transformers' own forward."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import zoo
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.load import LoadOptions, load_causal_lm, load_trunk
 from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.training.model.forward import give_logprobs
 
 CPU = LoadOptions("cpu", "float32")
 VOCABULARY = 101
@@ -52,3 +53,23 @@ def test_scored_sampled_and_saved(animal, tmp_path):
     with torch.inference_mode():
         states, own = (one(input_ids=torch.tensor(ids)[None]).last_hidden_state for one in (trunk, engine.trunk))
     assert float((states - own).abs().max()) < 1e-5
+
+
+def test_trained(animal):
+    """What trainers call has the log-probs and the gradients of transformers' own forward."""
+    model, folder = animal
+    trained = load_causal_lm(folder, CPU).train()
+    give_logprobs(trained, "it")
+    ids = torch.from_numpy(np.random.default_rng(1).integers(6, VOCABULARY, size=(1, 24)))
+    n = ids.shape[1] - 3
+    values = trained(input_ids=ids, rows=torch.zeros(n, dtype=torch.long), columns=torch.arange(3, 24))["values"]
+    values.sum().backward()
+    plain = model.train()(input_ids=ids).logits.log_softmax(-1)[0, 2:-1].gather(1, ids[0, 3:, None])[:, 0]
+    plain.sum().backward()
+    assert float((values - plain).detach().abs().max()) < 1e-4
+    wanted = dict(model.named_parameters())
+    for name, weight in trained.named_parameters():
+        (own,) = {name, name.replace("model.", "language_model.model.", 1), f"language_model.{name}"} & wanted.keys()
+        if wanted[own].grad is not None:  # experts that nothing came to have none
+            scale = max(1.0, float(wanted[own].grad.abs().max()))
+            assert float((weight.grad - wanted[own].grad).abs().max()) < 1e-3 * scale, name

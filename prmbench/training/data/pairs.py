@@ -170,6 +170,11 @@ def load_pairs(
             if strict:
                 raise UserError(f"{place}: is {len(response):,} tokens long, max_length is {max_length:,}")
 
+    if 2 * n_overlong > n_responses:
+        raise UserError(
+            f"{file}: {n_overlong:,} of {n_responses:,} responses are longer than max_length {max_length:,}, more than half (the "
+            f"first is {first_overlong}); raise max_length, or mend the file"
+        )
     pairs = [pair for group in groups.values() for pair in _draw(*group, per_prompt, seed)]
     prompts = {key for key, _, _ in groups.values()}
     n_one_sided = len(prompts - {pair.key for pair in pairs})

@@ -208,6 +208,11 @@ def test_a_few_rows_of_no_use_are_left_out_counted_and_named(tmp_path, encoder):
         load(write(tmp_path / "r.jsonl", [*right, *wrong, *[{**blank, "sample": 2 + i} for i in range(5)]]), encoder)
     long = rollout(encoder, "p2", "57 " * 600, False, 3)
     assert load(write(tmp_path / "r.jsonl", [*right, *wrong, long]), encoder).n_overlong == 1
+    many = [{**long, "sample": 3 + i} for i in range(41)]
+    with pytest.raises(
+        UserError, match=r"41 of 81 responses are longer than max_length 500, more than half \(the first is"
+    ):
+        load(write(tmp_path / "s.jsonl", [*right, *wrong, *many]), encoder)
     with pytest.raises(UserError, match=r"line 41: is [\d,]+ tokens long, max_length is 500"):
         load(file, encoder, strict=True)
 
