@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,31 @@ class GuardedTrainer(Trainer):
         with writing(folder):
             super().save_model(output_dir, _internal_call)
         self._save_probe(self.model_wrapped, folder)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without gradient and dropout."""
+        model = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            yield
+        model.train(was_training)
+
+    def keep_measured(self, found: dict[str, float]) -> dict[str, float]:
+        """Log what was measured on held-out data, and keep the weights where they are the best.
+
+        Args:
+            found: Figures by name, ``loss`` among them.
+
+        Returns:
+            The same, each under ``eval_`` and its name.
+        """
+        metrics = {f"eval_{name}": value for name, value in found.items()}
+        self.log(dict(metrics))
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.keep_best(found["loss"])
+        return metrics
 
     def keep_best(self, loss: float) -> None:
         """Save the weights where no earlier ones have a lower held-out loss. All processes must call it.

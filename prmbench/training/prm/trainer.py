@@ -128,18 +128,14 @@ class StepTrainer(GuardedTrainer):
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         found: dict[int, Floats] = {}
         size = self.args.per_device_eval_batch_size
-        model = self.model_wrapped
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with self.evaluating():
             for start in range(0, len(order), size):
                 indices = order[start : start + size]
                 inputs = self._prepare_inputs(collate([self.held_out[i] for i in indices]))
-                _, outputs = self.compute_loss(model, inputs, return_outputs=True)
+                _, outputs = self.compute_loss(self.model_wrapped, inputs, return_outputs=True)
                 values = outputs["values"].double().cpu().numpy()
                 edges = np.cumsum([len(self.held_out[i].marks) for i in indices])[:-1]
                 found |= dict(zip(indices, np.split(values, edges), strict=True))
-        model.train(was_training)
         return np.concatenate([found[i] for i in range(len(found))])
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -159,11 +155,7 @@ class StepTrainer(GuardedTrainer):
         if not np.isfinite(logits).all():
             raise self.broken("the logit of a held-out step is not a finite number")
         found = step_metrics(logits, np.concatenate([one.targets for one in self.held_out]).astype(np.float64))
-        metrics = {f"eval_{name}": value for name, value in found.items()}
-        self.log(dict(metrics))
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.keep_best(found["loss"])
-        return metrics
+        return self.keep_measured(found)
 
 
 def step_metrics(logits: Floats, targets: Floats) -> dict[str, float]:

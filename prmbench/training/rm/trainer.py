@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +175,7 @@ class RewardModelTrainer(GuardedTrainer):
 
     def _reference_logprobs(self, model: Any, where: dict[str, Tensor]) -> Tensor:
         if self.reference is None:
-            with self._evaluating(), self.accelerator.unwrap_model(model).disable_adapter():
+            with self.evaluating(), self.accelerator.unwrap_model(model).disable_adapter():
                 found: Tensor = model(**where)["values"].float()
             return found
         lengths = torch.bincount(where["rows"], minlength=len(where["input_ids"])).tolist()
@@ -193,16 +192,6 @@ class RewardModelTrainer(GuardedTrainer):
         flat = np.concatenate([one.logprob for one in scores if one.logprob is not None])
         return torch.from_numpy(flat).float().to(where["rows"].device)
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Without gradient and dropout."""
-        model = self.model_wrapped
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            yield
-        model.train(was_training)
-
     def held_out_values(self) -> list[NDArray[np.float64]]:
         """Compute the token values of every held-out response.
 
@@ -214,7 +203,7 @@ class RewardModelTrainer(GuardedTrainer):
         order = sorted(range(len(self.held_out)), key=lambda i: -self.held_out.lengths[i])
         found: dict[int, NDArray[np.float64]] = {}
         size = self.args.per_device_eval_batch_size
-        with self._evaluating():
+        with self.evaluating():
             for start in range(0, len(order), size):
                 indices = order[start : start + size]
                 inputs = self._prepare_inputs(collate([self.held_out[i] for i in indices]))
@@ -241,8 +230,4 @@ class RewardModelTrainer(GuardedTrainer):
         if not all(np.isfinite(one).all() for one in values):
             raise self.broken("the value of a held-out response is not a finite number")
         found = held_out_metrics(values, self.recipe.meaning, self.recipe.scale, self.recipe.offset)
-        metrics = {f"eval_{name}": value for name, value in found.items()}
-        self.log(dict(metrics))
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.keep_best(found["loss"])
-        return metrics
+        return self.keep_measured(found)
