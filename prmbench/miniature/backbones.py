@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prmbench.errors import ArgumentError, nearest
-from prmbench.miniature.world import OPERATORS, PLAIN_SYSTEM, TAGS, World
+from prmbench.miniature.solutions import CONNECTIVES, SYSTEMS, TAGS, WORDS
+from prmbench.miniature.world import LETTERS, OPERATORS, World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -16,7 +17,16 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
 )
 _SPECIAL = ("<|pad|>", "<|unknown|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-_WORDS = ("\n\n", PLAIN_SYSTEM, "start", "then", "=", "\\boxed{", "}")
+_WORDS = (
+    "\n\n",
+    *(one for one in SYSTEMS.values() if one),
+    "start",
+    "and",
+    "\\boxed{",
+    "}",
+    *WORDS.values(),
+    *CONNECTIVES,
+)
 
 BACKBONES = {
     "llama-small": ("llama", 2, 128),
@@ -36,7 +46,8 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = [*_SPECIAL, *_WORDS, *TAGS, *OPERATORS, *map(str, range(world.modulus))]
+    numbers = map(str, range(max(world.modulus, 10)))
+    words = [*_SPECIAL, *_WORDS, *TAGS, *OPERATORS, *LETTERS, *numbers]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unknown|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex("\n\n"), "isolated"), pre_tokenizers.Split(" ", "removed")]

@@ -14,32 +14,28 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.errors import ArgumentError
 from prmbench.miniature.backbones import save_untrained
-from prmbench.miniature.world import (
+from prmbench.miniature.checker import error_kind, first_wrong_step, read_content
+from prmbench.miniature.injected import INJECTED, inject
+from prmbench.miniature.solutions import (
     FORMATS,
-    INJECTED,
-    PLAIN_SYSTEM,
-    Chain,
+    SYSTEMS,
+    Content,
     Format,
-    Split,
-    World,
-    answer_text,
-    draw_problem,
-    error_kind,
-    first_wrong_step,
-    inject,
-    parse_problem,
-    solve,
-    with_format,
+    demonstrate,
+    write_steps,
 )
+from prmbench.miniature.world import Chain, Split, World, draw_problem, parse_problem
 from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
 from prmbench.results.store import write_atomically
 
 SEPARATOR = "\n\n"
 PROMPT = "bare"
-MAX_NEW_TOKENS = 80
+MAX_NEW_TOKENS = 110
 RECIPE = "miniature/sft.yaml"
-FORMAT = 2
+FORMAT_SHARES: dict[Format, float] = {"tagged": 0.7, "plain": 0.15, "prose": 0.15}
+"""Share of the chats in each format."""
+FORMAT = 3
 """Raised when what an earlier version left in the folder could not be gone on with."""
 
 
@@ -51,16 +47,14 @@ class Build:
         world: The world.
         backbone: Name of the backbone, one of `prmbench.miniature.backbones.BACKBONES`.
         n_chats: Number of chats to train on.
-        plain_share: Share of the chats that show the plain format, under its system message.
-        pass_rate: Share of right completions at which supervised fine-tuning stops.
+        steps: Number of updates of supervised fine-tuning.
         seed: Seed of the weights, the data and their order.
     """
 
     world: World = field(default_factory=World)
     backbone: str = "llama-small"
-    n_chats: int = 20_000
-    plain_share: float = 0.2
-    pass_rate: float = 0.5
+    n_chats: int = 40_000
+    steps: int = 2_500
     seed: int = 0
 
     def folder(self) -> Path:
@@ -114,29 +108,53 @@ def make_problems(world: World, split: Split, n: int, seed: int) -> list[dict[st
     ]
 
 
-def make_chats(world: World, n: int, seed: int, plain_share: float = 0.0) -> list[dict[str, Any]]:
-    """Make chats with right solutions of training problems.
+def draw_solutions(world: World, split: Split, n: int, seed: int) -> list[tuple[Chain, Content, Format]]:
+    """Let the demonstrator solve problems, with the demonstrator's own errors.
+
+    Args:
+        world: The world.
+        split: Split of the problems.
+        n: Number of problems.
+        seed: Seed of the problems, of the solutions and of the formats.
+
+    Returns:
+        Problem, solution and format (`FORMAT_SHARES`) of each.
+    """
+    rng = random.Random(f"solutions-{split}-{seed}")
+    problems = [parse_problem(record["problem"]) for record in make_problems(world, split, n, seed)]
+    forms = rng.choices(FORMATS, [FORMAT_SHARES[form] for form in FORMATS], k=n)
+    return [(problem, demonstrate(problem, world, rng), form) for problem, form in zip(problems, forms, strict=True)]
+
+
+def chat_of(problem: Chain, content: Content, form: Format) -> dict[str, Any]:
+    """Write a solution as a chat.
+
+    Args:
+        problem: The problem.
+        content: The solution.
+        form: Its format; all but tagged have a system message of their own.
+
+    Returns:
+        A record with ``messages``.
+    """
+    asked = find_prompt(PROMPT).render(problem.text())
+    turns = [("user", asked), ("assistant", SEPARATOR.join(write_steps(content, form)))]
+    system = SYSTEMS[form]
+    if system is not None:
+        turns.insert(0, ("system", system))
+    return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+
+def make_chats(world: World, n: int, seed: int, split: Split = "train") -> list[dict[str, Any]]:
+    """Make chats in which the demonstrator solves problems (`draw_solutions`, `chat_of`).
 
     Args:
         world: The world.
         n: Number of chats.
-        seed: Seed of the problems and of the formats.
-        plain_share: Share of the chats that are plain, under the system message of that format; the others are tagged.
-
-    Returns:
-        Records with ``messages``.
+        seed: Seed of everything that is drawn.
+        split: Split of the problems.
     """
-    template = find_prompt(PROMPT)
-    rng = random.Random(f"chats-{seed}")
-    chats = []
-    for record in make_problems(world, "train", n, seed):
-        plain = rng.random() < plain_share
-        steps = with_format(solve(parse_problem(record["problem"]), world), "plain" if plain else "tagged")
-        turns = [("user", template.render(record["problem"])), ("assistant", SEPARATOR.join(steps))]
-        if plain:
-            turns.insert(0, ("system", PLAIN_SYSTEM))
-        chats.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-    return chats
+    return [chat_of(*one) for one in draw_solutions(world, split, n, seed)]
 
 
 def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> Path:
@@ -160,8 +178,7 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
         return policy
     folder.mkdir(parents=True, exist_ok=True)
     save_untrained(folder / "untrained", build.backbone, build.world, build.seed)
-    write_lines(folder / "chats.jsonl", make_chats(build.world, build.n_chats, build.seed, build.plain_share))
-    write_lines(folder / "problems-validation.jsonl", make_problems(build.world, "validation", 400, build.seed))
+    write_lines(folder / "chats.jsonl", make_chats(build.world, build.n_chats, build.seed))
     recipe = load_recipe(
         RECIPE,
         SFTRecipe,
@@ -169,8 +186,7 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
             f"model={folder / 'untrained'}",
             f"data={folder / 'chats.jsonl'}",
             f"output={policy}",
-            f"stop.problems={folder / 'problems-validation.jsonl'}",
-            f"stop.pass_rate={build.pass_rate}",
+            f"max_steps={build.steps}",
             f"seed={build.seed}",
         ],
     )
@@ -203,11 +219,10 @@ def rollout_error(rollout: Rollout, world: World) -> str:
 
 
 def make_traces(rollouts: Sequence[Rollout], world: World, n: int, seed: int) -> dict[Format, list[dict[str, Any]]]:
-    """Make labelled traces in both formats, of the same content.
+    """Make labelled traces in all formats, of the same content.
 
-    Half are right, four tenths have the policy's own errors, and one tenth has errors that are put in, all kinds in turn. These
-    shares make detection neither easy nor hopeless: a model finds nearly all errors that are put in, because it never makes them
-    itself, and about half of the policy's own.
+    Half are right, four tenths have the policy's own errors, and one tenth has errors that are put in, all kinds in turn. In prose
+    the two halves of a split operation are one step, whose label is that of its first wrong half.
 
     Args:
         rollouts: Rollouts of problems of one split. Well-formed ones are used, at most one of a problem.
@@ -220,23 +235,23 @@ def make_traces(rollouts: Sequence[Rollout], world: World, n: int, seed: int) ->
     """
     rng = random.Random(seed)
     wanted = {"right": n - n // 10 - 4 * n // 10, "sampled": 4 * n // 10, "injected": n // 10}
-    chosen: dict[str, list[tuple[str, Chain, list[str]]]] = {name: [] for name in wanted}
+    chosen: dict[str, list[tuple[str, Chain, Content]]] = {name: [] for name in wanted}
     used: set[str] = set()
     # Choose the content, one rollout after the other.
     for rollout in rng.sample(list(rollouts), len(rollouts)):
-        kind = rollout_error(rollout, world)
-        if rollout.id in used or kind in ("malformed", "truncated"):
+        kind, problem = rollout_error(rollout, world), parse_problem(rollout.problem)
+        content = read_content(problem, rollout_steps(rollout))
+        if rollout.id in used or kind in ("malformed", "truncated") or content is None:
             continue
-        problem, steps = parse_problem(rollout.problem), rollout_steps(rollout)
         name, generator = ("right", "policy") if kind == "none" else ("sampled", f"policy: {kind}")
         if len(chosen["injected"]) < wanted["injected"] and len(used) % 5 == 0:
             error = INJECTED[len(chosen["injected"]) % len(INJECTED)]
             made = inject(problem, error, world, rng)
             if made is None:
                 continue
-            name, generator, steps = "injected", f"injected: {error}", made
+            name, generator, content = "injected", f"injected: {error}", made
         if len(chosen[name]) < wanted[name]:
-            chosen[name].append((generator, problem, steps))
+            chosen[name].append((generator, problem, content))
             used.add(rollout.id)
     # Write it in each format.
     contents = [one for name in wanted for one in chosen[name]]
@@ -246,11 +261,11 @@ def make_traces(rollouts: Sequence[Rollout], world: World, n: int, seed: int) ->
                 "id": f"mini-{i}",
                 "generator": generator,
                 "problem": problem.text(),
-                "steps": with_format(steps, form),
-                "final_answer_correct": steps[-1].endswith(answer_text(problem.answer(world))),
+                "steps": (steps := write_steps(content, form)),
+                "final_answer_correct": content[1] == problem.answer(world),
                 "label": first_wrong_step(problem, steps, world),
             }
-            for i, (generator, problem, steps) in enumerate(contents)
+            for i, (generator, problem, content) in enumerate(contents)
         ]
         for form in FORMATS
     }

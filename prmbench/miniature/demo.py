@@ -15,7 +15,7 @@ from prmbench.data.rollouts import Rollout, Summary, summarise
 from prmbench.data.traces import load_traces
 from prmbench.miniature.build import Build, rollout_error, rollout_steps, train_policy
 from prmbench.miniature.split_data import sample_split, write_traces
-from prmbench.miniature.world import FORMATS
+from prmbench.miniature.solutions import FORMATS
 from prmbench.progress import duration
 from prmbench.reward_models.loading import load_reward_model
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prmbench.miniature.world import FORMATS
+from prmbench.miniature.solutions import FORMATS
 from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.runs import Kind, Row, StudyRun
 

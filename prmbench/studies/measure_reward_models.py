@@ -22,7 +22,7 @@ from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.data.traces import Trace, load_traces
 from prmbench.engines.batching import plan_batches
 from prmbench.miniature.build import PROMPT
-from prmbench.miniature.world import FORMAT_TOKENS, FORMATS
+from prmbench.miniature.solutions import FORMAT_TOKENS, FORMATS
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.stats.auc import ranking_auc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prmbench.miniature.world import FORMATS
+from prmbench.miniature.solutions import FORMATS
 from prmbench.studies import figures
 from prmbench.studies.layout import Layout, rows_of
 from prmbench.studies.measure_reward_models import BEST_OF

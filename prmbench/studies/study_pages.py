@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from prmbench.errors import ArgumentError, UserError, nearest
-from prmbench.miniature.world import FORMATS
+from prmbench.miniature.solutions import FORMATS
 from prmbench.reports.pages import markdown_table
 from prmbench.results.store import write_atomically
 from prmbench.stats.nested import nested_interval
