@@ -86,18 +86,20 @@ def tasks_path() -> None:
 @interruptible
 def demo(
     backbone: Annotated[str, typer.Option(help="llama-small, llama-large, qwen3-small, qwen3-large")] = "llama-small",
-    pass_rate: Annotated[float, typer.Option(min=0.01, max=1, help="at which training of the policy stops")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="of everything")] = 0,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="train the policy, too, instead of taking the one that ships")
+    ] = False,
 ) -> None:
-    """From nothing to a trained policy, verified rollouts and a ProcessBench-style table, in a miniature world."""
+    """The whole loop in a miniature world: a policy, its rollouts, a reward model trained, ProcessBench, Best-of-N, step scores."""
     from prmbench.miniature.build import Build
-    from prmbench.miniature.demo import run_demo
+    from prmbench.miniature.demo import Demo
     from prmbench.miniature.demo_view import show
 
     quiet_libraries()
-    result = run_demo(Build(backbone=backbone, pass_rate=pass_rate, seed=seed), log=typer.echo)
-    show(result)
-    typer.echo(f"next:  prmbench report {result.entry_path.parent}")
+    show(
+        Demo(Build(backbone=backbone, seed=seed, from_scratch=from_scratch), log=lambda line: typer.echo(f"   {line}"))
+    )
 
 
 @app.command()

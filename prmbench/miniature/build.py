@@ -35,6 +35,8 @@ MAX_NEW_TOKENS = 110
 RECIPE = "miniature/sft.yaml"
 FORMAT_SHARES: dict[Format, float] = {"tagged": 0.7, "plain": 0.15, "prose": 0.15}
 """Share of the chats in each format."""
+SHIPPED = Path(__file__).resolve().parent / "policy"
+"""Checkpoint folder of the policy that ships with the package, which `scripts/ship_policy.py` makes."""
 FORMAT = 3
 """Raised when what an earlier version left in the folder could not be gone on with."""
 
@@ -49,6 +51,7 @@ class Build:
         n_chats: Number of chats to train on.
         steps: Number of updates of supervised fine-tuning.
         seed: Seed of the weights, the data and their order.
+        from_scratch: Whether the policy is trained even where one like it ships with the package.
     """
 
     world: World = field(default_factory=World)
@@ -56,6 +59,16 @@ class Build:
     n_chats: int = 40_000
     steps: int = 2_500
     seed: int = 0
+    from_scratch: bool = False
+
+    @property
+    def ships(self) -> bool:
+        """Whether the policy ships with the package: it does for the default."""
+        return self == Build()
+
+    def origin(self) -> str:
+        """Say where the policy is from, for people."""
+        return "ships with the package" if self.ships else f"trained from random weights, {self.steps:,} updates"
 
     def folder(self) -> Path:
         """Return where it is kept, under ``$XDG_CACHE_HOME/prmbench/miniature``."""
@@ -158,7 +171,7 @@ def make_chats(world: World, n: int, seed: int, split: Split = "train") -> list[
 
 
 def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> Path:
-    """Train the build's policy, when it is not there yet.
+    """Train the build's policy, when it neither ships with the package nor is there yet.
 
     Args:
         build: What to build.
@@ -171,6 +184,8 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     from prmbench.training.sft.recipe import SFTRecipe
     from prmbench.training.sft.run import train_sft
 
+    if build.ships:
+        return SHIPPED
     folder = build.folder()
     policy = folder / "sft"
     if (policy / "sft.json").exists():

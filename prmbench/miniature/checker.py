@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prmbench.miniature.solutions import Answer, Content, Part, read_step
+from prmbench.miniature.solutions import Answer, Content, Kind, Part, read_step
 from prmbench.miniature.world import LETTERS, SPLITS, Chain, World, is_hard
 
 
@@ -84,7 +84,7 @@ def _with_kind(problem: Chain, part: Part, before: Part | None) -> Part:
     if part.kind is not None:
         return part
     halved = before is not None and before.letter == part.letter and _is_half(problem, before)
-    kind = "simplify" if _is_half(problem, part) else "combine" if halved else "advance"
+    kind: Kind = "simplify" if _is_half(problem, part) else "combine" if halved else "advance"
     return Part(part.letter, part.left, part.operator, part.right, part.link, part.result, kind)
 
 

@@ -5,10 +5,10 @@ r"""Solutions: what a demonstrator writes, in three formats of one content.
     plain      a 7 * 4 = 5 / a 5 + 7 gives 12 / b 12 - 3 is 9 / \boxed{ 9 }
     prose      7 times 4 = 5 and 5 plus 7 gives 12 / 12 minus 3 is 9 / \boxed{ 9 }
 
-`/` stands for the step separator. A hard operation is done at once (`advance`) or split into two easier facts (`simplify`, `combine`);
-splitting goes wrong less often, so the two choices differ in value. The word before a result (`=`, `gives`, ...) is a synonym: it is
-drawn anew each time and has no consequence. A policy answers in tagged text. Plain text is a mild shift of format, and prose a harsh one:
-it has words for operators, no letters, and split operations in one paragraph.
+`/` stands for the step separator. A hard operation is done at once (`advance`) or split into two easier facts (`simplify`,
+`combine`). Splitting goes wrong less often, so the two choices differ in value. The word before a result (`=`, `gives`, ...) is a
+synonym: it is drawn anew each time and has no consequence. A policy answers in tagged text. Plain text is a mild shift, and
+prose a harsh one: it has words for operators, no letters, and split operations in one paragraph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 

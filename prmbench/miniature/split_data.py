@@ -13,8 +13,15 @@ from prmbench.miniature.world import Split
 from prmbench.policies.policy import load_policy
 from prmbench.policies.rollout import rollout
 
+TRAINING = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
+"""How rollouts are sampled to train on and to make traces of: at temperature 1."""
+EVALUATION = SamplingParams(temperature=0.6, top_p=0.95, max_new_tokens=MAX_NEW_TOKENS)
+"""How the paper samples to evaluate."""
 
-def sample_split(build: Build, policy: Path, split: Split, n_problems: int, n: int) -> tuple[Path, list[Rollout]]:
+
+def sample_split(
+    build: Build, policy: Path, split: Split, n_problems: int, n: int, params: SamplingParams = TRAINING
+) -> tuple[Path, list[Rollout]]:
     """Sample and verify completions of problems of a split. They are sampled once, then they are read.
 
     Args:
@@ -23,6 +30,7 @@ def sample_split(build: Build, policy: Path, split: Split, n_problems: int, n: i
         split: The split.
         n_problems: Number of problems.
         n: Number of completions of each problem.
+        params: How they are sampled.
 
     Returns:
         The folder with ``rollouts.jsonl``, and the rollouts.
@@ -30,21 +38,22 @@ def sample_split(build: Build, policy: Path, split: Split, n_problems: int, n: i
     folder = build.folder()
     file = folder / f"problems-{split}-{n_problems}.jsonl"
     write_lines(file, make_problems(build.world, split, n_problems, build.seed))
-    output = folder / f"rollouts-{split}-{n_problems}x{n}"
+    preset = "" if params == TRAINING else f"-t{params.temperature:g}-p{params.top_p:g}"
+    output = folder / f"rollouts-{split}-{n_problems}x{n}{preset}"
     rollouts = rollout(
         load_policy(str(policy), find_prompt(PROMPT)),
         load_problems(file),
         output,
         prompt=PROMPT,
         n=n,
-        params=SamplingParams(max_new_tokens=MAX_NEW_TOKENS),
+        params=params,
         seed=build.seed,
     )
     return output, rollouts
 
 
 def write_traces(build: Build, rollouts: list[Rollout], n_traces: int, name: str) -> Path:
-    """Write labelled traces in both formats (`make_traces`).
+    """Write labelled traces in all formats (`make_traces`).
 
     Args:
         build: What the miniature is made of.
@@ -53,7 +62,7 @@ def write_traces(build: Build, rollouts: list[Rollout], n_traces: int, name: str
         name: Name of the set, for the folder.
 
     Returns:
-        The folder with ``tagged.jsonl`` and ``plain.jsonl``.
+        The folder with a file a format.
     """
     data = build.folder() / f"traces-{name}"
     data.mkdir(exist_ok=True)

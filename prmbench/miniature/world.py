@@ -4,7 +4,7 @@ A problem is a start value and a list of operations, each named by a letter:
 
     start 7 a * 5 b - 3
 
-All numbers are modulo `World.modulus`. Three operations in four multiply by 3, 5, 7 or 9 (hard); the others add or take away 1 to 9.
+All numbers are modulo `World.modulus`. Three operations in four multiply by 3, 5, 7 or 9 (hard). The others add or subtract 1 to 9.
 A **fact** is one computation, such as ``7 * 5``. Whoever demonstrates solutions states a wrong result for a share of the times that
 depends on the fact, and then always the same one: a *misconception*. The shares and the wrong results are drawn from a hash of the
 fact, so the world is one and the same for every seed of a policy.

@@ -33,7 +33,11 @@ END = ["<advance> c 9 * 9 = 12", "<answer> \\boxed{ 12 }"]
         (["<advance> a 7 - 5 = 2"], 0, "wrong operator"),
         (["<advance> b 7 - 3 = 4"], 0, "skipped operation"),
         (["<advance> a 7 * 5 = 12", "<advance> a 12 * 5 = 14"], 1, "repeated operation"),
-        (["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", END[0], "<advance> c 12 * 9 = 16"], 3, "repeated operation"),
+        (
+            ["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", END[0], "<advance> c 12 * 9 = 16"],
+            3,
+            "repeated operation",
+        ),
         (["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", END[0], "<answer> \\boxed{ 9 }"], 3, "wrong answer"),
         (["<advance> a 7 * 5 = 12", "<answer> \\boxed{ 12 }"], 1, "wrong answer"),
         (["<simplify> a 7 * 4 = 5", "<answer> \\boxed{ 5 }"], 1, "wrong answer"),

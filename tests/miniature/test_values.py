@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.miniature.solutions import CONNECTIVES, FORMATS, SPLIT_SHARE, demonstrate, write_steps
+from prmbench.miniature.solutions import CONNECTIVES, FORMATS, SPLIT_SHARE, Part, demonstrate, write_steps
 from prmbench.miniature.values import Values, true_advantages
 from prmbench.miniature.world import SPLITS, Chain, World, draw_problem, is_hard
 
@@ -40,9 +40,8 @@ def test_equal_to_following_every_path(seed):
 
 @given(st.integers(0, 10**6), st.sampled_from(FORMATS))
 @settings(max_examples=100, deadline=None)
-def test_values_of_tokens_are_a_martingale_that_ends_in_the_verdict(seed, form):
-    """Drawn by the demonstrator itself, the expected change of the value is zero at each token; checked by exact expectation
-    over results, and over the choice at hard operations."""
+def test_values_of_tokens_change_at_choices_and_results_and_end_in_the_verdict(seed, form):
+    """A value changes at choices and results alone, stays within 0 and 1, and ends in what the verifier says."""
     rng = random.Random(seed)
     problem = draw_problem(WORLD, rng, "train")
     content = demonstrate(problem, WORLD, rng)
@@ -59,6 +58,41 @@ def test_values_of_tokens_are_a_martingale_that_ends_in_the_verdict(seed, form):
         chosen = token in ("<advance>", "<simplify>") or (form != "tagged" and i and tokens[i - 1] in ("*", "times"))
         if not chosen and not (i and tokens[i - 1] in CONNECTIVES):
             assert advantage == 0
+
+
+def test_values_after_a_choice_and_a_result_average_to_the_value_before():
+    """The exact expectation over the demonstrator's choices and results, at the first operation of a hand-made problem."""
+    problem = Chain(7, (("*", 5), ("-", 3)))
+    values = Values(problem, WORLD)
+    found = 0.0
+    for split in (False, True):
+        for content, p in first_operation(problem, split):
+            tokens, after = values.of_tokens(content, "tagged")
+            cut = (
+                tokens.index("b") - 1
+            )  # the tag of the second operation, whose choice has no value of its own: it is easy
+            found += p * (SPLIT_SHARE if split else 1 - SPLIT_SHARE) * after[cut - 1]
+    assert found == pytest.approx(values.start, abs=1e-12)
+
+
+def first_operation(problem, split):
+    """All ways to carry out the first operation, each with its probability; the second operation is right."""
+
+    def end(parts):
+        value = parts[-1].result
+        last = WORLD.apply(value, "-", 3)
+        return [*parts, Part("b", value, "-", 3, "=", last, "advance")], last
+
+    if not split:
+        for result, p in WORLD.fact(7, "*", 5).results():
+            yield end([Part("a", 7, "*", 5, "=", result, "advance")]), p
+        return
+    for half, p in WORLD.fact(7, "*", 4).results():
+        for result, q in WORLD.fact(half, "+", 7).results():
+            yield (
+                end([Part("a", 7, "*", 4, "=", half, "simplify"), Part("a", half, "+", 7, "=", result, "combine")]),
+                p * q,
+            )
 
 
 def test_monte_carlo():

@@ -28,7 +28,15 @@ def test_hand_worked():
 
 @pytest.mark.parametrize(
     "text",
-    ["start 7 a plus 5", "start 7 b * 5", "start 7 a * 5 a * 3", "7 a * 5", "start 7 a * 5 ", "start 7 a * 5 then b", ""],
+    [
+        "start 7 a plus 5",
+        "start 7 b * 5",
+        "start 7 a * 5 a * 3",
+        "7 a * 5",
+        "start 7 a * 5 ",
+        "start 7 a * 5 then b",
+        "",
+    ],
 )
 def test_what_is_no_problem(text):
     with pytest.raises(ValueError, match="not a problem"):
