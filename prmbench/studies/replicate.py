@@ -31,7 +31,7 @@ TEST = (
     "Each claim is a sentence of the paper, written into the code with its test before it was run: the paired difference seed by "
     "seed (every seed has its own policy, data, models and test items) and the 95% Student-t interval of its mean. Above 0: "
     "appears; below 0: does not appear; within the margin, which is a third of the paper's mean effect where it prints one: "
-    "practically equal; else undecided. A star marks a verdict that does not stay at 5% after Holm's rule over the claims of its table."
+    "practically equal; else undecided. A star marks a verdict that does not stay at 5% after Holm's rule over its table."
 )
 PICTURES = {"5": (LEARNING_CURVES, "Learning curves"), "fig6": (FIGURE_SIX, "Fig. 6")}
 UNORDERED = ("11", "13", "4.3.3", "fig6")
