@@ -85,22 +85,3 @@ def seed_p_value(differences: Sequence[float]) -> float:
     from scipy.stats import ttest_1samp
 
     return float(ttest_1samp(x, 0.0).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values of one family by Holm's step-down rule, which keeps the chance of any false decision at the level.
-
-    Args:
-        p_values: The p-values; NaN is no test and stays NaN.
-
-    Returns:
-        The adjusted p-values, in the same order.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    adjusted = np.full(len(p), np.nan)
-    if len(order):
-        steps = p[order] * (len(order) - np.arange(len(order)))
-        adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted.tolist()

@@ -17,8 +17,9 @@ from typing import get_args
 import numpy as np
 
 from prmbench.reports.reported import ReportedTable
+from prmbench.stats.paired import holm
 from prmbench.stats.power import pairs_needed
-from prmbench.stats.seeds import OrderingVerdict, SeedMean, holm, ordering, seed_p_value
+from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_p_value
 from prmbench.studies.figures import Difference, Results, RunFigure
 from prmbench.studies.runs import StudyRun
 
@@ -217,7 +218,7 @@ def judge(claims: Iterable[Claim], results: Results, reported: Sequence[Reported
     p_values = [seed_p_value(values) for _, values, *_ in tested]
     adjusted = [math.nan] * len(tested)
     for where in dict.fromkeys(family(claim) for claim, *_ in tested):
-        members = [i for i, (claim, *_) in enumerate(tested) if family(claim) == where]
+        members = [i for i, (claim, *_) in enumerate(tested) if family(claim) == where and not math.isnan(p_values[i])]
         for i, p in zip(members, holm([p_values[i] for i in members]), strict=True):
             adjusted[i] = p
     return [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_rel
 
-from prmbench.stats.seeds import holm, ordering, seed_mean, seed_p_value
+from prmbench.stats.seeds import ordering, seed_mean, seed_p_value
 
 figures = st.lists(st.floats(-5, 5), min_size=2, max_size=10).filter(lambda x: np.std(x) > 1e-3)
 
@@ -60,12 +60,3 @@ def test_p_values_agree_with_the_interval():
         assert found.mean == pytest.approx(x.mean())
     assert math.isnan(seed_p_value([1.0]))
     assert math.isnan(seed_p_value([1.0, 1.0]))
-
-
-def test_holm():
-    """By hand: 0.01 * 4, then max(0.02 * 3), then 0.03 * 2 raised to 0.06, then 0.5."""
-    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
-    assert holm([0.02, math.nan])[0] == pytest.approx(0.02)
-    assert math.isnan(holm([0.02, math.nan])[1])
-    assert holm([]) == []
