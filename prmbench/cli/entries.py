@@ -76,7 +76,7 @@ def export_command(
         typer.Option(
             "--format",
             help="csv, parquet: every figure; latex, markdown: tables; model-card: a section of one; every-eval-ever, "
-            "hf-eval-results: one entry in the format of others",
+            "hf-eval-results, badge: one entry in the format of others",
         ),
     ] = "csv",
     output: Annotated[Path | None, typer.Option(help="file to write; default: printed")] = None,
@@ -93,7 +93,11 @@ def export_command(
         "markdown": export.to_markdown,
         "model-card": export.to_model_card,
     }
-    of_one = {"every-eval-ever": exchange.to_every_eval_ever, "hf-eval-results": exchange.to_hub_results}
+    of_one = {
+        "every-eval-ever": exchange.to_every_eval_ever,
+        "hf-eval-results": exchange.to_hub_results,
+        "badge": exchange.to_badge,
+    }
     known = [*of_several, *of_one]
     if form not in known:
         raise UserError(f"--format {form}: expected {', '.join(known[:-1])} or {known[-1]}{nearest(form, known)}")
