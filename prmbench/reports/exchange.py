@@ -143,9 +143,8 @@ def to_badge(measured: Measured) -> str:
     if estimate is None or estimate.value is None:
         raise UserError(f"{measured.path}: has no figure of a table, and so none for a badge")
     scale = 100 if columns[0].unit == "%" else 1
-    message = shown(
-        Cell(scale * estimate.value, *(end if end is None else scale * end for end in (estimate.low, estimate.high)))
-    )
+    ends = [None if end is None else scale * end for end in (estimate.low, estimate.high)]
+    message = shown(Cell(scale * estimate.value, ends[0], ends[1]))
     what = (
         "miniature"
         if entry.miniature
