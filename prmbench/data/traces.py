@@ -59,6 +59,8 @@ class Trace:
         error_class: The sort of error that the trace is about, as PRMBench has it; None where the record does not say.
         values: Soft label of each step, the probability that it is right or leads to a right answer, None where it is not known;
             None where the record has none.
+        counts: Right continuations from the end of each step and all of them, None where none was sampled; None where the record
+            has none. `prmbench label` writes them.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Trace:
     labels: tuple[StepLabel, ...] | None = None
     error_class: str | None = None
     values: tuple[float | None, ...] | None = None
+    counts: tuple[tuple[int, int] | None, ...] | None = None
 
     def digest(self) -> str:
         """Hash id, problem, steps and label with sha256, in hex: what two evaluations must share to be comparable."""
@@ -272,6 +275,7 @@ def _check(place: str, record: Any, subset: str) -> Trace:
         labels,
         classes[0] or classes[1],
         _values(place, record.get("values"), len(steps)),
+        _counts(place, record, len(steps)),
     )
 
 
@@ -288,6 +292,32 @@ def _values(place: str, values: object, n_steps: int) -> tuple[float | None, ...
             f"{place}: field 'values' is {shown(values)}; expected a list of {n_steps}, one a step: numbers from 0 to 1, or null"
         )
     return tuple(None if one is None else float(one) for one in values)
+
+
+def _counts(place: str, record: dict[str, Any], n_steps: int) -> tuple[tuple[int, int] | None, ...] | None:
+    """The right continuations from each step's end, and all of them. A step of which none was sampled says nothing."""
+    found = {name: record.get(name) for name in ("successes", "trials")}
+    if found["successes"] is None and found["trials"] is None:
+        return None
+    for name, numbers in found.items():
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != n_steps
+            or not all(one is None or (type(one) is int and one >= 0) for one in numbers)
+        ):
+            raise UserError(
+                f"{place}: field '{name}' is {shown(numbers)}; expected a list of {n_steps}, one a step: whole "
+                "numbers from 0, or null"
+            )
+    pairs: list[tuple[int, int] | None] = []
+    for i, (right, all_of_them) in enumerate(zip(*found.values(), strict=True)):
+        if (right is None) != (all_of_them is None) or (right is not None and right > all_of_them):
+            raise UserError(
+                f"{place}: field 'successes[{i}]' is {shown(right)}, field 'trials[{i}]' is {shown(all_of_them)}; expected no more "
+                "successes than trials, or null for both"
+            )
+        pairs.append((right, all_of_them) if all_of_them else None)
+    return tuple(pairs)
 
 
 def _is_share(value: object) -> bool:

@@ -53,6 +53,9 @@ OBJECTIVES: Registry[Objective] = Registry(
             Objective("step_ce", "classifier", 1.0, None, "sum", is_logit=True),
             Objective("step_soft", "classifier", 1.0, None, "sum", is_logit=True),
             Objective("token_pair", "token_pair", 1.0, None, "sum", is_logit=True),
+            Objective("beta_binomial", "classifier", 1.0, None, "sum", is_logit=True),
+            # Trained on differences alone: no value of it stands for a probability.
+            Objective("prefix_gain", "classifier", 1.0, None, "sum", is_logit=False),
         )
     },
 )

@@ -85,6 +85,12 @@ def import_steps(sources: Sequence[str | Path], output: str | Path, *, form: str
     return ImportedSteps(Path(output), read["records"], read["traces"], dict(labels))
 
 
+def _counts(counts: Sequence[tuple[int, int] | None]) -> dict[str, list[int]]:
+    """Counts as a record has them."""
+    right, all_of_them = zip(*((0, 0) if one is None else one for one in counts), strict=True)
+    return {"successes": list(right), "trials": list(all_of_them)}
+
+
 def _record(trace: Trace) -> dict[str, Any]:
     """A trace as the record that `prmbench.data.traces` reads."""
     about = {"generator": None if trace.generator == "unknown" else trace.generator, "error_class": trace.error_class}
@@ -95,5 +101,6 @@ def _record(trace: Trace) -> dict[str, Any]:
         "label": trace.label,
         **({} if trace.labels is None else {"labels": trace.labels}),
         **({} if trace.values is None else {"values": trace.values}),
+        **({} if trace.counts is None else _counts(trace.counts)),
         **{name: value for name, value in about.items() if value is not None},
     }
