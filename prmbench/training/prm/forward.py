@@ -21,10 +21,12 @@ CONCENTRATION_HEAD = "concentration"
 """Name of the head that says how sure a mean is: a layer norm, and a linear layer after it."""
 
 
-def give_step_logits(model: PreTrainedModel, seed: int, concentration: ConcentrationOptions | None = None) -> None:
+def give_step_logits(
+    model: PreTrainedModel, seed: int, concentration: ConcentrationOptions | None = None, *, bias: bool = True
+) -> None:
     """Add a two-class head and make ``model(input_ids=, rows=, columns=)`` return its logit for right minus that for wrong.
 
-    They come as ``{"values": logits}``, float32, shape [n], one for each place. The head is a linear layer with a bias, which
+    They come as ``{"values": logits}``, float32, shape [n], one for each place. The head is a linear layer, which
     starts from small random weights. The output layer has no part in it and is frozen unless it is the input embedding.
 
     Args:
@@ -32,15 +34,18 @@ def give_step_logits(model: PreTrainedModel, seed: int, concentration: Concentra
         seed: Seed of the head's first weights.
         concentration: Options of a second head, whose softplus plus a floor is the concentration of a Beta distribution. It comes
             as ``"concentrations"``, of the same type and shape. None: there is none.
+        bias: Whether the two-class head has a bias. A loss of differences has no gradient for one, but AdamW would move it by
+            rounding alone.
     """
     weight = model.get_output_embeddings().weight
     width = weight.shape[1]
-    head = torch.nn.Linear(width, 2)
+    head = torch.nn.Linear(width, 2, bias=bias)
     std = getattr(model.config.get_text_config(), "initializer_range", 0.02)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.copy_(torch.randn(2, width, generator=generator) * std)
-        head.bias.zero_()
+        if bias:
+            head.bias.zero_()
     model.add_module(SCORE_HEAD, head.to(device=weight.device, dtype=weight.dtype))
     if concentration is not None:
         second = concentration_head(width, concentration, generator)

@@ -235,11 +235,11 @@ class PRMRecipe(Optimisation):
             kept = self.load(self.encoder(self.folder), self.folder).kept
             return [sum(len(trace) for trace in traces_of(one)) for one in kept]
 
-        # A head has two weights for each number of a state, that of the concentration and its norm three more. An output layer
-        # that is not the embedding is then not trained.
+        # A head has two weights for each number of a state, that of the concentration and its norm three more, and each has its
+        # biases. An output layer that is not the embedding is then not trained.
         shape, head = self.shape(), self.has_head
         data, source = self.data_size(self.data, lengths)
-        extra = 2 * shape.width + 2 if head else 0
+        extra = 2 * shape.width + (0 if self.compares else 2) if head else 0
         extra += 3 * shape.width + 1 if self.concentrates else 0
         trained = trained_count(shape, self.lora) + extra
         if head and not self.lora and not shape.tied:

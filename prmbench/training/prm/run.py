@@ -169,7 +169,7 @@ def _load_model(run: _Run, folder: Path, *, train: bool = False) -> PreTrainedMo
     recipe = run.recipe
     model = load_start(recipe, run.folder, train=train)
     if recipe.has_head:
-        give_step_logits(model, recipe.seed, recipe.concentrates)
+        give_step_logits(model, recipe.seed, recipe.concentrates, bias=recipe.compares is None)
     else:
         right, wrong = (single_id(run.encoder, word) for word in recipe.words)
         give_pair_logits(model, (right, wrong), str(folder))
