@@ -6,6 +6,7 @@ things in different sets: 0 is neutral in PRM800K and wrong in Hard2Verify.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,9 @@ RATINGS: dict[int | None, StepLabel] = {1: "right", 0: "neutral", -1: "wrong", N
 
 MARK = "ки"
 """What stands after every step of a Math-Shepherd input; its label has + or - in its place."""
+
+DECRYPTED = "a list (decrypt the records first, with the data set's own code)"
+_SECTION = re.compile(r"^[ \t]*section[ \t]*(\d{1,6})[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -175,15 +179,59 @@ def _hard2verify(place: str, number: int, record: Any) -> dict[str, Any]:
     }
 
 
-def _listed(place: str, field: str, value: Any) -> list[Any]:
+def _listed(place: str, field: str, value: Any, expected: str = DECRYPTED) -> list[Any]:
     """A list that may stand as JSON text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = parse_json(f"{place}, field '{field}'", value.encode(errors="replace"))
     if not isinstance(value, list):
-        raise UserError(
-            f"{place}: field '{field}' is {shown(value)}; expected a list (decrypt the records first, with the data set's own code)"
-        )
+        raise UserError(f"{place}: field '{field}' is {shown(value)}; expected {expected}")
     return value
+
+
+def _deltabench(place: str, number: int, record: Any) -> dict[str, Any]:
+    """DeltaBench: one text of numbered sections, and the numbers of those with an error and of those without use.
+
+    Both are errors in its own evaluation, which passes over everything after the last one: what is there has no label.
+    """
+    field = next((name for name in ("sections_content", "section_content") if name in record), None)
+    if field is None:
+        raise UserError(f"{place}: has no field 'sections_content'; expected the text of its sections")
+    steps = _sections(place, field, check_text(place, field, record[field]))
+    wrong: set[int] = set()
+    for name in ("reason_error_section_numbers", "reason_unuseful_section_numbers"):
+        numbers = _listed(place, name, record.get(name, []), "a list of section numbers, counted from 1")
+        if not all(type(i) is int and 1 <= i <= len(steps) for i in numbers):
+            raise UserError(
+                f"{place}: field '{name}' is {shown(numbers)}; expected a list of section numbers, 1 to {len(steps)}"
+            )
+        wrong.update(numbers)
+    last = max(wrong, default=len(steps))
+    of = record.get("task_l1")
+    return {
+        "id": record.get("id", str(number)),
+        "problem": record["question"],
+        "steps": steps,
+        "labels": ["wrong" if i in wrong else "right" if i <= last else "unknown" for i in range(1, len(steps) + 1)],
+        **({} if of is None else {"error_class": of}),
+    }
+
+
+def _sections(place: str, field: str, text: str) -> list[str]:
+    """Split a text at ``section1:``, ``section2:`` and so on, each at the beginning of a line."""
+    cuts: list[tuple[int, int]] = []
+    for found in _SECTION.finditer(text):
+        if int(found[1]) == len(cuts) + 1:
+            cuts.append(found.span())
+        elif found[0] == f"section{found[1]}:" and int(found[1]) > len(cuts):
+            raise UserError(
+                f"{place}: field '{field}' has section {found[1]} after section {len(cuts)}; expected the numbers 1, 2, 3 and so on"
+            )
+    if not cuts or text[: cuts[0][0]].strip():
+        raise UserError(
+            f"{place}: field '{field}' does not begin with 'section1:'; expected a text of numbered sections"
+        )
+    ends = [start for start, _ in cuts[1:]] + [len(text)]
+    return [text[after:end].strip() for (_, after), end in zip(cuts, ends, strict=True)]
 
 
 def _trl(place: str, number: int, record: Any) -> dict[str, Any]:
@@ -212,6 +260,7 @@ FORMATS = {
             _prmbench,
             repeats=True,
         ),
+        StepFormat("deltabench", ("question", "reason_error_section_numbers"), _deltabench),
         StepFormat("prm800k", ("question", "label"), _prm800k),
         StepFormat("rated-steps", ("steps", "ratings"), _rated_steps),
         StepFormat("math-shepherd", ("input", "label"), _math_shepherd),
