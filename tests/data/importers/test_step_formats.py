@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,15 @@ SHEPHERD = {
     "label": "Q? Step 1: a +\nStep 2: b - c -\nStep 3: d -",
     "task": "GSM8K",
 }
+DELTA = {
+    "id": 5,
+    "question": "Q",
+    "answer": "4",
+    "task_l1": "Math",
+    "sections_content": "section1:\nSo, section 7: see below.\n\nsection2:\nsection 9 of the law\n\nsection3: \n\nsection4:\nend",
+    "reason_error_section_numbers": [1],
+    "reason_unuseful_section_numbers": [3],
+}
 GOOD: list[tuple[dict[str, Any], str, list[str], list[str]]] = [
     (PRMBENCH, "circular_p_0", ["1. a", "", "3. c"], [R, W, W]),
     ({**PRMBENCH, "error_steps": []}, "circular_p_0", ["1. a", "", "3. c"], [R, R, R]),
@@ -83,6 +93,23 @@ GOOD: list[tuple[dict[str, Any], str, list[str], list[str]]] = [
         [R, W],
     ),
     ({"question": "Q", "model_response_by_step": '["a", "b"]', "human_labels": "[0, 0]"}, "0", ["a", "b"], [W, W]),
+    (DELTA, "5", ["So, section 7: see below.", "section 9 of the law", "", "end"], [W, R, W, U]),
+    (
+        {
+            "question": "Q",
+            "section_content": "Section 1 : a\nsection3 of 2\nSECTION 2: b",
+            "reason_error_section_numbers": "[2, 2]",
+        },
+        "0",
+        ["a\nsection3 of 2", "b"],
+        [R, W],
+    ),
+    (
+        {**DELTA, "reason_error_section_numbers": [], "reason_unuseful_section_numbers": [], "task_l1": None},
+        "5",
+        ["So, section 7: see below.", "section 9 of the law", "", "end"],
+        [R, R, R, R],
+    ),
     ({"prompt": "Q", "completions": ["a", "b"], "labels": [True, False]}, "0", ["a", "b"], [R, W]),
     ({"prompt": "Q", "completions": ["a", " "], "labels": [1, 0]}, "0", ["a", " "], [R, W]),
     ({"id": "x", "problem": "P", "steps": ["a", "b"], "labels": ["neutral", None]}, "x", ["a", "b"], [N, U]),
@@ -102,7 +129,7 @@ def test_a_record_as_it_comes(tmp_path, record, name, steps, labels):
     assert (trace.id, list(trace.steps), list(trace.labels)) == (name, steps, labels)
     assert trace.label == next((i for i, one in enumerate(labels) if one == W), -1)
     assert trace.problem in ("1 + 1?", "P", "Q", "Q?")
-    assert trace.error_class == record.get("classification")
+    assert trace.error_class == record.get("classification", record.get("task_l1"))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +161,20 @@ def test_a_record_as_it_comes(tmp_path, record, name, steps, labels):
             {"question": "Q", "model_response_by_step": ["a"], "human_labels": [-1]},
             "'human_labels' is .*1 .right. and 0",
         ),
+        ({**DELTA, "reason_error_section_numbers": [5]}, r"'reason_error_section_numbers' is \[5\]; .* 1 to 4"),
+        ({**DELTA, "reason_error_section_numbers": [0]}, "section numbers, 1 to 4"),
+        ({**DELTA, "reason_error_section_numbers": ["1"]}, "section numbers, 1 to 4"),
+        ({**DELTA, "reason_unuseful_section_numbers": [True]}, "'reason_unuseful_section_numbers' is .*1 to 4"),
+        (
+            {**DELTA, "reason_error_section_numbers": None},
+            "is null; expected a list of section numbers, counted from 1",
+        ),
+        ({**DELTA, "reason_error_section_numbers": "1, 2"}, "expected a list of section numbers, counted from 1"),
+        ({**DELTA, "sections_content": "section1: a\nsection3: b"}, "has section 3 after section 1; expected"),
+        ({**DELTA, "sections_content": "Hm.\nsection1: a"}, "does not begin with 'section1:'"),
+        ({**DELTA, "sections_content": "a"}, "does not begin with 'section1:'"),
+        ({**DELTA, "sections_content": ["a"]}, r"'sections_content' is \[\"a\"\]; expected a string"),
+        ({"question": "Q", "reason_error_section_numbers": []}, "has no field 'sections_content'"),
         ({"prompt": "Q", "completions": ["a"], "labels": [-1]}, "'labels' is .*true .right. and false"),
         (
             {"prompt": [{"role": "user"}], "completions": ["a"], "labels": [True]},
@@ -202,6 +243,7 @@ def test_formats_agree_on_one_solution(tmp_path_factory, steps, data):
     right = data.draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
     wrong = [i for i, one in enumerate(right) if not one]
     folder = tmp_path_factory.mktemp("formats")
+    counts = {"successes": [int(one) for one in right], "trials": [3] * len(steps)}
     records = {
         "own": {"id": "a", "problem": "Q", "steps": steps, "error_steps": wrong},
         "prmbench": {
@@ -213,6 +255,7 @@ def test_formats_agree_on_one_solution(tmp_path_factory, steps, data):
         "rated": {"id": "a", "problem": "Q", "steps": steps, "ratings": [1 if one else -1 for one in right]},
         "hard": {"question": "Q", "model_response_by_step": steps, "human_labels": [int(one) for one in right]},
         "trl": {"prompt": "Q", "completions": steps, "labels": right},
+        "counted": {"id": "a", "problem": "Q", "steps": steps, "labels": right, **counts},
     }
     found = {name: load_traces(write(folder / f"{name}.jsonl", record))[0] for name, record in records.items()}
     assert len({(t.problem, t.steps, t.label, t.labels) for t in found.values()}) == 1
@@ -236,6 +279,22 @@ def test_several_files_become_one_file_of_traces(tmp_path):
     ]
     again = import_steps([found.file], tmp_path / "again.jsonl")
     assert found.file.read_bytes() == again.file.read_bytes()
+
+
+def test_counts_are_kept_by_a_copy(tmp_path):
+    counts = {"successes": [3, 0, None], "trials": [4, 0, None]}
+    record = {
+        "id": "a",
+        "problem": "Q",
+        "steps": ["a", "b", "c"],
+        "labels": [True] * 3,
+        "values": [0.75, None, None],
+        **counts,
+    }
+    found = import_steps([write(tmp_path / "a.jsonl", record)], tmp_path / "b.jsonl")
+    (trace,) = load_traces(found.file)
+    assert trace.counts == ((3, 4), None, None)
+    assert trace == replace(load_traces(tmp_path / "a.jsonl")[0], subset="b")
 
 
 def test_a_named_format_takes_no_other_record(tmp_path):

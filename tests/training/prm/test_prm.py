@@ -208,7 +208,12 @@ def test_adapters_are_merged(recipe, objective):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
+@pytest.mark.parametrize("objective", ["step_ce", "beta_binomial", "prefix_gain"])
+def test_a_killed_run_goes_on_with_the_same_weights(recipe, objective, tmp_path):
+    changes = (
+        {"batch_size": 4, "micro_batch_size": 2, "held_out": 2, "epochs": 6.0} if objective == "prefix_gain" else {}
+    )
+    recipe = recipe.model_copy(update={"objective": objective, **changes})
     whole = train_prm(recipe.model_copy(update={"output": str(tmp_path / "whole"), "save_every": 2}))
     killed = recipe.model_copy(update={"output": str(tmp_path / "cut"), "save_every": 2})
     code = (
