@@ -34,7 +34,10 @@ PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 PROCESSBENCH_HUB = "Qwen/ProcessBench"
 DATA_DIR_VARIABLE = "PRMBENCH_DATA_DIR"
 
-EXPECTED = "an object with id, problem, steps and label, or with labels or error_steps in the place of label"
+EXPECTED = (
+    "an object with id, problem, steps and label, or with labels or error_steps in the place of label, or a record of a data set "
+    "that `prmbench data steps` reads"
+)
 LABELS: dict[str | bool | None, StepLabel] = {
     **{one: one for one in get_args(StepLabel)},
     True: "right",
@@ -180,10 +183,11 @@ def read_traces(records: Iterable[Located], subset: str, form: StepFormat | None
     """
     places: dict[str, str] = {}
     for number, (place, record) in enumerate(records):
-        of = form or find_format(record)
+        of = form or find_format(place, record)
         if form is not None:
             check_object(place, record, form.fields, f"a record of {form.name}")
-        trace = _check(place, record if of is None else of.convert(place, number, record), subset)
+        own, names = (record, {}) if of is None else (of.convert(place, number, record), of.names)
+        trace = _check(place, own, subset, names)
         if trace.id in places:
             if of is not None and of.repeats:
                 continue
@@ -244,11 +248,15 @@ def _read_hub(subset: str) -> Iterator[Located]:
         yield f"{PROCESSBENCH_HUB}, split {subset}, row {i}", row
 
 
-def _check(place: str, record: Any, subset: str) -> Trace:
-    """Read one of our own records."""
+def _check(place: str, record: Any, subset: str, names: dict[str, str]) -> Trace:
+    """Read one of our own records. Of one that was made of another, messages have the names of the fields there."""
+
+    def named(field: str) -> str:
+        return names.get(field, field)
+
     check_object(place, record, ("id", "problem", "steps"), EXPECTED)
-    steps = check_steps(place, record["steps"])
-    labels = _labels(place, record, len(steps))
+    steps = check_steps(place, record["steps"], named("steps"))
+    labels = _labels(place, record, len(steps), named("labels"))
     label = record.get("label")
     if label is None and labels is not None:
         label = first_error(labels)
@@ -264,11 +272,11 @@ def _check(place: str, record: Any, subset: str) -> Trace:
             f"{place}: field 'label' is {label}, but by its step labels the first wrong step is {first}; steps count from 0"
         )
     texts = {name: record.get(name) for name in ("generator", "error_class", "classification")}
-    generator, *classes = (None if one is None else check_text(place, name, one) for name, one in texts.items())
+    generator, *classes = (None if one is None else check_text(place, named(name), one) for name, one in texts.items())
     return Trace(
-        check_text(place, "id", record["id"], number=True),
+        check_text(place, named("id"), record["id"], number=True),
         subset,
-        check_text(place, "problem", record["problem"]),
+        check_text(place, named("problem"), record["problem"]),
         steps,
         label,
         generator or "unknown",
@@ -324,7 +332,7 @@ def _is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _labels(place: str, record: dict[str, Any], n_steps: int) -> tuple[StepLabel, ...] | None:
+def _labels(place: str, record: dict[str, Any], n_steps: int, name: str) -> tuple[StepLabel, ...] | None:
     """What a record says of every step: by words or truth values, or by the indices of the wrong steps.
 
     An index past the last step has no effect: PRMBench's rows have such, and its own evaluation passes them over.
@@ -341,7 +349,8 @@ def _labels(place: str, record: dict[str, Any], n_steps: int) -> tuple[StepLabel
     if labels is None:
         return None
     if not isinstance(labels, list) or len(labels) != n_steps:
-        raise UserError(f"{place}: field 'labels' is {shown(labels)}; expected a list of {n_steps}, one a step")
+        found = f"has {len(labels)} entries" if isinstance(labels, list) else f"is {shown(labels)}"
+        raise UserError(f"{place}: field '{name}' {found}; expected a list of {n_steps}, one a step")
     for i, one in enumerate(labels):
         if not isinstance(one, str | bool | None) or one not in LABELS:
             raise UserError(
