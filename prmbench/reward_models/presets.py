@@ -94,10 +94,10 @@ PRESETS: dict[str, Preset] = {
         "-DPO, Qwen/Qwen3-14B and -Base",
         {"kind": "implicit", "beta": 1.0},
         "pa/scoring.py and pa/models.py of deeplearning-wisc/progress-advantage (arXiv 2606.26080): beta times log pi(token) less "
-        "log pi_ref(token), over the tokens of a step: their mean is the protocol process_mean, their sum is process, and the sum "
-        "up to a step, whose lowest point its runners/fa.py takes for the mistake, is prefix. Open there: mean, sum, min, max or "
-        "last, which it tunes for each backbone (its min and max are of each model alone, and are not here); beta is 1 by default. "
-        "It scores actions of agents without a chat template; here steps are scored with the tokenizer's",
+        "log pi_ref(token), over the tokens of a step: their mean is the protocol process_mean, their sum is process, and its "
+        "running sum is prefix (runners/fa.py takes the lowest point of such a sum for the mistake). Open there: mean, sum, min, "
+        "max or last, which it tunes for each backbone (its min and max are of each model alone, and are not here); beta is 1 by "
+        "default. It scores actions of agents without a chat template; here steps are scored with the tokenizer's",
     ),
     "pure-prm": Preset(
         "jinachris/PURE-PRM-7B",
