@@ -45,8 +45,8 @@ def steps_command(
         str | None,
         typer.Option(
             "--format",
-            help="prmbench (Socratic-PRMBench too), prm800k, rated-steps, math-shepherd, hard2verify, trl-stepwise; default: found "
-            "by the fields of each record",
+            help="prmbench (Socratic-PRMBench too), prm800k, deltabench, rated-steps, math-shepherd, hard2verify, trl-stepwise; "
+            "default: found by the fields of each record",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,

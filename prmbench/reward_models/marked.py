@@ -17,6 +17,7 @@ from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkedTrace, MarkEncoder, MarkLayout
+from prmbench.reward_models.objectives import meaning_of
 from prmbench.stats.protocols import STEP_PROTOCOL
 
 
@@ -140,8 +141,9 @@ class MarkedRewardModel(RewardModel):
         ]
 
     def fixed_thresholds(self) -> dict[str, float]:
-        """Return probability 0.5: scores are logits of probabilities."""
-        return {STEP_PROTOCOL: 0.0}
+        """Return probability 0.5 where scores are logits of probabilities; none where they were trained by differences alone."""
+        named = self.card.objective
+        return {STEP_PROTOCOL: 0.0} if named is None or meaning_of(named).is_logit else {}
 
     def scoring(self) -> dict[str, Any]:
         """Return the layout of the marks."""

@@ -89,6 +89,16 @@ PRESETS: dict[str, Preset] = {
         "ImplicitPRM's eval/processbench.py: steps 'Step i: ...' joined by blank lines, 0.001 times the prefix sum of the ratio "
         "and a sigmoid (the protocol prefix). It tokenizes prefixes anew, so its step ends can fall a token or two later",
     ),
+    "progress-advantage": Preset(
+        "any policy trained by RL, with the checkpoint that the RL began with as its reference: allenai/Olmo-3-7B-Instruct and "
+        "-DPO, Qwen/Qwen3-14B and -Base",
+        {"kind": "implicit", "beta": 1.0},
+        "pa/scoring.py and pa/models.py of deeplearning-wisc/progress-advantage (arXiv 2606.26080): beta times log pi(token) less "
+        "log pi_ref(token), over the tokens of a step: their mean is the protocol process_mean, their sum is process, and its "
+        "running sum is prefix (runners/fa.py takes the lowest point of such a sum for the mistake). Open there: mean, sum, min, "
+        "max or last, which it tunes for each backbone (its min and max are of each model alone, and are not here); beta is 1 by "
+        "default. It scores actions of agents without a chat template; here steps are scored with the tokenizer's",
+    ),
     "pure-prm": Preset(
         "jinachris/PURE-PRM-7B",
         {"kind": "classifier", "marks": _NEWLINES},
