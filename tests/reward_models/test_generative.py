@@ -211,8 +211,6 @@ def test_mean_log_odds_hand_worked():
 def test_mistakes(language_model):
     with pytest.raises(UserError, match="a critic needs at least one vote"):
         load_reward_model(language_model, kind="critic", generation={"n": 0})
-    with pytest.raises(UserError, match="`engine=vllm`: .* judge needs the logits of two tokens"):
-        load_reward_model(language_model, kind="judge", engine="vllm")
     with pytest.raises(UserError, match=r"pair: 'not right' is 2 tokens"):
         load_reward_model(language_model, kind="judge", pair=["not right", "No"])
     with pytest.raises(UserError, match="`reference=.*`: critic scores with one model alone"):
