@@ -2,18 +2,19 @@
 
 Public PRMs have heads of many names, and configs that name code of their own. vLLM knows a linear layer ``score`` on any decoder
 (``convert="classify"``) and the two layers of Qwen2.5-Math-PRM (`Qwen2ForProcessRewardModel`). So a folder is written that links to
-the weights, with the head in a file beside them. Only a weight file that holds a head is copied, without it.
+the weights, with the head in a file beside them. A weight file that holds a head is copied without it, and those of a decoder that
+was saved alone are copied under the names that they have in a language model. All others are links.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
-from prmbench.engines.checkpoint import INDEX, loaded_files
+from prmbench.engines.checkpoint import INDEX, loaded_files, weight_names
 from prmbench.engines.load import HEAD_LAYERS
 from prmbench.errors import UserError, argument
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 Layer = tuple["torch.Tensor", "torch.Tensor | None"]
 """Weight (shape [outputs, inputs]) and bias (shape [outputs], or None) of a linear layer."""
 
-HEAD_FILE = "model-head.safetensors"
-"""Its name comes last: by the first weight that it reads vLLM tells whether names begin with ``model.``."""
-
+HEAD_FILE = "head.safetensors"
 TOKENIZER_FILES = ("*token*.json", "vocab.json", "*.model", "*.txt", "*.tiktoken")
 PROCESS_REWARD = "Qwen2ForProcessRewardModel"
 """vLLM's name for Qwen2 with a head of two layers and a ReLU between them."""
@@ -77,22 +76,23 @@ def write_layout(folder: Path, target: Path, layers: Sequence[Layer] | None, *, 
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    # The weights: links to files without a head, copies of the others.
+    # The weights: links to files that vLLM can read as they are, copies of the others.
+    config = read_json(folder / "config.json")
     placed: dict[str, str] = {}
+    beginning = _beginning(config, weight_names(folder))
     for number, file in enumerate(loaded_files(folder)):
         name = f"model-{number:05}.safetensors"
-        with safe_open(file, framework="pt") as tensors:
-            names = list(tensors.keys())
-        kept = [one for one in names if not _is_head(one)]
-        if len(kept) == len(names):
+        with safe_open(file, framework="pt") as weights:
+            names = list(weights.keys())
+        kept = {beginning + one: one for one in names if not _is_head(one)}
+        if list(kept) == names:
             (target / name).symlink_to(file.resolve())
         else:
-            tensors = load_file(file)
-            save_file({one: tensors[one] for one in kept}, target / name, metadata={"format": "pt"})
+            whole = load_file(file)
+            save_file({new: whole[old] for new, old in kept.items()}, target / name, metadata={"format": "pt"})
         placed |= dict.fromkeys(kept, name)
 
     # The head.
-    config = read_json(folder / "config.json")
     native = layers is not None and is_process_reward(str(config.get("model_type")), layers)
     head: dict[str, Any] = {}
     for i, (weight, bias) in enumerate(layers or ()):
@@ -115,6 +115,18 @@ def write_layout(folder: Path, target: Path, layers: Sequence[Layer] | None, *, 
 def _is_head(name: str) -> bool:
     """Whether a weight is of a head, by its name. The output layer of a language model is none: vLLM leaves it out itself."""
     return bool(set(name.split(".")) & (set(HEAD_LAYERS) - {"lm_head"}))
+
+
+def _beginning(config: dict[str, Any], names: Iterable[str]) -> str:
+    """What the names of weights lack: those of a decoder that was saved alone do not begin with its place in a language model."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    known = AutoModelForCausalLM._model_mapping
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING or (kind := CONFIG_MAPPING[model_type]) not in known:
+        return ""
+    place = f"{known[kind].base_model_prefix}."
+    return "" if any(name.startswith(place) for name in names) else place
 
 
 def _config(
