@@ -23,9 +23,6 @@ from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkEncoder
 from prmbench.reward_models.objectives import meaning_of
 
-VLLM_BATCH_TOKENS = 262_144
-"""Padded tokens that vLLM is given at once, where it makes batches of its own."""
-
 
 def longest_scored(engine: Engine, limit: int | None) -> int | None:
     """Say how long a sequence may be whose log-probs are asked for. vLLM wants room for one token more.

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches
+from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches, vllm_batch_tokens
 from prmbench.engines.hf.engine import HFEngine, states_at
 from prmbench.engines.vllm.engine import VLLMEngine
 from prmbench.engines.vllm.parallel import ParallelVLLM
-from prmbench.reward_models.base import VLLM_BATCH_TOKENS, EngineRewardModel, StepScores, longest_scored
+from prmbench.reward_models.base import EngineRewardModel, StepScores, longest_scored
 from prmbench.reward_models.card import Card, Generation
 from prmbench.reward_models.generation import Ids, room_for, write
 from prmbench.reward_models.marks import single_id
@@ -122,7 +122,7 @@ class JudgeRewardModel(EngineRewardModel):
         """
         super().__init__(model, encoder, card)
         self.max_length = longest_scored(model, model.max_length)
-        self.batch_tokens = None if isinstance(model, HFEngine) else VLLM_BATCH_TOKENS
+        self.batch_tokens = None if isinstance(model, HFEngine) else vllm_batch_tokens(model.device_and_dtype()[0])
         self.generation = card.generation or Generation(n=0)
         self.pair = [single_id(encoder, word) for word in card.pair or self.default_pair]
         self.stop = frozenset({encoder.end_of_turn, *model.eos_ids()})

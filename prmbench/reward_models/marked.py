@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from prmbench.data.tokens import EncodedTrace
+from prmbench.engines.batching import vllm_batch_tokens
 from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.hf.trunk import Trunk
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.engines.vllm.layout import Layer
 from prmbench.engines.vllm.trunk import VLLMTrunk
-from prmbench.reward_models.base import VLLM_BATCH_TOKENS, LoadRequest, RewardModel, StepScores
+from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkedTrace, MarkEncoder, MarkLayout
 from prmbench.stats.protocols import STEP_PROTOCOL
@@ -69,10 +70,9 @@ class MarkedRewardModel(RewardModel):
         model.hashes, model.encoder, model.engine = {"model": digest}, encoder, request.engine
         model.load_head(request)
         if in_vllm is not None:
-            layers = model.layers()
-            in_vllm.open(layers)
+            in_vllm.open(model.layers())
             model.max_length = in_vllm.max_length
-            model.batch_tokens = None if layers is None else VLLM_BATCH_TOKENS
+            model.batch_tokens = vllm_batch_tokens(in_vllm.device_and_dtype()[0])
         model.warnings = [*model.warnings, *_says_nothing(model)]
         return model
 

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
+from prmbench.engines.batching import vllm_batch_tokens
 from prmbench.engines.checkpoint import checkpoint_hash, read_weights
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.load import load_causal_lm
 from prmbench.engines.vllm.trunk import VLLMTrunk
 from prmbench.errors import UserError
-from prmbench.reward_models.base import VLLM_BATCH_TOKENS, LoadRequest, RewardModel
+from prmbench.reward_models.base import LoadRequest, RewardModel
 from prmbench.reward_models.card import Card, ReadState
 
 VALUE_HEAD = "value_head"
@@ -84,7 +85,7 @@ class QRewardModel(RewardModel):
         if in_vllm is None:  # `token_values` may ask one token further
             loaded.max_length = loaded.max_length and loaded.max_length - 1
         else:
-            loaded.batch_tokens = VLLM_BATCH_TOKENS
+            loaded.batch_tokens = vllm_batch_tokens(model.device_and_dtype()[0])
         return loaded
 
     def device_and_dtype(self) -> tuple[str, str]:

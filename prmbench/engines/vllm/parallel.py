@@ -67,7 +67,7 @@ class _Copies:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence that vLLM accepts for this model."""
+        """Longest sequence that each engine takes."""
         return int(self._about["max_length"])
 
     def device_and_dtype(self) -> tuple[str, str]:

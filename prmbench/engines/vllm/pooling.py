@@ -75,8 +75,12 @@ class VLLMPooling:
 
     @property
     def max_length(self) -> int:
-        """Longest sequence that vLLM accepts for this model."""
-        return int(self.llm.llm_engine.model_config.max_model_len)
+        """Longest sequence that is pooled.
+
+        It is one token less than the model has positions. vLLM keeps one for a token that it might sample, here too: a longer text
+        that it has begun in parts would wait for ever.
+        """
+        return int(self.llm.llm_engine.model_config.max_model_len) - 1
 
     def device_and_dtype(self) -> tuple[str, str]:
         """Say where the model computes and in what type."""

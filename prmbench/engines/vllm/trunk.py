@@ -59,7 +59,7 @@ class VLLMTrunk:
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence that vLLM accepts for this model; before `open`, what the config says."""
+        """Longest sequence that vLLM takes (see `VLLMPooling.max_length`); before `open`, what the config says."""
         return max_positions(self._folder) if self.engine is None else self.engine.max_length
 
     def device_and_dtype(self) -> tuple[str, str]:

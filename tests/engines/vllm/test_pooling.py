@@ -224,7 +224,7 @@ def test_parts_and_kept_states_change_nothing(smol, tmp_path):
     (tmp_path / "layout").mkdir()
     layer = torch.randn(3, WIDE["hidden_size"]), None
     write_layout(folder, tmp_path / "layout", [layer])
-    long = np.arange(1024) * 37 % len(smol)  # as many tokens as the model has positions
+    long = np.arange(1023) * 37 % len(smol)  # the longest that is taken
     sequences = [long, long[:300], long[:7], long[::-1][:500]]
     everywhere = [np.arange(len(ids)) for ids in sequences]
     found = {}
@@ -233,6 +233,7 @@ def test_parts_and_kept_states_change_nothing(smol, tmp_path):
         config = engine.llm.llm_engine.vllm_config
         assert not config.cache_config.enable_prefix_caching
         assert config.scheduler_config.enable_chunked_prefill
+        assert engine.max_length == len(long)
         assert config.scheduler_config.max_num_batched_tokens == settings.get("max_num_batched_tokens", 4096)
         found[name] = engine.pool(sequences, everywhere)
         again = engine.pool(sequences[::-1], everywhere[::-1])[::-1]
