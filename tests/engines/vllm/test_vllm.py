@@ -18,6 +18,7 @@ from prmbench.engines.registry import load_engine
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
+from prmbench.reward_models.base import longest_scored
 from prmbench.reward_models.loading import load_reward_model
 
 installed = importlib.util.find_spec("vllm") is not None
@@ -91,6 +92,15 @@ class TestReal:
         (cut,) = engines["vllm"].generate([Request(prompt, "k", 0)], frozenset({stop}), params, 0)
         assert cut.finish_reason == "stop"
         assert int(cut.ids[-1]) == stop  # the end of turn belongs to the completion
+
+    def test_the_longest_text_that_it_scores(self, engines, tiny):
+        """One position stays free; `longest_scored` is what a log-ratio takes at most."""
+        engine = engines["vllm"]
+        ids = np.arange(longest_scored(engine, engine.max_length)) % 300
+        (found,) = engine.score([ids], [1], frozenset({"logprob"}))
+        assert len(found.logprob) == len(ids) - 1 == engine.max_length - 2
+        assert longest_scored(engines["hf"], 7) == 7
+        assert longest_scored(engine, None) is None
 
     def test_what_it_does_not_give_is_said(self, engines, tiny):
         with pytest.raises(ValueError, match=r"vLLM does not give \['logit'\]"):
