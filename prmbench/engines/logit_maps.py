@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from prmbench.engines.checkpoint import model_folder
 
 LogitMap = Callable[[torch.Tensor], torch.Tensor]
 """Changes each logit. It keeps the shape."""
@@ -33,14 +30,3 @@ def declared_logit_maps(config: Any) -> list[LogitMap]:
     if scaling := getattr(config, "logits_scaling", None):
         known.append(functools.partial(torch.mul, 1 / scaling))
     return known
-
-
-def read_logit_maps(folder: Path) -> list[LogitMap]:
-    """List the changes to logits that the config of a checkpoint declares. See `declared_logit_maps`.
-
-    Args:
-        folder: The checkpoint folder.
-    """
-    from transformers import AutoConfig
-
-    return declared_logit_maps(AutoConfig.from_pretrained(model_folder(folder)).get_text_config())

@@ -9,7 +9,7 @@ import torch
 
 from prmbench.engines.hf.engine import HFEngine, states_at
 from prmbench.engines.load import load_causal_lm
-from prmbench.engines.logit_maps import read_logit_maps
+from prmbench.engines.logit_maps import declared_logit_maps
 from prmbench.engines.vllm.layout import Layer, apply_layers
 from prmbench.engines.vllm.trunk import VLLMTrunk
 from prmbench.reward_models.base import LoadRequest
@@ -75,7 +75,7 @@ class TokenPairRewardModel(MarkedRewardModel):
         self.pair = self.pair_ids(self.encoder, request.card)
         if isinstance(self.trunk, VLLMTrunk):
             self.rows = self.trunk.output_rows(self.pair)
-            self.finish = next(iter(read_logit_maps(request.folder)), None)
+            self.finish = next(iter(declared_logit_maps(self.trunk.config)), None)
 
     def states(self, batch: Sequence[MarkedTrace]) -> torch.Tensor:
         """Compute the states as `MarkedRewardModel.states`, but in the dtype of the model, as its output layer takes them.

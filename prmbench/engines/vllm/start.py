@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,13 @@ def set_environment(options: LoadOptions) -> None:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         if (n := options.tensor_parallel) > 1:  # vLLM's own choice finds no cores for several processes
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(core_groups(n, "tensor_parallel")))
-    try:
-        import vllm  # noqa: F401
-    except ModuleNotFoundError:
-        raise ArgumentError("engine", "vllm", f"vLLM is not installed: {install_command('vllm')}") from None
+    require_vllm()
+
+
+def require_vllm() -> None:
+    """Raise ArgumentError, with what to install, where vLLM is not installed. It is not imported, which takes a while."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ArgumentError("engine", "vllm", f"vLLM is not installed: {install_command('vllm')}")
 
 
 def start_llm(folder: Path, options: LoadOptions, source: str, memory_share: float, **settings: Any) -> LLM:

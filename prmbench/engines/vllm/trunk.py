@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prmbench.engines.checkpoint import is_adapter, max_positions, text_config, weight_names
+from prmbench.engines.checkpoint import is_adapter, max_positions, model_folder, weight_names
 from prmbench.engines.load import LoadOptions, load_causal_lm, load_trunk, refuse_heads
 from prmbench.engines.vllm.layout import Layer, apply_layers, is_process_reward, write_layout
 from prmbench.engines.vllm.parallel import ParallelPooling
 from prmbench.engines.vllm.pooling import Task, VLLMPooling
-from prmbench.errors import UserError, argument
+from prmbench.engines.vllm.start import require_vllm
+from prmbench.errors import UserError, argument, first_line
 
 
 class VLLMTrunk:
@@ -30,6 +31,7 @@ class VLLMTrunk:
     Attributes:
         source: What errors call the checkpoint.
         device: Where the numbers are that come back.
+        config: Config of transformers, of the part that is a language model.
         engine: The decoder in vLLM; None before `open`.
     """
 
@@ -40,22 +42,33 @@ class VLLMTrunk:
             folder: The checkpoint folder. An adapter is merged into its base.
             options: Where and how its weights are loaded, and on how many devices.
             source: What errors call the checkpoint.
+
+        Raises:
+            UserError: vLLM is not installed, or transformers cannot read the config.
         """
+        from transformers import AutoConfig
+
+        require_vllm()
         self.source, self.device = source, torch.device("cpu")
         self.engine: VLLMPooling | ParallelPooling | None = None
-        self._folder, self._options, self._config = folder, options, text_config(folder)
+        self._folder, self._options = folder, options
+        try:
+            whole = AutoConfig.from_pretrained(model_folder(folder), trust_remote_code=options.trust_remote_code)
+        except Exception as error:
+            raise UserError(f"{folder}: its config cannot be read ({first_line(error)})") from None
+        self.config, self._model_type = whole.get_text_config(), str(whole.model_type)
         self._merged: tempfile.TemporaryDirectory[str] | None = None
         self._rest: Sequence[Layer] | None = None
 
     @property
     def width(self) -> int:
         """How many numbers a hidden state has."""
-        return int(self._config["hidden_size"])
+        return int(self.config.hidden_size)
 
     @property
     def vocabulary(self) -> int:
         """Number of token embeddings."""
-        return int(self._config["vocab_size"])
+        return int(self.config.vocab_size)
 
     @property
     def max_length(self) -> int | None:
@@ -68,7 +81,7 @@ class VLLMTrunk:
 
     def facts(self) -> dict[str, Any]:
         """Say the architecture, for provenance."""
-        return {"architecture": self._config.get("model_type"), "engine": "vllm"}
+        return {"architecture": self._model_type, "engine": "vllm"}
 
     def output_rows(self, tokens: Sequence[int]) -> Layer:
         """Read the rows of some tokens from the output layer of the language model that the decoder is of.
@@ -88,7 +101,7 @@ class VLLMTrunk:
         folder = self._whole(load_causal_lm)
         files = weight_names(folder)
         refuse_heads(folder, files)
-        tied = ("embed_tokens.weight", "wte.weight") if text_config(folder).get("tie_word_embeddings", True) else ()
+        tied = ("embed_tokens.weight", "wte.weight") if self.config.tie_word_embeddings else ()
         for ending in ("lm_head.weight", *tied):
             for name in files:
                 if name == ending or name.endswith(f".{ending}"):
@@ -123,7 +136,7 @@ class VLLMTrunk:
         if self._merged is not None:
             self._merged.cleanup()
         # vLLM has the weight of the first layer; of a head that it knows as a whole it has everything.
-        whole = layers is not None and is_process_reward(str(self._config.get("model_type")), layers)
+        whole = layers is not None and is_process_reward(self._model_type, layers)
         self._rest = [] if whole else layers
 
     def states(self, sequences: Sequence[NDArray[np.int64]], positions: Sequence[NDArray[np.int64]]) -> torch.Tensor:

@@ -13,12 +13,18 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Qwen2Model
 
 from prmbench.engines.load import LoadOptions
+from prmbench.engines.vllm import trunk
 from prmbench.engines.vllm.layout import apply_layers, is_process_reward, write_layout
 from prmbench.engines.vllm.trunk import VLLMTrunk
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
 
 CPU = LoadOptions(device="cpu", dtype="float32")
+
+
+@pytest.fixture(autouse=True)
+def without_vllm(monkeypatch):
+    monkeypatch.setattr(trunk, "require_vllm", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +168,13 @@ def test_what_has_no_output_layer_is_no_token_pair(tokenizer, tmp_path):
     support.change_json(tied / "config.json", tie_word_embeddings=True)
     with pytest.raises(UserError, match=r"holds the head of a reward model.*`kind=classifier`"):
         load_reward_model(tied, preset="rlhflow-mistral", engine="vllm")
+
+
+def test_a_config_that_transformers_cannot_read(tokenizer, tmp_path):
+    folder = support_prm.save_linear_classifier(tmp_path / "m", tokenizer)
+    support.change_json(folder / "config.json", model_type="my_model")
+    with pytest.raises(UserError, match=r"m: its config cannot be read .*my_model"):
+        VLLMTrunk(folder, CPU, "m")
 
 
 def test_heads_are_checked_before_vllm_is_asked(tokenizer, tmp_path):
