@@ -92,7 +92,7 @@ _SHARED = [
     Flag(
         "engine",
         str,
-        "where tokens are computed: hf, vllm (policies, implicit models, critics), or api (a server; policies, critics)",
+        "where tokens are computed: hf, vllm (policies, all kinds but endo), or api (a server; policies, critics)",
         COMPUTE,
         "hf",
     ),

@@ -24,6 +24,19 @@ from prmbench.reward_models.marks import MarkEncoder
 from prmbench.reward_models.objectives import meaning_of
 
 
+def longest_scored(engine: Engine, limit: int | None) -> int | None:
+    """Say how long a sequence may be whose log-probs are asked for. vLLM wants room for one token more.
+
+    Args:
+        engine: The engine that is asked.
+        limit: The longest sequence of the model; None where it is not known.
+
+    Returns:
+        Number of tokens; None where it is not known.
+    """
+    return limit - 1 if limit and engine.name == "vllm" else limit
+
+
 @dataclass(frozen=True)
 class StepScores:
     """The scores of the steps of one trace. One of `sums`, `scores` and `votes` is given.
@@ -94,7 +107,7 @@ class LoadRequest:
         return load_engine(self.engine, self.folder, self.options, self.source, allowed=allowed)
 
     def refuse_engine(self, needs: str) -> None:
-        """Refuse any engine but hf, for kinds that need what only that one gives.
+        """Refuse any engine but hf, for kinds that need what only that one gives of a language model.
 
         Args:
             needs: What the kind needs, in words; the empty string refuses nothing.

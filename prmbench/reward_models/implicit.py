@@ -23,7 +23,7 @@ from prmbench.engines.registry import load_engine
 from prmbench.engines.tokenizer import has_tokenizer, load_tokenizer
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, UserError, argument
-from prmbench.reward_models.base import EngineRewardModel, LoadRequest
+from prmbench.reward_models.base import EngineRewardModel, LoadRequest, longest_scored
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.log_ratio_dtype import choose_dtype
 from prmbench.reward_models.reference_model import ReferenceModel, logprobs_of, reference_identity
@@ -74,7 +74,7 @@ class ImplicitRewardModel(EngineRewardModel):
             )
         self.reference, self.common = reference, common
         limits = [limit for limit in (model.max_length, reference.shape.max_length) if limit]
-        self.max_length = min(limits) if limits else None
+        self.max_length = longest_scored(model, min(limits, default=None))
 
     @classmethod
     def load(cls, request: LoadRequest) -> ImplicitRewardModel:

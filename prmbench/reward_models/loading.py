@@ -54,8 +54,8 @@ def load_reward_model(
         chat_template: File with a Jinja chat template to use in place of that of the tokenizer, or the name of one of several that
             the tokenizer has; None keeps its own, the default one of several.
         plugin: Python file that registers a kind of your own; it is run. None runs nothing.
-        engine: What computes tokens: ``hf``; ``vllm`` for implicit models (model and reference both) and critics; or ``api``, a
-            server, for critics: `rm` is then a model as the server calls it, and `load_options` name the server.
+        engine: What computes tokens: ``hf``; ``vllm`` for all kinds but endo (of an implicit model for its reference too); or
+            ``api``, a server, for critics: `rm` is then a model as the server calls it, and `load_options` name the server.
         reference_cache: Whether to keep log-probs of the reference of an implicit model between runs, and to use those kept.
         **settings: Other fields of `Card`, such as objective, beta, prompt, tokens, marks or generation, over those of the card.
             None leaves a field as it is. ``prompt="bare"`` puts problems without the instruction that the model was trained with.

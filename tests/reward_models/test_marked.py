@@ -186,7 +186,7 @@ def test_scores_do_not_saturate(smol, tmp_path):
     """Probabilities of 1 - 1e-40 still differ: the difference of logits is kept."""
     folder = support_prm.save_mlp_classifier(tmp_path / "m", smol)
     model = load_reward_model(folder, preset="qwen2.5-math-prm")
-    model.layers[1] = (model.layers[1][0] * 1e3, model.layers[1][1])
+    model.head[1] = (model.head[1][0] * 1e3, model.head[1][1])
     found = model.score([model.encode(PROBLEM, ["a", "b", "c"])])[0].scores
     assert np.abs(found).min() > 100
     assert len(set(found)) == 3
@@ -263,8 +263,6 @@ def test_options_that_mean_nothing_here(smol, tmp_path):
     folder = support_prm.save_linear_classifier(tmp_path / "m", smol)
     with pytest.raises(UserError, match="`reference=.*`: classifier scores with one model alone"):
         load_reward_model(folder, preset="trl-prm", reference=folder)
-    with pytest.raises(UserError, match="`engine=vllm`: .* classifier needs hidden states"):
-        load_reward_model(folder, preset="trl-prm", engine="vllm")
     with pytest.raises(UserError, match="a system message, .*: this layout has the bare problem"):
         load_reward_model(folder, preset="trl-prm", tokens={"system": "Be brief."})
     with pytest.raises(UserError, match="'generation' means nothing for the kind classifier"):
