@@ -58,7 +58,7 @@ def byte_level(file: Path, words: str, *, whole: bool, llama: bool = False, nfc:
     """The file of a byte-level BPE tokenizer with the merges that a vocabulary of tiktoken means.
 
     A merge is any pair that makes a token, by its rank. Those of Qwen are one a token, the last one that makes it; of Llama, words
-    are looked up whole first. Where it need not be whole, it has the merges that our texts come across alone, so that it loads fast.
+    are looked up whole first. Where it need not be whole, it has the merges that our texts come across alone, to load fast.
     """
     ranks, shown = read_ranks(file), _byte_names()
     name = {token: "".join(shown[b] for b in token) for token in ranks}

