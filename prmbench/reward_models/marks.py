@@ -303,6 +303,8 @@ class MarkEncoder:
                 "a system message, template arguments or a chat template: this layout has the bare problem as its prompt "
                 "(marks.prompt is text); leave them out"
             )
+        if options.step_ends != "text":
+            raise UserError("tokens.step_ends means nothing where scores are read at marks; leave it out")
         self._bos = [] if tokenizer.bos_token_id is None or not layout.bos else [tokenizer.bos_token_id]
         if layout.bos is True and not self._bos:
             raise UserError(

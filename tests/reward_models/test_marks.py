@@ -106,6 +106,8 @@ def test_steps_without_white_space_around_them_and_steps_cut_at_marks():
     stripped = encode(steps, strip=True)
     assert stripped.ids.tolist() == encode(["one.", "two.\nthree.", "", ""]).ids.tolist()
     assert stripped.step_counts().tolist()[2:] == [0, 0]
+    with pytest.raises(UserError, match=r"tokens.step_ends means nothing where scores are read at marks"):
+        MarkEncoder(tokenizer, TokenOptions(step_ends="prefixes"), MarkLayout(prompt="text", mark="\n"))
     for fields in ({"prompt": "turns"}, {"prompt": "text", "tokenize": "whole"}):
         with pytest.raises(ValueError, match="split means nothing"):
             MarkLayout(mark="+", split=True, **fields)
