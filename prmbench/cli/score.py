@@ -51,7 +51,7 @@ def _score(file: Path, **values: Any) -> None:
     announce_loading(values["rm"], values["reference"])
 
     from prmbench.reward_models.loading import load_reward_model
-    from prmbench.reward_models.presets import find_preset
+    from prmbench.reward_models.subject import verified_by
     from prmbench.scoring.run import score_solutions
     from prmbench.scoring.threshold import check_protocol, find_threshold, protocols_of
 
@@ -86,8 +86,7 @@ def _score(file: Path, **values: Any) -> None:
     elif not known:
         typer.echo(f"{sum(one.first_error is None for one in scored):,} of {len(scored):,} have no verdict")
     if model.card.preset:
-        checked = find_preset(model.card.preset).verified
-        typer.echo(f"preset: {model.card.preset}{'' if checked else ' (unverified)'}")
+        typer.echo(f"preset: {model.card.preset}{'' if verified_by(model.card) else ' (unverified)'}")
     if output is not None:
         typer.echo(f"scores: {output / 'scores.jsonl'}")
 

@@ -56,7 +56,13 @@ class Subject(Record):
     step_valued: bool = Field(False, description="true: one score a step, or votes; false: sums of token values")
     preset: str | None = Field(None, description="the preset that fixed how it is scored; null: none")
     unverified: bool | None = Field(
-        None, description="true: the preset was not checked against numbers that its authors produced; null: no preset"
+        None,
+        description="true: the preset was not checked against numbers of its authors' code, or a setting over it changes how it "
+        "scores; null: no preset",
+    )
+    verified: str | None = Field(
+        None,
+        description="the authors' code, its commit and the tolerance that the preset was checked against; null: none",
     )
     scoring: dict[str, Any] | None = Field(
         None,

@@ -13,6 +13,7 @@ from prmbench.reward_models.card import make_card
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.presets import PRESETS, fill_in, find_preset
 from prmbench.reward_models.registry import find_kind
+from prmbench.reward_models.subject import verified_by
 from prmbench.stats.protocols import token_protocol_scores
 
 
@@ -24,7 +25,17 @@ def test_every_preset_is_a_valid_card_of_a_known_kind(name):
     assert all(getattr(card, field) is None or field in kind.reads for field in ("marks", "pair", "generation"))
     assert preset.of
     assert preset.checked
-    assert not preset.verified  # until its scores are compared with its authors'
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_another_way_of_scoring_is_not_the_verified_one(name):
+    preset = PRESETS[name]
+    as_it_is = fill_in(preset.card, {"preset": name})
+    assert verified_by(make_card(as_it_is, name)) == preset.verified
+    assert verified_by(make_card({**as_it_is, "reference_name": "elsewhere"}, name)) == preset.verified
+    changed = {"beta": 0.005} if name == "eurus-prm" else {"tokens": {"step_prefix": "{i}) "}}
+    assert verified_by(make_card(fill_in(as_it_is, changed), name)) is None
+    assert verified_by(make_card(preset.card, name)) is None  # no preset is named
 
 
 def test_several_greedy_texts_are_one():

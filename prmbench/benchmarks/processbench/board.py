@@ -99,7 +99,7 @@ def notes(measured: Sequence[Measured]) -> list[str]:
     if DIRECT in protocols:
         found.append(f"{DIRECT}: a critic names the first wrong step itself; there is no threshold.")
     if any(one.entry.subject.unverified for one in measured):
-        found.append("unverified: how it is scored was not checked against numbers that its authors produced.")
+        found.append("unverified: how it is scored was not checked against numbers of its authors' code.")
     return found
 
 
