@@ -147,7 +147,7 @@ PRESETS: dict[str, Preset] = {
         "running sum is prefix (runners/fa.py takes the lowest point of such a sum for the mistake). Open there: mean, sum, min, "
         "max or last, which it tunes for each backbone (its min and max are of each model alone, and are not here); beta is 1 by "
         "default. It scores actions of agents without a chat template; here steps are scored with the tokenizer's",
-        reason="the authors' code scores actions of agents and was read, not run; the log-ratios are compared with transformers' own",
+        reason="the authors' code scores actions of agents and was read, not run; log-ratios are compared with transformers' own",
     ),
     "pure-prm": Preset(
         "jinachris/PURE-PRM-7B",
