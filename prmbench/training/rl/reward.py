@@ -23,6 +23,7 @@ from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
 from prmbench.reward_models.objectives import meaning_of
 from prmbench.reward_models.registry import find_kind
+from prmbench.reward_models.remote import KEY_VARIABLE
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
 from prmbench.training.model.start import mend_generation_settings
@@ -44,7 +45,10 @@ class RewardOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="checkpoint with its card, as a folder or Hub id; EndoRM's is the SFT policy")
+    model: str = Field(
+        description="checkpoint with its card, as a folder or Hub id, or the address of a server (prmbench serve); EndoRM's is the "
+        "SFT policy"
+    )
     kind: str | None = Field(None, description="implicit, q_rm or endo; null reads it from the card")
     objective: str | None = Field(
         None, description="what an implicit model was trained with, such as ipvrm or dpo; null reads it from the card"
@@ -55,6 +59,7 @@ class RewardOptions(BaseModel):
     reference: str = Field(
         "old", description="pi_ref of its log-ratio: old (the policy that sampled the batch), start, or a checkpoint"
     )
+    key_variable: str = Field(KEY_VARIABLE, description="environment variable with the key of a server")
     learning_rate: float | None = Field(
         None,
         gt=0,
