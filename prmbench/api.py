@@ -14,6 +14,7 @@ from prmbench.benchmarks.runner import Finished, evaluate_job, run_plan
 from prmbench.data.overlap import overlap_with
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import stem
+from prmbench.data.revisions import split_revision
 from prmbench.engines.checkpoint import locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
@@ -100,12 +101,13 @@ def evaluate(
         data=data,
         model=model,
         policy=sampler,
-        name=name or printable(Path(source).resolve().name),
+        name=name or printable(Path(source if hosted else split_revision(source)[0]).resolve().name),
         source=source if rm is not None else public_name(source) or source,
         options=options,
         params=params,
         share=share,
         training_overlap=None if overlap is None else {name: one.counts() for name, one in overlap.items()},
+        data_revision=_data_revision(request),
         **{"limit": _where_cut(found, data, request.limit), **run},  # type: ignore[arg-type]
     )
     return evaluate_job(found, job)
@@ -333,6 +335,12 @@ def _policy(source: str | Path, data: Any, loading: dict[str, Any]) -> Policy:
         loading.get("engine", "hf"),
         loading.get("tokens"),
     )
+
+
+def _data_revision(request: DataRequest) -> str | None:
+    """The revision of the data that was asked for; of several problem sets those of each, by name."""
+    named = [name for name in request.subsets or () if split_revision(str(name))[1] is not None]
+    return request.data_revision or (", ".join(named) or None)
 
 
 def _problems(data: Any) -> dict[str, dict[str, str]]:

@@ -25,13 +25,14 @@ def eurus_command(
     source: Annotated[str, typer.Argument(help="sft or rl: the set on the Hub; or a downloaded file of either")],
     output: Annotated[Path, typer.Option(help="folder to write chats.jsonl or problems.jsonl into")],
     split: Annotated[str, typer.Option(help="split of the set on the Hub")] = "train",
+    data_revision: Annotated[str | None, typer.Option(help="commit, branch or tag of the set on the Hub")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="stop after this many rows that are kept")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Convert Eurus-2-SFT-Data to chats, or Eurus-2-RL-Data to problems; the rows of mathematics are kept."""
     from prmbench.data.importers.eurus import import_eurus
 
-    found = import_eurus(source, output, split=split, limit=limit)
+    found = import_eurus(source, output, split=split, limit=limit, data_revision=data_revision)
     counts = {"file": str(found.file), "kept": found.kept, "left_out": found.left_out}
     typer.echo(json.dumps(counts) if as_json else f"{found.sentence()}\n{found.file}")
 

@@ -20,6 +20,7 @@ from prmbench.cli.options import (
     flags_of,
     given,
     loading_of,
+    named_revisions,
     own_flags,
     own_options,
     policy_loading,
@@ -108,6 +109,7 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
         benchmark: The benchmark.
         values: The values of the command.
     """
+    values = named_revisions(values)
     announce_loading(*(values.get(name) for name in ("rm", "reference", "policy")))
     from prmbench.api import evaluate
     from prmbench.engines.processes import current_share
@@ -124,6 +126,7 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
         loading=loading_of(values, benchmark) if "rm" in benchmark.measures else None,
         policy_loading=policy_loading(values),
         data=values.get("data"),
+        data_revision=values.get("data_revision"),
         subsets=values.get("subset") or None,
         limit=values.get("limit"),
         rollouts=values.get("rollouts") or (),

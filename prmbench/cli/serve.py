@@ -10,7 +10,8 @@ import typer
 
 from prmbench.benchmarks.base import REWARD_MODEL, SAMPLING, TOKENS
 from prmbench.cli.common import interruptible, quiet_libraries
-from prmbench.cli.options import DATA, LOADING, Flag, loading_of, shared, with_flags
+from prmbench.cli.options import DATA, LOADING, Flag, loading_of, named_revisions, shared, with_flags
+from prmbench.data.revisions import split_revision
 from prmbench.errors import UserError
 from prmbench.progress import announce_loading
 from prmbench.resources import install_command
@@ -48,6 +49,7 @@ _FLAGS = {
 
 def _serve(**values: Any) -> None:
     """Serve step scores of a reward model over HTTP, to applications and to training runs."""
+    values = named_revisions(values)
     try:
         from prmbench.serving.run import is_loopback, listen, read_key, serve
     except ModuleNotFoundError as error:
@@ -73,7 +75,7 @@ def _serve(**values: Any) -> None:
             raise UserError("--protocol: goes with --threshold; without one every protocol is given; leave it out")
         service = Service(
             model,
-            name=values["name"] or Path(values["rm"]).resolve().name,
+            name=values["name"] or Path(split_revision(values["rm"])[0]).resolve().name,
             limits=ServerLimits(**{field: values[flag] for flag, field in _LIMITS.items()}),
             key=key,
             threshold=chosen,

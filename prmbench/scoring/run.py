@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.records import check_fields, check_number
+from prmbench.data.revisions import split_revision
 from prmbench.data.solutions import Solution
 from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.engines.batching import default_batch_tokens
@@ -161,6 +162,7 @@ def score_solutions(
         "threshold": None if threshold is None else [threshold.value, threshold.protocol],
         "data": digest([one.digest() for one in solutions]),
         "tokens": ids_hash(one.ids for one in encoded),
+        **_revisions(model),
     }
     with RunFolder(output, settings, parse_scored, stem=FILE_STEM) as folder:
         kept = list(folder.completed().values())
@@ -176,6 +178,14 @@ def score_solutions(
         ordered = [written["", one.id] for one in solutions]
         folder.finish(ordered)
     return ordered
+
+
+def _revisions(model: RewardModel) -> dict[str, Any]:
+    """The revisions that were asked for, as a setting; nothing where none was."""
+    named = {"model": model.source, "reference": model.facts.get("reference")}
+    found = {role: split_revision(source)[1] for role, source in named.items() if source is not None}
+    asked = {role: revision for role, revision in found.items() if revision is not None}
+    return {"revisions": asked} if asked else {}
 
 
 def encode_solution(model: RewardModel, solution: Solution) -> EncodedTrace:

@@ -39,7 +39,7 @@ class ProcessBench(TraceBenchmark):
     title = "ProcessBench"
     figure = "F1"
     options = ProcessBenchOptions
-    uses = REWARD_MODEL | TOKENS | SAMPLING | {"data", "subset", "limit", "n", "prompt"}
+    uses = REWARD_MODEL | TOKENS | SAMPLING | {"data", "data_revision", "subset", "limit", "n", "prompt"}
 
     item_type = imported("prmbench.benchmarks.processbench.schema:TraceItem")
     metrics_type = imported("prmbench.benchmarks.processbench.schema:ProcessBenchMetrics")

@@ -43,7 +43,7 @@ class StepLabels(TraceBenchmark):
     title = "Step labels"
     figure = "PRMScore"
     options = StepLabelsOptions
-    uses = REWARD_MODEL | TOKENS | {"data", "subset", "limit", "prompt"}
+    uses = REWARD_MODEL | TOKENS | {"data", "data_revision", "subset", "limit", "prompt"}
     resamples = 2_000
 
     item_type = imported("prmbench.benchmarks.step_labels.schema:LabelledItem")
