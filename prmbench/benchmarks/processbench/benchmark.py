@@ -44,6 +44,7 @@ class ProcessBench(TraceBenchmark):
     item_type = imported("prmbench.benchmarks.processbench.schema:TraceItem")
     metrics_type = imported("prmbench.benchmarks.processbench.schema:ProcessBenchMetrics")
     plan = imported("prmbench.benchmarks.processbench.run:plan_traces")
+    plan_scores = imported("prmbench.benchmarks.processbench.run:plan_scores")
     render = imported("prmbench.benchmarks.processbench.table:render")
     columns = imported("prmbench.benchmarks.processbench.board:columns")
     baselines = imported("prmbench.benchmarks.processbench.board:baselines")

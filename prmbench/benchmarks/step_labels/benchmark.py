@@ -49,7 +49,7 @@ class StepLabels(TraceBenchmark):
     item_type = imported("prmbench.benchmarks.step_labels.schema:LabelledItem")
     metrics_type = imported("prmbench.benchmarks.step_labels.schema:StepLabelsMetrics")
     plan = imported("prmbench.benchmarks.step_labels.run:plan_labelled")
-    plan_scores = imported("prmbench.benchmarks.step_labels.foreign:plan_foreign")
+    plan_scores = imported("prmbench.benchmarks.step_labels.run:plan_scores")
     render = imported("prmbench.benchmarks.step_labels.table:render")
     columns = imported("prmbench.benchmarks.step_labels.board:columns")
     baselines = imported("prmbench.benchmarks.step_labels.board:baselines")
