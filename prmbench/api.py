@@ -21,7 +21,7 @@ from prmbench.engines.checkpoint import locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import ArgumentError, naming_keywords, nearest, printable
+from prmbench.errors import ArgumentError, UserError, naming_keywords, nearest, printable
 from prmbench.policies.policy import Policy, load_policy
 from prmbench.results.store import check_name, public_name, slug
 from prmbench.reward_models.base import RewardModel
@@ -262,6 +262,8 @@ def evaluate_scores(
     """
     check_name(name)
     found = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    if type(found).plan_scores is Benchmark.plan_scores:  # said before any data are read
+        raise UserError(f"{found.name} takes no scores that were made elsewhere; use step-labels or processbench")
     limit = more.pop("limit", None)
     traces = found.load(DataRequest(data=data, subsets=more.pop("subsets", None), limit=limit))
     options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})
