@@ -37,6 +37,9 @@ from prmbench.serving.worker import Busy, Job, Worker
 MAX_FIELDS = 100
 """Fields of a record; more are no mistake of a person."""
 
+LONGEST_TOKEN = 64
+"""Characters of a token; a text with more than so many for each token that fits is refused unread."""
+
 OPEN = ("/health",)
 """Paths that need no key."""
 
@@ -118,6 +121,11 @@ class Service:
             if len(solution.steps) > self.limits.steps:
                 raise Refusal(
                     413, f"{place}: has {len(solution.steps):,} steps, this server takes {self.limits.steps:,}"
+                )
+            size = len(solution.problem) + sum(map(len, solution.steps))
+            if size > LONGEST_TOKEN * self.served.max_length:  # said before the tokenizer works through it
+                raise Refusal(
+                    413, f"{place}: has {size:,} characters, this server takes {self.served.max_length:,} tokens"
                 )
             solutions.append(solution)
         refuse_duplicates((one.id for one in solutions), places)

@@ -15,8 +15,8 @@ import uvicorn
 from prmbench.errors import ArgumentError
 from prmbench.serving.app import Service, make_app
 
-CONNECTIONS = 1000
-"""Connections that are open at once; further ones get 503."""
+CONNECTIONS = 256
+"""Connections that are open at once; further ones get 503. Each may hold a whole body in memory."""
 
 GRACE = 30
 """Seconds that requests under way have to end once the server is told to stop."""

@@ -103,7 +103,11 @@ class Worker:
         """
         tokens = sum(len(job.trace) for job in jobs)
         with self._lock:
-            if self._closed or (self._waiting and self._waiting + tokens > self._most_waiting):
+            if (
+                self._closed
+                or not self._thread.is_alive()
+                or (self._waiting and self._waiting + tokens > self._most_waiting)
+            ):
                 raise Busy
             self._waiting += tokens
             self._metrics.waiting.set(self._waiting)
@@ -125,8 +129,13 @@ class Worker:
             # A client that has gone needs no scores.
             wanted = [job for job in jobs if job.done.set_running_or_notify_cancel()]
             for kind in (True, False):
-                if some := [job for job in wanted if (job.solution is not None) is kind]:
+                some = [job for job in wanted if (job.solution is not None) is kind]
+                try:
                     self._run(some)
+                except Exception as error:  # a fault of ours: the thread goes on, and nobody waits for ever
+                    for job in some:
+                        if not job.done.done():
+                            self._fail(job, error)
             with self._lock:
                 self._waiting -= sum(len(job.trace) for job in jobs)
                 self._metrics.waiting.set(self._waiting)

@@ -121,6 +121,7 @@ HOSTILE = [
     (json.dumps({"problem": "x", "steps": ["y"] * 1001}).encode(), 413),
     (json.dumps([{"problem": "x", "steps": ["y"]}] * 257).encode(), 413),
     (json.dumps({"problem": "x", "steps": ["word " * 3000]}).encode(), 422),
+    (json.dumps({"problem": "x", "steps": ["word " * 20_000]}).encode(), 413),
     (b" " * (8 << 20) + b"{}", 413),
 ]
 
@@ -279,6 +280,16 @@ def test_what_fails_spoils_no_other_and_shows_in_health(implicit, caplog):
             assert one.send("/health")[0] == 200
         finally:
             del implicit.score
+
+
+def test_a_fault_of_the_worker_itself_leaves_nobody_waiting(implicit, monkeypatch):
+    from prmbench.serving import worker
+
+    with running(implicit) as one:
+        monkeypatch.setattr(worker, "plan_batches", lambda *_: 1 / 0)
+        assert one.send("/score", {"problem": "x", "steps": ["y"]})[0] == 500
+        monkeypatch.undo()
+        assert one.send("/score", {"problem": "x", "steps": ["y"]})[0] == 200
 
 
 def test_closing_finishes_what_waits(implicit, solutions):
