@@ -54,7 +54,7 @@ class ReportedTable(Record):
 
     @property
     def origin(self) -> str:
-        """The paper, and where it is."""
+        """The paper, and where it is; pages that fetch nothing and link nowhere show the paper alone."""
         return self.source if self.url is None else f"{self.source} ({self.url})"
 
     @property
