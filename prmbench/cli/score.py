@@ -11,7 +11,7 @@ import typer
 
 from prmbench.benchmarks.base import REWARD_MODEL, SAMPLING, TOKENS
 from prmbench.cli.common import interruptible, quiet_libraries
-from prmbench.cli.options import DATA, LOADING, OUTPUT, Flag, loading_of, shared, with_flags
+from prmbench.cli.options import DATA, LOADING, OUTPUT, Flag, loading_of, named_revisions, shared, with_flags
 from prmbench.errors import UserError, printable
 from prmbench.progress import announce_loading
 
@@ -40,6 +40,7 @@ _FLAGS = {
 
 def _score(file: Path, **values: Any) -> None:
     """Score the steps of your own solutions; no labels needed."""
+    values = named_revisions(values)
     output, threshold, protocol, show = (values[name] for name in ("output", "threshold", "protocol", "show"))
     if output is not None and (output.suffix in (".json", ".jsonl") or output.is_file()):
         raise UserError(f"--output {output}: is the name of a file; expected a folder, scores.jsonl is written into it")

@@ -28,6 +28,7 @@ from prmbench.data.records import (
     shown,
     stem,
 )
+from prmbench.data.revisions import refuse_revision
 from prmbench.errors import ArgumentError, UserError, argument, first_line, naming_keywords, nearest
 
 PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
@@ -134,7 +135,10 @@ def data_hash(digests: Iterable[str]) -> str:
 
 @naming_keywords
 def load_traces(
-    data: str | Path | None = None, subsets: Sequence[str] | None = None, limit: int | None = None
+    data: str | Path | None = None,
+    subsets: Sequence[str] | None = None,
+    limit: int | None = None,
+    data_revision: str | None = None,
 ) -> list[Trace]:
     """Load ProcessBench, data of the same fields, or a step-labelled data set as it comes.
 
@@ -145,6 +149,7 @@ def load_traces(
         subsets: Names to load, in this order; None is all of them (ProcessBench's four in its own order, then by name).
         limit: Keep a sample of this many of each subset; None keeps all. The sample does not depend on the order of the file,
             and that of a smaller limit is part of that of a larger one. (ProcessBench's files hold traces with an error first.)
+        data_revision: Commit, branch or tag of ``Qwen/ProcessBench``; None: the newest. Data that lie here have none.
 
     Returns:
         The traces, subset by subset, each in the order of its file.
@@ -159,7 +164,7 @@ def load_traces(
     """
     check_limit(limit)
     traces: list[Trace] = []
-    for subset, records in _sources(data, subsets):
+    for subset, records in _sources(data, subsets, data_revision):
         found = list(read_traces(records, subset))
         ranked = sorted((trace.id for _, trace in found), key=lambda name: hashlib.sha256(name.encode()).digest())
         kept = set(ranked[:limit])
@@ -196,14 +201,17 @@ def read_traces(records: Iterable[Located], subset: str, form: StepFormat | None
         yield place, trace
 
 
-def _sources(data: str | Path | None, subsets: Sequence[str] | None) -> Iterator[tuple[str, Iterable[Located]]]:
+def _sources(
+    data: str | Path | None, subsets: Sequence[str] | None, revision: str | None
+) -> Iterator[tuple[str, Iterable[Located]]]:
     """Find the subsets, each with its records."""
     root = os.environ.get(DATA_DIR_VARIABLE)
     if data is None and not root:
         for name in _wanted(subsets, PROCESSBENCH_SUBSETS, PROCESSBENCH_HUB):
-            yield name, _read_hub(name)
+            yield name, _read_hub(name, revision)
         return
     path = Path(data) if data is not None else Path(str(root)) / "processbench"
+    refuse_revision(revision, path)
     files: dict[str, Path] = {}
     for file in _data_files(path):
         if files.setdefault(stem(file), file) != file:
@@ -234,11 +242,11 @@ def _wanted(subsets: Sequence[str] | None, available: Iterable[str], where: str)
     return list(dict.fromkeys(subsets)) if subsets else names
 
 
-def _read_hub(subset: str) -> Iterator[Located]:
+def _read_hub(subset: str, revision: str | None) -> Iterator[Located]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(PROCESSBENCH_HUB, split=subset)
+        rows = datasets.load_dataset(PROCESSBENCH_HUB, split=subset, revision=revision)
     except Exception as error:  # the library raises many kinds: connection, offline mode, missing split
         raise UserError(
             f"{PROCESSBENCH_HUB}, split {subset}: cannot be loaded from the Hub ({first_line(error)}); pass {argument('data')} "

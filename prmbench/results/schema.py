@@ -156,6 +156,11 @@ class Provenance(Record):
     seed: int = Field(ge=0, description="of folds, resamples and the random baseline")
     n_resamples: int = Field(ge=0, le=MAX_RESAMPLES, description="bootstrap resamples")
     warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
+    revisions: dict[str, str] = Field(
+        default_factory=dict,
+        description="of what came from the Hub: the commit by role (model, reference, base, policy), and the revision of the data "
+        "that was asked for",
+    )
     training_overlap: dict[str, dict[str, int]] | None = Field(
         None,
         description="by subset: problems, of these held by the training data word by word (exact) and sharing 13 words in a row "

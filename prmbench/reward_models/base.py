@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -156,6 +157,7 @@ class RewardModel(ABC):
         source: The checkpoint as the user named it.
         engine: What computes its tokens: ``hf`` or ``vllm``.
         warnings: What puts its scores at risk, in whole sentences.
+        commits: Commits of the Hub's repositories by role, such as ``model`` and ``reference``; none of local folders.
     """
 
     kind: ClassVar[str]
@@ -173,6 +175,7 @@ class RewardModel(ABC):
     source: str
     engine: str = "hf"
     warnings: Sequence[str] = ()
+    commits: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
         # A model of a user's own kind may lack any of this.

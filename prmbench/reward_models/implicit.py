@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
+from prmbench.data.revisions import snapshot_commit
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.adapters import switchable
 from prmbench.engines.checkpoint import ADAPTER_CONFIG, adapter_base, checkpoint_hash, is_adapter, locate, text_config
@@ -130,6 +131,11 @@ class ImplicitRewardModel(EngineRewardModel):
 
         loaded = cls(model, reference, encoder, request.card, common)
         loaded.hashes, loaded.engine, loaded.warnings = hashes, request.engine, [*warnings, *loaded.nothing_learned()]
+        commits = {
+            "reference": snapshot_commit(folder),
+            "base": None if base in (None, folder) else snapshot_commit(base),
+        }
+        loaded.commits = {role: commit for role, commit in commits.items() if commit is not None}
         loaded.facts |= {"reference": name} | ({"adapter": True} if adapter else {})
         return loaded
 

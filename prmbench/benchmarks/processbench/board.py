@@ -83,6 +83,7 @@ def baselines(entry: ProcessBenchEntry, columns: Sequence[Column]) -> list[tuple
             [figures[c.key](entry.metrics.baselines[kind], {}) if c.key in figures else None for c in columns],
         )
         for kind in BASELINES
+        if kind in entry.metrics.baselines
     ]
 
 
