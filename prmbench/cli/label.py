@@ -59,8 +59,10 @@ def _label(**values: Any) -> None:
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
     from prmbench.errors import ArgumentError, nearest
-    from prmbench.policies.labelling import LABELS_NAME, LabelOptions, budget, label, load_marked
+    from prmbench.policies.labelling import LABELS_NAME, budget, label
     from prmbench.policies.policy import load_policy, policy_encoder
+    from prmbench.policies.state_counts import LabelOptions
+    from prmbench.policies.states import load_marked
     from prmbench.reward_models.loading import read_template
     from prmbench.stats.rollout_labels import Rule
     from prmbench.verify import VerifierOptions

@@ -15,9 +15,11 @@ from prmbench.data.solutions import load_solutions
 from prmbench.data.traces import load_traces
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
-from prmbench.policies.labelling import LabelOptions, budget, label, load_marked, parse_count
+from prmbench.policies.labelling import budget, label
 from prmbench.policies.policy import load_policy
 from prmbench.policies.rollout import rollout
+from prmbench.policies.state_counts import LabelOptions, parse_count
+from prmbench.policies.states import load_marked
 from prmbench.verify import Verdict, Verifier
 
 PROMPT = "number"
