@@ -55,11 +55,12 @@ def _label(**values: Any) -> None:
     from typing import get_args
 
     from prmbench.data.prompts import find_prompt
+    from prmbench.data.rollout_labels import LABELS_NAME
     from prmbench.data.rollouts import prompt_of
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
     from prmbench.errors import ArgumentError, nearest
-    from prmbench.policies.labelling import LABELS_NAME, budget, label
+    from prmbench.policies.labelling import budget, label
     from prmbench.policies.policy import load_policy, policy_encoder
     from prmbench.policies.state_counts import LabelOptions
     from prmbench.policies.states import load_marked

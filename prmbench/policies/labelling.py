@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from prmbench.data.prompts import find_prompt
+from prmbench.data.rollout_labels import LABELS_NAME
 from prmbench.data.tokens import ids_hash
 from prmbench.engines.missing import run_missing
 from prmbench.engines.processes import Share
@@ -28,7 +29,7 @@ from prmbench.results.store import RunFolder, write_atomically
 from prmbench.verify import VerifierOptions, verifier_version
 from prmbench.verify.golds import checked_verifier
 
-STEM, LABELS_NAME = "states", "labels.jsonl"
+STEM = "states"
 
 
 @dataclass(frozen=True)

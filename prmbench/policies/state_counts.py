@@ -111,6 +111,7 @@ def labelled(one: Marked, found: dict[tuple[str, str], StateCount], options: Lab
         "problem": one.problem.problem,
         "answer": one.problem.answer,
         "steps": one.steps,
+        "finished": one.finished,
         "labels": ["right" if yes else "wrong" for yes in right],
         "label": right.index(False) if False in right else -1,
         "successes": successes[1:].tolist(),

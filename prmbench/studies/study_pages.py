@@ -1,4 +1,4 @@
-"""The studies behind the settings: reward models, Best-of-N, policies.
+"""The studies behind the settings: reward models, Best-of-N, policies, step labels.
 
 Each is run, its rows are kept as JSON, and its figures are written under the hand-written part of its page in ``docs/studies/``.
 """
@@ -37,6 +37,8 @@ from prmbench.studies.settings import (
     SEARCHED_POLICIES,
     SEARCHED_REWARD_MODELS,
 )
+from prmbench.studies.step_label_page import write_step_labels
+from prmbench.studies.step_label_settings import SEARCHED_STEP_LABEL_MODELS, STEP_LABEL_MODELS
 from prmbench.studies.work import perform_runs
 
 MARK = "<!-- What follows is written by scripts/study.py. -->"
@@ -377,6 +379,12 @@ STUDIES = {
     ),
     "policies": Study(
         "Policies in the miniature", _runs("policy", POLICIES), _runs("policy", SEARCHED_POLICIES), _write_policies
+    ),
+    "step-labels": Study(
+        "Step labels in the miniature",
+        _runs("step labels", STEP_LABEL_MODELS),
+        _runs("step labels", SEARCHED_STEP_LABEL_MODELS),
+        write_step_labels,
     ),
 }
 """The studies, by the name of their page."""
