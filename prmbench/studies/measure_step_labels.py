@@ -26,8 +26,10 @@ PAIRS_EACH = 2
 """Pairs of a problem's solutions at most, for implicit reward models."""
 HELD_OUT = 10
 """One of so many solutions is kept back."""
-UPDATES, BETWEEN = 150, 30
+UPDATES, BETWEEN = 120, 20
 """Updates of every training, and updates between two measurements of what is kept back."""
+BATCH = 32
+"""Solutions of an update: so many of an explicit PRM, half as many pairs of an implicit reward model."""
 
 
 def measure_step_labels(lab: Lab, settings: StepLabelSettings, output: Path) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def measure_step_labels(lab: Lab, settings: StepLabelSettings, output: Path) -> 
         batch_tokens=BATCH_TOKENS,
         miniature=True,
         output=output,
+        n_resamples=0,
     )
     of = entry.metrics.protocols[STEP_PROTOCOL if settings.explicit else "process"].subsets
     random = entry.metrics.baselines["random"].subsets
@@ -76,15 +79,17 @@ def _trained(lab: Lab, settings: StepLabelSettings, data: TrainingData) -> Path:
         "learning_rate": settings.learning_rate,
         "max_steps": UPDATES,
         "evaluate_every": BETWEEN,
+        "save_every": UPDATES,
         "seed": lab.build.seed,
     }
     if settings.explicit:
-        changes["held_out"] = data.n_traces // HELD_OUT
+        changes |= {"batch_size": BATCH, "micro_batch_size": BATCH, "held_out": data.n_traces // HELD_OUT}
         train_prm(load_recipe(PRM_RECIPE, PRMRecipe, [f"{name}={value}" for name, value in changes.items()]))
         return folder
     groups = finished_by_problem(read_rollouts(data.path))
     right = [sum(one.correct for one in group) for group in groups]
     pairs = sum(min(PAIRS_EACH, n, len(group) - n) for n, group in zip(right, groups, strict=True))
     changes |= {"pairs_per_prompt": PAIRS_EACH, "held_out": pairs // HELD_OUT}
+    changes |= {"batch_size": BATCH // 2, "micro_batch_size": BATCH // 2}
     train_rm(load_recipe(RM_RECIPE, RMRecipe, [f"{name}={value}" for name, value in changes.items()]))
     return folder

@@ -13,7 +13,7 @@ from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, k
 from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
-from prmbench.studies.measure_step_labels import UPDATES, measure_step_labels
+from prmbench.studies.measure_step_labels import BATCH, UPDATES, measure_step_labels
 from prmbench.studies.settings import (
     POLICIES,
     REWARD_MODELS,
@@ -23,7 +23,7 @@ from prmbench.studies.settings import (
     RewardModelSettings,
 )
 from prmbench.studies.step_label_data import N_EQUAL, N_POOL
-from prmbench.studies.step_label_settings import SEARCHED_STEP_LABEL_MODELS, STEP_LABEL_MODELS, StepLabelSettings
+from prmbench.studies.step_label_settings import STEP_LABEL_MODELS, StepLabelSettings
 
 Row = dict[str, Any]
 Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "step labels"]
@@ -55,7 +55,7 @@ class StudyRun:
     def settings(self) -> RewardModelSettings | PolicySettings | StepLabelSettings | None:
         """How what is measured is trained; None for ``candidates``, which are of the SFT policy."""
         if self.kind == "step labels":
-            return (STEP_LABEL_MODELS | SEARCHED_STEP_LABEL_MODELS)[self.name]
+            return STEP_LABEL_MODELS[self.name]
         if self.kind == "policy":
             return (POLICIES | SEARCHED_POLICIES)[self.name]
         return (REWARD_MODELS | SEARCHED_REWARD_MODELS).get(self.name)
@@ -68,8 +68,7 @@ class StudyRun:
     @property
     def split(self) -> Split:
         """Split that it is measured on: validation where settings are searched."""
-        searched = {*SEARCHED_POLICIES, *SEARCHED_REWARD_MODELS, *SEARCHED_STEP_LABEL_MODELS}
-        return "validation" if self.name in searched else "test"
+        return "validation" if self.name in SEARCHED_POLICIES | SEARCHED_REWARD_MODELS else "test"
 
     @property
     def facts(self) -> Row:
@@ -86,7 +85,7 @@ class StudyRun:
         """
         of_kind = {"candidates": [], "policy": [RM_RECIPE, RL_RECIPE], "step labels": [RM_RECIPE, PRM_RECIPE]}
         recipes = [recipe_text(name) for name in of_kind.get(self.kind, [RM_RECIPE])]
-        sizes = [N_POOL, N_EQUAL, UPDATES] if self.kind == "step labels" else []
+        sizes = [N_POOL, N_EQUAL, UPDATES, BATCH] if self.kind == "step labels" else []
         key = digest([self.kind, self.facts, self.split, SIZES, recipes, *sizes])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 

@@ -25,9 +25,9 @@ from prmbench.results.store import write_atomically
 from prmbench.studies.lab import Lab
 from prmbench.studies.step_label_settings import StepLabelSettings
 
-N_POOL = (2_400, 4)
+N_POOL = (1_200, 4)
 """Problems that reward models may be trained on, and solutions of each."""
-N_EQUAL = 400
+N_EQUAL = 200
 """Problems of the comparison at equal data."""
 
 
@@ -41,7 +41,7 @@ class TrainingData:
         n_labels: Labels: of steps, or of whole solutions.
         right: Share of the labels that are right.
         tokens: Sampled tokens: of the solutions, and of the continuations that labelled them.
-        agreement: Share of the steps up to the first wrong one whose label is the exact one; NaN where solutions have labels.
+        agreement: Share of the steps up to the first wrong one whose label is the exact one; None where solutions have labels.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class TrainingData:
     n_labels: int
     right: float
     tokens: int
-    agreement: float
+    agreement: float | None
 
     def figures(self) -> dict[str, Any]:
         """Its numbers, for JSON."""
@@ -74,7 +74,7 @@ def training_data(lab: Lab, settings: StepLabelSettings) -> TrainingData:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "rollouts.jsonl", "".join(one.line() for one in solutions))
         right = float(np.mean([one.correct for one in solutions]))
-        return TrainingData(folder / "rollouts.jsonl", len(solutions), len(solutions), right, tokens, float("nan"))
+        return TrainingData(folder / "rollouts.jsonl", len(solutions), len(solutions), right, tokens, None)
     exact = [exact_labels(one, lab.build.world) for one in solutions]
     if settings.labels == "exact":
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,22 +12,21 @@ from prmbench.stats.seeds import ordering, seed_mean
 from prmbench.studies.claims import with_interval
 from prmbench.studies.figures import Figure, Results, RunFigure, at
 from prmbench.studies.layout import write_rows
-from prmbench.studies.measure_step_labels import HELD_OUT, UPDATES
+from prmbench.studies.measure_step_labels import BATCH, HELD_OUT, UPDATES
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.step_label_data import N_EQUAL, N_POOL
 from prmbench.studies.step_label_settings import (
     CONTINUATIONS,
     MODEL_LABELS,
-    SEARCHED_STEP_LABEL_MODELS,
     STEP_LABEL_MODELS,
     Budget,
 )
 
 BUDGETS: dict[Budget, str] = {"data": "Equal data", "tokens": "Equal sampled tokens"}
 ABOUT: dict[Budget, str] = {
-    "data": f"All learn from the solutions of the same {N_EQUAL} problems, {N_POOL[1]} of each.",
-    "tokens": f"All may spend the sampled tokens of the solutions of {N_POOL[0]:,} problems, {N_POOL[1]} of each. Exact labels "
-    "cost no tokens: they stand for what people would give.",
+    "data": f"All learn from the solutions of the same {N_EQUAL} problems, {N_POOL[1]} of each. Exact labels cost no tokens: they "
+    "stand for what people would give.",
+    "tokens": f"All may spend the sampled tokens of the solutions of {N_POOL[0]:,} problems, {N_POOL[1]} of each.",
 }
 PICTURE = "step-labels-f1.svg"
 
@@ -60,24 +59,17 @@ TRAINED_ON = (
 )
 
 
-def write_step_labels(results: Results, searched: Results) -> tuple[list[str], dict[str, str]]:
+def write_step_labels(results: Results, _: Results) -> tuple[list[str], dict[str, str]]:
     """Write the figures of the page.
 
     Args:
         results: Rows of the tables.
-        searched: Rows of the search.
+        _: Not used; nothing is searched.
 
     Returns:
         The paragraphs, and the picture by its file's name.
     """
     some = next(iter(results.values()))
-    search = [
-        [
-            f"{settings.learning_rate:g}",
-            *(f"{np.mean(one.of(name).values(searched)):.{one.digits}f}" for one in MEASURED),
-        ]
-        for name, settings in SEARCHED_STEP_LABEL_MODELS.items()
-    ]
     random = ", ".join(
         f"{with_interval(seed_mean([100 * row['random'][form] for row in some]), 1)} on {form} traces"
         for form in FORMATS
@@ -86,7 +78,7 @@ def write_step_labels(results: Results, searched: Results) -> tuple[list[str], d
         "## Figures",
         f"Seeds {', '.join(str(row['seed']) for row in some)}; means over seeds with the 95% Student-t interval of the mean. F1 of "
         f"the first wrong step in %, crossfit thresholds; step AUC of right steps against first wrong ones. Random scores have "
-        f"F1 {random}. Every training has {UPDATES} updates of 64 solutions, and one solution of {HELD_OUT} is kept back.",
+        f"F1 {random}. Every training has {UPDATES} updates of {BATCH} solutions, and one solution of {HELD_OUT} is kept back.",
         f"![F1 by label and budget]({PICTURE})",
     ]
     for budget, title in BUDGETS.items():
@@ -98,20 +90,13 @@ def write_step_labels(results: Results, searched: Results) -> tuple[list[str], d
         "Differences paired by seed, in points of F1 (tagged, plain) and of AUC times 100; `*`: the 95% interval is on one side of "
         "0.",
         _differences(results),
-        "### Search",
-        f"The learning rate of explicit PRMs, with exact labels at equal data, on seed {searched_seed(searched)} and validation "
-        "problems.",
-        markdown_table(["learning rate", *(one.text for one in MEASURED)], search),
     ], {PICTURE: draw(results)}
 
 
-def searched_seed(searched: Results) -> int:
-    """The seed of the search.
-
-    Args:
-        searched: Rows of the search.
-    """
-    return int(next(iter(searched.values()))[0]["seed"])
+def _models(budget: Budget) -> list[str]:
+    """The reward models of a budget, in the page's order."""
+    there = {one.model for one in STEP_LABEL_MODELS.values() if one.budget == budget}
+    return [model for model in MODEL_LABELS if model in there]
 
 
 def _run(model: str, budget: Budget) -> StudyRun:
@@ -121,7 +106,8 @@ def _run(model: str, budget: Budget) -> StudyRun:
 
 def _table(results: Results, budget: Budget, figures: tuple[Figure, ...]) -> str:
     rows = [
-        (title, [RunFigure(_run(model, budget), figure) for figure in figures]) for model, title in MODEL_LABELS.items()
+        (MODEL_LABELS[model], [RunFigure(_run(model, budget), figure) for figure in figures])
+        for model in _models(budget)
     ]
     return markdown_table(["", *(figure.text for figure in figures)], write_rows(rows, results, undefined=""))
 
@@ -133,11 +119,12 @@ def _differences(results: Results) -> str:
         *((f"k={k}", "ipvrm") for k in CONTINUATIONS),
         ("exact", f"k={CONTINUATIONS[-1]}"),
         (f"k={CONTINUATIONS[-1]}", f"k={CONTINUATIONS[0]}"),
-        (f"k={CONTINUATIONS[-1]} soft", f"k={CONTINUATIONS[-1]}"),
     ]
     rows = []
     for budget, title in BUDGETS.items():
         for one, other in pairs:
+            if not {one, other} <= set(_models(budget)):
+                continue
             cells = [_difference(results, figure, _run(one, budget), _run(other, budget)) for figure in MEASURED]
             rows.append([title, f"{MODEL_LABELS[one]}, minus {MODEL_LABELS[other]}", *cells])
     return markdown_table(["budget", "difference", *(figure.text for figure in MEASURED)], rows)
@@ -160,15 +147,17 @@ def draw(results: Results) -> str:
         The picture as SVG.
     """
     figure = Drawing(figsize=(9, 3.6), layout="constrained")
-    places = np.arange(len(MODEL_LABELS))[::-1]
+    place = dict(zip(MODEL_LABELS, range(len(MODEL_LABELS), 0, -1), strict=True))
     axes = figure.subplots(1, len(BUDGETS), sharey=True, sharex=True)
     for axis, (budget, title) in zip(axes, BUDGETS.items(), strict=True):
         for form, marker, shift in zip(FORMATS, "os", (0.12, -0.12), strict=True):
-            means = [seed_mean(RunFigure(_run(model, budget), f1(form)).values(results)) for model in MODEL_LABELS]
+            models = _models(budget)
+            means = [seed_mean(RunFigure(_run(model, budget), f1(form)).values(results)) for model in models]
             middle = np.array([one.mean for one in means])
             ends = np.array([[one.mean - one.low, one.high - one.mean] for one in means]).T
-            axis.errorbar(middle, places + shift, xerr=ends, fmt=marker, capsize=3, label=f"{form} traces")
-        axis.set(title=title, xlabel="F1 of the first wrong step, %", yticks=places)
+            places = np.array([place[model] for model in models]) + shift
+            axis.errorbar(middle, places, xerr=ends, fmt=marker, capsize=3, label=f"{form} traces")
+        axis.set(title=title, xlabel="F1 of the first wrong step, %", yticks=list(place.values()))
         axis.set_yticklabels(list(MODEL_LABELS.values()))
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

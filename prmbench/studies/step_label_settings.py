@@ -18,7 +18,7 @@ class StepLabelSettings:
     """How a reward model of the study is trained.
 
     Attributes:
-        objective: ``step_ce`` or ``step_soft`` for an explicit PRM, else the objective of an implicit reward model.
+        objective: ``step_ce`` for an explicit PRM, else the objective of an implicit reward model.
         labels: ``exact``: the checker's, up to the first wrong step. ``rollouts``: by continuations from the end of each step.
             ``outcomes``: the verdict of each whole solution.
         k: Continuations from the end of each step; None where labels are others.
@@ -43,8 +43,7 @@ class StepLabelSettings:
         """The reward model whatever its budget: the objective, and where labels are by rollouts their number."""
         if not self.explicit:
             return self.objective
-        soft = " soft" if self.objective == "step_soft" else ""
-        return "exact" if self.k is None else f"k={self.k}{soft}"
+        return "exact" if self.k is None else f"k={self.k}"
 
     @property
     def name(self) -> str:
@@ -52,35 +51,20 @@ class StepLabelSettings:
         return f"{self.model}, equal {self.budget}"
 
 
-EXPLICIT_RATE = 3e-4
-"""Learning rate of every explicit PRM. The study of step labels chose it on seed 100 and validation problems."""
-
-_EXACT = StepLabelSettings("step_ce", "exact", learning_rate=EXPLICIT_RATE)
-_MODELS = (
-    _EXACT,
+_EXACT = StepLabelSettings("step_ce", "exact")
+_SAMPLED = (
     *(replace(_EXACT, labels="rollouts", k=k) for k in CONTINUATIONS),
-    replace(_EXACT, objective="step_soft", labels="rollouts", k=CONTINUATIONS[-1]),
     *(StepLabelSettings(objective, "outcomes") for objective in ("implicit_prm", "ipvrm")),
 )
 
 STEP_LABEL_MODELS: dict[str, StepLabelSettings] = {
-    settings.name: settings
-    for budget in ("data", "tokens")
-    for settings in (replace(one, budget=budget) for one in _MODELS)
+    settings.name: settings for settings in (_EXACT, *_SAMPLED, *(replace(one, budget="tokens") for one in _SAMPLED))
 }
-"""Reward models of the tables."""
-
-EXPLICIT_RATES = (1e-4, 3e-4, 1e-3)
-
-SEARCHED_STEP_LABEL_MODELS: dict[str, StepLabelSettings] = {
-    f"exact rate={rate:g}": replace(_EXACT, learning_rate=rate) for rate in EXPLICIT_RATES
-}
-"""Explicit PRMs among which `EXPLICIT_RATE` was chosen."""
+"""Reward models of the tables. Exact labels cost no tokens, so they stand at equal data alone."""
 
 MODEL_LABELS = {
     "exact": "explicit, exact labels",
     **{f"k={k}": f"explicit, K = {k}" for k in CONTINUATIONS},
-    f"k={CONTINUATIONS[-1]} soft": f"explicit, K = {CONTINUATIONS[-1]}, soft",
     "implicit_prm": "Implicit PRM",
     "ipvrm": "IPVRM",
 }

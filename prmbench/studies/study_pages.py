@@ -38,7 +38,7 @@ from prmbench.studies.settings import (
     SEARCHED_REWARD_MODELS,
 )
 from prmbench.studies.step_label_page import write_step_labels
-from prmbench.studies.step_label_settings import SEARCHED_STEP_LABEL_MODELS, STEP_LABEL_MODELS
+from prmbench.studies.step_label_settings import STEP_LABEL_MODELS
 from prmbench.studies.work import perform_runs
 
 MARK = "<!-- What follows is written by scripts/study.py. -->"
@@ -383,7 +383,7 @@ STUDIES = {
     "step-labels": Study(
         "Step labels in the miniature",
         _runs("step labels", STEP_LABEL_MODELS),
-        _runs("step labels", SEARCHED_STEP_LABEL_MODELS),
+        [],
         write_step_labels,
     ),
 }
