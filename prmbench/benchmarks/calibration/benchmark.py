@@ -37,6 +37,13 @@ class Calibration(Benchmark):
     check_items = imported("prmbench.benchmarks.calibration.states:check_states")
     render = imported("prmbench.benchmarks.calibration.table:render")
 
+    @property
+    def item_types(self) -> tuple[type[Any], ...]:
+        """Items of rollouts, and of solutions with labels by rollouts."""
+        from prmbench.benchmarks.calibration.schema import RolloutValues, StateValues
+
+        return RolloutValues, StateValues
+
     def parse(self, place: str, fields: Any) -> RolloutValues | StateValues:
         """Make an item: of a rollout, or where it has ``trials`` of a solution with labels by rollouts.
 
