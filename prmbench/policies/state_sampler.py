@@ -19,7 +19,16 @@ from prmbench.verify import Verdict, Verifier
 
 @dataclass
 class StateSampler:
-    """Samples and judges continuations, one field for each thing that they depend on."""
+    """Samples and judges continuations.
+
+    Attributes:
+        policy: What samples.
+        template: How problems are put to it; also where answers are.
+        options: How many continuations each state has, and when it is left.
+        params: How tokens are chosen; ``max_new_tokens`` counts the state's own tokens too.
+        seed: Seed of all random numbers.
+        verifier: Judges answers.
+    """
 
     policy: Policy
     template: PromptTemplate
@@ -29,7 +38,14 @@ class StateSampler:
     verifier: Verifier
 
     def count(self, states: Sequence[State]) -> list[StateCount]:
-        """Count the right continuations of some states."""
+        """Count the right continuations of some states.
+
+        Args:
+            states: The states, each once.
+
+        Returns:
+            The counts, in their order.
+        """
         # What is finished has a verdict; the others begin with nothing.
         k, options = self.options.k, self.options
         limit = self.policy.engine.max_length
