@@ -85,7 +85,7 @@ def load_rollout_labels(paths: Sequence[str | Path], limit: int | None = None) -
         limit: Keep the first this many problems of each; None keeps all.
 
     Raises:
-        UserError: There is no such file, a record is wrong, a name is used twice, or states of one file have different numbers of
+        UserError: There is no such file, a record is wrong, a name is used twice, or states have different numbers of
             continuations.
     """
     check_limit(limit)
@@ -96,6 +96,11 @@ def load_rollout_labels(paths: Sequence[str | Path], limit: int | None = None) -
         if subset in found:
             raise UserError(f"{path}: two files are called '{subset}'; rename one")
         found[subset] = _first(_read(file, subset), limit)
+        first = next(iter(found.values()))[0]
+        if (n := found[subset][0].trials[0]) != first.trials[0]:
+            raise UserError(
+                f"{path}: has {n} continuations of a state, '{first.subset}' has {first.trials[0]}; evaluate them apart"
+            )
     return [one for labels in found.values() for one in labels]
 
 

@@ -65,6 +65,15 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
         load_rollout_labels([run])
 
 
+def test_runs_with_other_numbers_of_continuations_are_apart(tmp_path):
+    runs = [
+        write(tmp_path / "a", RECORD),
+        write(tmp_path / "b", {**RECORD, "trials": [8, 8]}),
+    ]
+    with pytest.raises(UserError, match="b: has 8 continuations of a state, 'a' has 4; evaluate them apart"):
+        load_rollout_labels(runs)
+
+
 def test_two_runs_of_one_name(tmp_path):
     (tmp_path / "x").mkdir()
     runs = [write(tmp_path / "run", RECORD), write(tmp_path / "x" / "run", RECORD)]

@@ -15,6 +15,7 @@ from prmbench.benchmarks.calibration.schema import (
     StateValues,
 )
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
+from prmbench.errors import UserError
 from prmbench.results.schema import Estimate
 from prmbench.reward_models.objectives import Convention
 from prmbench.stats.calibration import ece_rows, margin_logit, reliability, sigmoid
@@ -37,6 +38,9 @@ def compute_states(
         margin: The margin of the link; 0 where the value is a logit itself.
         n_resamples: Bootstrap resamples; 0 gives no intervals.
         seed: Seed of the draws.
+
+    Raises:
+        UserError: No state has a token.
     """
     # One state a row. Those without a token before them (blank first steps) have no mean, and are left out.
     owner = np.repeat(numbered([(item.subset, item.problem) for item in items]), [len(item.t) for item in items])
@@ -45,6 +49,8 @@ def compute_states(
         for name in ("t", "values", "successes", "trials")
     )
     some = t > 0
+    if not some.any():
+        raise UserError("no step that was continued has a token before its end; nothing to compare")
     owner, t, value, right, trials = numbered(owner[some].tolist()), t[some], value[some], right[some], trials[some]
     value = convention.beta * value / (t if convention.own == "token_mean" else 1.0)
     rate = right / trials

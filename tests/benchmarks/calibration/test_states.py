@@ -104,6 +104,14 @@ def test_intervals_respect_the_continuations():
     assert found.states.error_constant is None
 
 
+def test_states_without_a_token_are_left_out():
+    item = StateValues("s", "a", "p", "d", np.array([0, 3]), np.array([0.0, 1.0]), np.array([2, 2]), np.array([4, 4]))
+    assert compute_calibration([item], IPVRM, n_resamples=0, seed=0).states.n_states == 1
+    empty = StateValues("s", "a", "p", "d", np.array([0]), np.array([0.0]), np.array([2]), np.array([4]))
+    with pytest.raises(UserError, match="has a token before its end"):
+        compute_calibration([empty], IPVRM, n_resamples=0, seed=0)
+
+
 def test_an_ipvrm_is_read_by_both_links_off_the_mean():
     items = made(np.random.default_rng(3), 20)
     found = compute_calibration(items, IPVRM, n_resamples=0, seed=0)
