@@ -36,7 +36,7 @@ from prmbench.studies.settings import RewardModelSettings
 from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.rm.run import train_rm
 
-RM_RECIPE, RL_RECIPE, PRM_RECIPE = "miniature/rm.yaml", "miniature/rl.yaml", "miniature/prm.yaml"
+RM_RECIPE, RL_RECIPE = "miniature/rm.yaml", "miniature/rl.yaml"
 N_OUTCOMES, N_ROLLOUTS = (4_500, 5), (600, 4)
 """Problems, and completions of each: to train reward models on, and to test them on."""
 N_TRACES = 400
@@ -112,15 +112,6 @@ class Lab:
     def outcomes(self) -> Path:
         """Folder of the verified rollouts that reward models are trained on."""
         return self._sample("train", *N_OUTCOMES)[0]
-
-    def sample_train(self, n_problems: int, n: int) -> list[Rollout]:
-        """Return verified rollouts of training problems, and sample them first where they are not there.
-
-        Args:
-            n_problems: Number of problems.
-            n: Number of rollouts of each.
-        """
-        return self._sample("train", n_problems, n)[1]
 
     @cached_property
     def rollouts(self) -> list[Rollout]:

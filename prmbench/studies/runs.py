@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
-from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
+from prmbench.studies.lab import RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
 from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
-from prmbench.studies.measure_step_labels import BATCH, UPDATES, measure_step_labels
 from prmbench.studies.settings import (
     POLICIES,
     REWARD_MODELS,
@@ -22,11 +21,9 @@ from prmbench.studies.settings import (
     PolicySettings,
     RewardModelSettings,
 )
-from prmbench.studies.step_label_data import N_EQUAL, N_POOL
-from prmbench.studies.step_label_settings import STEP_LABEL_MODELS, StepLabelSettings
 
 Row = dict[str, Any]
-Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "step labels"]
+Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates"]
 
 MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "reward model": (measure_reward_model, 60),
@@ -34,7 +31,6 @@ MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "policy": (measure_policy, 50),
     "td": (measure_td, 60),
     "candidates": (measure_candidate_sets, 15),
-    "step labels": (measure_step_labels, 40),
 }
 """How each kind is measured, and about how many seconds it takes on one core, without what it stands on."""
 
@@ -52,10 +48,8 @@ class StudyRun:
     name: str
 
     @property
-    def settings(self) -> RewardModelSettings | PolicySettings | StepLabelSettings | None:
+    def settings(self) -> RewardModelSettings | PolicySettings | None:
         """How what is measured is trained; None for ``candidates``, which are of the SFT policy."""
-        if self.kind == "step labels":
-            return STEP_LABEL_MODELS[self.name]
         if self.kind == "policy":
             return (POLICIES | SEARCHED_POLICIES)[self.name]
         return (REWARD_MODELS | SEARCHED_REWARD_MODELS).get(self.name)
@@ -83,10 +77,8 @@ class StudyRun:
         Args:
             folder: Folder of a seed's build.
         """
-        of_kind = {"candidates": [], "policy": [RM_RECIPE, RL_RECIPE], "step labels": [RM_RECIPE, PRM_RECIPE]}
-        recipes = [recipe_text(name) for name in of_kind.get(self.kind, [RM_RECIPE])]
-        sizes = [N_POOL, N_EQUAL, UPDATES, BATCH] if self.kind == "step labels" else []
-        key = digest([self.kind, self.facts, self.split, SIZES, recipes, *sizes])
+        recipes = {"candidates": [], "policy": [RM_RECIPE, RL_RECIPE]}.get(self.kind, [RM_RECIPE])
+        key = digest([self.kind, self.facts, self.split, SIZES, [recipe_text(name) for name in recipes]])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 
 

@@ -1,4 +1,4 @@
-"""The studies behind the settings: reward models, Best-of-N, policies, step labels.
+"""The studies behind the settings: reward models, Best-of-N, policies.
 
 Each is run, its rows are kept as JSON, and its figures are written under the hand-written part of its page in ``docs/studies/``.
 """
@@ -37,8 +37,6 @@ from prmbench.studies.settings import (
     SEARCHED_POLICIES,
     SEARCHED_REWARD_MODELS,
 )
-from prmbench.studies.step_label_page import write_step_labels
-from prmbench.studies.step_label_settings import STEP_LABEL_MODELS
 from prmbench.studies.work import perform_runs
 
 MARK = "<!-- What follows is written by scripts/study.py. -->"
@@ -379,12 +377,6 @@ STUDIES = {
     ),
     "policies": Study(
         "Policies in the miniature", _runs("policy", POLICIES), _runs("policy", SEARCHED_POLICIES), _write_policies
-    ),
-    "step-labels": Study(
-        "Step labels in the miniature",
-        _runs("step labels", STEP_LABEL_MODELS),
-        [],
-        write_step_labels,
     ),
 }
 """The studies, by the name of their page."""

@@ -7,7 +7,7 @@ import pytest
 
 from prmbench.miniature.build import Build
 from prmbench.miniature.world import World
-from prmbench.studies import lab, measure_probes, measure_step_labels, prefix_values, settings, step_label_data
+from prmbench.studies import lab, measure_probes, prefix_values, settings
 from prmbench.studies.runs import StudyRun, perform
 
 RUNS = [
@@ -18,10 +18,6 @@ RUNS = [
     StudyRun("policy", "distrl ipvrm"),
     StudyRun("td", "ipvrm"),
     StudyRun("candidates", "sft"),
-    StudyRun("step labels", "exact, equal data"),
-    StudyRun("step labels", "k=4, equal data"),
-    StudyRun("step labels", "k=4, equal tokens"),
-    StudyRun("step labels", "ipvrm, equal tokens"),
 ]
 
 
@@ -38,10 +34,6 @@ def rows(tmp_path_factory):
         patch.setattr(prefix_values, "N_PREFIXED", 20)
         for name, size in {"N_BRANCHES": 40, "ROLLOUTS_EACH": 4, "N_PROBED": 10}.items():
             patch.setattr(measure_probes, name, size)
-        patch.setattr(step_label_data, "N_POOL", (120, 4))
-        patch.setattr(step_label_data, "N_EQUAL", 30)
-        patch.setattr(measure_step_labels, "UPDATES", 4)
-        patch.setattr(measure_step_labels, "BATCH", 16)
         short = dataclasses.replace(settings.POLICIES["distrl ipvrm"], steps=2)
         patch.setitem(settings.POLICIES, "distrl ipvrm", short)
         made = lab.Lab(0)
@@ -94,22 +86,3 @@ def test_what_is_measured_of_a_policy_and_by_the_probes(rows):
     assert td is None or not math.isnan(td)
     sizes = [found[StudyRun("candidates", "sft")]["metrics"]["p_min"][p]["size"]["value"] for p in ("0.05", "0.2")]
     assert sizes[0] >= sizes[1] > 0.9
-
-
-@pytest.mark.slow
-def test_what_is_measured_of_step_labels(rows):
-    found = {run.name: row for run, row in rows[0].items() if run.kind == "step labels"}
-    exact, same, tokens, outcomes = (
-        found[name] for name in ("exact, equal data", "k=4, equal data", "k=4, equal tokens", "ipvrm, equal tokens")
-    )
-    # The same solutions, with a label for each step; exact labels end at the first wrong one.
-    assert exact["data"]["n_traces"] == same["data"]["n_traces"] <= 120
-    assert exact["data"]["n_labels"] < same["data"]["n_labels"]
-    assert (exact["data"]["agreement"], outcomes["data"]["agreement"]) == (1.0, None)
-    assert 0.5 < same["data"]["agreement"] < 1
-    # Labels cost tokens, so fewer solutions are affordable; about as many tokens are spent.
-    assert same["data"]["tokens"] > exact["data"]["tokens"]
-    assert tokens["data"]["n_traces"] < outcomes["data"]["n_traces"]
-    assert tokens["data"]["tokens"] == pytest.approx(outcomes["data"]["tokens"], rel=0.35)
-    for row in found.values():
-        assert all(0 <= row["f1"][form] <= 1 and 0 <= row["auc"][form] <= 1 for form in ("tagged", "plain"))
