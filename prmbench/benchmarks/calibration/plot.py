@@ -52,7 +52,7 @@ def _draw_states(states: StateResult) -> Figure:
     figure = Figure(figsize=(4.4, 3.8), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for name, link in states.links.items():
+    for name, link in states.named_links.items():
         x = np.array([predicted for predicted, _, _ in link.diagram])
         size = np.array([share for _, _, share in link.diagram])
         # A bin without an interval has one that is as high as its point.

@@ -130,6 +130,11 @@ class StateResult(Record):
         description="margin: the objective's own link; naive: the sigmoid of the value, where it is another"
     )
 
+    @property
+    def named_links(self) -> dict[str, StateLink]:
+        """The links by the names that tables have: ``sigmoid`` where there is one alone."""
+        return self.links if len(self.links) > 1 else {"sigmoid": self.links["margin"]}
+
 
 class CalibrationMetrics(Record):
     """Figures of a calibration probe."""

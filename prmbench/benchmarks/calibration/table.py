@@ -43,10 +43,9 @@ def _render_states(
     entry: Entry[CalibrationMetrics], metrics: CalibrationMetrics, states: StateResult
 ) -> RenderableType:
     """One line a link, against labels by rollouts."""
-    columns = ("link", "mean predicted", "Brier", "error", "ECE", "inside")
-    table = new_table(_states_title(metrics, states), "", columns)
-    for name, link in states.links.items():
-        table.add_row("", name, *(number(x) for x in _state_figures(link)))
+    table = new_table(_states_title(metrics, states), "link", ("mean predicted", "Brier", "error", "ECE", "inside"))
+    for name, link in states.named_links.items():
+        table.add_row(name, *(number(x) for x in _state_figures(link)))
     lines = [
         f"AUC {number(states.auc)}. Right: {number(metrics.pass_rate)}; that as everyone's prediction has Brier score "
         f"{metrics.brier_constant:.3f}{_constant(states)}.",
@@ -105,7 +104,9 @@ def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
 
 def _states_section(measured: Measured, metrics: CalibrationMetrics, states: StateResult) -> Section:
     """The probe's part of a report where the truth is labels by rollouts."""
-    rows = [(name, [Cell.of(states.auc), *map(Cell.of, _state_figures(link))]) for name, link in states.links.items()]
+    rows = [
+        (name, [Cell.of(states.auc), *map(Cell.of, _state_figures(link))]) for name, link in states.named_links.items()
+    ]
     columns = ["link", "AUC", "mean predicted", "Brier score", "error", "calibration error", "inside"]
     picture = Picture(
         to_svg(draw_calibration(measured), "Calibration"),
