@@ -49,7 +49,8 @@ class TrainingPlan:
         rows: Number of sequences of one unit.
         tokens_per_row: Tokens of one sequence on average.
         tokens: Tokens of all updates, without padding.
-        steps: Number of updates.
+        steps: Number of steps, as max_steps counts them.
+        updates: Number of updates: those of all steps.
         memory: Memory of one device, at the longest sequences, when nothing is sharded.
     """
 
@@ -61,6 +62,7 @@ class TrainingPlan:
     tokens_per_row: int
     tokens: int
     steps: int
+    updates: int
     memory: list[MemoryItem]
 
     def total(self, devices: int = 1) -> int:
@@ -83,6 +85,11 @@ class TrainingPlan:
         totals = {"total_bytes": self.total(), "devices": devices, "total_bytes_sharded": self.total(devices)}
         return json.dumps({**asdict(self), **totals}, indent=2)
 
+    def _steps(self) -> str:
+        if self.updates == self.steps:
+            return f"{self.steps:,} updates"
+        return f"{self.steps:,} of {self.updates // self.steps} updates"
+
     def text(self, devices: int) -> str:
         """Give the plan in words, for people.
 
@@ -92,7 +99,7 @@ class TrainingPlan:
         lines = [
             f"parameters  {self.parameters:,}, {self.trained:,} of them trained",
             f"data        {self.records:,} records x {self.rows} sequences x {self.tokens_per_row:,} tokens ({self.data_from})",
-            f"steps       {self.steps:,} updates, {self.tokens:,} tokens",
+            f"steps       {self._steps()}, {self.tokens:,} tokens",
             "memory      of one device, at the longest sequences:",
         ]
         lines += [f"  {item.bytes / GIB:8.2f} GiB  {item.name}: {item.how}" for item in self.memory]
@@ -266,8 +273,8 @@ class Memory:
             items: The lines of the memory estimate.
             of_update: Number of sequences of one update; None for those of ``batch_size`` records.
         """
-        steps = self.recipe.updates(data.records)
-        sequences = steps * (self.recipe.batch_size * rows if of_update is None else of_update)
+        updates = self.recipe.updates(data.records)
+        sequences = updates * (self.recipe.batch_size * rows if of_update is None else of_update)
         return TrainingPlan(
             parameters=self.parameters,
             trained=self.trained,
@@ -276,6 +283,7 @@ class Memory:
             rows=rows,
             tokens_per_row=data.tokens,
             tokens=int(sequences * data.tokens),
-            steps=steps,
+            steps=updates // self.recipe.updates_of_step,
+            updates=updates,
             memory=items,
         )

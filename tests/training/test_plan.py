@@ -160,7 +160,7 @@ def test_every_policy_recipe_of_the_paper_plans(backbone, name):
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.seed) == (128, 128, 42)
     plan = recipe.plan()
     assert plan.parameters == BACKBONES[backbone]
-    assert plan.steps == 100 * recipe.minibatches
+    assert (plan.steps, plan.updates) == (100, 100 * recipe.minibatches)
     assert plan.tokens == 100 * 512 * 4 * recipe.expected.tokens
     held = {item.name: item.bytes for item in plan.memory}
     assert ("reward model" in held) == (reward is not None)
@@ -175,7 +175,7 @@ def test_a_policy_plan_counts_what_is_loaded(tiny):
     fields |= {"method": "distrl", "batch_size": 8, "max_length": 64, "epochs": 2, "minibatches": 2}
     reward = {"model": "rm", "kind": "implicit", "update": "naive", "reference": "start"}
     plan = RLRecipe.model_validate({**fields, "reward_model": reward}).plan()
-    assert plan.steps == 2 * (100 // 16) * 2
+    assert (plan.steps, plan.updates) == (2 * (100 // 16), 2 * (100 // 16) * 2)
     held = {item.name: item.bytes for item in plan.memory}
     assert held["reference"] == held["reward model"] == held["weights"] == 4 * plan.parameters
     assert held["its gradients and moments"] == 3 * held["weights"]
@@ -269,4 +269,4 @@ def test_a_dry_run_says_what_the_run_would_warn_of():
     run = CliRunner().invoke(app, ["train", "rl", "llama3.2-1b/distrl_ipvrm.yaml", "--dry-run", "--json", *changes])
     assert "GAE has gae_weight 1" in run.stderr
     assert "warning: all weights of the reward model are updated" in run.stderr
-    assert json.loads(run.stdout)["steps"] == 400
+    assert [json.loads(run.stdout)[name] for name in ("steps", "updates")] == [100, 400]

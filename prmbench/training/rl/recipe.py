@@ -54,6 +54,11 @@ class EvaluateOptions(BaseModel):
 class RLRecipe(Algorithm, Optimisation):
     """A policy-optimisation run. A step is a rollout batch and its updates: epochs, max_steps and save_every count steps."""
 
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="number of steps, each of which keeps batch_size prompts and makes minibatches updates; goes over epochs",
+    )
     problems: str = Field(
         description="problems to train on: a problem set by name, or a file of {id, problem, answer} records"
     )
@@ -81,6 +86,9 @@ class RLRecipe(Algorithm, Optimisation):
     reward_model: RewardOptions | None = Field(None, description="null trains on the verifier's outcomes alone")
     verifier: str = Field(
         "strict", description="what counts as right: strict, paper, or strict,tolerance=0.01,think=false"
+    )
+    samples_every: int | None = Field(
+        None, ge=1, description="steps between two whose rollouts are shown in samples.jsonl; null shows none"
     )
     evaluate: EvaluateOptions | None = Field(None, description="how the policy is measured; null measures nothing")
     learning_rate: float = Field(
@@ -140,6 +148,11 @@ class RLRecipe(Algorithm, Optimisation):
     def conventions(self) -> VerifierOptions:
         """What counts as a right answer."""
         return VerifierOptions.parse(self.verifier)
+
+    @property
+    def updates_of_step(self) -> int:
+        """See `Optimisation.updates_of_step`."""
+        return self.minibatches
 
     @property
     def learns_reward(self) -> bool:

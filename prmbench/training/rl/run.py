@@ -49,6 +49,8 @@ from prmbench.training.rl.reward import (
     without_adapter,
 )
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder, states_in
+from prmbench.training.watch.metrics import in_steps
+from prmbench.training.watch.samples import SAMPLES_NAME, SamplesFile
 from prmbench.verify import verifier_version
 from prmbench.verify.golds import checked_verifier
 
@@ -234,8 +236,8 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     """
     from transformers import set_seed
 
-    from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.rl.trainer import REWARD_STATE, PolicyTrainer, Setup
+    from prmbench.training.watch.callbacks import watch
 
     recipe = run.recipe
     # The policy.
@@ -263,8 +265,9 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
         before_last=(lambda trainer: _export_policy(run, trainer, run.output / REWARD_FOLDER / "reference"))
         if follows_old
         else (lambda _: None),
+        samples=_open_samples(run, last),
     )
-    trainer = PolicyTrainer(setup, model, [progress_callback(run.log)] if run.share.main else [])
+    trainer = PolicyTrainer(setup, model, watch(run))
     reward = trainer.learning_reward
     try:
         if last is None:
@@ -275,6 +278,15 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     finally:
         trainer.verifier.close()
     return reward
+
+
+def _open_samples(run: _PolicyRun, last: str | None) -> SamplesFile | None:
+    """Return the file of rollouts to look at, without those of steps after the state that the run goes on from."""
+    every = run.recipe.samples_every
+    if every is None or not run.share.main:
+        return None
+    done = int(last.rpartition("-")[2]) // run.recipe.minibatches if last is not None else 0
+    return SamplesFile(run.output / SAMPLES_NAME, every, done)
 
 
 def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
@@ -392,10 +404,7 @@ def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
         if (folder / "reference").is_dir():
             written["updated_reward_model_reference"] = folder / "reference"
     # The figures of every step, counted in steps instead of updates.
-    history = [row for row in state["log_history"] if "rollouts/accuracy" in row]
-    for row in history:
-        row["step"] = row["step"] // recipe.minibatches
-        row["seconds/updates"] = row.pop("step_time", 0.0) * recipe.minibatches  # TRL's is of one update
+    history = [in_steps(row, recipe.minibatches) for row in state["log_history"] if "rollouts/accuracy" in row]
     return {
         "hashes": {name: checkpoint_hash(folder) for name, folder in written.items()},
         "versions": {**versions(), "trl": metadata.version("trl")},

@@ -43,6 +43,7 @@ from prmbench.training.rl.micro import MicroBatch, Model
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rl.step import Preparation, Processes
+from prmbench.training.watch.samples import SamplesFile
 from prmbench.verify import Verifier
 
 REWARD_STATE = "reward_model"
@@ -66,6 +67,7 @@ class Setup:
         make_start: Makes the model that the policy started from; None where the method does not compare with it.
         after_step: Called with the trainer and the number of steps done, after every step but the last.
         before_last: Called with the trainer before the last step's updates of the policy.
+        samples: Keeps rollouts to look at; None keeps none.
     """
 
     recipe: RLRecipe
@@ -79,6 +81,7 @@ class Setup:
     make_start: Callable[[PolicyTrainer], Model] | None = None
     after_step: Callable[[PolicyTrainer, int], None] = lambda *_: None
     before_last: Callable[[PolicyTrainer], None] = lambda _: None
+    samples: SamplesFile | None = None
 
 
 class PolicyTrainer(GuardedTrainer, GRPOTrainer):
@@ -104,6 +107,7 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
             processing_class=setup.encoder.tokenizer,
             callbacks=[*callbacks, _StepCallback(self)],
         )
+        self.updates_of_step = recipe.minibatches
         self.setup, self.verifier, accelerator = setup, Verifier(recipe.conventions), self.accelerator
         self.preparation = Preparation(
             algorithm=recipe,
@@ -157,6 +161,8 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
         sampled = time.monotonic()
         kept = keep_groups(groups, recipe.batch_size, recipe)
         self._log_rollouts(groups, kept)
+        if self.setup.samples is not None and self.is_world_process_zero():
+            self.setup.samples.write(self.rollout_step + 1, (kept or groups)[0].rollouts)
         if self.state.global_step + recipe.minibatches >= self.state.max_steps:
             self.setup.before_last(self)
         batch = make_batch(kept or groups[:1], recipe.minibatches, [recipe.seed, self.rollout_step])
