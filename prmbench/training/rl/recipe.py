@@ -22,6 +22,7 @@ from prmbench.training.rl.advantages import gae_size
 from prmbench.training.rl.balance import check_update
 from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant, outcome_and_gae
 from prmbench.training.rl.reward import FULL_RATE, RewardOptions, reward_kind
+from prmbench.training.rl.sampler import VLLMOptions
 from prmbench.verify.options import VerifierOptions
 
 
@@ -80,9 +81,8 @@ class RLRecipe(Algorithm, Optimisation):
     rollout_tokens: int = Field(
         16_384, ge=1, description="tokens of a sampling batch with engine hf, rollouts counted at full length"
     )
-    engine: str = Field(
-        "hf", description="what samples rollouts: hf, or vllm on the training device, its weights kept in step"
-    )
+    engine: str = Field("hf", description="what samples rollouts: hf, or vllm, whose weights are kept in step")
+    vllm: VLLMOptions = Field(default_factory=lambda: VLLMOptions(), description="how vLLM samples, with engine vllm")
     reward_model: RewardOptions | None = Field(None, description="null trains on the verifier's outcomes alone")
     verifier: str = Field(
         "strict", description="what counts as right: strict, paper, or strict,tolerance=0.01,think=false"

@@ -24,7 +24,7 @@ from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.load import eos_ids, load_causal_lm
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.tokenizer import save_tokenizer
-from prmbench.errors import UserError
+from prmbench.errors import UserError, first_line
 from prmbench.policies.policy import load_policy
 from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
@@ -56,7 +56,7 @@ from prmbench.verify.golds import checked_verifier
 
 if TYPE_CHECKING:
     from prmbench.training.rl.micro import Model
-    from prmbench.training.rl.trainer import PolicyTrainer
+    from prmbench.training.rl.trainer import PolicyTrainer, Setup
 
 REPORT_NAME = "rl.json"
 REWARD_FOLDER = "reward_model"
@@ -190,6 +190,11 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
 
         if not is_vllm_available():
             raise UserError(f"engine vllm: vLLM is not installed ({install_command('vllm')}); or set engine=hf")
+        if share.count % recipe.vllm.tensor_parallel_size:
+            raise UserError(
+                f"vllm.tensor_parallel_size {recipe.vllm.tensor_parallel_size}: {share.count} processes cannot be dealt to groups "
+                "of that size; choose a divisor"
+            )
     for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
     card = (read_card(reward_folder) if reward_folder else None) or {}
@@ -236,7 +241,7 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     """
     from transformers import set_seed
 
-    from prmbench.training.rl.trainer import REWARD_STATE, PolicyTrainer, Setup
+    from prmbench.training.rl.trainer import REWARD_STATE, Setup
     from prmbench.training.watch.callbacks import watch
 
     recipe = run.recipe
@@ -267,7 +272,7 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
         else (lambda _: None),
         samples=_open_samples(run, last),
     )
-    trainer = PolicyTrainer(setup, model, watch(run))
+    trainer = _make_trainer(setup, model, watch(run))
     reward = trainer.learning_reward
     try:
         if last is None:
@@ -278,6 +283,25 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     finally:
         trainer.verifier.close()
     return reward
+
+
+def _make_trainer(setup: Setup, model: Any, callbacks: list[Any]) -> PolicyTrainer:
+    """Make the trainer. With a vLLM server it waits for that server.
+
+    Raises:
+        UserError: No server answers, or it is not set up for training.
+    """
+    from prmbench.training.rl.trainer import PolicyTrainer
+
+    vllm = setup.recipe.vllm
+    try:
+        return PolicyTrainer(setup, model, callbacks)
+    except (OSError, RuntimeError) as error:
+        if setup.recipe.engine != "vllm" or vllm.mode != "server":
+            raise
+        raise UserError(
+            f"vllm.server_base_url {vllm.server_base_url}: {first_line(error)} (docs/cluster.md says how it is started)"
+        ) from error
 
 
 def _open_samples(run: _PolicyRun, last: str | None) -> SamplesFile | None:
