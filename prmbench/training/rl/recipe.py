@@ -246,7 +246,13 @@ class RLRecipe(Algorithm, Optimisation):
         items = [*memory.weights(), *self._planned_models(memory), *memory.activations(tokens)]
         items += [*memory.blocks(tokens, gradient=not self.lora), *self._planned_cache(memory)]
         source = f"{source}; {sampled:,} rollouts a step, {kept}"
-        return memory.plan(data, source, self.samples, items, of_update=sampled / self.minibatches)
+        sampler = None
+        if self.engine == "vllm" and self.vllm.mode == "colocate":
+            options = self.vllm
+            sampler = memory.sampler(
+                options.gpu_memory_utilization, options.tensor_parallel_size, sleeps=options.enable_sleep_mode
+            )
+        return memory.plan(data, source, self.samples, items, sampled / self.minibatches, sampler)
 
     def _planned_data(self) -> tuple[Expected, str]:
         if self.expected is not None:
@@ -275,7 +281,9 @@ class RLRecipe(Algorithm, Optimisation):
             items.append(memory.model("reward model", ", as large as the policy"))
             if reward.update != "frozen":
                 learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)
-                items.append(MemoryItem("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}"))
+                items.append(
+                    MemoryItem("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}", "model")
+                )
             origin = self.model if reward.reference == "start" else reward.reference
             shared = bool(reward.lora) and self.learns_reward and origin == reward.model
             references += not shared and reward.reference not in ("old", *(("start",) if self.lora else ()))
