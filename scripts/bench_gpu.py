@@ -34,7 +34,7 @@ from typing import Any
 _NAMES = ("layers", "width", "heads", "kv_heads", "head_dim", "intermediate", "vocabulary")
 SHAPES = {
     "qwen3-0.6b": dict(zip(_NAMES, (28, 1024, 16, 8, 128, 3072, 151_936), strict=True)),
-    "tiny": dict(zip(_NAMES, (2, 32, 4, 2, 8, 64, 300), strict=True)),
+    "tiny": dict(zip(_NAMES, (2, 64, 2, 1, 32, 64, 300), strict=True)),
 }
 WAYS = ("score-hf", "score-vllm", "sample-hf", "sample-vllm", "rm", "grpo", "distrl")
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165}

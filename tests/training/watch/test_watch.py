@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import rl_driver
+import support
 from support_training import write_chats, write_outcomes
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -275,3 +276,36 @@ def test_samples_of_rollouts(tmp_path, chosen_outcomes):
     assert [row["step"] for row in map(json.loads, file.read_text().splitlines())] == [1] * 4
     SamplesFile(file, 2)
     assert file.read_text() == ""
+
+
+ON_ONE_OF_TWO = """
+import json, os, signal, sys
+from prmbench.training.model import trainer as module
+from prmbench.training.rm.recipe import RMRecipe
+from prmbench.training.rm.run import train_rm
+step = module.GuardedTrainer.training_step
+def asked(self, *arguments, **others):
+    if os.environ["RANK"] == "1" and self.state.global_step == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *arguments, **others)
+module.GuardedTrainer.training_step = asked
+try:
+    train_rm(RMRecipe(**json.loads(sys.argv[1])))
+except KeyboardInterrupt as stop:
+    print(str(stop))
+else:
+    sys.exit("it was not stopped")
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tiny, tmp_path):
+    """A scheduler may reach one process before the others; they must not wait for each other for ever."""
+    recipe = make_recipe("rm", tiny, tmp_path, save_every=100).model_copy(update={"micro_batch_size": 2})
+    script = tmp_path / "stopped.py"
+    script.write_text(ON_ONE_OF_TWO)
+    done = support.launch(script, recipe.model_dump_json())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("stopped after step 2, whose state is saved in") == 2
+    assert (tmp_path / "out" / "trainer" / "checkpoint-2" / "whole.json").exists()
+    assert max(row["step"] for row in rows(recipe.output)) == 2
