@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 _STRICT = "refuse data with a row of no use; without, a few are left out, counted and named"
 _DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
 
-_Devices = Annotated[int, typer.Option(min=1, help="of a dry run: number of devices")]
-_Launch = Annotated[str, typer.Option(help="of a dry run: what they divide: ddp, zero1, zero2, zero3 or fsdp")]
-_DeviceMemory = Annotated[
-    float | None, typer.Option(min=0.001, help="of a dry run: memory of a device in GiB; it says whether the run fits")
-]
-_Throughput = Annotated[
-    float | None, typer.Option(min=0.001, help="of a dry run: tokens a second of one device; it says the hours")
-]
+_DEVICES = "of a dry run: number of devices"
+_LAUNCH = "of a dry run: what the devices divide: ddp, zero1, zero2, zero3 or fsdp"
+_DEVICE_MEMORY = "of a dry run: memory of a device in GiB; it says whether the run fits"
+_THROUGHPUT = "of a dry run: tokens a second of one device; it says the hours"
 
 train = typer.Typer(help="Train models from recipes.", no_args_is_help=True)
 
@@ -38,10 +34,10 @@ def train_sft_command(
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: _Devices = 1,
-    launch: _Launch = "fsdp",
-    device_memory: _DeviceMemory = None,
-    throughput: _Throughput = None,
+    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
+    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
+    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
+    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="of a dry run: print the plan as JSON")] = False,
 ) -> None:
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
@@ -73,10 +69,10 @@ def train_rm_command(
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: _Devices = 1,
-    launch: _Launch = "fsdp",
-    device_memory: _DeviceMemory = None,
-    throughput: _Throughput = None,
+    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
+    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
+    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
+    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM; explicit PRMs (step_ce, step_soft, token_pair)."""
@@ -113,10 +109,10 @@ def train_rl_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/spro.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: _Devices = 1,
-    launch: _Launch = "fsdp",
-    device_memory: _DeviceMemory = None,
-    throughput: _Throughput = None,
+    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
+    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
+    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
+    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
     """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
