@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prmbench.data.tokens import EncodedTrace
 from prmbench.engines.checkpoint import read_weights
 from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.types import Engine
 from prmbench.errors import UserError
 from prmbench.reward_models.base import EngineRewardModel, LoadRequest
 from prmbench.reward_models.card import ReadState
@@ -65,6 +66,10 @@ class QRewardModel(EngineRewardModel):
         loaded.max_length = loaded.max_length and loaded.max_length - 1  # `token_values` may ask one token further
         loaded.facts["read_state"] = request.card.read_state
         return loaded
+
+    def decoders(self) -> list[Engine]:
+        """The language model. See `RewardModel.decoders`."""
+        return [self.model]
 
     def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
         """Give Z. See `RewardModel.token_values`.

@@ -74,16 +74,15 @@ def _round(wanted: Sequence[tuple[Task, Growth]], sampler: Sampler, scorer: Scor
     """Grow paths and score them. Paths of one task with the same tokens are scored once, so that they have one score."""
     grown = sampler.grow(wanted)
     places: dict[tuple[int, bytes], int] = {}
-    which = [
-        places.setdefault((id(task), path.key), len(places))
-        for (task, _), (path, _) in zip(wanted, grown, strict=True)
-    ]
-    first = [which.index(k) for k in range(len(places))]
+    first: list[int] = []
+    for i, ((task, _), (path, _)) in enumerate(zip(wanted, grown, strict=True)):
+        if places.setdefault((id(task), path.key), len(first)) == len(first):
+            first.append(i)
     scored = scorer.score([(wanted[i][0], wanted[i][1].parent, grown[i][0]) for i in first])
     out = []
-    for i, ((path, cost), k) in enumerate(zip(grown, which, strict=True)):
-        score, kept, spent = scored[k]
+    for i, ((task, _), (path, cost)) in enumerate(zip(wanted, grown, strict=True)):
+        place = places[id(task), path.key]
+        score, kept, spent = scored[place]
         longer = dataclasses.replace(path, score=score, kept=kept)
-        out.append((longer, cost + spent if first[k] == i else cost))
+        out.append((longer, cost + spent if first[place] == i else cost))
     return out
-

@@ -97,9 +97,10 @@ def beam(setting: Setting) -> Search:
         left = n - len(ended)
         if not left:
             return ranked(ended)
-        going = ranked([path for path in grown if not path.end])
-        distinct = list({path.key: path for path in reversed(going)}.values())[::-1]
-        grown = yield continued(distinct[: max(1, left // setting.width)], left, streams)
+        distinct: dict[bytes, Path] = {}
+        for path in ranked([path for path in grown if not path.end]):
+            distinct.setdefault(path.key, path)
+        grown = yield continued(list(distinct.values())[: max(1, left // setting.width)], left, streams)
 
 
 def continued(paths: Sequence[Path], n: int, streams: Iterator[int]) -> list[Growth]:

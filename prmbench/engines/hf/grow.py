@@ -82,9 +82,10 @@ def grow(
     stops = torch.tensor(sorted(stop), device=device)
 
     # The last state of every different prefix; what has not run of it runs now.
-    places: dict[bytes, int] = {}
-    which = [places.setdefault(one.ids.tobytes(), len(places)) for one in wanted]
-    distinct = [wanted[which.index(k)].ids for k in range(len(places))]
+    prefixes = {one.ids.tobytes(): one.ids for one in wanted}
+    places = {key: place for place, key in enumerate(prefixes)}
+    distinct = list(prefixes.values())
+    which = [places[one.ids.tobytes()] for one in wanted]
     last = store.states(distinct, [np.array([len(ids) - 1]) for ids in distinct])
     if not store.works:
         raise UserError(f"{engine.source}: the state of its prefixes cannot be kept")
