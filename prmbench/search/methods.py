@@ -66,13 +66,23 @@ def ranked(paths: Sequence[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: (-path.score, path.stream))
 
 
+def samples(first: int, n: int) -> Search:
+    """Sample responses to their ends.
+
+    Args:
+        first: The stream of the first one.
+        n: How many.
+    """
+    return (yield [Growth(ROOT, stream, whole=True) for stream in range(first, first + n)])
+
+
 def best_of_n(setting: Setting) -> Search:
     """Sample N responses to their ends.
 
     Args:
         setting: Its budget is N.
     """
-    return (yield [Growth(ROOT, stream, whole=True) for stream in range(setting.budget)])
+    return (yield from samples(0, setting.budget))
 
 
 def beam(setting: Setting) -> Search:
