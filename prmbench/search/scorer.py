@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,6 @@ class ModelScorer:
         model: The reward model.
         how: Which score it is.
         convention: How the model scores a whole response.
-        stores: What its decoders know of prefixes; empty on other engines than hf.
     """
 
     def __init__(self, model: RewardModel, policy: Policy, prompt: PromptTemplate, how: str, own: Convention) -> None:
@@ -91,7 +90,7 @@ class ModelScorer:
         for one in decoders or []:
             shape = shape_of(one)
             self._shapes = None if shape is None or self._shapes is None else [*self._shapes, shape]
-        self.stores: list[PrefixStore] = []
+        self._held: list[tuple[PrefixStore, Callable[[], contextlib.AbstractContextManager[Any]]]] = []
         self._read: dict[str, Ids] = {}
         self.limit = model.max_length
 
@@ -114,13 +113,18 @@ class ModelScorer:
             with undo:
                 yield self
         finally:
-            self.stores = []
+            self._held = []
+
+    @property
+    def stores(self) -> list[PrefixStore]:
+        """What the model's decoders know of prefixes."""
+        return [store for store, _ in self._held]
 
     @contextlib.contextmanager
     def _kept(self, one: HFEngine | Trunk) -> Iterator[None]:
         trunk = one.trunk if isinstance(one, HFEngine) else one.model
         before, one.prefixes = one.prefixes, PrefixStore(trunk, one.device)
-        self.stores.append(one.prefixes)
+        self._held.append((one.prefixes, contextlib.nullcontext))
         try:
             yield
         finally:
@@ -134,7 +138,7 @@ class ModelScorer:
             yield
             return
         store = PrefixStore(engine.trunk, engine.device)
-        self.stores.append(store)
+        self._held.append((store, off))
 
         @contextlib.contextmanager
         def switched() -> Iterator[None]:
@@ -182,8 +186,9 @@ class ModelScorer:
         ]
         self._check_length(grown, traces)
         # What was there before runs first, once for all paths that go on from it.
-        for store in self.stores:
-            store.advance([before.ids for before in befores])
+        for store, weights in self._held:
+            with weights():
+                store.advance([before.ids for before in befores])
         reads = self._read_traces(traces, befores)
         out: list[tuple[float, Any, Cost]] = []
         for (task, _, path), text, trace, before, found in zip(grown, texts, traces, befores, reads, strict=True):
