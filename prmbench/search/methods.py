@@ -4,9 +4,9 @@ A method is a generator. It yields what it wants to have grown, is sent the grow
 its candidates: paths that have ended. It knows nothing of models, so `prmbench.search.drive` runs many at once, and whatever else
 runs beside a search does not change it.
 
-**Random numbers.** The first continuation of a path goes on with the path's own stream; any other one gets a stream that nobody had.
-The N paths at the start have the streams 0 to N - 1, as the samples of plain sampling have. So a search that never chooses is plain
-sampling bit for bit.
+**Random numbers.** The first continuation of a path goes on with the path's own stream; any other one gets a stream that nobody
+had. The N paths at the start have the streams 0 to N - 1, as the samples of plain sampling have. So a search that never chooses is
+plain sampling bit for bit.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def best(paths: Sequence[Path]) -> int:
 
 
 def ranked(paths: Sequence[Path]) -> list[Path]:
-    """Order paths by score, the highest first; of equals that with the lowest stream. So a score that says nothing never prefers
-    paths that end early.
+    """Order paths by score, the highest first; of equals that with the lowest stream.
+
+    So a score that says nothing never prefers paths that end early.
 
     Args:
         paths: The paths.

@@ -13,7 +13,7 @@ from prmbench.engines.hf.prefix_store import PrefixStore
 from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.policies.policy import Policy
 from prmbench.search.compute import shape_of
-from prmbench.search.paths import Cost, Growth, Path, Task
+from prmbench.search.paths import Cost, End, Growth, Path, Task
 from prmbench.search.step_ends import StepEnds
 
 OFFSET = 1 << 20
@@ -73,7 +73,8 @@ class PolicySampler:
         for (task, growth), part in zip(wanted, parts, strict=True):
             parent = growth.parent
             ids = np.concatenate([parent.ids, part.ids])
-            end = "stop" if part.finish_reason == "stop" else "length" if len(ids) >= self._room(task) else None
+            end: End | None = "length" if len(ids) >= self._room(task) else None
+            end = "stop" if part.finish_reason == "stop" else end
             path = Path(ids, (*parent.ends, len(ids)), growth.stream, end)
             # The last token of a parent runs once for all of its continuations, and the last one sampled does not run.
             at = len(task.prompt) + len(parent.ids)

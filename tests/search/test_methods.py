@@ -140,7 +140,9 @@ def test_beam_keeps_the_best_of_each_round():
     def value(tokens):
         return score.get(tokens, sum(tokens) / 10)
 
-    found = run_searches([(Task("p"), METHODS["beam"](Setting(4, width=2)))], Watching(tree, listed=True), TableScorer(value))
+    found = run_searches(
+        [(Task("p"), METHODS["beam"](Setting(4, width=2)))], Watching(tree, listed=True), TableScorer(value)
+    )
     # (0) and (1) come twice each; both stay, the better one first. Then (0, 0) and (1, 1) are the best two of four.
     assert rounds == [[()] * 4, [(1,), (0,), (1,), (0,)], [(0, 0), (1, 1), (0, 0), (1, 1)]]
     assert [tuple(p.ids.tolist()) for p in found[0].candidates] == [(1, 1, 1), (1, 1, 0), (0, 0, 1), (0, 0, 0)]
@@ -232,7 +234,7 @@ def test_true_values_are_the_chance_to_end_right():
 def test_a_wide_beam_in_the_miniature_finds_what_enumeration_finds():
     world, rng = World(max_ops=2), random.Random(1)
     for _ in range(3):
-        tree, value = chain_tree(draw_problem(world, rng, "test"), world)
+        tree, _ = chain_tree(draw_problem(world, rng, "test"), world)
         # A score by which one solution is the best: its likelihood, and prefixes at random.
         likely = leaves(tree)
         found = run("beam", Setting(1_500, width=4), tree, lambda t, known=likely: known.get(t, noisy(t)), listed=True)

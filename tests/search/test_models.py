@@ -61,7 +61,9 @@ def kinds(tiny, tiny_tuned, tmp_path_factory):
     q_rm = support.save_checkpoint(folder / "q_rm", seed=8)
     weights = load_file(q_rm / "model.safetensors")
     width = json.loads((q_rm / "config.json").read_text())["hidden_size"]
-    save_file(weights | {"value_head.weight": torch.randn(1, width)}, q_rm / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        weights | {"value_head.weight": torch.randn(1, width)}, q_rm / "model.safetensors", metadata={"format": "pt"}
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_0>", "ки"]})
     support_prm.save_mlp_classifier(folder / "classifier", tokenizer)
     support_prm.save_value_head(folder / "value_head", tokenizer)
@@ -194,10 +196,14 @@ def test_no_prefix_is_run_twice(policy, kinds, kind, method):
     ends = StepEnds(policy.encoder.tokenizer, MARKERS)
     sampler = PolicySampler(policy, ends, PARAMS, 0)
     scorer = ModelScorer(model, policy, PROMPT, "own", Convention.of(describe(model, "m", "m")))
-    watch = {"policy": Forwards(policy.engine.trunk)} | {f"model {i}": Forwards(trunk) for i, trunk in enumerate(trunks)}
+    watch = {"policy": Forwards(policy.engine.trunk)} | {
+        f"model {i}": Forwards(trunk) for i, trunk in enumerate(trunks)
+    }
     with scorer.keeping():
         stores = list(scorer.stores)
-        (found,) = run_searches([(task, METHODS[method](Setting(6, width=3, temperature=math.inf, key="p1")))], sampler, scorer)
+        (found,) = run_searches(
+            [(task, METHODS[method](Setting(6, width=3, temperature=math.inf, key="p1")))], sampler, scorer
+        )
     for one in watch.values():
         one.hook.remove()
     cost = found.costs[0]

@@ -46,7 +46,9 @@ class SearchOptions:
         None, "N, the paths that grow side by side; may be repeated; default: 4 and 16", flag="budget", low=1
     )
     width: int = option(4, "M: continuations of a path (beam, dvts)", low=1)
-    spread: float = option(1.0, "particles: temperature that scores are divided by", flag="particle-temperature", low=1e-6)
+    spread: float = option(
+        1.0, "particles: temperature that scores are divided by", flag="particle-temperature", low=1e-6
+    )
     score: str = option("own", "score of a path: own, token_mean, sum, min, last, product or mean", flag="path-score")
     step_ends: tuple[str, ...] | None = option(
         None, "text that ends a step; \\n is a newline; may be repeated; default: a blank line", flag="step-end"

@@ -213,10 +213,12 @@ def compute_search(
         samples_of.append({name: drawn[:, i] for i, name in enumerate(names)})
         found[subset] = _shaped(methods, budgets, sizes, rows_of[-1:], samples_of[-1:], known=known)
     mean = _shaped(methods, budgets, sizes, rows_of, samples_of, known=known)
-    return SearchMetrics(score=how, compute=compute, subsets=found, mean=mean)  # type: ignore[arg-type]
+    return SearchMetrics(score=how, compute=compute, subsets=found, mean=mean)
 
 
-def _curve_sizes(groups: Mapping[tuple[str, str], Mapping[tuple[str, int], SearchItem]], budgets: Sequence[int]) -> list[int]:
+def _curve_sizes(
+    groups: Mapping[tuple[str, str], Mapping[tuple[str, int], SearchItem]], budgets: Sequence[int]
+) -> list[int]:
     """The N of the curve: powers of two up to the fewest samples that a problem has, and the budgets."""
     fewest = min((n for group in groups.values() if (n := len(group["best-of-n", 0].correct))), default=1)
     return sorted({*(2**k for k in range(fewest.bit_length())), *(n for n in budgets if n <= fewest)})
@@ -342,7 +344,7 @@ def _shaped(
             model_flops=value(f"{name} model_flops") if known else None,
             any_right=share(f"{name} any_right"),
             **{key: value(f"{name} {key}") for key in ("equal_n", "covered", "sampled", "scored", "seconds")},
-            **{trouble: total(f"{name} {trouble}") for trouble in TROUBLES},  # type: ignore[arg-type]
+            **{trouble: total(f"{name} {trouble}") for trouble in TROUBLES},
         )
 
     def point(n: int) -> CurvePoint:

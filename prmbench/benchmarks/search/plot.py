@@ -46,12 +46,9 @@ def _draw(axis: Any, metrics: SearchMetrics, *, seconds: bool = False) -> None:
         x = [one.seconds for one in mine] if seconds else cost
         y = [100 * (one.accuracy.value or 0) for one in mine]
         ends = [(one.accuracy.low, one.accuracy.high) for one in mine]
-        bars = None
-        if all(low is not None for low, _ in ends):
-            bars = [
-                [max(0.0, v - 100 * low) for v, (low, _) in zip(y, ends, strict=True)],
-                [max(0.0, 100 * high - v) for v, (_, high) in zip(y, ends, strict=True)],
-            ]
+        below = [max(0.0, v - 100 * low) for v, (low, _) in zip(y, ends, strict=True) if low is not None]
+        above = [max(0.0, 100 * high - v) for v, (_, high) in zip(y, ends, strict=True) if high is not None]
+        bars = [below, above] if len(below) == len(y) else None
         axis.errorbar(x, y, yerr=bars, marker="o", capsize=2, linewidth=1, label=method)
     if seconds:
         axis.set_xlabel("seconds a problem")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ from prmbench.reward_models.objectives import Convention
 from prmbench.reward_models.subject import describe
 from prmbench.search.drive import Found, run_searches
 from prmbench.search.methods import METHODS, Search, Setting, samples
-from prmbench.search.paths import Cost, Path as ResponsePath, Task
+from prmbench.search.paths import Cost, Task
+from prmbench.search.paths import Path as ResponsePath
 from prmbench.search.sampler import PolicySampler
 from prmbench.search.scorer import ModelScorer
 from prmbench.search.step_ends import StepEnds
@@ -237,9 +239,7 @@ class _Run:
                     before + seconds,
                 )
             full = MOST_SAMPLES * self.budget
-            left = [
-                i for i in left if len(pools[i][0].candidates) < full and _spent(pools[i][0]) < dearest[i]
-            ]
+            left = [i for i in left if len(pools[i][0].candidates) < full and _spent(pools[i][0]) < dearest[i]]
         return pools
 
     def _judged(
@@ -247,7 +247,9 @@ class _Run:
     ) -> list[SearchItem]:
         """Verify the candidates of a problem, and make items."""
         if not found:  # the prompt leaves no room: there is nothing to choose from, and every answer is wrong
-            found = [("best-of-n", 1, Found([], [Cost()]), 0.0)] + [(m, n, Found([], [Cost()]), 0.0) for m, n in self.searching]
+            found = [("best-of-n", 1, Found([], [Cost()]), 0.0)] + [
+                (m, n, Found([], [Cost()]), 0.0) for m, n in self.searching
+            ]
         paths = [path for _, _, one, _ in found for path in one.candidates]
         decode = self.sampler.policy.encoder.tokenizer.decode
         texts: list[str] = [decode(path.ids, skip_special_tokens=True) for path in paths]
@@ -297,7 +299,7 @@ def _troubles(paths: Sequence[ResponsePath], texts: Sequence[str], ends: StepEnd
         "endless": sum(was and len(mine) == 1 for was, mine in zip(cut, steps, strict=True)),
         "empty": sum(not text.strip() for text in texts),
         "repeating": sum(
-            any(a.strip() and a.strip() == b.strip() for a, b in zip(mine, mine[1:], strict=False)) for mine in steps
+            any(a.strip() and a.strip() == b.strip() for a, b in itertools.pairwise(mine)) for mine in steps
         ),
     }
 

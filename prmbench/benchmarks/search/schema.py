@@ -73,7 +73,9 @@ class SearchItem(Item):
     @model_validator(mode="after")
     def _fields_fit(self) -> SearchItem:
         if len({len(self.correct), len(self.answers), len(self.scores), len(self.lengths)}) != 1:
-            raise ValueError("'correct', 'answers', 'scores' and 'lengths' must be lists of one length, one a candidate")
+            raise ValueError(
+                "'correct', 'answers', 'scores' and 'lengths' must be lists of one length, one a candidate"
+            )
         if len({len(self.sampled), len(self.scored), len(self.policy_flops), len(self.model_flops)}) != 1:
             raise ValueError(
                 "'sampled', 'scored', 'policy_flops' and 'model_flops' must be lists of one length, one a part"
@@ -88,16 +90,22 @@ class SearchItem(Item):
 class SearchFigures(Record):
     """The figures of one method with one budget."""
 
-    accuracy: Estimate = Field(description="share of problems whose chosen answer is right; of best-of-n and weighted an expectation")
+    accuracy: Estimate = Field(
+        description="share of problems whose chosen answer is right; of best-of-n and weighted an expectation"
+    )
     best_of_n: Estimate = Field(description="accuracy of Best-of-N at equal compute, problem by problem")
     difference: Estimate = Field(description="accuracy minus that of Best-of-N at equal compute, paired by problem")
     p: float = Field(description="bootstrap p value of no difference")
     equal_n: float = Field(description="mean N of Best-of-N at equal compute")
-    covered: float = Field(description="share of problems with enough samples to spend as much as the method; else all are taken")
+    covered: float = Field(
+        description="share of problems with enough samples to spend as much as the method; else all are taken"
+    )
     any_right: Estimate = Field(description="share of problems with a right answer among the candidates")
     sampled: float = Field(description="tokens sampled, mean of a problem")
     scored: float = Field(description="tokens that the reward model read, mean of a problem")
-    policy_flops: float | None = Field(description="floating-point operations of the policy, mean of a problem; null: not known")
+    policy_flops: float | None = Field(
+        description="floating-point operations of the policy, mean of a problem; null: not known"
+    )
     model_flops: float | None = Field(description="the same of the reward model")
     seconds: float = Field(description="wall time, mean of a problem")
     cut: int = Field(description="candidates cut at the token limit")
@@ -113,7 +121,9 @@ class CurvePoint(Record):
     accuracy: Estimate = Field(description="share of problems whose chosen sample is right")
     weighted: Estimate = Field(description="the same of the weighted vote")
     any_right: Estimate = Field(description="share of problems with a right sample among N")
-    flops: float | None = Field(description="floating-point operations of policy and reward model, mean of a problem; null: not known")
+    flops: float | None = Field(
+        description="floating-point operations of policy and reward model, mean of a problem; null: not known"
+    )
     sampled: float = Field(description="tokens sampled, mean of a problem")
 
 

@@ -97,13 +97,16 @@ def verdicts(metrics: SearchMetrics) -> list[str]:
 
 
 def troubles(result: SearchSubset) -> list[str]:
-    """Say how many candidates went wrong in form, by method.
+    """Say how many candidates went wrong in form, by method, at the largest budget.
 
     Args:
         result: The figures of all sets.
     """
     lines = []
+    largest = max((name.rpartition("@")[2] for name in result.methods), key=int)
     for name, found in result.methods.items():
+        if not name.endswith(f"@{largest}") or name.startswith("weighted"):
+            continue
         counts = [(getattr(found, key), words) for key, words in TROUBLES.items()]
         if any(n for n, _ in counts):
             lines.append(f"{name}: {', '.join(f'{n:,} {words}' for n, words in counts if n)}.")
@@ -118,9 +121,9 @@ def explained(metrics: SearchMetrics) -> list[str]:
     """
     unit = "operations" if metrics.compute == "flops" else "tokens, sampled and read (a model's shape is not known)"
     return [
-        f"Accuracy in % [95% interval over problems]. Equal: Best-of-N with as many samples (@) as cost the same in {unit}, problem "
-        f"by problem. Tokens sampled and read by the reward model, operations and seconds are means of a problem. Paths are "
-        f"chosen by {metrics.score}."
+        f"Accuracy in % [95% interval over problems]. Equal: Best-of-N with as many samples (@) as cost the same in {unit}, "
+        f"problem by problem. Tokens sampled and read by the reward model, operations and seconds are means of a problem. "
+        f"Paths are chosen by {metrics.score}."
     ]
 
 

@@ -132,7 +132,7 @@ def test_parts_of_a_response_are_the_whole_response(engine):
                     requests[i].sample,
                     len(done[i]),
                     24 - len(done[i]),
-                    lambda ids: len(ids) >= size,
+                    lambda ids, size=size: len(ids) >= size,
                 )
                 for i in left
             ]
@@ -153,7 +153,9 @@ def test_sampling_in_steps_runs_each_token_once(engine):
     paths = [rng.integers(5, 200, 6)] * 3
     everything: list[np.ndarray] = []
     for step in range(3):
-        wanted = [Continuation(ids, "p", 10 * step + i, 0, 12, lambda ids: len(ids) == 4) for i, ids in enumerate(paths)]
+        wanted = [
+            Continuation(ids, "p", 10 * step + i, 0, 12, lambda ids: len(ids) == 4) for i, ids in enumerate(paths)
+        ]
         parts = grow(engine, store, wanted, frozenset(), params, 0)
         paths = [np.concatenate([ids, part.ids]) for ids, part in zip(paths, parts, strict=True)]
         everything += paths
