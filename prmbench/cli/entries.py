@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from prmbench.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
     from prmbench.benchmarks.base import Measured
+    from prmbench.benchmarks.differences import Comparison
+    from prmbench.benchmarks.planning import PairPower
 
 
 @interruptible
@@ -27,6 +30,10 @@ def compare_command(
     ] = None,
     n: Annotated[int | None, typer.Option(min=1, help="Best-of-N: N; default: the largest")] = None,
     groups: Annotated[bool, typer.Option("--groups", help="also by position of the error and by generator")] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="also what so many items can decide, and how many would")
+    ] = False,
+    points: Annotated[float, typer.Option(min=0.01, max=100, help="difference in points that --power plans for")] = 2.0,
     seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
     resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, nothing else")] = False,
@@ -38,10 +45,27 @@ def compare_command(
 
     choice = {"protocol": protocol, "thresholds": thresholds, "n": n}
     found = compare(entries, n_resamples=resamples, seed=seed, **choice)
+    planned = _power(found, points) if power else []
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2))
+        extra = {"power": [asdict(one) for one in planned]} if power else {}
+        typer.echo(json.dumps(found.as_json() | extra, indent=2))
         return
     Console().print(found.render(groups=groups))
+    if planned:
+        from prmbench.benchmarks.planning import render_power
+
+        Console().print(render_power(planned))
+
+
+def _power(found: Comparison, points: float) -> list[PairPower]:
+    """What a comparison can decide; refused where it is not one of items."""
+    from prmbench.benchmarks.differences import PairedComparison
+    from prmbench.benchmarks.planning import power_of_pairs
+
+    if not isinstance(found, PairedComparison):
+        name = found.as_json()["benchmark"]
+        raise UserError(f"--power: {name} is not compared item by item; leave it out")
+    return power_of_pairs(found, points)
 
 
 @interruptible
@@ -52,7 +76,7 @@ def export_command(
         typer.Option(
             "--format",
             help="csv, parquet: every figure; latex, markdown: tables; model-card: a section of one; every-eval-ever, "
-            "hf-eval-results: one entry in the format of others",
+            "hf-eval-results, badge: one entry in the format of others",
         ),
     ] = "csv",
     output: Annotated[Path | None, typer.Option(help="file to write; default: printed")] = None,
@@ -69,7 +93,11 @@ def export_command(
         "markdown": export.to_markdown,
         "model-card": export.to_model_card,
     }
-    of_one = {"every-eval-ever": exchange.to_every_eval_ever, "hf-eval-results": exchange.to_hub_results}
+    of_one = {
+        "every-eval-ever": exchange.to_every_eval_ever,
+        "hf-eval-results": exchange.to_hub_results,
+        "badge": exchange.to_badge,
+    }
     known = [*of_several, *of_one]
     if form not in known:
         raise UserError(f"--format {form}: expected {', '.join(known[:-1])} or {known[-1]}{nearest(form, known)}")

@@ -14,6 +14,7 @@ from prmbench.cli.common import interruptible, quiet_libraries
 from prmbench.cli.options import (
     ALWAYS,
     DATA,
+    OUTPUT,
     SUBJECT,
     Flag,
     flag_names,
@@ -53,6 +54,9 @@ def _eval_flags() -> dict[str, Flag]:
             "compute every figure again from an items file, without a model; with --data: an entry of step scores made elsewhere",
             DATA,
         ),
+        Flag(
+            "plan_for", float, "policies: also how many problems decide this many points against another policy", OUTPUT
+        ),
     ]
     return flags_of(known, more=own)
 
@@ -63,7 +67,8 @@ EVAL_FLAGS = _eval_flags()
 def _evaluate(**values: Any) -> None:
     """Evaluate a reward model or a policy on a benchmark: figures with intervals, baselines, honest thresholds."""
     what = _what_is_given(values)
-    names = given(values, EVAL_FLAGS)
+    names = given(values, EVAL_FLAGS) - {"plan_for"}
+    _check_plan(values)
     if what == "from_items" and "data" in names:
         _from_scores(values, names)
         return
@@ -76,6 +81,53 @@ def _evaluate(**values: Any) -> None:
     benchmark = _chosen_benchmark(values)
     refuse_unused(benchmark, names)
     evaluate_values(benchmark, values)
+
+
+def _check_plan(values: dict[str, Any]) -> None:
+    """Refuse a plan that nothing can be planned of."""
+    points = values["plan_for"]
+    if points is None:
+        return
+    if not 0 < points <= 100:
+        raise UserError(f"--plan-for {points:g}: expected a difference in points, above 0 and at most 100")
+    if values["as_json"]:
+        raise UserError("--plan-for and --json: pass one; --json prints the entry and nothing else")
+    of_policies = values["rm"] is None and values["benchmark"] in (None, "policy")
+    if not of_policies:
+        raise UserError(
+            "--plan-for: is for policies (--policy CKPT, --from-rollouts RUN, or --from-items of such a run)"
+        )
+
+
+def show_plan(entry_or_items: Path, points: float) -> None:
+    """Print how many problems decide a difference between policies.
+
+    Args:
+        entry_or_items: The entry of a policy, or its items.
+        points: The difference, in points.
+
+    Raises:
+        UserError: The items are not of a policy, or a problem has fewer than two completions.
+    """
+    from collections import defaultdict
+
+    from rich.console import Console
+
+    from prmbench.benchmarks.planning import plan_policies, render_plan
+    from prmbench.benchmarks.registry import load_measured
+    from prmbench.data.verdicts import Verdict
+
+    measured = load_measured(entry_or_items)
+    if measured.benchmark.name != "policy":
+        raise UserError(f"--plan-for: {entry_or_items} is of {measured.benchmark.name}; expected a policy's run")
+    right: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for item in measured.items:
+        right[item.subset, item.id].append(item.verdict == Verdict.CORRECT)
+    if min(map(len, right.values())) < 2:
+        raise UserError(
+            "--plan-for: needs at least 2 completions of each problem, to tell sampling from problems; pass --n 2 or more"
+        )
+    Console().print(render_plan(plan_policies(right, points), points, len(right)))
 
 
 eval_command = interruptible(with_flags(_evaluate, EVAL_FLAGS))
@@ -139,6 +191,8 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
     )
     if found is not None:
         show_entry(benchmark, *found, as_json=values.get("as_json", False))
+        if values.get("plan_for") is not None:
+            show_plan(found[1], values["plan_for"])
 
 
 def _from_items(values: dict[str, Any]) -> None:
@@ -152,6 +206,8 @@ def _from_items(values: dict[str, Any]) -> None:
         folder = items if items.is_dir() else items.parent
         path = save_entry(values["output"], entry, folder / entry.items.file)
     show_entry(find_benchmark(entry.benchmark.name), entry, path, as_json=values["as_json"])
+    if values["plan_for"] is not None:
+        show_plan(items, values["plan_for"])
 
 
 def _from_scores(values: dict[str, Any], names: set[str]) -> None:
@@ -187,6 +243,8 @@ def _from_rollouts(values: dict[str, Any]) -> None:
     found = policy_from_rollouts(values["from_rollouts"], name=values["name"], **run)
     if found is not None:
         show_entry(find_benchmark("policy"), *found, as_json=values["as_json"])
+        if values["plan_for"] is not None:
+            show_plan(found[1], values["plan_for"])
 
 
 def _what_is_given(values: dict[str, Any]) -> str:

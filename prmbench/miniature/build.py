@@ -57,7 +57,7 @@ class Build:
     world: World = field(default_factory=World)
     backbone: str = "llama-small"
     n_chats: int = 40_000
-    steps: int = 2_500
+    steps: int = 2_000
     seed: int = 0
     from_scratch: bool = False
 
@@ -81,12 +81,13 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> Path:
     """Write records as JSON lines.
 
     Args:
-        path: The file.
+        path: The file; its folder is made.
         records: The records.
 
     Returns:
         The file.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
     return path
 
@@ -191,7 +192,6 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     if (policy / "sft.json").exists():
         log(f"the policy is there already: {policy}")
         return policy
-    folder.mkdir(parents=True, exist_ok=True)
     save_untrained(folder / "untrained", build.backbone, build.world, build.seed)
     write_lines(folder / "chats.jsonl", make_chats(build.world, build.n_chats, build.seed))
     recipe = load_recipe(

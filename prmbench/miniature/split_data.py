@@ -65,7 +65,6 @@ def write_traces(build: Build, rollouts: list[Rollout], n_traces: int, name: str
         The folder with a file a format.
     """
     data = build.folder() / f"traces-{name}"
-    data.mkdir(exist_ok=True)
     for form, records in make_traces(rollouts, build.world, n_traces, build.seed).items():
         write_lines(data / f"{form}.jsonl", records)
     return data

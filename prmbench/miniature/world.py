@@ -30,7 +30,7 @@ SPLITS: dict[int, tuple[int, str]] = {3: (2, "+"), 5: (4, "+"), 7: (8, "-"), 9: 
 """How a hard operation may be split: 7 = 8 - 1, so ``v * 7`` is ``v * 8`` and then minus v."""
 HARD_SHARE = 0.75
 """Share of the operations that are hard."""
-HARD_ERRORS = ((0.3, 0.05), (0.4, 0.3), (0.3, 0.8))
+HARD_ERRORS = ((0.3, 0.08), (0.4, 0.35), (0.3, 0.82))
 """Share of the hard facts, and how often a demonstration gets such a fact wrong."""
 EASY_ERRORS = ((0.8, 0.02), (0.12, 0.2), (0.08, 0.7))
 """The same for all other facts."""

@@ -1,4 +1,4 @@
-"""Entries in the formats of others: Every Eval Ever's schema, and the evaluation results of the Hugging Face Hub."""
+"""Entries in the formats of others: Every Eval Ever's schema, the evaluation results of the Hugging Face Hub, badges."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 
 from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.parts import Cell
+from prmbench.benchmarks.tables import shown
 from prmbench.data.problem_sets import KNOWN_SETS
 from prmbench.data.traces import PROCESSBENCH_HUB, PROCESSBENCH_SUBSETS
 from prmbench.errors import UserError
@@ -122,6 +123,38 @@ def to_hub_results(measured: Measured) -> str:
         names = one_line(", ".join(entry.benchmark.subsets))
         raise UserError(f"{measured.path}: none of its subsets ({names}) is a data set of the Hub that prmbench knows")
     return str(yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False))
+
+
+def to_badge(measured: Measured) -> str:
+    """Write an entry as the JSON of a badge, in the endpoint schema of shields.io: the first figure of the table.
+
+    Args:
+        measured: The entry.
+
+    Returns:
+        A JSON object. The colour is always the same one, because no figure is good or bad by itself.
+
+    Raises:
+        UserError: The benchmark has no table, or the figure is not defined.
+    """
+    entry = measured.entry
+    columns = measured.benchmark.columns([entry])
+    estimate = columns[0].estimate(entry) if columns else None
+    if estimate is None or estimate.value is None:
+        raise UserError(f"{measured.path}: has no figure of a table, and so none for a badge")
+    scale = 100 if columns[0].unit == "%" else 1
+    ends = [None if end is None else scale * end for end in (estimate.low, estimate.high)]
+    message = shown(Cell(scale * estimate.value, ends[0], ends[1]))
+    what = (
+        "miniature"
+        if entry.miniature
+        else f"first {entry.benchmark.limit:,}"
+        if entry.benchmark.limit is not None
+        else ""
+    )
+    label = f"{measured.benchmark.title} {columns[0].title}" + (f", {what}" if what else "")
+    badge = {"schemaVersion": 1, "label": one_line(label), "message": message, "color": "informational"}
+    return json.dumps(badge, indent=1) + "\n"
 
 
 def _by_subset(measured: Measured) -> dict[str, Estimate]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-OrderingVerdict = Literal["appears", "does not appear", "undecided"]
+OrderingVerdict = Literal["appears", "does not appear", "practically equal", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def seed_mean(values: Sequence[float], level: float = 0.95) -> SeedMean:
 
 
 def ordering(
-    larger: Sequence[float], smaller: Sequence[float], level: float = 0.95
+    larger: Sequence[float], smaller: Sequence[float], level: float = 0.95, margin: float = 0.0
 ) -> tuple[SeedMean, OrderingVerdict]:
     """Say whether one figure is above another, seed by seed.
 
@@ -55,11 +55,33 @@ def ordering(
         larger: One figure a seed, claimed to be the larger.
         smaller: The other figure of the same seeds, in the same order.
         level: Coverage of the interval, between 0 and 1.
+        margin: Differences up to this size, either way, do not matter; it must be named before the figures are seen.
 
     Returns:
-        The paired difference, and "appears" when its interval is above 0, "does not appear" when it is below, else "undecided".
+        The paired difference, and "appears" when its interval is above 0, "does not appear" when it is below, "practically equal"
+        when it lies within the margin, else "undecided".
     """
     difference = seed_mean(np.subtract(larger, smaller).tolist(), level)
     if difference.low > 0:
         return difference, "appears"
-    return difference, "does not appear" if difference.high < 0 else "undecided"
+    if difference.high < 0:
+        return difference, "does not appear"
+    equal = -margin <= difference.low and difference.high <= margin
+    return difference, "practically equal" if equal and margin > 0 else "undecided"
+
+
+def seed_p_value(differences: Sequence[float]) -> float:
+    """Compute the two-sided p-value of Student's t-test that paired differences have mean 0.
+
+    Args:
+        differences: One difference a seed.
+
+    Returns:
+        The p-value; NaN with fewer than two seeds, or where all differences are equal to each other and so have no spread.
+    """
+    x = np.asarray(differences, dtype=np.float64)
+    if len(x) < 2 or np.isnan(x).any() or np.ptp(x) == 0:
+        return float("nan")
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(x, 0.0).pvalue)

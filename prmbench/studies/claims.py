@@ -1,13 +1,14 @@
 """Claims that one figure is larger than another, and the verdict of a paired test over seeds.
 
 Seed by seed the difference of the two figures is taken. Each seed has its own policy, data, models and test items. Where the 95%
-Student-t interval of the mean difference is above 0 the claim appears, where it is below 0 the claim does not appear, else it is
-undecided. A seed's figure is a mean over its own items, so their sampling is part of what differs between seeds. With one seed
-nothing is decided.
+Student-t interval of the mean difference is above 0 the claim appears, where it is below 0 the claim does not appear, where it lies
+within a margin that is named beforehand the two are practically equal, else the claim is undecided. A seed's figure is a mean over
+its own items, so their sampling is part of what differs between seeds. With one seed nothing is decided.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,53 @@ from typing import get_args
 
 import numpy as np
 
-from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering
-from prmbench.studies.figures import Results, RunFigure
+from prmbench.reports.reported import ReportedTable
+from prmbench.stats.paired import holm
+from prmbench.stats.power import pairs_needed
+from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_p_value
+from prmbench.studies.figures import Difference, Results, RunFigure
 from prmbench.studies.runs import StudyRun
 
 VERDICTS: tuple[OrderingVerdict, ...] = get_args(OrderingVerdict)
+MARGIN_SHARE = 1 / 3
+"""The margin of a claim, as a share of the paper's mean effect, where the claim names no margin of its own."""
+
+
+@dataclass(frozen=True)
+class PaperRows:
+    """Two rows of a table of the paper, whose difference is the paper's effect.
+
+    Attributes:
+        table: Number of the table.
+        larger: Method that is said to be above.
+        smaller: Method that is said to be below.
+        column: Index of the column; the last one is the paper's average.
+        smaller_column: Index of the column of the smaller figure, where it is another one.
+        less_is_more: Whether the paper's figure is the better the smaller it is.
+    """
+
+    table: str
+    larger: str
+    smaller: str
+    column: int = -1
+    smaller_column: int | None = None
+    less_is_more: bool = False
+
+    def effects(self, reported: Sequence[ReportedTable]) -> dict[str, float]:
+        """Return the paper's difference, larger minus smaller, of each backbone that has both rows.
+
+        Args:
+            reported: The paper's tables.
+        """
+        rows = [row for table in reported if table.table == self.table for row in table.rows]
+        found = {(row.backbone, row.method): row.values for row in rows}
+        second = self.column if self.smaller_column is None else self.smaller_column
+        sign = -1 if self.less_is_more else 1
+        return {
+            backbone: sign * (found[backbone, self.larger][self.column] - found[backbone, self.smaller][second])
+            for backbone in dict.fromkeys(row.backbone for row in rows)
+            if (backbone, self.larger) in found and (backbone, self.smaller) in found
+        }
 
 
 @dataclass(frozen=True)
@@ -27,20 +70,32 @@ class Claim:
     """One claim: the larger figure is above the smaller one.
 
     Attributes:
-        where: Its place in the paper, such as ``Tables 1, 12`` or ``Fig. 6, left``.
+        where: Its place in the paper, such as ``Tables 1, 12`` or ``Fig. 6, left``; ``ours`` for a claim that the paper does not
+            make.
         text: The claim in words.
         larger: The figure that is said to be larger; a number where it is compared with a constant.
         smaller: The figure that is said to be smaller; a number where it is compared with a constant.
         digits: Digits shown after the point.
         note: What else a reader must know.
+        sentence: The paper's sentence that it is, shortened, with its section.
+        paper: The rows that the paper's effect is read from; None where the paper prints no figures for it.
+        margin: Differences up to this size do not matter; None takes a third of the paper's mean effect.
     """
 
     where: str
     text: str
-    larger: RunFigure | float
-    smaller: RunFigure | float
+    larger: RunFigure | Difference | float
+    smaller: RunFigure | Difference | float
     digits: int = 1
     note: str = ""
+    sentence: str = ""
+    paper: PaperRows | None = None
+    margin: float | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a claim that the paper does not make."""
+        return self.where == OURS
 
     @property
     def tables(self) -> frozenset[str]:
@@ -52,7 +107,30 @@ class Claim:
     @property
     def runs(self) -> list[StudyRun]:
         """The runs whose figures it compares."""
-        return [one.run for one in (self.larger, self.smaller) if isinstance(one, RunFigure)]
+        compared = [one for one in (self.larger, self.smaller) if not isinstance(one, float | int)]
+        return [run for one in compared for run in one.runs]
+
+    def effects(self, reported: Sequence[ReportedTable]) -> dict[str, float]:
+        """Return the paper's effect by backbone; none where the paper prints no figures for it.
+
+        Args:
+            reported: The paper's tables.
+        """
+        return {} if self.paper is None else self.paper.effects(reported)
+
+    def margin_from(self, reported: Sequence[ReportedTable]) -> float:
+        """Return the margin: the claim's own, or a third of the paper's mean effect; 0 where there is neither.
+
+        Args:
+            reported: The paper's tables.
+        """
+        if self.margin is not None:
+            return self.margin
+        effects = self.effects(reported)
+        return MARGIN_SHARE * max(float(np.mean(list(effects.values()))), 0.0) if effects else 0.0
+
+
+OURS = "ours"
 
 
 @dataclass(frozen=True)
@@ -64,12 +142,20 @@ class JudgedClaim:
         difference: The larger figure minus the smaller one: its mean over seeds and the interval of the mean.
         verdict: What follows.
         values: The difference of each seed.
+        margin: The margin that it was judged with.
+        effects: The paper's effect by backbone.
+        p: Two-sided p-value of the paired test; NaN where there is none.
+        adjusted: The same after Holm's rule over the claims of its table.
     """
 
     claim: Claim
     difference: SeedMean
     verdict: OrderingVerdict
     values: list[float]
+    margin: float
+    effects: dict[str, float]
+    p: float
+    adjusted: float
 
     @property
     def shown(self) -> str:
@@ -78,24 +164,76 @@ class JudgedClaim:
             return "n/a: a figure is not defined on some seed"
         return with_interval(self.difference, self.claim.digits, sign=True)
 
+    @property
+    def holds_after_holm(self) -> bool:
+        """Whether the verdict, where it is about a direction, stays after Holm's rule at 5%."""
+        return self.verdict not in ("appears", "does not appear") or self.adjusted < 0.05
 
-def judge(claims: Iterable[Claim], results: Results) -> list[JudgedClaim]:
+    @property
+    def paper_said(self) -> str:
+        """The paper's effect in words: its mean, and on how many of its backbones it has this direction."""
+        if not self.effects:
+            return ""
+        values = list(self.effects.values())
+        above = sum(value > 0 for value in values)
+        agree = "" if len(values) == 1 else f", {above} of {len(values)} backbones"
+        return f"{np.mean(values):+.{max(self.claim.digits, 1)}f}{agree}"
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the differences between seeds; NaN with fewer than two."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else math.nan
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """Seeds that decide the paper's mean effect at 80% power with the spread seen here.
+
+        None where the paper prints no effect in this direction, or the spread is not known.
+        """
+        effect = float(np.mean(list(self.effects.values()))) if self.effects else 0.0
+        return None if effect <= 0 or math.isnan(self.spread) else pairs_needed(effect, self.spread)
+
+
+def judge(claims: Iterable[Claim], results: Results, reported: Sequence[ReportedTable] = ()) -> list[JudgedClaim]:
     """Test claims. A claim is undecided where one of its figures is not defined on some seed.
 
     Args:
         claims: The claims; those that need a run which was not made are left out.
         results: Rows by run.
+        reported: The paper's tables, for its effects.
     """
-    judged = []
+    # The raw verdict of each.
+    tested: list[tuple[Claim, list[float], SeedMean, OrderingVerdict, float]] = []
     for claim in claims:
         if all(run in results for run in claim.runs):
             n = len(results[claim.runs[0]])
             first, second = (
-                one.values(results) if isinstance(one, RunFigure) else [one] * n
+                [one] * n if isinstance(one, float | int) else one.values(results)
                 for one in (claim.larger, claim.smaller)
             )
-            judged.append(JudgedClaim(claim, *ordering(first, second), np.subtract(first, second).tolist()))
-    return judged
+            margin = claim.margin_from(reported)
+            found = ordering(first, second, margin=margin)
+            tested.append((claim, np.subtract(first, second).tolist(), *found, margin))
+    # Holm's rule within each table.
+    p_values = [seed_p_value(values) for _, values, *_ in tested]
+    adjusted = [math.nan] * len(tested)
+    for where in dict.fromkeys(family(claim) for claim, *_ in tested):
+        members = [i for i, (claim, *_) in enumerate(tested) if family(claim) == where and not math.isnan(p_values[i])]
+        for i, p in zip(members, holm([p_values[i] for i in members]), strict=True):
+            adjusted[i] = p
+    return [
+        JudgedClaim(claim, difference, verdict, values, margin, claim.effects(reported), p, q)
+        for (claim, values, difference, verdict, margin), p, q in zip(tested, p_values, adjusted, strict=True)
+    ]
+
+
+def family(claim: Claim) -> str:
+    """Name the table that a claim is tested with: what stands before the first comma of its place.
+
+    Args:
+        claim: The claim.
+    """
+    return claim.where.partition(",")[0]
 
 
 def count_verdicts(judged: Sequence[JudgedClaim]) -> str:

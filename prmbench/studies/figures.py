@@ -40,6 +40,15 @@ class Figure:
         """
         return RunFigure(StudyRun(self.kind, name), self)
 
+    def minus(self, larger: str, smaller: str) -> Difference:
+        """Return what this figure of one run is above that of another.
+
+        Args:
+            larger: Name of the run that the other is taken from.
+            smaller: Name of the run that is taken off.
+        """
+        return Difference(self.of(larger), self.of(smaller))
+
 
 @dataclass(frozen=True)
 class RunFigure:
@@ -53,6 +62,11 @@ class RunFigure:
     run: StudyRun
     figure: Figure
 
+    @property
+    def runs(self) -> tuple[StudyRun, ...]:
+        """The run, alone."""
+        return (self.run,)
+
     def values(self, results: Results) -> list[float]:
         """Return the figure of every seed.
 
@@ -60,6 +74,33 @@ class RunFigure:
             results: Rows of the run, and maybe of others.
         """
         return [float(self.figure.find(row)) for row in results[self.run]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of a run less the same figure of another run.
+
+    Attributes:
+        larger: The figure that the other is taken from.
+        smaller: The figure that is taken off.
+    """
+
+    larger: RunFigure
+    smaller: RunFigure
+
+    @property
+    def runs(self) -> tuple[StudyRun, ...]:
+        """Both runs."""
+        return (self.larger.run, self.smaller.run)
+
+    def values(self, results: Results) -> list[float]:
+        """Return the difference of every seed.
+
+        Args:
+            results: Rows of both runs, and maybe of others.
+        """
+        pairs = zip(self.larger.values(results), self.smaller.values(results), strict=True)
+        return [a - b for a, b in pairs]
 
 
 def last_third(row: Row, name: str) -> float:
@@ -121,8 +162,19 @@ def mean_f1(protocol: str = "process") -> Figure:
     return Figure("reward model", f"F1 ({protocol})", lambda row: sum(part.find(row) for part in parts) / len(parts))
 
 
-DROP = Figure("reward model", "cost of the format shift", lambda row: f1("tagged").find(row) - f1("plain").find(row))
-"""Process F1 on tagged traces minus process F1 on plain ones, in points."""
+def shifted_f1(protocol: str = "process") -> Figure:
+    """Mean F1 over the formats that reward models do not learn from, in %: the paper's ProcessBench is a shift of format.
+
+    Args:
+        protocol: Name of the step-score protocol.
+    """
+    parts = [f1(form, protocol) for form in FORMATS if form != "tagged"]
+    text = f"F1 ({protocol}), shifted formats"
+    return Figure("reward model", text, lambda row: sum(part.find(row) for part in parts) / len(parts))
+
+
+DROP = Figure("reward model", "cost of the format shift", lambda row: f1("tagged").find(row) - shifted_f1().find(row))
+"""Process F1 on tagged traces minus process F1 on the shifted formats, in points."""
 
 FINAL_AUC = at("reward model", "AUC of the final value", "auc_final", 3)
 """AUC of a rollout's final value against its verdict."""
@@ -134,22 +186,34 @@ TRUE_RANKS = at("reward model", "rank agreement with true prefix values", "truth
 # Figures of Best-of-N.
 
 
-def best_of(n: int) -> Figure:
+def best_of(n: int, sampled: str = "figures") -> Figure:
     """Best-of-N by the model's own score, exact over all subsets, in %.
 
     Args:
         n: Number of candidates, one of `BEST_OF`.
+        sampled: ``figures`` for candidates at the evaluation preset, ``at_one`` for candidates at temperature 1.
     """
 
     def find(row: Row) -> float:
-        own = next(iter(row["figures"]["scores"].values()))
+        own = next(iter(row[sampled]["scores"].values()))
         return 100 * float(own[str(n)]["expected"]["value"])
 
     return Figure("best-of-n", f"@{n}", find)
 
 
-OVER_SIZES = Figure("best-of-n", "mean over N", lambda row: sum(best_of(n).find(row) for n in BEST_OF) / len(BEST_OF))
-"""Mean over N, as Tables 1, 3 and 12 average."""
+def over_sizes(sampled: str = "figures") -> Figure:
+    """Mean over N, as Tables 1, 3 and 12 average, in %.
+
+    Args:
+        sampled: As in `best_of`.
+    """
+    text = "Best-of-N, mean over N" + ("" if sampled == "figures" else ", temperature 1")
+    parts = [best_of(n, sampled) for n in BEST_OF]
+    return Figure("best-of-n", text, lambda row: sum(part.find(row) for part in parts) / len(parts))
+
+
+OVER_SIZES = over_sizes()
+OVER_SIZES_AT_ONE = over_sizes("at_one")
 
 
 def best_of_baseline(name: str, n: int) -> Figure:
@@ -180,6 +244,26 @@ def logged(name: str, text: str, digits: int = 1, scale: float = 1.0) -> Figure:
     return Figure("policy", text, lambda row: scale * last_third(row, name), digits)
 
 
+def over_training(name: str, text: str, digits: int = 1, scale: float = 1.0) -> Figure:
+    """Mean of a logged figure over all training steps.
+
+    Args:
+        name: Name of the figure, as training logs it.
+        text: What it is, in words.
+        digits: Digits shown after the point.
+        scale: What it is multiplied by; 100 shows a share in %.
+    """
+
+    def find(row: Row) -> float:
+        values = [step[name] for step in row["history"] if name in step]
+        return scale * float(np.mean(values)) if values else float("nan")
+
+    return Figure("policy", text, find, digits)
+
+
+OUTCOME_MEAN = over_training("rollouts/accuracy", "verifier accuracy over training", scale=100)
+"""Accuracy of the rollouts in training, in %, over all steps, as Table 7 averages."""
+
 OUTCOME = logged("rollouts/accuracy", "verifier accuracy", scale=100)
 """Accuracy of the rollouts in training, in %."""
 
@@ -189,8 +273,20 @@ RM_ACCURACY = logged("reward_model/accuracy", "RM accuracy", scale=100)
 RM_PAIRS = logged("reward_model/pair_accuracy", "RM pair accuracy", scale=100)
 """How often a right rollout has a higher final value than a wrong one of the same prompt, before each update, in %."""
 
-RM_SCORE = logged("reward_model/score", "RM score", 3)
-"""Mean log-ratio of a token (Eq. 19)."""
+RM_SCORE_MEAN = over_training("reward_model/score", "RM score over training", 3)
+"""Mean log-ratio of a token (Eq. 19), over all steps, as Table 7 averages."""
+
+STEP_SECONDS = logged("seconds/step_before", "seconds a step", 2)
+STEP_SECONDS_AND_A_TENTH = logged("seconds/step_before", "seconds a step and a tenth more", 2, scale=1.1)
+
+
+def _halfway(row: Row) -> float:
+    first = next((step["reward_model/accuracy"] for step in row["history"] if "reward_model/accuracy" in step), None)
+    return float("nan") if first is None else 100 * (float(first) + 0.5) / 2
+
+
+HALFWAY_TO_CHANCE = Figure("policy", "halfway from the first RM accuracy to chance", _halfway)
+"""Halfway between the reward model's accuracy before its first update and one half, in %."""
 
 
 # Figures of probes.

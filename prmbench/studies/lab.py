@@ -16,8 +16,9 @@ from filelock import FileLock
 from prmbench.data.problems import Problem, load_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
+from prmbench.engines.sampling import SamplingParams
 from prmbench.miniature.build import PROMPT, Build, make_problems, train_policy, write_lines
-from prmbench.miniature.split_data import sample_split, write_traces
+from prmbench.miniature.split_data import EVALUATION, TRAINING, sample_split, write_traces
 from prmbench.miniature.world import Split
 from prmbench.policies.policy import Policy, load_policy
 from prmbench.resources import resource_folder
@@ -104,24 +105,31 @@ class Lab:
         """Load the SFT policy, ready to sample."""
         return load_policy(str(self.policy), find_prompt(PROMPT))
 
-    def _sample(self, split: Split, n_problems: int, n: int) -> tuple[Path, list[Rollout]]:
-        with self._lock(f"rollouts-{split}-{n_problems}x{n}"):
-            return sample_split(self.build, self.policy, split, n_problems, n)
+    def _sample(
+        self, split: Split, size: tuple[int, int], params: SamplingParams = TRAINING
+    ) -> tuple[Path, list[Rollout]]:
+        with self._lock(f"rollouts-{split}-{size[0]}x{size[1]}-{params.temperature:g}"):
+            return sample_split(self.build, self.policy, split, *size, params)
 
     @cached_property
     def outcomes(self) -> Path:
         """Folder of the verified rollouts that reward models are trained on."""
-        return self._sample("train", *N_OUTCOMES)[0]
+        return self._sample("train", N_OUTCOMES)[0]
 
     @cached_property
     def rollouts(self) -> list[Rollout]:
         """Verified rollouts of the split's problems."""
-        return self._sample(self.split, *N_ROLLOUTS)[1]
+        return self._sample(self.split, N_ROLLOUTS)[1]
 
     @cached_property
     def candidates(self) -> Path:
-        """Folder of the completions that Best-of-N chooses from."""
-        return self._sample(self.split, *N_CANDIDATES)[0]
+        """Folder of the completions that Best-of-N chooses from, at the evaluation preset."""
+        return self._sample(self.split, N_CANDIDATES, EVALUATION)[0]
+
+    @cached_property
+    def candidates_at_one(self) -> Path:
+        """Folder of as many completions at temperature 1, which show over-optimisation."""
+        return self._sample(self.split, N_CANDIDATES)[0]
 
     @cached_property
     def traces(self) -> Path:

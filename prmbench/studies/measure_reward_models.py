@@ -86,21 +86,26 @@ def measure_best_of_n(lab: Lab, settings: RewardModelSettings, output: Path) -> 
         output: Folder for the Best-of-N entry.
 
     Returns:
-        ``figures``: the figures of the entry's only problem set.
+        ``figures``: the figures of the entry's only problem set, of candidates at the evaluation preset. ``at_one``: the same of
+        candidates at temperature 1.
     """
     from prmbench.api import rerank
 
-    found = rerank(
-        lab.reward_model(settings),
-        [lab.candidates],
-        name=settings.name,
-        output=output,
-        sizes=BEST_OF,
-        n_resamples=100,
-        batch_tokens=BATCH_TOKENS,
-    )
-    assert found is not None  # nothing is shared between processes
-    return {"figures": found[0].metrics.mean.model_dump()}
+    def measure(candidates: Path, folder: Path) -> dict[str, Any]:
+        found = rerank(
+            lab.reward_model(settings),
+            [candidates],
+            name=settings.name,
+            output=folder,
+            sizes=BEST_OF,
+            n_resamples=100,
+            batch_tokens=BATCH_TOKENS,
+        )
+        assert found is not None  # nothing is shared between processes
+        figures: dict[str, Any] = found[0].metrics.mean.model_dump()
+        return figures
+
+    return {"figures": measure(lab.candidates, output), "at_one": measure(lab.candidates_at_one, output / "at-one")}
 
 
 def token_values(model: RewardModel, encoded: Sequence[EncodedTrace], batch_tokens: int) -> list[Floats]:

@@ -54,7 +54,12 @@ _OF_SIGNALS = {
 
 TABLES = [
     _best_of_n("1", "Best-of-N of reward models", RIVALS, "One problem set instead of MATH-500 and Minerva-Math."),
-    _f1("2", "F1 of reward models on ProcessBench", RIVALS, "Two formats of the same traces instead of four subsets."),
+    _f1(
+        "2",
+        "F1 of reward models on ProcessBench",
+        RIVALS,
+        "Three formats of the same traces instead of four subsets. Reward models learn from tagged text alone.",
+    ),
     _best_of_n("3", "Best-of-N of IPVRM's variants", VARIANTS),
     _f1("4", "F1 of IPVRM's variants on ProcessBench", VARIANTS),
     _policies(
@@ -71,9 +76,9 @@ TABLES = [
     Layout(
         "7",
         "Training-time analysis of TD",
-        "means over the last third of the steps",
+        "means over all steps",
         ["RM score", "verifier accuracy, %"],
-        rows_of((BEST, "grpo ipvrm"), [figures.RM_SCORE, figures.OUTCOME]),
+        rows_of((BEST, "grpo ipvrm"), [figures.RM_SCORE_MEAN, figures.OUTCOME_MEAN]),
         paper="DistRL above GRPO in both, on all four backbones.",
     ),
     _policies(
@@ -113,7 +118,7 @@ TABLES = [
         rows_of(
             ("grpo ipvrm", BEST),
             [
-                figures.logged("seconds/step_before", "seconds a step", 2),
+                figures.STEP_SECONDS,
                 figures.logged("peak_memory_gib", "peak resident memory", 2),
             ],
         ),

@@ -304,7 +304,7 @@ def _write_policies(results: Results, searched: Results) -> Written:
         "rollout accuracy": figures.OUTCOME,
         "RM accuracy": figures.RM_ACCURACY,
         "RM pair accuracy": figures.RM_PAIRS,
-        "RM score": figures.RM_SCORE,
+        "RM score": figures.RM_SCORE_MEAN,
         "entropy": figures.logged("entropy", "entropy", 3),
         "GAE / outcome": Figure("policy", "GAE / outcome", ratio, 2),
         "clipped, %": figures.logged("clip_share/sampled", "clipped", 2, 100),

@@ -172,8 +172,20 @@ def test_the_command_line(tmp_path):
     )
     two = runner.invoke(app, ["export", str(ENTRY), str(ENTRY), "--format", "every-eval-ever"])
     assert "has one entry a file, 2 were named" in str(two.exception)
-    for form in ("parquet", "markdown", "model-card", "every-eval-ever", "hf-eval-results"):
+    for form in ("parquet", "markdown", "model-card", "every-eval-ever", "hf-eval-results", "badge"):
         file = tmp_path / "new" / form
         done = runner.invoke(app, ["export", str(ENTRY), "--format", form, "--output", str(file)])
         assert done.stdout == f"{form}: {file}\n", done.exception
         assert file.stat().st_size > 100
+
+
+def test_a_badge_has_the_first_figure_of_the_table():
+    """The endpoint schema of shields.io takes these four keys as texts, and a version that is 1."""
+    runner = CliRunner()
+    real = json.loads(runner.invoke(app, ["export", str(ENTRY), "--format", "badge"]).stdout)
+    assert set(real) == {"schemaVersion", "label", "message", "color"}
+    assert real["schemaVersion"] == 1
+    row = runner.invoke(app, ["export", str(ENTRY), "--format", "markdown"]).stdout.splitlines()[-1]
+    assert real["message"] == row.split("|")[2].strip()
+    small = resource_folder("leaderboards") / "entries" / "miniature-ipvrm"
+    assert "miniature" in json.loads(runner.invoke(app, ["export", str(small), "--format", "badge"]).stdout)["label"]

@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from prmbench.miniature.build import Build
-from prmbench.miniature.world import World
+from prmbench.miniature.solutions import FORMATS
 from prmbench.studies import lab, measure_probes, prefix_values, settings
 from prmbench.studies.runs import StudyRun, perform
 
@@ -23,12 +22,10 @@ RUNS = [
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Every kind of run on a world that is learned in seconds."""
+    """Every kind of run, from the policy that ships, at a size of seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        world = World(modulus=6, min_ops=2, max_ops=3)
-        patch.setattr(lab, "Build", lambda seed: Build(world=world, n_chats=2000, pass_rate=0.4, seed=seed))
-        sizes = {"N_OUTCOMES": (500, 5), "N_ROLLOUTS": (60, 4), "N_TRACES": 40, "N_CANDIDATES": (4, 64)}
+        sizes = {"N_OUTCOMES": (150, 5), "N_ROLLOUTS": (60, 4), "N_TRACES": 40, "N_CANDIDATES": (4, 64)}
         for name, size in {**sizes, "N_TRAIN": 300, "N_TEST": 40}.items():
             patch.setattr(lab, name, size)
         patch.setattr(prefix_values, "N_PREFIXED", 20)
@@ -56,7 +53,7 @@ def test_every_kind_of_run_is_made_once_and_kept(rows):
 @pytest.mark.slow
 def test_what_is_measured_of_a_reward_model(rows):
     row = rows[0][StudyRun("reward model", "ipvrm")]
-    assert set(row["f1"]["crossfit"]) == {"tagged", "plain"}
+    assert set(row["f1"]["crossfit"]) == set(FORMATS)
     assert 0.5 < row["auc_final"] <= 1
     share = row["format_share"]
     assert 0 < share["absolute"] < 1
@@ -80,8 +77,9 @@ def test_what_is_measured_of_a_policy_and_by_the_probes(rows):
     assert start["n"] == trained["n"] == 8
     assert start["history"] == []
     assert [0 <= step["rollouts/accuracy"] <= 1 for step in trained["history"]] == [True, True]
-    own = next(iter(found[StudyRun("best-of-n", "ipvrm")]["figures"]["scores"].values()))
-    assert set(own) == {"4", "16", "64"}
+    for sampled in ("figures", "at_one"):
+        own = next(iter(found[StudyRun("best-of-n", "ipvrm")][sampled]["scores"].values()))
+        assert set(own) == {"4", "16", "64"}
     td = found[StudyRun("td", "ipvrm")]["metrics"]["branches"]["signals"]["td"]["auc"]["value"]
     assert td is None or not math.isnan(td)
     sizes = [found[StudyRun("candidates", "sft")]["metrics"]["p_min"][p]["size"]["value"] for p in ("0.05", "0.2")]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from prmbench.cli.app import app
 from prmbench.errors import ArgumentError, UserError
 from prmbench.miniature.build import Build
-from prmbench.miniature.world import FORMATS
+from prmbench.miniature.solutions import FORMATS
 from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
@@ -65,7 +65,8 @@ def row(run, seed):
         baselines = {
             name: {str(n): {"expected": {"value": value()}} for n in BEST_OF} for name in ("pass", "majority", "mean")
         }
-        return {"figures": {"scores": {"prefix_mean": sizes}, "baselines": baselines}}
+        figures = {"scores": {"prefix_mean": sizes}, "baselines": baselines}
+        return {"figures": figures, "at_one": figures}
     if run.kind == "policy":
         names = ("rollouts/accuracy", "reward_model/accuracy", "reward_model/pair_accuracy", "reward_model/score")
         history = [{name: value() for name in (*names, "seconds/step_before", "peak_memory_gib")} for _ in range(9)]
@@ -103,7 +104,8 @@ def test_every_claim_is_tested_by_the_runs_of_the_tables():
     for claim in CLAIMS:
         assert claim.runs, claim.text
         assert set(claim.runs) <= runs, claim.text
-        assert claim.tables, claim.where
+        assert bool(claim.tables) != claim.ours, claim.where
+        assert bool(claim.sentence) != claim.ours, claim.text
     assert len({(c.where, c.text) for c in CLAIMS}) == len(CLAIMS)
     for where, numbers in (("Tables 1, 12", {"1", "12"}), ("Fig. 6, left", {"fig6"}), ("Section 4.3.3", {"4.3.3"})):
         assert Claim(where, "x", 1.0, 0.0).tables == numbers
@@ -122,9 +124,9 @@ def test_places_are_those_that_the_measurements_use(tmp_path, monkeypatch):
     assert all(Build(seed=0).folder() in place.parents for place in places[: len(EVERYTHING)])
 
 
-def claim_of(first, second):
+def claim_of(first, second, **more):
     a, b = (Figure("td", "x", lambda row, i=i: row[i]).of("ipvrm") for i in (0, 1))
-    (judged,) = judge([Claim("Table 1", "x", a, b)], {a.run: [*zip(first, second, strict=True)]})
+    (judged,) = judge([Claim("Table 1", "x", a, b, **more)], {a.run: [*zip(first, second, strict=True)]})
     return judged
 
 
@@ -133,6 +135,7 @@ def test_verdicts():
     assert claim_of([1.0, 1.2, 1.1], [3.0, 3.1, 2.9]).verdict == "does not appear"
     assert claim_of([1.0, 3.0, 2.0], [2.0, 1.0, 2.5]).verdict == "undecided"
     assert claim_of([9.0], [1.0]).verdict == "undecided"  # one seed decides nothing
+    assert claim_of([1.0, 1.1, 1.2], [1.1, 1.0, 1.2], margin=1.0).verdict == "practically equal"
     lost = claim_of([1.0, float("nan")], [0.0, 0.0])
     assert (lost.verdict, lost.shown) == ("undecided", "n/a: a figure is not defined on some seed")
     assert claim_of([3.0, 3.2], [1.0, 1.0]).shown == "+2.1 [+0.8, +3.4]"
@@ -171,8 +174,52 @@ def test_the_page_from_what_is_kept(kept):
     facts = json.loads((output / "replicate.json").read_text())
     assert len(facts["runs"]) == len(EVERYTHING)
     assert len(facts["claims"]) == len(CLAIMS)
-    counts = [sum(c["verdict"] == v for c in facts["claims"]) for v in ("appears", "does not appear", "undecided")]
-    assert f"claims: {counts[0]} appears, {counts[1]} does not appear, {counts[2]} undecided" in done.stdout
+    paper = [c["verdict"] for c in facts["claims"] if c["where"] != "ours"]
+    counts = [f"{paper.count(v)} {v}" for v in ("appears", "does not appear", "practically equal", "undecided")]
+    assert f"claims: {', '.join(counts)}" in done.stdout
+    assert "## Claims of ours" in text
+    assert "Claims of ours" in page
+    # The paper's effect and the margin of one claim by hand: Table 9's backbones gain 1.5 and 1.0.
+    (one,) = (c for c in facts["claims"] if c["where"] == "Table 9")
+    assert one["paper"] == pytest.approx({"Qwen3-0.6B-Base": 1.5, "Llama-3.2-1B": 1.0})
+    assert one["margin"] == pytest.approx(1.25 / 3)
+
+
+def test_every_sentence_with_figures_is_read_from_the_papers_tables():
+    """Every row that a claim names is there; where the paper's own backbones disagree, the page says on how many it holds."""
+    reported = read_reported(resource_folder("leaderboards"))
+    without = {c.where.partition(",")[0] for c in CLAIMS if not c.ours and not c.effects(reported)}
+    assert without == {"Table 6", "Fig. 6", "Section 4.3.3", "Table 11", "Table 13"}
+    assert sum(not c.effects(reported) for c in CLAIMS if c.where == "Table 6") == 1
+    (competitive,) = (c for c in CLAIMS if c.where == "Table 1" and "Q-RM" in c.text)
+    assert competitive.effects(reported) == pytest.approx(
+        {"Qwen3-0.6B-Base": 1.0, "Qwen3-8B-Base": -0.5, "Llama-3.2-1B": 0.3, "Llama-3.2-3B": 1.0}
+    )
+    figures = {run: [row(run, seed) for seed in (0, 1)] for run in EVERYTHING}
+    judged = {j.claim.text: j for j in judge(CLAIMS, figures, reported)}
+    assert judged[competitive.text].paper_said == "+0.4, 3 of 4 backbones"
+    # No margin is negative, and the one of an ordering that the paper's mean contradicts is none.
+    assert all(j.margin >= 0 for j in judged.values())
+    assert judged["F1 (process), shifted formats: Q-RM above DPO-RM"].paper_said == "+4.7, 3 of 4 backbones"
+
+
+def test_holm_within_a_table_and_seeds_for_the_papers_effect():
+    names = ("endo", "dpo", "implicit_prm")
+    claims = [c for c in CLAIMS if c.where == "Table 2" and "IPVRM above" in c.text]
+    figures = {}
+    for name, gap in (*zip(names, (1.0, 2.0, 30.0), strict=True), ("ipvrm", 0.0), ("q_rm", 0.0)):
+        rows = [row(StudyRun("reward model", name), seed) for seed in range(4)]
+        for seed, one in enumerate(rows):
+            for form in FORMATS:
+                one["f1"]["crossfit"][form]["process"] = (50 - gap + (0.5 if name == "ipvrm" else 0.1) * seed) / 100
+        figures[StudyRun("reward model", name)] = rows
+    judged = judge(claims, figures, read_reported(resource_folder("leaderboards")))
+    assert all(j.adjusted >= j.p for j in judged)
+    by_name = {j.claim.text.rpartition(" above ")[2]: j for j in judged}
+    assert by_name["Implicit PRM"].verdict == "appears"
+    assert by_name["Implicit PRM"].values == pytest.approx([30.0, 30.4, 30.8, 31.2])
+    assert by_name["Implicit PRM"].spread == pytest.approx(np.std([30.0, 30.4, 30.8, 31.2], ddof=1))
+    assert by_name["Implicit PRM"].seeds_needed == 2  # +8.9 with a spread of 0.5
 
 
 def test_one_table_is_that_table(kept):
