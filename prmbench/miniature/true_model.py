@@ -45,6 +45,7 @@ class TrueValueModel(RewardModel):
     it costs no operations.
 
     Attributes:
+        encoder: The policy's encoder, which says how solutions are cut into steps.
         world: The problems' world.
     """
 
