@@ -67,8 +67,8 @@ class PolicySampler:
         if not wanted:
             return []
         asked = [self._continuation(task, growth) for task, growth in wanted]
-        keeps = self.store is not None and self.store.works
-        parts = self._grow_kept(asked) if keeps else self._grow_anew(asked)
+        parts = self._grow_kept(asked) or self._grow_anew(asked)
+        again = self.store is not None and not self.store.works  # each part ran with all that comes before it
         grown, parents = [], set[tuple[int, bytes]]()
         for (task, growth), part in zip(wanted, parts, strict=True):
             parent = growth.parent
@@ -79,8 +79,8 @@ class PolicySampler:
             # The last token of a parent runs once for all of its continuations, and the last one sampled does not run.
             at = len(task.prompt) + len(parent.ids)
             new = len(part.ids) - 1
-            flops = self._flops(at, at + new, new)
-            if len(parent.ids) and (id(task), parent.key) not in parents:
+            flops = self._flops(0 if again else at, at + new, new)
+            if len(parent.ids) and not again and (id(task), parent.key) not in parents:
                 parents.add((id(task), parent.key))
                 flops += self._flops(at - 1, at, 1)
             grown.append((path, Cost(sampled=len(part.ids), policy_flops=flops)))
@@ -113,10 +113,12 @@ class PolicySampler:
             None if growth.whole else self.ends.ended,
         )
 
-    def _grow_kept(self, asked: Sequence[Continuation]) -> list[Completion]:
-        assert isinstance(self.policy.engine, HFEngine)
-        assert self.store is not None
-        return grow(self.policy.engine, self.store, asked, self.policy.stop, self.params, self.seed)
+    def _grow_kept(self, asked: Sequence[Continuation]) -> list[Completion] | None:
+        """Sample after what is kept of each prefix; None where nothing can be kept."""
+        engine = self.policy.engine
+        if self.store is None or not self.store.works or not isinstance(engine, HFEngine):
+            return None
+        return grow(engine, self.store, asked, self.policy.stop, self.params, self.seed)
 
     def _grow_anew(self, asked: Sequence[Continuation]) -> list[Completion]:
         """Ask for the tokens up to one that a marker may end in, and go on where it has not ended the step."""

@@ -191,6 +191,7 @@ class ModelScorer:
                 store.advance([before.ids for before in befores])
         reads = self._read_traces(traces, befores)
         out: list[tuple[float, Any, Cost]] = []
+        kept = bool(self.stores) and all(store.works for store in self.stores)
         for (task, _, path), text, trace, before, found in zip(grown, texts, traces, befores, reads, strict=True):
             values = np.zeros(0) if self.model.step_valued else found
             score = self._score(path, text, found, task)
@@ -198,7 +199,7 @@ class ModelScorer:
                 raise UserError(
                     f"a response to problem {task.key}: the model gives a NaN score; try {argument('dtype', 'float32')}"
                 )
-            start = _common(before.ids, trace.ids) if self.stores else 0
+            start = _common(before.ids, trace.ids) if kept else 0
             marks = trace.n_steps if isinstance(self.model, TokenPairRewardModel) else len(trace) - start
             cost = Cost(scored=len(trace) - start, model_flops=self._flops(start, len(trace), marks))
             out.append((score, Read(trace.ids, values), cost))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.attention import attend_together
+from prmbench.engines.hf.generate import check_cached
 from prmbench.engines.hf.prefix_store import PrefixStore, stacked
 from prmbench.engines.hf.token_choice import choose
 from prmbench.engines.sampling import Completion, SamplingParams, uniforms
@@ -55,7 +56,7 @@ def grow(
     stop: frozenset[int],
     params: SamplingParams,
     seed: int,
-) -> list[Completion]:
+) -> list[Completion] | None:
     """Sample parts of responses, as one batch. Prefixes that several share are run once, and no prefix is run twice.
 
     Args:
@@ -68,10 +69,11 @@ def grow(
             `prmbench.engines.hf.generate.generate` does.
 
     Returns:
-        The parts, each with how it ended: ``stop`` where a token of `stop` ended the response, else ``length``.
+        The parts, each with how it ended: ``stop`` where a token of `stop` ended the response, else ``length``. None where the
+        state of prefixes turns out not to be kept.
 
     Raises:
-        UserError: The logits are not finite.
+        UserError: The logits are not finite, or with the cache they are not those of the whole sequence.
     """
     device = engine.device
     room = max(one.room for one in wanted)
@@ -88,7 +90,7 @@ def grow(
     which = [places[one.ids.tobytes()] for one in wanted]
     last = store.states(distinct, [np.array([len(ids) - 1]) for ids in distinct])
     if not store.works:
-        raise UserError(f"{engine.source}: the state of its prefixes cannot be kept")
+        return None
     states = last[torch.tensor(which, device=device)]
 
     written: list[list[int]] = [[] for _ in wanted]
@@ -144,6 +146,13 @@ def grow(
                     use_cache=True,
                     past_key_values=cache,
                 ).last_hidden_state[:, -1]
+                # The first states that come from the cache are checked on the row that is shortest.
+                if t == 1 and (way := (len(alive) > 1, padded, True, True)) not in engine.cached_ways:
+                    place = min(range(len(alive)), key=lambda i: len(wanted[alive[i]].ids))
+                    whole = [*wanted[alive[place]].ids.tolist(), *written[alive[place]]]
+                    check_cached(engine, whole, engine.logits(states[place : place + 1])[0], len(alive))
+                    store.checked_tokens += len(whole)
+                    engine.cached_ways.add(way)
                 store.tokens += sum(going)
                 for place, row in enumerate(alive):
                     if going[place]:
