@@ -63,7 +63,8 @@ def main() -> None:
         print(f"{name} ...", flush=True)
         short = name.lower().replace(" ", "-")
         found[name] = measure_search(model, policy, problems[: options.problems], name, options.output / short)
-        agrees[name] = agreement(model, truth, policy, problems[: options.problems])
+        if model is not truth:
+            agrees[name] = agreement(model, truth, policy, problems[: options.problems])
         if options.many:
             folder = options.output / f"{short}-many"
             many[name] = measure_many(model, policy, problems[: options.many], name, folder, options.samples)
