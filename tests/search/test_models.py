@@ -170,7 +170,8 @@ def test_the_score_of_a_response_is_that_of_best_of_n(policy, kinds, kind, tmp_p
         ids = [[path.ids.tolist() for path in one.candidates] for one in found]
         assert ids == [[path.ids.tolist() for path in one.candidates] for one in again]
         spent = [sum(cost.scored for one in some for cost in one.costs) for some in (found, again)]
-        assert spent[0] < spent[1]
+        windows = kind in ("token_pair", "other vocabulary")  # Mistral's: its states are not kept
+        assert spent[0] == spent[1] if windows else spent[0] < spent[1]
 
 
 class Forwards:
