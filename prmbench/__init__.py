@@ -15,7 +15,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prmbench.api import evaluate, evaluate_scores, leaderboard, measure_policy, report, rerank, train_reward_model
+    from prmbench.api import (
+        evaluate,
+        evaluate_scores,
+        evaluate_several,
+        leaderboard,
+        measure_policy,
+        report,
+        rerank,
+        train_reward_model,
+    )
     from prmbench.benchmarks.base import Benchmark
     from prmbench.benchmarks.processbench.run import score_traces
     from prmbench.benchmarks.registry import recompute, register_benchmark
@@ -45,6 +54,7 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_scores",
+    "evaluate_several",
     "leaderboard",
     "load_reward_model",
     "load_solutions",
@@ -74,6 +84,7 @@ _HOMES = {
     "compare": "prmbench.reports.compare",
     "evaluate": "prmbench.api",
     "evaluate_scores": "prmbench.api",
+    "evaluate_several": "prmbench.api",
     "leaderboard": "prmbench.api",
     "load_reward_model": "prmbench.reward_models.loading",
     "load_solutions": "prmbench.data.solutions",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,14 @@ from prmbench.benchmarks.runner import Finished, evaluate_job, run_plan
 from prmbench.data.overlap import overlap_with
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import stem
+from prmbench.data.revisions import split_revision
 from prmbench.engines.checkpoint import locate
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
-from prmbench.errors import ArgumentError, naming_keywords, nearest, printable
+from prmbench.errors import ArgumentError, UserError, naming_keywords, nearest, printable
 from prmbench.policies.policy import Policy, load_policy
-from prmbench.results.store import check_name, public_name
+from prmbench.results.store import check_name, public_name, slug
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model, read_template
 
@@ -76,6 +79,104 @@ def evaluate(
         >>> sorted(entry.metrics.protocols)
         ['prefix', 'prefix_mean', 'process', 'process_mean']
     """
+    asked = _ask(rm, policy, benchmark, loading, policy_loading, more)
+    check_name(name)
+    # A mistake in a name shows before the data are read, and one in the data before weights are downloaded or loaded.
+    asked.locate(rm, policy)
+    data = asked.benchmark.load(asked.request)
+    return _evaluate(asked, data, rm, policy, name=name, params=params, share=share, trained_on=trained_on)
+
+
+def evaluate_several(
+    rms: Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    share: Share | None = None,
+    trained_on: str | Path | None = None,
+    **more: Any,
+) -> list[Finished]:
+    """Evaluate several reward models on the same data, one after the other.
+
+    The data are read once. Models with one reference find its log-probs in the cache, where the first of them has left them.
+
+    Args:
+        rms: Two checkpoints or more: folders or Hub ids. They are called by the last part of their paths, or by the last two where
+            that is the same.
+        output: Folder that holds a folder for each; None: those that `evaluate` chooses.
+        share: This process among those that share the work; None: it is the only one.
+        trained_on: As in `evaluate`, of all of them.
+        **more: As in `evaluate`, the same for all of them; what differs stands in their cards.
+
+    Returns:
+        The entry of each and the path of its file, in order; nothing in processes other than the first. The same call goes on where
+        an interrupted one stopped.
+
+    Raises:
+        TypeError: A keyword that nobody knows, or a model that is loaded already.
+        UserError: A mistake in what was asked for, or two models of one name.
+
+    Examples:
+        >>> found = prmbench.evaluate_several(["CKPT", "ipvrm"], data="my-traces.jsonl", output="runs")
+        >>> [entry.subject.name for entry, path in found]
+        ['CKPT', 'ipvrm']
+    """
+    if more.get("policy") is not None or any(isinstance(rm, RewardModel) for rm in rms):
+        raise TypeError("evaluate_several: takes names of reward models; evaluate one after the other instead")
+    names = _distinct_names([str(rm) for rm in rms])
+    asked = _ask(rms[0], None, more.pop("benchmark", None), more.pop("loading", None), None, more)
+    for rm in rms:
+        asked.locate(rm, None)
+    data = asked.benchmark.load(asked.request)
+    found = []
+    for rm, name in zip(rms, names, strict=True):
+        folder = {} if output is None else {"output": Path(output) / slug(name)}
+        one = dataclasses.replace(asked, run={**asked.run, **folder})  # type: ignore[typeddict-item]
+        found.append(_evaluate(one, data, rm, None, name=name, params=None, share=share, trained_on=trained_on))
+        gc.collect()  # the weights of one model make room for those of the next
+    return [one for one in found if one is not None]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What an evaluation is asked to do, but for its subject.
+
+    Attributes:
+        benchmark: What is evaluated on.
+        request: Which data.
+        run: How it is run.
+        options: The benchmark's own options.
+        loading: Arguments of `load_reward_model`.
+        policy_loading: Arguments of `load_policy`.
+    """
+
+    benchmark: Benchmark
+    request: DataRequest
+    run: RunKeywords
+    options: Any
+    loading: dict[str, Any]
+    policy_loading: dict[str, Any]
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the subject is a server's."""
+        return "api" in (self.loading.get("engine"), self.policy_loading.get("engine"))
+
+    def locate(self, rm: object, policy: object) -> None:
+        """Raise UserError where there is no such model."""
+        for source, argument in ((rm, "rm"), (policy, "policy"), (self.loading.get("reference"), "reference")):
+            if not self.hosted and isinstance(source, str | Path):
+                locate(str(source), argument, ("*config.json",))
+
+
+def _ask(
+    rm: object,
+    policy: object,
+    benchmark: str | Benchmark | None,
+    loading: dict[str, Any] | None,
+    policy_loading: dict[str, Any] | None,
+    more: dict[str, Any],
+) -> _Asked:
+    """Sort the keywords of `evaluate`. Raises TypeError for one that nobody knows."""
     found = _benchmark(benchmark, rm, policy, more)
     if found.prompt_is_models and more.get("prompt") is not None:
         loading = {**(loading or {}), "prompt": more.pop("prompt")}
@@ -84,31 +185,50 @@ def evaluate(
     options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})
     loading = {**(loading or {}), **more}
     _check_loading(found, rm, loading)
+    return _Asked(found, request, run, options, loading, policy_loading or {})
 
-    check_name(name)
-    # A mistake in a name shows before the data are read, and one in the data before weights are downloaded or loaded.
-    hosted = "api" in (loading.get("engine"), (policy_loading or {}).get("engine"))
-    for source, argument in ((rm, "rm"), (policy, "policy"), (loading.get("reference"), "reference")):
-        if not hosted and isinstance(source, str | Path):
-            locate(str(source), argument, ("*config.json",))
-    data = found.load(request)
+
+def _evaluate(
+    asked: _Asked,
+    data: Any,
+    rm: str | Path | RewardModel | None,
+    policy: str | Path | Policy | None,
+    *,
+    name: str | None,
+    params: SamplingParams | None,
+    share: Share | None,
+    trained_on: str | Path | None,
+) -> Finished | None:
+    """Load the subject, and evaluate it."""
     overlap = None if trained_on is None else overlap_with(trained_on, _problems(data))
-    model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **loading)
-    sampler = policy if isinstance(policy, Policy) or policy is None else _policy(policy, data, policy_loading or {})
+    model = rm if isinstance(rm, RewardModel) or rm is None else load_reward_model(rm, **asked.loading)
+    sampler = policy if isinstance(policy, Policy) or policy is None else _policy(policy, data, asked.policy_loading)
     source = _source(rm if rm is not None else policy)
     job = Job(
         data=data,
         model=model,
         policy=sampler,
-        name=name or printable(Path(source).resolve().name),
+        name=name or printable(Path(source if asked.hosted else split_revision(source)[0]).resolve().name),
         source=source if rm is not None else public_name(source) or source,
-        options=options,
+        options=asked.options,
         params=params,
         share=share,
         training_overlap=None if overlap is None else {name: one.counts() for name, one in overlap.items()},
-        **{"limit": _where_cut(found, data, request.limit), **run},  # type: ignore[arg-type]
+        data_revision=_data_revision(asked.request),
+        **{"limit": _where_cut(asked.benchmark, data, asked.request.limit), **asked.run},  # type: ignore[arg-type]
     )
-    return evaluate_job(found, job)
+    return evaluate_job(asked.benchmark, job)
+
+
+def _distinct_names(sources: Sequence[str]) -> list[str]:
+    """Call checkpoints by the last part of their paths, or by the last two where that is not enough."""
+    parts = [Path(split_revision(source)[0]).resolve().parts for source in sources]
+    for last in (1, 2, 3):
+        names = [printable("-".join(one[-last:])) for one in parts]
+        if len({slug(name) for name in names}) == len(names):
+            return names
+    twice = next(source for i, source in enumerate(sources) if source in sources[:i] or names.count(names[i]) > 1)
+    raise ArgumentError("rm", twice, "is named twice, or as another is; name each once, or evaluate them one by one")
 
 
 def evaluate_scores(
@@ -142,6 +262,8 @@ def evaluate_scores(
     """
     check_name(name)
     found = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    if type(found).plan_scores is Benchmark.plan_scores:  # said before any data are read
+        raise UserError(f"{found.name} takes no scores that were made elsewhere; use step-labels or processbench")
     limit = more.pop("limit", None)
     traces = found.load(DataRequest(data=data, subsets=more.pop("subsets", None), limit=limit))
     options = found.changed({o.name: more.pop(o.name) for o in dataclasses.fields(found.options) if o.name in more})
@@ -333,6 +455,12 @@ def _policy(source: str | Path, data: Any, loading: dict[str, Any]) -> Policy:
         loading.get("engine", "hf"),
         loading.get("tokens"),
     )
+
+
+def _data_revision(request: DataRequest) -> str | None:
+    """The revision of the data that was asked for; of several problem sets those of each, by name."""
+    named = [name for name in request.subsets or () if split_revision(str(name))[1] is not None]
+    return request.data_revision or (", ".join(named) or None)
 
 
 def _problems(data: Any) -> dict[str, dict[str, str]]:

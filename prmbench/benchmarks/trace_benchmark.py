@@ -54,11 +54,11 @@ class TraceBenchmark(Benchmark):
         """Find the traces: ProcessBench itself, or data of the same fields.
 
         Args:
-            request: Its ``data``, ``subsets`` and ``limit`` are read; see `prmbench.data.traces.load_traces`.
+            request: Its ``data``, ``subsets``, ``limit`` and ``data_revision`` are read; see `prmbench.data.traces.load_traces`.
         """
         from prmbench.data.traces import load_traces
 
-        return load_traces(request.data, request.subsets, request.limit)
+        return load_traces(request.data, request.subsets, request.limit, request.data_revision)
 
     def sizes(self, data: Sequence[Trace]) -> Mapping[str, int]:
         """Traces by subset.

@@ -22,6 +22,7 @@ from prmbench.cli.label import label_command
 from prmbench.cli.replicate import replicate_command
 from prmbench.cli.rollout import rollout_command
 from prmbench.cli.score import score_command
+from prmbench.cli.serve import serve_command
 from prmbench.cli.train import train
 from prmbench.errors import UserError, printable
 
@@ -51,6 +52,7 @@ def _root(
 
 app.command(name="eval")(eval_command)
 app.command(name="score")(score_command)
+app.command(name="serve")(serve_command)
 app.command(name="compare")(compare_command)
 app.command(name="export")(export_command)
 app.command(name="push")(push_command)

@@ -25,13 +25,14 @@ def eurus_command(
     source: Annotated[str, typer.Argument(help="sft or rl: the set on the Hub; or a downloaded file of either")],
     output: Annotated[Path, typer.Option(help="folder to write chats.jsonl or problems.jsonl into")],
     split: Annotated[str, typer.Option(help="split of the set on the Hub")] = "train",
+    data_revision: Annotated[str | None, typer.Option(help="commit, branch or tag of the set on the Hub")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="stop after this many rows that are kept")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Convert Eurus-2-SFT-Data to chats, or Eurus-2-RL-Data to problems; the rows of mathematics are kept."""
     from prmbench.data.importers.eurus import import_eurus
 
-    found = import_eurus(source, output, split=split, limit=limit)
+    found = import_eurus(source, output, split=split, limit=limit, data_revision=data_revision)
     counts = {"file": str(found.file), "kept": found.kept, "left_out": found.left_out}
     typer.echo(json.dumps(counts) if as_json else f"{found.sentence()}\n{found.file}")
 
@@ -45,8 +46,8 @@ def steps_command(
         str | None,
         typer.Option(
             "--format",
-            help="prmbench (Socratic-PRMBench too), prm800k, rated-steps, math-shepherd, hard2verify, trl-stepwise; default: found "
-            "by the fields of each record",
+            help="prmbench (Socratic-PRMBench too), prm800k, deltabench, rated-steps, math-shepherd, hard2verify, trl-stepwise; "
+            "default: found by the fields of each record",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
@@ -56,6 +57,32 @@ def steps_command(
 
     found = import_steps(sources, output, form=form)
     typer.echo(json.dumps(found.as_json()) if as_json else f"{found.sentence()}\n{found.file}")
+
+
+@data.command(name="scores")
+@interruptible
+def scores_command(
+    sources: Annotated[list[Path], typer.Argument(help="files of step scores that another tool wrote")],
+    output: Annotated[Path, typer.Option(help="file of {id, scores} records to write (.jsonl)")],
+    id_field: Annotated[str | None, typer.Option(help="field with the id; default: found by its name")] = None,
+    scores_field: Annotated[str | None, typer.Option(help="field with the scores; default: found by its name")] = None,
+    column: Annotated[
+        int | None,
+        typer.Option(help="of steps with several numbers: which is that of a right step, from 0; -1: the last"),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="kept, or what the numbers are, to turn them into logits: probability, logprob")
+    ] = "kept",
+    as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
+) -> None:
+    """Convert step scores of other tools to the records that `prmbench eval --from-items FILE --data TRACES` takes."""
+    import dataclasses
+
+    from prmbench.data.importers.step_scores import import_scores
+
+    found = import_scores(sources, output, id_field=id_field, scores_field=scores_field, column=column, scale=scale)
+    counts = {**dataclasses.asdict(found), "file": str(found.file)}
+    typer.echo(json.dumps(counts) if as_json else f"{found.sentence()}\n{found.file}")
 
 
 @data.command(name="overlap")

@@ -13,7 +13,7 @@ from prmbench.errors import first_line
 from prmbench.resources import install_command
 
 EXTRAS = {
-    "vllm": ("vllm", "sampling and log-probs at scale"),
+    "vllm": ("vllm", "sampling, log-probs and heads at scale"),
     "trl": ("train", "prmbench train rl"),
     "lm_eval": ("lm-eval", "the lm-eval tasks"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from prmbench.cli.options import (
     flags_of,
     given,
     loading_of,
+    named_revisions,
     own_flags,
     own_options,
     policy_loading,
@@ -58,7 +61,10 @@ def _eval_flags() -> dict[str, Flag]:
             "plan_for", float, "policies: also how many problems decide this many points against another policy", OUTPUT
         ),
     ]
-    return flags_of(known, more=own)
+    found = flags_of(known, more=own)
+    text = f"{found['rm'].help}; several, each behind its own --rm, are evaluated in turn and compared"
+    found["rm"] = dataclasses.replace(found["rm"], kind=list[str], help=text)
+    return found
 
 
 EVAL_FLAGS = _eval_flags()
@@ -66,6 +72,8 @@ EVAL_FLAGS = _eval_flags()
 
 def _evaluate(**values: Any) -> None:
     """Evaluate a reward model or a policy on a benchmark: figures with intervals, baselines, honest thresholds."""
+    rms = values["rm"] or []
+    values = {**values, "rm": rms[0] if rms else None}
     what = _what_is_given(values)
     names = given(values, EVAL_FLAGS) - {"plan_for"}
     _check_plan(values)
@@ -80,6 +88,9 @@ def _evaluate(**values: Any) -> None:
         return
     benchmark = _chosen_benchmark(values)
     refuse_unused(benchmark, names)
+    if len(rms) > 1:
+        evaluate_in_turn(benchmark, rms, values)
+        return
     evaluate_values(benchmark, values)
 
 
@@ -160,39 +171,101 @@ def evaluate_values(benchmark: Benchmark, values: dict[str, Any]) -> None:
         benchmark: The benchmark.
         values: The values of the command.
     """
+    values = named_revisions(values)
     announce_loading(*(values.get(name) for name in ("rm", "reference", "policy")))
     from prmbench.api import evaluate
-    from prmbench.engines.processes import current_share
-    from prmbench.verify import VerifierOptions
 
     quiet_libraries()
-    values = {**benchmark.defaults, **{name: value for name, value in values.items() if value is not None}}
+    values = with_defaults(benchmark, values)
     found = evaluate(
         values.get("rm") if "rm" in benchmark.measures else None,
         policy=values.get("policy") if "policy" in benchmark.measures else None,
-        benchmark=benchmark,
         name=values.get("name"),
         params=sampling_params(values, benchmark) if "policy" in benchmark.measures else None,
-        loading=loading_of(values, benchmark) if "rm" in benchmark.measures else None,
         policy_loading=policy_loading(values),
-        data=values.get("data"),
-        subsets=values.get("subset") or None,
-        limit=values.get("limit"),
-        rollouts=values.get("rollouts") or (),
-        prompt=values.get("prompt"),
-        verifier=VerifierOptions.parse(values.get("verifier", "strict")),
-        output=values.get("output"),
-        n_resamples=values.get("resamples"),
-        seed=values.get("seed") or 0,
-        batch_tokens=values.get("batch_tokens"),
-        trained_on=values.get("trained_on"),
-        share=current_share(cpu=values.get("device") == "cpu"),
-        **own_options(benchmark, values),
+        **_common(benchmark, values),
     )
     if found is not None:
         show_entry(benchmark, *found, as_json=values.get("as_json", False))
         if values.get("plan_for") is not None:
             show_plan(found[1], values["plan_for"])
+
+
+def evaluate_in_turn(benchmark: Benchmark, rms: list[str], values: dict[str, Any]) -> None:
+    """Evaluate several reward models on the same data, and compare them; what the values ask for holds for each.
+
+    Args:
+        benchmark: The benchmark.
+        rms: The reward models.
+        values: The values of the command.
+    """
+    if values["policy"] is not None:
+        raise UserError("--rm: several are compared on data that are there; with --policy evaluate one after the other")
+    for name in ("name", "revision"):
+        if values[name] is not None:
+            raise UserError(
+                f"--{name}: is of one model, {len(rms)} were named; leave it out (OWNER/NAME@REVISION names a revision)"
+            )
+    values = named_revisions(values)
+    announce_loading(*rms, values.get("reference"))
+    from prmbench.api import evaluate_several
+    from prmbench.reports.compare import compare
+
+    quiet_libraries()
+    values = with_defaults(benchmark, values)
+    found = evaluate_several(rms, **_common(benchmark, values))
+    if not found:
+        return
+    as_json = values.get("as_json", False)
+    for entry, path in () if as_json else found:
+        show_entry(benchmark, entry, path, as_json=False, next_steps=False)
+    # The same resamples as in the entries, where there are any.
+    n_resamples = benchmark.resamples if values.get("resamples") is None else values["resamples"]
+    paths = [path for _, path in found]
+    compared = compare(paths, n_resamples=max(1, n_resamples), seed=values.get("seed") or 0)
+    if as_json:
+        entries = [json.loads(entry.model_dump_json()) for entry, _ in found]
+        typer.echo(json.dumps({"entries": entries, "comparison": compared.as_json()}, indent=2))
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(compared.render(groups=False), highlight=False)
+    typer.echo(f"next:  prmbench compare {' '.join(str(path.parent) for path in paths)}")
+
+
+def with_defaults(benchmark: Benchmark, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a command, with the benchmark's own defaults for those that were not given.
+
+    Args:
+        benchmark: The benchmark.
+        values: The values.
+    """
+    return {**benchmark.defaults, **{name: value for name, value in values.items() if value is not None}}
+
+
+def _common(benchmark: Benchmark, values: dict[str, Any]) -> dict[str, Any]:
+    """What `evaluate` and `evaluate_several` are both asked, of a command's values."""
+    from prmbench.engines.processes import current_share
+    from prmbench.verify import VerifierOptions
+
+    return {
+        "benchmark": benchmark,
+        "loading": loading_of(values, benchmark) if "rm" in benchmark.measures else None,
+        "data": values.get("data"),
+        "data_revision": values.get("data_revision"),
+        "subsets": values.get("subset") or None,
+        "limit": values.get("limit"),
+        "rollouts": values.get("rollouts") or (),
+        "prompt": values.get("prompt"),
+        "verifier": VerifierOptions.parse(values.get("verifier", "strict")),
+        "output": values.get("output"),
+        "n_resamples": values.get("resamples"),
+        "seed": values.get("seed") or 0,
+        "batch_tokens": values.get("batch_tokens"),
+        "trained_on": values.get("trained_on"),
+        "share": current_share(cpu=values.get("device") == "cpu"),
+        **own_options(benchmark, values),
+    }
 
 
 def _from_items(values: dict[str, Any]) -> None:
@@ -278,7 +351,7 @@ def _chosen_benchmark(values: dict[str, Any]) -> Benchmark:
     return benchmark
 
 
-def show_entry(benchmark: Benchmark, entry: Any, path: Path | None, *, as_json: bool) -> None:
+def show_entry(benchmark: Benchmark, entry: Any, path: Path | None, *, as_json: bool, next_steps: bool = True) -> None:
     """Print an entry: as a table with where it is kept, or as JSON and nothing else. A benchmark's picture is drawn beside it.
 
     Args:
@@ -286,6 +359,7 @@ def show_entry(benchmark: Benchmark, entry: Any, path: Path | None, *, as_json: 
         entry: The entry.
         path: Its file; None: it is not kept.
         as_json: Whether it is printed as JSON.
+        next_steps: Whether to say what may be done with it next.
     """
     picture = path and draw(benchmark, entry, path)
     if as_json:
@@ -300,7 +374,7 @@ def show_entry(benchmark: Benchmark, entry: Any, path: Path | None, *, as_json: 
         typer.echo(f"entry: {path}")
         if picture:
             typer.echo(f"picture: {picture}")
-        if entry.items is not None and (path.parent / entry.items.file).exists():
+        if next_steps and entry.items is not None and (path.parent / entry.items.file).exists():
             typer.echo(f"next:  prmbench report {path.parent}\nnext:  prmbench compare {path.parent} OTHER-RUN")
 
 

@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from prmbench.cli.common import interruptible, quiet_libraries
-from prmbench.cli.options import DATA, LOADING, OUTPUT, SAMPLING, Flag, policy_loading, sampling_of, shared, with_flags
+from prmbench.cli.options import (
+    DATA,
+    LOADING,
+    OUTPUT,
+    SAMPLING,
+    Flag,
+    named_revisions,
+    policy_loading,
+    sampling_of,
+    shared,
+    with_flags,
+)
 
 _FLAGS = {
     **shared(
@@ -52,6 +63,7 @@ _ARGUMENTS = {
 
 def _label(**values: Any) -> None:
     """Label steps: sample continuations from the end of each, and count those that are right."""
+    values = named_revisions(values)
     from typing import get_args
 
     from prmbench.data.prompts import find_prompt

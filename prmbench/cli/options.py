@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prmbench.data.prompts import PROMPT_TEMPLATES
+from prmbench.data.revisions import with_revision
 from prmbench.errors import ArgumentError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ _SHARED = [
     Flag("rm", str, "reward model: a checkpoint folder or a Hub id", SUBJECT),
     Flag("policy", str, "policy: a checkpoint folder or a Hub id", SUBJECT),
     Flag("reference", str, "pi_ref of an implicit reward model: folder or Hub id", SUBJECT),
+    Flag(
+        "revision",
+        str,
+        "commit, branch or tag of the Hub id: of the reward model, else of the policy; OWNER/NAME@REVISION says the same",
+        SUBJECT,
+    ),
+    Flag("reference_revision", str, "the same of --reference", SUBJECT),
+    Flag("policy_revision", str, "the same of --policy, beside a reward model", SUBJECT),
     Flag("kind", str, "how to score (implicit, endo, classifier, critic, ...); over the card's", SUBJECT),
     Flag(
         "preset", str, "a public PRM's scoring (`prmbench presets`); of a policy: paper or released sampling", SUBJECT
@@ -67,6 +76,12 @@ _SHARED = [
     Flag("plugin", Path, "Python file that registers a kind of your own; it is run", SUBJECT),
     Flag("trust_remote_code", bool, "run code that the checkpoint carries", SUBJECT, False),
     Flag("data", Path, "file or folder of traces; default: $PRMBENCH_DATA_DIR, then the Hub", DATA),
+    Flag(
+        "data_revision",
+        str,
+        "commit, branch or tag of the data on the Hub; of several sets: --subset NAME@REVISION",
+        DATA,
+    ),
     Flag("subset", list[str], "subset; of a policy: problem set by name, or file; may be repeated", DATA),
     Flag("rollouts", list[Path], "file or run folder of completions; may be repeated", DATA),
     Flag("trained_on", Path, "the subject's training records: the entry says how many problems they hold", DATA),
@@ -92,7 +107,7 @@ _SHARED = [
     Flag(
         "engine",
         str,
-        "where tokens are computed: hf, vllm (policies, implicit models, critics), or api (a server; policies, critics)",
+        "where tokens are computed: hf, vllm (policies, all kinds but endo), or api (a server; policies, critics)",
         COMPUTE,
         "hf",
     ),
@@ -122,7 +137,17 @@ SHARED = {flag.name: flag for flag in _SHARED}
 ALWAYS = frozenset({"output", "name", "seed", "resamples", "as_json"})
 SERVICE = ("base_url", "key_variable", "concurrency", "price")
 LOADING = frozenset(
-    {"device", "dtype", "engine", "tensor_parallel", "data_parallel", "batch_tokens", "trust_remote_code", *SERVICE}
+    {
+        "device",
+        "dtype",
+        "engine",
+        "tensor_parallel",
+        "data_parallel",
+        "batch_tokens",
+        "trust_remote_code",
+        "revision",
+        *SERVICE,
+    }
 )
 
 
@@ -336,6 +361,29 @@ def own_options(benchmark: Benchmark, values: Mapping[str, Any]) -> dict[str, An
                 raise ArgumentError(flag, shown, "expected one number of completions, 1 or more")
             value = tuple(value) if wants_several else value[0]
         found[one.name] = value
+    return found
+
+
+def named_revisions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a command, with revisions behind the names of the models that they are of.
+
+    Args:
+        values: The values.
+
+    Raises:
+        ArgumentError: A revision of a model that is not named, lies here, is a server's, or names one already.
+    """
+    subject = "rm" if values.get("rm") is not None else "policy"
+    found = dict(values)
+    for name, argument in ((subject, "revision"), ("reference", "reference_revision"), ("policy", "policy_revision")):
+        revision = found.pop(argument, None)
+        if revision is None:
+            continue
+        source = found.get(name)
+        if source is None or values.get("engine") == "api":
+            why = "a server's models have none" if source is not None else f"goes with --{name} and a Hub id"
+            raise ArgumentError(argument, revision, f"{why}; leave it out")
+        found[name] = with_revision(source, revision, f"--{name}", argument=argument)
     return found
 
 

@@ -13,7 +13,7 @@ from prmbench.reward_models.presets import Preset
 
 
 def table(presets: Mapping[str, Preset]) -> RenderableType:
-    """A row for each preset: its name, how it scores, and the checkpoints that it is for.
+    """A row for each preset: its name, how it scores, and the checkpoints that it is for; then what each was verified against.
 
     Args:
         presets: The presets by name.
@@ -23,10 +23,17 @@ def table(presets: Mapping[str, Preset]) -> RenderableType:
         shown.add_column(title, no_wrap=title in ("preset", "kind"), overflow="fold")
     for name, one in presets.items():
         shown.add_row(name, one.card["kind"], "verified" if one.verified else "unverified", safe(one.of))
+    against = Table(box=None, padding=(0, 2, 0, 0))
+    against.add_column("verified against", no_wrap=True)
+    against.add_column(overflow="fold")
+    for name, one in presets.items():
+        against.add_row(name, safe(str(one.verified) if one.verified else f"nothing: {one.reason}"))
     return Group(
         shown,
         "",
-        "unverified: read from the authors' card or script, and not yet checked against numbers that they produced.",
+        against,
+        "",
+        "verified: the authors' own code was run on tiny checkpoints with real tokenizers, and the scores are the same.",
         "`prmbench presets NAME` shows one in full; `prmbench eval --rm CKPT --preset NAME` uses it.",
     )
 
@@ -41,7 +48,7 @@ def details(name: str, preset: Preset) -> RenderableType:
     rows = [
         ("preset", name),
         ("for", preset.of),
-        ("checked", "verified" if preset.verified else "unverified"),
+        ("checked", f"verified against {preset.verified}" if preset.verified else f"unverified: {preset.reason}"),
         *_flat("", preset.card),
         ("read", preset.checked),
     ]

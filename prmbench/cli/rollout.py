@@ -9,7 +9,17 @@ from typing import Any
 import typer
 
 from prmbench.cli.common import interruptible, quiet_libraries
-from prmbench.cli.options import DATA, LOADING, PROMPT_HELP, Flag, policy_loading, sampling_of, shared, with_flags
+from prmbench.cli.options import (
+    DATA,
+    LOADING,
+    PROMPT_HELP,
+    Flag,
+    named_revisions,
+    policy_loading,
+    sampling_of,
+    shared,
+    with_flags,
+)
 from prmbench.progress import announce_loading
 
 _FLAGS = {
@@ -44,6 +54,7 @@ _FLAGS = {
 
 def _rollout(**values: Any) -> None:
     """Sample completions of problems and verify their answers."""
+    values = named_revisions(values)
     from prmbench.data.problems import load_problems
     from prmbench.data.prompts import find_prompt
     from prmbench.verify import VerifierOptions

@@ -11,7 +11,7 @@ import typer
 
 from prmbench.benchmarks.base import REWARD_MODEL, SAMPLING, TOKENS
 from prmbench.cli.common import interruptible, quiet_libraries
-from prmbench.cli.options import DATA, LOADING, OUTPUT, Flag, loading_of, shared, with_flags
+from prmbench.cli.options import DATA, LOADING, OUTPUT, Flag, loading_of, named_revisions, shared, with_flags
 from prmbench.errors import UserError, printable
 from prmbench.progress import announce_loading
 
@@ -40,6 +40,7 @@ _FLAGS = {
 
 def _score(file: Path, **values: Any) -> None:
     """Score the steps of your own solutions; no labels needed."""
+    values = named_revisions(values)
     output, threshold, protocol, show = (values[name] for name in ("output", "threshold", "protocol", "show"))
     if output is not None and (output.suffix in (".json", ".jsonl") or output.is_file()):
         raise UserError(f"--output {output}: is the name of a file; expected a folder, scores.jsonl is written into it")
@@ -51,7 +52,7 @@ def _score(file: Path, **values: Any) -> None:
     announce_loading(values["rm"], values["reference"])
 
     from prmbench.reward_models.loading import load_reward_model
-    from prmbench.reward_models.presets import find_preset
+    from prmbench.reward_models.subject import verified_by
     from prmbench.scoring.run import score_solutions
     from prmbench.scoring.threshold import check_protocol, find_threshold, protocols_of
 
@@ -86,8 +87,7 @@ def _score(file: Path, **values: Any) -> None:
     elif not known:
         typer.echo(f"{sum(one.first_error is None for one in scored):,} of {len(scored):,} have no verdict")
     if model.card.preset:
-        checked = find_preset(model.card.preset).verified
-        typer.echo(f"preset: {model.card.preset}{'' if checked else ' (unverified)'}")
+        typer.echo(f"preset: {model.card.preset}{'' if verified_by(model.card) else ' (unverified)'}")
     if output is not None:
         typer.echo(f"scores: {output / 'scores.jsonl'}")
 

@@ -60,7 +60,10 @@ def train_rm_command(
     devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
-    """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM; explicit PRMs (step_ce, step_soft, token_pair)."""
+    """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM; or an explicit PRM.
+
+    Explicit PRMs have the objectives step_ce, step_soft, token_pair, beta_binomial and prefix_gain.
+    """
     from prmbench.training.prm.recipe import PRMRecipe, is_explicit
     from prmbench.training.recipes.read import load_recipe, read_fields
     from prmbench.training.rm.recipe import RMRecipe

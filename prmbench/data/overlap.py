@@ -10,6 +10,7 @@ from typing import Any
 
 from prmbench.data.problem_sets import KNOWN_SETS, find_problems
 from prmbench.data.records import SUFFIXES, find_file, read_records
+from prmbench.data.revisions import split_revision
 from prmbench.data.traces import PROCESSBENCH_SUBSETS, load_traces
 from prmbench.errors import UserError, nearest
 
@@ -152,8 +153,8 @@ def _evaluation(source: str) -> Mapping[str, Mapping[str, str]]:
         for trace in load_traces():
             found.setdefault(trace.subset, {})[trace.id] = trace.problem
         return found
-    if source in KNOWN_SETS and not path.exists():
-        return {source: {one.id: one.problem for one in find_problems([source])[source]}}
+    if (name := split_revision(source)[0]) in KNOWN_SETS and not path.exists():
+        return {name: {one.id: one.problem for one in find_problems([source])[name]}}
     if not path.exists():
         known = [PROCESSBENCH, *KNOWN_SETS]
         raise UserError(f"{source}: no such file or set{nearest(source, known)}; known sets: {', '.join(known)}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from prmbench.data.problems import Problem, check_problems, load_problems
 from prmbench.data.records import SUFFIXES, check_limit, stem
+from prmbench.data.revisions import refuse_revision, split_revision
 from prmbench.data.traces import DATA_DIR_VARIABLE
 from prmbench.errors import UserError, first_line, nearest
 
@@ -87,7 +88,8 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
     """Load problem sets.
 
     Args:
-        names: Names in `KNOWN_SETS`, or files of ``{id, problem, answer}`` records, which are called by their file names.
+        names: Names in `KNOWN_SETS`, which may have a revision of the set's repository behind them (``math500@REVISION``), or
+            files of ``{id, problem, answer}`` records, which are called by their file names.
         limit: Keep the first this many of each; None keeps all.
 
     Returns:
@@ -100,8 +102,10 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
     check_limit(limit)
     found: dict[str, list[Problem]] = {}
     for name in names:
-        path = Path(name)
-        is_file = path.suffix != "" or path.is_file()
+        path, revision = Path(name), None
+        if split_revision(name)[1] is not None and split_revision(name)[0] in KNOWN_SETS:
+            name, revision = split_revision(name)
+        is_file = revision is None and (path.suffix != "" or path.is_file())
         if not is_file and name not in KNOWN_SETS:
             raise UserError(
                 f"problem set '{name}' is not known{nearest(name, KNOWN_SETS)}; known: {', '.join(KNOWN_SETS)}, or a file of "
@@ -112,20 +116,21 @@ def find_problems(names: Sequence[str], limit: int | None = None) -> dict[str, l
             raise UserError(f"{path}: a problem set is called by its file's name, and this has none; rename it")
         if key in found:
             raise UserError(f"problem set '{key}' is named twice; rename one of the files")
-        found[key] = (load_problems(path) if is_file else _named(name))[:limit]
+        found[key] = (load_problems(path) if is_file else _named(name, revision))[:limit]
     return found
 
 
-def _named(name: str) -> list[Problem]:
+def _named(name: str, revision: str | None) -> list[Problem]:
     known = KNOWN_SETS[name]
     if root := os.environ.get(DATA_DIR_VARIABLE):
         for suffix in SUFFIXES:
             if (file := Path(root) / (known.file + suffix)).exists():
+                refuse_revision(revision, file)
                 return load_problems(file)
     import datasets
 
     try:
-        rows = datasets.load_dataset(known.hub, known.config, split=known.split)
+        rows = datasets.load_dataset(known.hub, known.config, split=known.split, revision=revision)
         pairs = [known.read(row) for row in rows]
     except Exception as error:  # the library raises many kinds
         raise UserError(

@@ -233,16 +233,16 @@ def read_lines(path: Path, *, cut: bool = False) -> Iterator[Located]:
         try:
             while line := file.readline(MAX_RECORD + 1):  # ends at \n alone: U+2028 and its like occur inside strings
                 number, read = number + 1, read + len(line)
+                line = line.removeprefix(BOM) if number == 1 else line
                 if packed:
                     _refuse_expansion(path, read, raw.tell())
-                if line.isspace() and (blank := blank + 1) <= MAX_BLANK:
+                if not line.strip() and (blank := blank + 1) <= MAX_BLANK:
                     continue
                 place = f"{path}, line {number}"
                 if len(line) > MAX_RECORD or blank > MAX_BLANK:
                     most = f"{MAX_RECORD >> 20} MiB, the most for a record, or follows {MAX_BLANK:,} blank lines"
                     raise UserError(f"{place}: is longer than {most}")
                 if line.endswith(b"\n") or not cut:
-                    line = line.removeprefix(BOM) if number == 1 else line
                     yield place, parse_json(place, line.rstrip(b"\n"), line=True, mend="mend or delete the line")
         except (OSError, EOFError, zlib.error) as error:  # a broken archive raises any of them
             raise UserError(f"{path}: cannot be read ({error}); check that the file is whole and readable") from None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from prmbench.data.records import (
     check_limit,
     check_object,
@@ -80,12 +82,35 @@ def load_solutions(path: str | Path, limit: int | None = None) -> list[Solution]
     check_limit(limit)
     file = find_file(path, "a file of {problem, steps} or {problem, solution} records")
     records = enumerate(itertools.islice(read_records(file), limit), start=1)
-    found = [(place, _check(place, record, number)) for number, (place, record) in records]
+    found = [(place, parse_solution(place, record, number)) for number, (place, record) in records]
     refuse_duplicates((one.id for _, one in found), (place for place, _ in found))
     return [one for _, one in found]
 
 
-def _check(place: str, record: Any, number: int) -> Solution:
+class SolutionRecord(BaseModel):
+    """A solution as files and requests hold it. `parse_solution` checks one; this says what its fields are."""
+
+    id: str | int | float | None = Field(None, description="its name; without one it is called by its number, from 1")
+    problem: str = Field(description="the question")
+    steps: list[str] | None = Field(None, description="its steps, at least one; or else solution")
+    solution: str | None = Field(None, description="one text, which is split into steps at blank lines")
+    answer: str | int | float | None = Field(None, description="the gold answer, where it is known")
+
+
+def parse_solution(place: str, record: Any, number: int) -> Solution:
+    """Check a record, and read the solution that it holds.
+
+    Args:
+        place: Where the record is, for errors.
+        record: The JSON value, with the fields of `SolutionRecord`; other fields are left alone.
+        number: Its number, which it is called by where it has no id.
+
+    Returns:
+        The solution.
+
+    Raises:
+        UserError: It is none; the field is named.
+    """
     check_object(place, record, ("problem",), "an object with problem, and steps or solution")
     given = [name for name in ("steps", "solution") if record.get(name) is not None]
     if len(given) != 1:

@@ -16,11 +16,11 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from prmbench.errors import ArgumentError, UserError, argument, first_line
 from prmbench.limits import MEBIBYTES, SECONDS, ends
@@ -49,6 +49,11 @@ class TokenOptions(BaseModel):
     end_of_turn: str | None = Field(
         None, description="token that ends the turn; by default what the chat template writes after an answer"
     )
+    step_ends: Literal["text", "prefixes"] = Field(
+        "text",
+        description="where the steps of a trace end: text, with their separators; prefixes, where scripts of Implicit PRM look: at "
+        "the length of the conversation up to each step, tokenized anew, which can lie some tokens later",
+    )
     date: str | None = Field(
         None, description=f"day that a chat template is given as today's, YYYY-MM-DD; by default {DEFAULT_DATE}"
     )
@@ -61,6 +66,11 @@ class TokenOptions(BaseModel):
         except UnicodeEncodeError:
             raise ValueError("has half of a surrogate pair, which is no text") from None
         return value
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing and was added later, so that options of older entries are equal to those of today."""
+        return {name: value for name, value in dump(self).items() if name != "step_ends" or value != "text"}
 
     def with_system(self, system: str | None) -> TokenOptions:
         """Give the same options, with a system message where they name none.
@@ -254,9 +264,28 @@ class TraceEncoder:
         text, ends = join_steps(steps, self.options)
         response = self._plain.encode(text, add_special_tokens=False)
         starts = [start for start, _ in response.offsets]
-        step_of = [min(bisect.bisect_right(ends, start), len(steps) - 1) for start in starts]
+        step_of = [*(min(bisect.bisect_right(ends, start), len(steps) - 1) for start in starts), -1]
         ids = np.array([*prompt, *response.ids, self.end_of_turn], dtype=np.int64)
-        return EncodedTrace(ids, len(prompt), np.array([*step_of, -1], dtype=np.int64), len(steps))
+        if self.options.step_ends == "prefixes":
+            last = np.maximum.accumulate(self._lengths_of_prefixes(problem, steps))
+            found = np.searchsorted(last, np.arange(len(prompt), len(ids)), side="right")
+            step_of = np.where(found < len(steps), found, -1).tolist()
+        return EncodedTrace(ids, len(prompt), np.array(step_of, dtype=np.int64), len(steps))
+
+    def _lengths_of_prefixes(self, problem: str, steps: Sequence[str]) -> list[int]:
+        """The number of tokens of the conversation up to each step, as ImplicitPRM's eval/processbench.py tokenizes it.
+
+        Its answer is the steps up to this one, with its end of turn, and a blank line after that where a step follows. The script
+        reads the prefix sum two tokens before this length in ratios, the first of which is that of the second token: the last
+        token in it is the one of this number, counted from 1.
+        """
+        asked = self._conversation(problem)
+        lengths = []
+        for k in range(1, len(steps) + 1):
+            answer = {"role": "assistant", "content": join_steps(steps[:k], self.options)[0]}
+            text = self.render([*asked, answer], add_generation_prompt=False).strip()
+            lengths.append(len(self.text_ids(text + ("\n\n" if k < len(steps) else ""))))
+        return lengths
 
     def encode_response(
         self, prompt: NDArray[np.int64], text: str, ids: NDArray[np.int64] | None = None, *, finished: bool = True

@@ -28,13 +28,17 @@ from prmbench.data.records import (
     shown,
     stem,
 )
+from prmbench.data.revisions import refuse_revision
 from prmbench.errors import ArgumentError, UserError, argument, first_line, naming_keywords, nearest
 
 PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 PROCESSBENCH_HUB = "Qwen/ProcessBench"
 DATA_DIR_VARIABLE = "PRMBENCH_DATA_DIR"
 
-EXPECTED = "an object with id, problem, steps and label, or with labels or error_steps in the place of label"
+EXPECTED = (
+    "an object with id, problem, steps and label, or with labels or error_steps in the place of label, or a record of a data set "
+    "that `prmbench data steps` reads"
+)
 LABELS: dict[str | bool | None, StepLabel] = {
     **{one: one for one in get_args(StepLabel)},
     True: "right",
@@ -59,6 +63,8 @@ class Trace:
         error_class: The sort of error that the trace is about, as PRMBench has it; None where the record does not say.
         values: Soft label of each step, the probability that it is right or leads to a right answer, None where it is not known;
             None where the record has none.
+        counts: Right continuations from the end of each step and all of them, None where none was sampled; None where the record
+            has none. `prmbench label` writes them.
     """
 
     id: str
@@ -70,6 +76,7 @@ class Trace:
     labels: tuple[StepLabel, ...] | None = None
     error_class: str | None = None
     values: tuple[float | None, ...] | None = None
+    counts: tuple[tuple[int, int] | None, ...] | None = None
 
     def digest(self) -> str:
         """Hash id, problem, steps and label with sha256, in hex: what two evaluations must share to be comparable."""
@@ -128,7 +135,10 @@ def data_hash(digests: Iterable[str]) -> str:
 
 @naming_keywords
 def load_traces(
-    data: str | Path | None = None, subsets: Sequence[str] | None = None, limit: int | None = None
+    data: str | Path | None = None,
+    subsets: Sequence[str] | None = None,
+    limit: int | None = None,
+    data_revision: str | None = None,
 ) -> list[Trace]:
     """Load ProcessBench, data of the same fields, or a step-labelled data set as it comes.
 
@@ -139,6 +149,7 @@ def load_traces(
         subsets: Names to load, in this order; None is all of them (ProcessBench's four in its own order, then by name).
         limit: Keep a sample of this many of each subset; None keeps all. The sample does not depend on the order of the file,
             and that of a smaller limit is part of that of a larger one. (ProcessBench's files hold traces with an error first.)
+        data_revision: Commit, branch or tag of ``Qwen/ProcessBench``; None: the newest. Data that lie here have none.
 
     Returns:
         The traces, subset by subset, each in the order of its file.
@@ -153,7 +164,7 @@ def load_traces(
     """
     check_limit(limit)
     traces: list[Trace] = []
-    for subset, records in _sources(data, subsets):
+    for subset, records in _sources(data, subsets, data_revision):
         found = list(read_traces(records, subset))
         ranked = sorted((trace.id for _, trace in found), key=lambda name: hashlib.sha256(name.encode()).digest())
         kept = set(ranked[:limit])
@@ -177,10 +188,11 @@ def read_traces(records: Iterable[Located], subset: str, form: StepFormat | None
     """
     places: dict[str, str] = {}
     for number, (place, record) in enumerate(records):
-        of = form or find_format(record)
+        of = form or find_format(place, record)
         if form is not None:
             check_object(place, record, form.fields, f"a record of {form.name}")
-        trace = _check(place, record if of is None else of.convert(place, number, record), subset)
+        own, names = (record, {}) if of is None else (of.convert(place, number, record), of.names)
+        trace = _check(place, own, subset, names)
         if trace.id in places:
             if of is not None and of.repeats:
                 continue
@@ -189,14 +201,17 @@ def read_traces(records: Iterable[Located], subset: str, form: StepFormat | None
         yield place, trace
 
 
-def _sources(data: str | Path | None, subsets: Sequence[str] | None) -> Iterator[tuple[str, Iterable[Located]]]:
+def _sources(
+    data: str | Path | None, subsets: Sequence[str] | None, revision: str | None
+) -> Iterator[tuple[str, Iterable[Located]]]:
     """Find the subsets, each with its records."""
     root = os.environ.get(DATA_DIR_VARIABLE)
     if data is None and not root:
         for name in _wanted(subsets, PROCESSBENCH_SUBSETS, PROCESSBENCH_HUB):
-            yield name, _read_hub(name)
+            yield name, _read_hub(name, revision)
         return
     path = Path(data) if data is not None else Path(str(root)) / "processbench"
+    refuse_revision(revision, path)
     files: dict[str, Path] = {}
     for file in _data_files(path):
         if files.setdefault(stem(file), file) != file:
@@ -227,11 +242,11 @@ def _wanted(subsets: Sequence[str] | None, available: Iterable[str], where: str)
     return list(dict.fromkeys(subsets)) if subsets else names
 
 
-def _read_hub(subset: str) -> Iterator[Located]:
+def _read_hub(subset: str, revision: str | None) -> Iterator[Located]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(PROCESSBENCH_HUB, split=subset)
+        rows = datasets.load_dataset(PROCESSBENCH_HUB, split=subset, revision=revision)
     except Exception as error:  # the library raises many kinds: connection, offline mode, missing split
         raise UserError(
             f"{PROCESSBENCH_HUB}, split {subset}: cannot be loaded from the Hub ({first_line(error)}); pass {argument('data')} "
@@ -241,11 +256,15 @@ def _read_hub(subset: str) -> Iterator[Located]:
         yield f"{PROCESSBENCH_HUB}, split {subset}, row {i}", row
 
 
-def _check(place: str, record: Any, subset: str) -> Trace:
-    """Read one of our own records."""
+def _check(place: str, record: Any, subset: str, names: dict[str, str]) -> Trace:
+    """Read one of our own records. Of one that was made of another, messages have the names of the fields there."""
+
+    def named(field: str) -> str:
+        return names.get(field, field)
+
     check_object(place, record, ("id", "problem", "steps"), EXPECTED)
-    steps = check_steps(place, record["steps"])
-    labels = _labels(place, record, len(steps))
+    steps = check_steps(place, record["steps"], named("steps"))
+    labels = _labels(place, record, len(steps), named("labels"))
     label = record.get("label")
     if label is None and labels is not None:
         label = first_error(labels)
@@ -261,17 +280,18 @@ def _check(place: str, record: Any, subset: str) -> Trace:
             f"{place}: field 'label' is {label}, but by its step labels the first wrong step is {first}; steps count from 0"
         )
     texts = {name: record.get(name) for name in ("generator", "error_class", "classification")}
-    generator, *classes = (None if one is None else check_text(place, name, one) for name, one in texts.items())
+    generator, *classes = (None if one is None else check_text(place, named(name), one) for name, one in texts.items())
     return Trace(
-        check_text(place, "id", record["id"], number=True),
+        check_text(place, named("id"), record["id"], number=True),
         subset,
-        check_text(place, "problem", record["problem"]),
+        check_text(place, named("problem"), record["problem"]),
         steps,
         label,
         generator or "unknown",
         labels,
         classes[0] or classes[1],
         _values(place, record.get("values"), len(steps)),
+        _counts(place, record, len(steps)),
     )
 
 
@@ -290,11 +310,37 @@ def _values(place: str, values: object, n_steps: int) -> tuple[float | None, ...
     return tuple(None if one is None else float(one) for one in values)
 
 
+def _counts(place: str, record: dict[str, Any], n_steps: int) -> tuple[tuple[int, int] | None, ...] | None:
+    """The right continuations from each step's end, and all of them. A step of which none was sampled says nothing."""
+    found = {name: record.get(name) for name in ("successes", "trials")}
+    if found["successes"] is None and found["trials"] is None:
+        return None
+    for name, numbers in found.items():
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != n_steps
+            or not all(one is None or (type(one) is int and one >= 0) for one in numbers)
+        ):
+            raise UserError(
+                f"{place}: field '{name}' is {shown(numbers)}; expected a list of {n_steps}, one a step: whole "
+                "numbers from 0, or null"
+            )
+    pairs: list[tuple[int, int] | None] = []
+    for i, (right, all_of_them) in enumerate(zip(*found.values(), strict=True)):
+        if (right is None) != (all_of_them is None) or (right is not None and right > all_of_them):
+            raise UserError(
+                f"{place}: field 'successes[{i}]' is {shown(right)}, field 'trials[{i}]' is {shown(all_of_them)}; expected no more "
+                "successes than trials, or null for both"
+            )
+        pairs.append((right, all_of_them) if all_of_them else None)
+    return tuple(pairs)
+
+
 def _is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _labels(place: str, record: dict[str, Any], n_steps: int) -> tuple[StepLabel, ...] | None:
+def _labels(place: str, record: dict[str, Any], n_steps: int, name: str) -> tuple[StepLabel, ...] | None:
     """What a record says of every step: by words or truth values, or by the indices of the wrong steps.
 
     An index past the last step has no effect: PRMBench's rows have such, and its own evaluation passes them over.
@@ -311,7 +357,8 @@ def _labels(place: str, record: dict[str, Any], n_steps: int) -> tuple[StepLabel
     if labels is None:
         return None
     if not isinstance(labels, list) or len(labels) != n_steps:
-        raise UserError(f"{place}: field 'labels' is {shown(labels)}; expected a list of {n_steps}, one a step")
+        found = f"has {len(labels)} entries" if isinstance(labels, list) else f"is {shown(labels)}"
+        raise UserError(f"{place}: field '{name}' {found}; expected a list of {n_steps}, one a step")
     for i, one in enumerate(labels):
         if not isinstance(one, str | bool | None) or one not in LABELS:
             raise UserError(

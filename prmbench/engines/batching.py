@@ -21,6 +21,20 @@ def default_batch_tokens(device: str) -> int:
     return 32_768 if device.startswith("cuda") else 1_024
 
 
+def vllm_batch_tokens(device: str) -> int:
+    """Give the number of padded tokens that vLLM is handed at once to score. It makes batches of its own from them.
+
+    What is handed at once is written at once, so more would only lose more where a run stops.
+
+    Args:
+        device: Name of a torch device.
+
+    Returns:
+        Padded tokens.
+    """
+    return 65_536 if device.startswith("cuda") else 8_192
+
+
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group sequences of similar length so that rows times the longest row stays within a budget.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import file_hash, read_json
+from prmbench.data.revisions import split_revision
 from prmbench.errors import ArgumentError, UserError, first_line, naming_keywords, nearest_path
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ def locate(source: str, name: str, files: Sequence[str] = FILES) -> Path:
     """Turn a local folder or a Hub id into a local folder that holds the checkpoint.
 
     Args:
-        source: The folder or Hub id.
+        source: The folder or Hub id, which may have a revision behind it: ``owner/name@REVISION``.
         name: Name of the argument that the source came from, for errors.
         files: Names of the files to download, with ``*``. Some of `FILES` are enough to find out whether there is such a
             repository.
@@ -47,14 +50,21 @@ def locate(source: str, name: str, files: Sequence[str] = FILES) -> Path:
         return path
     from huggingface_hub import snapshot_download
 
+    hub_id, revision = split_revision(source)
+    download = functools.partial(snapshot_download, hub_id, revision=revision, allow_patterns=list(files))
     try:
-        return Path(snapshot_download(source, allow_patterns=list(files)))
-    except Exception as error:  # offline, no such repository, gated: many kinds
+        try:
+            return Path(download())
+        except Exception:  # a commit that is in the cache is still asked for where its list of files is not there too
+            with contextlib.suppress(Exception):
+                return Path(download(local_files_only=True))
+            raise
+    except Exception as error:  # offline, no such repository or revision, gated: many kinds
         raise ArgumentError(
             name,
             source,
             f"no such folder, and not to be had from the Hub ({first_line(error)}); "
-            "pass the folder of a checkpoint or the id of a public one (owner/name)",
+            "pass the folder of a checkpoint or the id of a public one (owner/name, or owner/name@REVISION)",
         ) from None
 
 
@@ -79,17 +89,20 @@ def local_folder(source: str, name: str) -> Path | None:
             name, source, "is a file; expected the folder of a checkpoint (with config.json and .safetensors)"
         )
     near = nearest_path(path, folders_only=True)
-    may_be_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith(".")
+    hub_id, revision = split_revision(source)
+    may_be_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id) and not source.startswith(".")
     if may_be_id and (not near or _is_cached(source)):
         return None
-    fetch = f"; if it is a Hub id, fetch it first: hf download {source}" if may_be_id else " or a Hub id (owner/name)"
+    named = f"{hub_id} --revision {revision}" if revision else source
+    fetch = f"; if it is a Hub id, fetch it first: hf download {named}" if may_be_id else " or a Hub id (owner/name)"
     raise ArgumentError(name, source, f"no such folder{near}; pass the folder of a checkpoint{fetch}")
 
 
 def _is_cached(hub_id: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+    name, revision = split_revision(hub_id)
+    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -127,11 +140,14 @@ def adapter_base(folder: Path) -> Path:
 
 def _named_base(folder: Path) -> Path:
     config = folder / ADAPTER_CONFIG
-    name = read_json(config).get("base_model_name_or_path")
+    fields = read_json(config)
+    name, revision = fields.get("base_model_name_or_path"), fields.get("revision")
     if not isinstance(name, str) or not name:
         raise UserError(f"{config}: names no base model (base_model_name_or_path); write its folder or Hub id into it")
     if (folder / name).is_dir():
         name = str((folder / name).resolve())
+    elif isinstance(revision, str) and split_revision(f"{name}@{revision}")[1] is not None and not Path(name).exists():
+        name = f"{name}@{revision}"
     try:
         return locate(name, "base_model_name_or_path")
     except UserError as error:

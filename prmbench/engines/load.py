@@ -118,7 +118,7 @@ def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
     if is_adapter(folder):
         from prmbench.engines.adapters import merge
 
-        _refuse_heads(folder, (name.removeprefix("base_model.model.") for name in weight_names(folder)))
+        refuse_heads(folder, (name.removeprefix("base_model.model.") for name in weight_names(folder)))
         return merge(lambda: load_causal_lm(adapter_base(folder), options), folder)
     classes = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
     return _load(folder, options, classes, "a causal language model", heads_are_refused=True)
@@ -195,7 +195,7 @@ def _load(
         raise UserError(f"{folder}: cannot be loaded as {what} ({first_line(error)})") from None
     # What the checkpoint has and the model lacks, and the other way round.
     if heads_are_refused:
-        _refuse_heads(folder, info["unexpected_keys"])
+        refuse_heads(folder, info["unexpected_keys"])
     missing = sorted(info["missing_keys"])
     mismatched = sorted(str(entry) for entry in info["mismatched_keys"])
     if missing or mismatched:
@@ -208,8 +208,13 @@ def _load(
     return model.to(options.resolve_device()).eval()
 
 
-def _refuse_heads(folder: Path, names: Iterable[str]) -> None:
-    """Raise UserError where the name of a weight that a language model has no use for is that of a reward model's head."""
+def refuse_heads(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError where the name of a weight that a language model has no use for is that of a reward model's head.
+
+    Args:
+        folder: The checkpoint folder, for the error.
+        names: Names of weights.
+    """
     for name in sorted(names):
         for beginning, kind in HEADS.items():
             if name.startswith(beginning):

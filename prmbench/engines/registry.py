@@ -75,10 +75,10 @@ def load_engine(
         with tempfile.TemporaryDirectory() as merged:  # vLLM has read it once it is loaded
             load_causal_lm(folder, dataclasses.replace(options, device="cpu")).save_pretrained(merged)
             return load_engine(name, Path(merged), options, source, memory_share=memory_share, allowed=allowed)
+    from prmbench.engines.vllm.engine import VLLMEngine
+
     if options.data_parallel > 1:
         from prmbench.engines.vllm.parallel import ParallelVLLM
 
-        return ParallelVLLM(folder, options, source, memory_share=memory_share, allowed=allowed)
-    from prmbench.engines.vllm.engine import VLLMEngine
-
+        return ParallelVLLM(VLLMEngine, folder, options, source, memory_share=memory_share, allowed=allowed)
     return VLLMEngine(folder, options, source, memory_share=memory_share, allowed=allowed)

@@ -29,7 +29,11 @@ N_SHOWN = 10
 
 
 class Stages:
-    """Titles of the demo's stages, and the seconds that each took."""
+    """Titles of the demo's stages, and the seconds that each took.
+
+    Attributes:
+        seconds: Seconds that each stage took, by its title.
+    """
 
     def __init__(self) -> None:
         """Start with no stage."""

@@ -28,7 +28,7 @@ SYSTEMS: dict[Format, str | None] = {"tagged": None, "plain": "untagged", "prose
 Kind = Literal["advance", "simplify", "combine"]
 TAGS = ("<advance>", "<simplify>", "<combine>", "<answer>")
 WORDS = {"+": "plus", "-": "minus", "*": "times"}
-CONNECTIVES = {"=": 0.56, "gives": 0.22, "is": 0.11, "makes": 0.06, "equals": 0.05}
+CONNECTIVES = {"=": 0.55, "gives": 0.22, "is": 0.11, "makes": 0.06, "equals": 0.06}
 """The synonyms, and how often each is written."""
 SPLIT_SHARE = 0.4
 """Share of the hard operations that a demonstration splits."""

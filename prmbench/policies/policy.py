@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prmbench.data.prompts import PromptTemplate
+from prmbench.data.revisions import snapshot_commit
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.load import LoadOptions
@@ -26,6 +27,7 @@ class Policy:
         source: The checkpoint, as the user named it.
         hashed: sha256 of its weights.
         warnings: What puts its figures at risk, in whole sentences.
+        commit: Commit of its repository on the Hub; None of a local folder.
         stop: Token ids that end a completion.
     """
 
@@ -34,6 +36,7 @@ class Policy:
     source: str
     hashed: str
     warnings: Sequence[str] = ()
+    commit: str | None = None
     stop: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +81,8 @@ def load_policy(
         print(f"warning: {warning}", file=sys.stderr)
     hashed = checkpoint_hash(folder)
     allowed = token_ids(encoder.tokenizer)
-    return Policy(load_engine(engine, folder, options, source, allowed=allowed), encoder, source, hashed, warnings)
+    loaded = load_engine(engine, folder, options, source, allowed=allowed)
+    return Policy(loaded, encoder, source, hashed, warnings, snapshot_commit(folder))
 
 
 def policy_encoder(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import PROMPT_TEMPLATES, AnswerStyle, PromptTemplate, find_prompt
 from prmbench.data.records import check_fields, read_json
+from prmbench.data.revisions import split_revision
 from prmbench.data.rollouts import FILE_STEM, Rollout, parse_rollout, sets_within
 from prmbench.data.tokens import DEFAULT_DATE, ids_hash
 from prmbench.data.verdicts import Verdict
@@ -200,8 +201,10 @@ def sampling_settings(
     Returns:
         Settings that JSON can hold. The engine is among them where it is not the hf one.
     """
+    revision = split_revision(policy.source)[1]
     return {
         "policy": policy.hashed,
+        **({} if revision is None else {"revisions": {"policy": revision}}),
         "template": policy.encoder.template_hash(),
         "prompt": prompt,
         "conversation": policy.encoder.conversation(),

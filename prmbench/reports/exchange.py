@@ -49,6 +49,7 @@ def to_every_eval_ever(measured: Measured, *, now: float | None = None) -> str:
             "objective": entry.subject.objective,
             "preset": entry.subject.preset,
             "unverified": entry.subject.unverified,
+            "verified": entry.subject.verified,
             "reference": entry.subject.reference,
             **{f"sha256 of {role}": value for role, value in entry.subject.weights.items()},
         }

@@ -65,8 +65,8 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
     if reported:
         parts.append(f"## Reported\n\n{WHY_REPORTED}")
     for table in reported:
-        place, title, figure, source = map(for_markdown, (table.place, table.title, table.figure, table.source))
-        parts.append(f"### {place}: {title}\n\n{figure}; {source}.")
+        place, title, figure = map(for_markdown, (table.place, table.title, table.figure))
+        parts.append(f"### {place}: {title}\n\n{figure}; {for_markdown(table.origin)}.")
         if table.note:
             parts.append(for_markdown(table.note))
         if table.rows:

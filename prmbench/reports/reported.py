@@ -13,6 +13,9 @@ from prmbench.results.plain_files import refuse_links, require_plain_file
 from prmbench.results.schema import Record
 
 REPORTED = "reported"
+PAPER = "arXiv:2604.13197v2"
+"""The paper that prmbench implements, as the source of its tables."""
+
 WHY_REPORTED = (
     "Figures as a paper prints them. They cannot be compared with the tables above item by item: there are no items, so no paired "
     "test; the data may differ in version and size, thresholds were chosen another way (a coarse grid, on the test items), answers "
@@ -23,8 +26,10 @@ WHY_REPORTED = (
 class ReportedRow(Record):
     """A line of a reported table."""
 
-    backbone: str = Field(description="the model that the method was applied to")
-    method: str = Field(description="the method, as the paper calls it")
+    backbone: str = Field(
+        description="the model that the method was applied to; in a table of released models, what sort of model it is"
+    )
+    method: str = Field(description="the method, or the model, as the paper calls it")
     values: list[float] = Field(description="one a column")
 
 
@@ -33,18 +38,24 @@ class ReportedTable(Record):
 
     status: Literal["reported"] = Field(description="not measured here")
     source: str = Field(description="the paper")
+    url: str | None = Field(None, description="where it is; null: arXiv has it under its number")
     table: str = Field(description="its number there; fig6 is Fig. 6")
     title: str = Field(description="its caption, shortened")
     benchmark: str = Field(description="what it measures with: processbench, best-of-n, policy or candidates")
     figure: str = Field(description="what the values are, with the unit")
     columns: list[str] = Field(description="headings of the values")
     rows: list[ReportedRow] = Field(description="its lines; none where the paper prints no figures")
-    note: str = Field("", description="what the paper's text says of it, where it prints no figures")
+    note: str = Field("", description="what the figures were checked against; what the text says, where there are none")
 
     @property
     def place(self) -> str:
         """Where it stands in the paper, such as Table 2."""
         return place_of(self.table)
+
+    @property
+    def origin(self) -> str:
+        """The paper, and where it is; pages that fetch nothing and link nowhere show the paper alone."""
+        return self.source if self.url is None else f"{self.source} ({self.url})"
 
     @property
     def texts(self) -> list[list[str]]:

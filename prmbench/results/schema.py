@@ -56,7 +56,13 @@ class Subject(Record):
     step_valued: bool = Field(False, description="true: one score a step, or votes; false: sums of token values")
     preset: str | None = Field(None, description="the preset that fixed how it is scored; null: none")
     unverified: bool | None = Field(
-        None, description="true: the preset was not checked against numbers that its authors produced; null: no preset"
+        None,
+        description="true: the preset was not checked against numbers of its authors' code, or a setting over it changes how it "
+        "scores; null: no preset",
+    )
+    verified: str | None = Field(
+        None,
+        description="the authors' code, its commit and the tolerance that the preset was checked against; null: none",
     )
     scoring: dict[str, Any] | None = Field(
         None,
@@ -150,6 +156,11 @@ class Provenance(Record):
     seed: int = Field(ge=0, description="of folds, resamples and the random baseline")
     n_resamples: int = Field(ge=0, le=MAX_RESAMPLES, description="bootstrap resamples")
     warnings: list[str] = Field(default_factory=list, description="what puts the figures at risk, in words")
+    revisions: dict[str, str] = Field(
+        default_factory=dict,
+        description="of what came from the Hub: the commit by role (model, reference, base, policy), and the revision of the data "
+        "that was asked for",
+    )
     training_overlap: dict[str, dict[str, int]] | None = Field(
         None,
         description="by subset: problems, of these held by the training data word by word (exact) and sharing 13 words in a row "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,19 @@ from prmbench.errors import ArgumentError, UserError
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkEncoder
 from prmbench.reward_models.objectives import meaning_of
+
+
+def longest_scored(engine: Engine, limit: int | None) -> int | None:
+    """Say how long a sequence may be whose log-probs are asked for. vLLM wants room for one token more.
+
+    Args:
+        engine: The engine that is asked.
+        limit: The longest sequence of the model; None where it is not known.
+
+    Returns:
+        Number of tokens; None where it is not known.
+    """
+    return limit - 1 if limit and engine.name == "vllm" else limit
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class LoadRequest:
         return load_engine(self.engine, self.folder, self.options, self.source, allowed=allowed)
 
     def refuse_engine(self, needs: str) -> None:
-        """Refuse any engine but hf, for kinds that need what only that one gives.
+        """Refuse any engine but hf, for kinds that need what only that one gives of a language model.
 
         Args:
             needs: What the kind needs, in words; the empty string refuses nothing.
@@ -143,6 +157,7 @@ class RewardModel(ABC):
         source: The checkpoint as the user named it.
         engine: What computes its tokens: ``hf`` or ``vllm``.
         warnings: What puts its scores at risk, in whole sentences.
+        commits: Commits of the Hub's repositories by role, such as ``model`` and ``reference``; none of local folders.
     """
 
     kind: ClassVar[str]
@@ -160,6 +175,7 @@ class RewardModel(ABC):
     source: str
     engine: str = "hf"
     warnings: Sequence[str] = ()
+    commits: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
         # A model of a user's own kind may lack any of this.

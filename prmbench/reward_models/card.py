@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from prmbench.data.prompts import PromptTemplate, find_prompt
 from prmbench.data.records import read_json
+from prmbench.data.revisions import split_revision
 from prmbench.data.tokens import TokenOptions
 from prmbench.errors import UserError, argument, nearest
 from prmbench.reward_models.marks import MarkLayout
@@ -203,7 +204,8 @@ def find_reference(card: Card, folder: Path) -> str | None:
     name = card.reference
     if name is not None and (folder / name).is_dir():
         return str((folder / name).resolve())
-    is_id = name is not None and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None and not Path(name).exists()
+    hub_id = name and split_revision(name)[0]
+    is_id = hub_id and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", hub_id) is not None and not Path(hub_id).exists()
     if is_id or (name is None and card.reference_name is None):
         return name
     weights = f" (weights {card.reference_weights[:12]})" if card.reference_weights else ""

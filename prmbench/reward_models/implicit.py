@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.records import read_json
+from prmbench.data.revisions import snapshot_commit
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.adapters import switchable
 from prmbench.engines.checkpoint import ADAPTER_CONFIG, adapter_base, checkpoint_hash, is_adapter, locate, text_config
@@ -23,7 +24,7 @@ from prmbench.engines.registry import load_engine
 from prmbench.engines.tokenizer import has_tokenizer, load_tokenizer
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, UserError, argument
-from prmbench.reward_models.base import EngineRewardModel, LoadRequest
+from prmbench.reward_models.base import EngineRewardModel, LoadRequest, longest_scored
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.log_ratio_dtype import choose_dtype
 from prmbench.reward_models.reference_model import ReferenceModel, logprobs_of, reference_identity
@@ -74,7 +75,7 @@ class ImplicitRewardModel(EngineRewardModel):
             )
         self.reference, self.common = reference, common
         limits = [limit for limit in (model.max_length, reference.shape.max_length) if limit]
-        self.max_length = min(limits) if limits else None
+        self.max_length = longest_scored(model, min(limits, default=None))
 
     @classmethod
     def load(cls, request: LoadRequest) -> ImplicitRewardModel:
@@ -130,6 +131,11 @@ class ImplicitRewardModel(EngineRewardModel):
 
         loaded = cls(model, reference, encoder, request.card, common)
         loaded.hashes, loaded.engine, loaded.warnings = hashes, request.engine, [*warnings, *loaded.nothing_learned()]
+        commits = {
+            "reference": snapshot_commit(folder),
+            "base": None if base in (None, folder) else snapshot_commit(base),
+        }
+        loaded.commits = {role: commit for role, commit in commits.items() if commit is not None}
         loaded.facts |= {"reference": name} | ({"adapter": True} if adapter else {})
         return loaded
 

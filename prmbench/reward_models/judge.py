@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.data.tokens import EncodedTrace, TraceEncoder
-from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches
+from prmbench.engines.batching import BatchRunner, default_batch_tokens, plan_batches, vllm_batch_tokens
 from prmbench.engines.hf.engine import HFEngine, states_at
-from prmbench.reward_models.base import EngineRewardModel, StepScores
+from prmbench.engines.vllm.engine import VLLMEngine
+from prmbench.engines.vllm.parallel import ParallelVLLM
+from prmbench.reward_models.base import EngineRewardModel, StepScores, longest_scored
 from prmbench.reward_models.card import Card, Generation
 from prmbench.reward_models.generation import Ids, room_for, write
 from prmbench.reward_models.marks import single_id
@@ -93,6 +95,8 @@ class JudgeTrace(EncodedTrace):
 class JudgeRewardModel(EngineRewardModel):
     """log P(yes) - log P(no) of the next token after `VERDICT`; with critiques, the log-odds of the mean probability.
 
+    With transformers it is the difference of two logits, with vLLM that of two log-probs of the next token: the same number.
+
     Attributes:
         encoder: What turns a message into token ids.
         model: The engine that holds the language model.
@@ -101,12 +105,11 @@ class JudgeRewardModel(EngineRewardModel):
     step_valued = True
     reads = frozenset({"generation", "pair"})
     own_layout = True
-    needs = "the logits of two tokens"
     default_pair = ("Yes", "No")
     encoder: TraceEncoder
-    model: HFEngine
+    model: HFEngine | VLLMEngine | ParallelVLLM
 
-    def __init__(self, model: HFEngine, encoder: TraceEncoder, card: Card) -> None:
+    def __init__(self, model: HFEngine | VLLMEngine | ParallelVLLM, encoder: TraceEncoder, card: Card) -> None:
         """Take what was loaded.
 
         Args:
@@ -118,6 +121,8 @@ class JudgeRewardModel(EngineRewardModel):
             UserError: A word of the pair is not one token.
         """
         super().__init__(model, encoder, card)
+        self.max_length = longest_scored(model, model.max_length)
+        self.batch_tokens = None if isinstance(model, HFEngine) else vllm_batch_tokens(model.device_and_dtype()[0])
         self.generation = card.generation or Generation(n=0)
         self.pair = [single_id(encoder, word) for word in card.pair or self.default_pair]
         self.stop = frozenset({encoder.end_of_turn, *model.eos_ids()})
@@ -148,48 +153,64 @@ class JudgeRewardModel(EngineRewardModel):
         Args:
             batch: The traces, from `encode`.
         """
-        out = []
-        for trace in batch:
-            assert isinstance(trace, JudgeTrace)
-            if self.generation.n == 0:
-                scores = self._verdicts(trace.prompts)
-            else:
-                samples = [self._verdicts(self._critiques(trace, k)) for k in range(self.generation.n)]
-                scores = np.array([mean_log_odds(column) for column in np.array(samples).T])
-            out.append(StepScores(trace.counts, scores=scores))
-        return out
+        traces = [trace for trace in batch if isinstance(trace, JudgeTrace)]
+        if not isinstance(self.model, HFEngine):
+            return self._score_together(traces)
+        return [one for trace in traces for one in self._score_together([trace])]
 
-    def _critiques(self, trace: JudgeTrace, sample: int) -> list[Ids]:
+    def _score_together(self, traces: Sequence[JudgeTrace]) -> list[StepScores]:
+        prompts = [prompt for trace in traces for prompt in trace.prompts]
+        rooms = [room for trace in traces for room in trace.rooms]
+        if self.generation.n == 0:
+            scores = self._verdicts(prompts)
+        else:
+            samples = [self._verdicts(self._critiques(prompts, rooms, k)) for k in range(self.generation.n)]
+            scores = np.array([mean_log_odds(column) for column in np.array(samples).T])
+        edges = np.cumsum([len(trace.prompts) for trace in traces])[:-1]
+        return [
+            StepScores(trace.counts, scores=one) for trace, one in zip(traces, np.split(scores, edges), strict=True)
+        ]
+
+    def _critiques(self, prompts: Sequence[Ids], rooms: Sequence[int], sample: int) -> list[Ids]:
         """Return each prompt with one critique after it."""
-        out: list[Ids] = [np.zeros(0, dtype=np.int64)] * len(trace.prompts)
-        lengths = [len(prompt) + room for prompt, room in zip(trace.prompts, trace.rooms, strict=True)]
+        out: list[Ids] = [np.zeros(0, dtype=np.int64)] * len(prompts)
+        lengths = [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)]
 
         def critique(rows: Sequence[int]) -> None:
-            prompts, rooms = [trace.prompts[i] for i in rows], [trace.rooms[i] for i in rows]
-            texts = write(self.model, prompts, rooms, self.stop, self.generation, sample)
+            asked = [prompts[i] for i in rows], [rooms[i] for i in rows]
+            texts = write(self.model, *asked, self.stop, self.generation, sample)
             for i, text in zip(rows, texts, strict=True):
-                out[i] = np.concatenate([trace.prompts[i], text])
+                out[i] = np.concatenate([prompts[i], text])
 
         self._run(lengths, critique)
         return out
 
-    @torch.inference_mode()
     def _verdicts(self, sequences: Sequence[Ids]) -> NDArray[np.float64]:
         """Return log P(yes) - log P(no) after each sequence and `VERDICT`. float64, shape [n]."""
         whole = [np.concatenate([ids, self.verdict]) for ids in sequences]
         out = np.zeros(len(whole))
 
         def judge(rows: Sequence[int]) -> None:
-            last = [np.array([len(whole[i]) - 1]) for i in rows]
-            states = states_at(self.model.trunk, self.model.device, [whole[i] for i in rows], last)
-            logits = self.model.logits(states)
-            out[list(rows)] = (logits[:, self.pair[0]] - logits[:, self.pair[1]]).double().cpu().numpy()
+            out[list(rows)] = self._odds([whole[i] for i in rows])
 
         self._run([len(ids) for ids in whole], judge)
         return out
 
+    @torch.inference_mode()
+    def _odds(self, sequences: Sequence[Ids]) -> NDArray[np.float64]:
+        """Return log P(yes) - log P(no) of the token after each sequence. float64, shape [n]."""
+        if not isinstance(self.model, HFEngine):
+            found = self.model.next_logprobs_after(sequences, self.pair)
+            return found[:, 0] - found[:, 1]
+        last = [np.array([len(ids) - 1]) for ids in sequences]
+        logits = self.model.logits(states_at(self.model.trunk, self.model.device, sequences, last))
+        return (logits[:, self.pair[0]] - logits[:, self.pair[1]]).double().cpu().numpy()
+
     def _run(self, lengths: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
-        """Do the work in batches of its own, halved where memory runs out: a trace is many sequences."""
+        """Do the work; in batches of its own, halved where memory runs out: a trace is many sequences. vLLM batches by itself."""
+        if not isinstance(self.model, HFEngine):
+            work(range(len(lengths)))
+            return
         budget = default_batch_tokens(str(self.model.device))
         runner = BatchRunner(budget)
         for rows in plan_batches(lengths, budget):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.records import file_hash, read_whole
+from prmbench.data.revisions import snapshot_commit
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.checkpoint import is_adapter, locate
 from prmbench.engines.load import LoadOptions
@@ -46,7 +47,8 @@ def load_reward_model(
     The parameters are many because each says one thing that a checkpoint without a card leaves open.
 
     Args:
-        rm: A checkpoint folder or a Hub id. A card (``prmbench.json``) in it says what it is.
+        rm: A checkpoint folder or a Hub id, which may have a revision behind it (``owner/name@REVISION``), as every name of a
+            model may. A card (``prmbench.json``) in it says what it is.
         reference: pi_ref of an implicit model; None for the one that the card names.
         kind: Name of the kind; None for the one that the card names. Without either, a checkpoint with a reference is implicit.
         preset: Name of a preset, which fills in what the card and the settings leave open; None for the one that the card names.
@@ -54,8 +56,8 @@ def load_reward_model(
         chat_template: File with a Jinja chat template to use in place of that of the tokenizer, or the name of one of several that
             the tokenizer has; None keeps its own, the default one of several.
         plugin: Python file that registers a kind of your own; it is run. None runs nothing.
-        engine: What computes tokens: ``hf``; ``vllm`` for implicit models (model and reference both) and critics; or ``api``, a
-            server, for critics: `rm` is then a model as the server calls it, and `load_options` name the server.
+        engine: What computes tokens: ``hf``; ``vllm`` for all kinds but endo (of an implicit model for its reference too); or
+            ``api``, a server, for critics: `rm` is then a model as the server calls it, and `load_options` name the server.
         reference_cache: Whether to keep log-probs of the reference of an implicit model between runs, and to use those kept.
         **settings: Other fields of `Card`, such as objective, beta, prompt, tokens, marks or generation, over those of the card.
             None leaves a field as it is. ``prompt="bare"`` puts problems without the instruction that the model was trained with.
@@ -110,6 +112,8 @@ def load_reward_model(
     )
     model = find_kind(card.kind).load(request)
     model.source = source
+    if (commit := snapshot_commit(folder)) is not None:
+        model.commits = {"model": commit, **model.commits}
     model.warnings = [*model.warnings, *_other_template(model), *getattr(model.encoder, "warnings", ())]
     for warning in model.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -10,13 +10,17 @@ import numpy as np
 import torch
 
 from prmbench.data.tokens import EncodedTrace
+from prmbench.engines.batching import vllm_batch_tokens
 from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.hf.trunk import Trunk
 from prmbench.engines.tokenizer import load_tokenizer
+from prmbench.engines.vllm.layout import Layer
+from prmbench.engines.vllm.trunk import VLLMTrunk
 from prmbench.reward_models.base import LoadRequest, RewardModel, StepScores
 from prmbench.reward_models.card import Card
 from prmbench.reward_models.marks import MarkedTrace, MarkEncoder, MarkLayout
+from prmbench.reward_models.objectives import meaning_of
 from prmbench.stats.protocols import STEP_PROTOCOL
 
 
@@ -26,10 +30,13 @@ class MarkedRewardModel(RewardModel):
     A kind of your own implements `load_head` and `read`. The weights of the decoder are loaded with the class that transformers
     has for the ``model_type`` of the config, so that no code from the checkpoint runs.
 
+    With the engine vllm, `read` is given hidden states from there. A kind that says in `layers` which linear layers its head is,
+    and in `from_outputs` what their outputs mean, has vLLM compute them.
+
     Attributes:
         default_layout: Where the marks are when the card does not say.
         encoder: What turns a trace into token ids.
-        trunk: The decoder; an engine where the output layer of a language model is the head.
+        trunk: The decoder; an engine where the output layer of a language model is the head; a decoder in vLLM.
     """
 
     step_valued = True
@@ -37,9 +44,9 @@ class MarkedRewardModel(RewardModel):
     own_layout = True
     default_layout: ClassVar[MarkLayout] = MarkLayout()
     encoder: MarkEncoder
-    trunk: Trunk | HFEngine
+    trunk: Trunk | HFEngine | VLLMTrunk
 
-    def __init__(self, trunk: Trunk | HFEngine, card: Card) -> None:
+    def __init__(self, trunk: Trunk | HFEngine | VLLMTrunk, card: Card) -> None:
         """Take what was loaded.
 
         Args:
@@ -59,9 +66,14 @@ class MarkedRewardModel(RewardModel):
         """
         encoder = cls.make_encoder(request)
         digest = checkpoint_hash(request.folder)
-        model = cls(cls.load_trunk(request), request.card)
-        model.hashes, model.encoder = {"model": digest}, encoder
+        in_vllm = VLLMTrunk(request.folder, request.options, request.source) if request.engine == "vllm" else None
+        model = cls(in_vllm or cls.load_trunk(request), request.card)
+        model.hashes, model.encoder, model.engine = {"model": digest}, encoder, request.engine
         model.load_head(request)
+        if in_vllm is not None:
+            in_vllm.open(model.layers())
+            model.max_length = in_vllm.max_length
+            model.batch_tokens = vllm_batch_tokens(in_vllm.device_and_dtype()[0])
         model.warnings = [*model.warnings, *_says_nothing(model)]
         return model
 
@@ -73,7 +85,6 @@ class MarkedRewardModel(RewardModel):
             request: The checkpoint and how to load it.
         """
         request.refuse_reference()
-        request.refuse_engine("hidden states")
         tokenizer = load_tokenizer(request.folder, request.options)
         layout = request.card.marks or cls.default_layout
         return MarkEncoder(tokenizer, request.card.tokens, layout, request.chat_template)
@@ -108,11 +119,30 @@ class MarkedRewardModel(RewardModel):
             The scores. Shape [rows].
         """
 
+    def layers(self) -> Sequence[Layer] | None:
+        """Say which linear layers the head is, with a ReLU between them, so that another engine can compute them.
+
+        Returns:
+            The layers, the first one first; None where `read` is to be given hidden states.
+        """
+        return None
+
+    def from_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Turn what the last of `layers` gives into scores in logit space.
+
+        Args:
+            outputs: Outputs of the layer. float32, shape [rows, outputs].
+
+        Returns:
+            The scores. Shape [rows].
+        """
+        raise NotImplementedError(f"{type(self).__name__} names no layers")
+
     def device_and_dtype(self) -> tuple[str, str]:
         """Return where the model computes and in what type."""
         return self.trunk.device_and_dtype()
 
-    def decoders(self) -> list[Trunk | HFEngine]:
+    def decoders(self) -> list[Trunk | HFEngine | VLLMTrunk]:
         """The decoder. See `RewardModel.decoders`."""
         return [self.trunk]
 
@@ -125,7 +155,7 @@ class MarkedRewardModel(RewardModel):
         Returns:
             The states, in order. float32, shape [marks, width].
         """
-        assert isinstance(self.trunk, Trunk)
+        assert isinstance(self.trunk, Trunk | VLLMTrunk)
         return self.trunk.states([trace.ids for trace in batch], [trace.marks for trace in batch]).float()
 
     @torch.inference_mode()
@@ -136,16 +166,23 @@ class MarkedRewardModel(RewardModel):
             batch: The traces, from `encode`.
         """
         marked = [trace for trace in batch if isinstance(trace, MarkedTrace)]
-        scores = self.read(self.states(marked)).double().cpu().numpy()
+        scores = self._scores(marked).double().cpu().numpy()
         edges = np.cumsum([len(trace.marks) for trace in marked])[:-1]
         return [
             StepScores(trace.step_counts(), scores=one)
             for trace, one in zip(marked, np.split(scores, edges), strict=True)
         ]
 
+    def _scores(self, batch: Sequence[MarkedTrace]) -> torch.Tensor:
+        if isinstance(self.trunk, VLLMTrunk) and self.layers() is not None:
+            ids, marks = [trace.ids for trace in batch], [trace.marks for trace in batch]
+            return self.from_outputs(self.trunk.outputs(ids, marks))
+        return self.read(self.states(batch))
+
     def fixed_thresholds(self) -> dict[str, float]:
-        """Return probability 0.5: scores are logits of probabilities."""
-        return {STEP_PROTOCOL: 0.0}
+        """Return probability 0.5 where scores are logits of probabilities; none where they were trained by differences alone."""
+        named = self.card.objective
+        return {STEP_PROTOCOL: 0.0} if named is None or meaning_of(named).is_logit else {}
 
     def scoring(self) -> dict[str, Any]:
         """Return the layout of the marks."""
@@ -155,7 +192,7 @@ class MarkedRewardModel(RewardModel):
 @torch.inference_mode()
 def _says_nothing(model: MarkedRewardModel) -> list[str]:
     """Warn where the head gives all states one score, as one of zeros does."""
-    if not isinstance(model.trunk, Trunk):
+    if not isinstance(model.trunk, Trunk | VLLMTrunk):
         return []
     states = torch.randn(8, model.trunk.width, generator=torch.Generator().manual_seed(0)).to(model.trunk.device)
     scores = model.read(states)

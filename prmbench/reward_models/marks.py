@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from prmbench.data.tokens import EncodedTrace, TokenOptions, TraceEncoder, plain_tokenizer
 from prmbench.errors import UserError, argument
@@ -44,6 +44,12 @@ class MarkLayout(BaseModel):
     one_token: bool = Field(True, description="whether a tokenizer in which the mark is several tokens is refused")
     before_mark: str = Field("", description="chat, text: what stands between a step and its mark")
     after_mark: str = Field("", description="chat, text: what stands between a mark and the next step")
+    strip: bool = Field(False, description="whether white space around each step is taken off")
+    split: bool = Field(
+        False,
+        description="chat, text: whether a step with the mark in its text is tokenized part by part, with the mark's ids between; "
+        "its score is read at the mark after it",
+    )
     tokenize: Literal["pieces", "whole"] = Field(
         "pieces",
         description="pieces: prompt and steps are tokenized each alone and marks are put in as ids; whole: the joined text is "
@@ -59,7 +65,14 @@ class MarkLayout(BaseModel):
         for name in unused if self.prompt != "text" else ():
             if getattr(self, name):
                 raise ValueError(f"{name} means nothing where prompt is {self.prompt}; leave it out")
+        if self.split and (self.prompt == "turns" or self.tokenize == "whole"):
+            raise ValueError("split means nothing where prompt is turns or tokenize is whole; leave it out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing and was added later, so that layouts of older entries are equal to those of today."""
+        return {name: value for name, value in dump(self).items() if value or name not in ("strip", "split")}
 
 
 @dataclass(frozen=True)
@@ -107,10 +120,12 @@ def lay_out(prompt: str, steps: Sequence[str], layout: MarkLayout, step_prefix: 
     segments = [Segment(prompt)]
     for i, step in enumerate(steps):
         between = layout.after_mark if i else ""
-        segments += [
-            Segment(between + step_prefix.replace("{i}", str(i + 1)) + step + layout.before_mark),
-            Segment(layout.mark, mark=True),
-        ]
+        text = between + step_prefix.replace("{i}", str(i + 1)) + step + layout.before_mark
+        first, *others = text.split(layout.mark) if layout.split else [text]
+        segments.append(Segment(first))
+        for part in others:
+            segments += [Segment(layout.mark), Segment(part)]
+        segments.append(Segment(layout.mark, mark=True))
     return segments
 
 
@@ -174,19 +189,25 @@ def encode_whole(
     segments: Sequence[Segment],
     encode: Callable[[str], tuple[Ids, Sequence[tuple[int, int]]]],
     read: Literal["at", "before"],
+    alone: Ids,
 ) -> tuple[Ids, Ids]:
     """Tokenize the joined text once. A mark is the tokens that its characters became.
+
+    A tokenizer may merge a mark with what stands beside it: "." and a newline are one token of many. The model was trained on
+    another token, and would give a number all the same.
 
     Args:
         segments: The pieces.
         encode: Gives the token ids of a text, and the characters (start, end) of each token.
         read: Whether a score is read at the mark or before it.
+        alone: Token ids of a mark between two words, from `mark_alone`. int64, shape [tokens of a mark].
 
     Returns:
         The token ids, int64, shape [length]; and the positions to read, int64, shape [number of marks].
 
     Raises:
-        UserError: The characters of a mark share a token with other text than white space before them.
+        UserError: The characters of a mark share a token with other text than white space before them, or are other tokens than
+            between two words.
     """
     text = "".join(segment.text for segment in segments)
     ids, offsets = encode(text)
@@ -199,7 +220,7 @@ def encode_whole(
         if segment.mark:
             own = np.flatnonzero((ends > position) & (starts < after))
             shared = text[starts[own[0]] : position] if len(own) else "x"
-            if shared.strip() or ends[own].max() > after:
+            if shared.strip() or ends[own].max() > after or not np.array_equal(ids[own], alone):
                 raise UserError(
                     f"the mark '{segment.text}' after {json.dumps(text[max(0, position - 30) : position])} is no token of its own "
                     "in this tokenizer; put white space around it (before_mark, after_mark), or tokenize pieces"
@@ -207,6 +228,22 @@ def encode_whole(
             marks.append(own[-1] if read == "at" else own[0] - 1)
         position = after
     return ids, np.array(marks, dtype=np.int64)
+
+
+def mark_alone(layout: MarkLayout, encode: Callable[[str], tuple[Ids, Sequence[tuple[int, int]]]]) -> Ids:
+    """Find the token ids of a mark with its white space between two words, where nothing merges with it.
+
+    Args:
+        layout: Where the marks are.
+        encode: Gives the token ids of a text, and the characters (start, end) of each token.
+
+    Returns:
+        The ids. int64, shape [tokens of a mark].
+    """
+    start = 1 + len(layout.before_mark)
+    ids, offsets = encode(f"x{layout.before_mark}{layout.mark}{layout.after_mark}x")
+    end = start + len(layout.mark)
+    return ids[[i for i, (first, last) in enumerate(offsets) if last > start and first < end]]
 
 
 def single_id(encoder: TraceEncoder | MarkEncoder, word: str) -> int:
@@ -266,12 +303,15 @@ class MarkEncoder:
                 "a system message, template arguments or a chat template: this layout has the bare problem as its prompt "
                 "(marks.prompt is text); leave them out"
             )
+        if options.step_ends != "text":
+            raise UserError("tokens.step_ends means nothing where scores are read at marks; leave it out")
         self._bos = [] if tokenizer.bos_token_id is None or not layout.bos else [tokenizer.bos_token_id]
         if layout.bos is True and not self._bos:
             raise UserError(
                 f"{name}: has no beginning-of-sequence token, which this layout puts first; is it the model's tokenizer? "
                 "Otherwise set marks.bos to false"
             )
+        self._mark_alone = mark_alone(layout, self._with_offsets)
         n = len(self.text_ids(layout.mark))
         if n == 0 or (layout.one_token and n > 1):
             raise UserError(
@@ -301,6 +341,8 @@ class MarkEncoder:
             UserError: As `lay_out_turns` and `encode_whole` do.
         """
         layout = self.layout
+        if layout.strip:
+            steps = [step.strip() for step in steps]
         counts = np.array([len(self.text_ids(step)) for step in steps], dtype=np.int64)
         if layout.prompt == "turns":
             assert self._chat is not None
@@ -313,7 +355,7 @@ class MarkEncoder:
         if layout.tokenize == "pieces":
             ids, marks = encode_pieces(segments, self.text_ids, layout.read)
         else:
-            ids, marks = encode_whole(segments, self._with_offsets, layout.read)
+            ids, marks = encode_whole(segments, self._with_offsets, layout.read, self._mark_alone)
         ids, marks = np.concatenate([self._bos, ids]).astype(np.int64), marks + len(self._bos)
         before = int(marks[0]) - int(counts[0]) if layout.prompt == "turns" else len(self.text_ids(segments[0].text))
         n_prompt = max(0, before)

@@ -53,6 +53,9 @@ OBJECTIVES: Registry[Objective] = Registry(
             Objective("step_ce", "classifier", 1.0, None, "sum", is_logit=True),
             Objective("step_soft", "classifier", 1.0, None, "sum", is_logit=True),
             Objective("token_pair", "token_pair", 1.0, None, "sum", is_logit=True),
+            Objective("beta_binomial", "classifier", 1.0, None, "sum", is_logit=True),
+            # Trained on differences alone: no value of it stands for a probability.
+            Objective("prefix_gain", "classifier", 1.0, None, "sum", is_logit=False),
         )
     },
 )
@@ -82,13 +85,13 @@ class Convention:
 
     Attributes:
         own: ``token_mean``, ``sum`` or ``decayed_sum`` of token values, as its objective has it; ``product`` of step
-            probabilities for models that give one score a step.
+            probabilities for models that give one score a step, or the ``last`` score where these are no probabilities.
         beta: Scale of token values.
         margin: Margin of the link from that score to a probability that the response is right; None where the score stands for
             none, or where its margin is not known.
     """
 
-    own: Final | Literal["product"]
+    own: Final | Literal["product", "last"]
     beta: float
     margin: float | None
 
@@ -100,7 +103,8 @@ class Convention:
             subject: The subject of an entry.
         """
         if subject.step_valued:
-            return cls("product", subject.beta, None)
+            compared = subject.objective is not None and not meaning_of(subject.objective).is_logit
+            return cls("last" if compared else "product", subject.beta, None)
         meaning = meaning_of(subject.objective, subject.kind)
         margin = subject.margin if meaning.margin is not None else 0.0
         final = meaning.final

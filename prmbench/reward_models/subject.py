@@ -5,7 +5,28 @@ from __future__ import annotations
 from prmbench.results.schema import Subject
 from prmbench.results.store import public_name
 from prmbench.reward_models.base import RewardModel
-from prmbench.reward_models.presets import find_preset
+from prmbench.reward_models.card import Card, make_card
+from prmbench.reward_models.presets import Verified, fill_in, find_preset
+
+FIELDS = {"kind", "objective", "beta", "prompt", "tokens", "marks", "pair", "generation"}
+"""Fields of a card that a preset's authors decide, so that changing one is another way of scoring than the verified one."""
+
+
+def verified_by(card: Card) -> Verified | None:
+    """Say what the way a model is scored was compared with.
+
+    Args:
+        card: Its card, with the user's settings over it.
+
+    Returns:
+        The authors' code; None where there is no preset, where it is not verified, and where a setting changes how it scores.
+    """
+    preset = None if card.preset is None else find_preset(card.preset)
+    if preset is None or preset.verified is None:
+        return None
+    own = make_card(fill_in(preset.card, {"preset": card.preset}), str(card.preset))
+    same = own.model_dump(include=FIELDS) == card.model_dump(include=FIELDS)
+    return preset.verified if same else None
 
 
 def describe(model: RewardModel, name: str, source: str) -> Subject:
@@ -20,6 +41,7 @@ def describe(model: RewardModel, name: str, source: str) -> Subject:
         The subject.
     """
     card, facts = model.card, dict(model.facts)
+    verified = verified_by(card)
     return Subject(
         name=name,
         source=public_name(source),
@@ -33,7 +55,8 @@ def describe(model: RewardModel, name: str, source: str) -> Subject:
         facts=facts,
         step_valued=model.step_valued or model.predicts,
         preset=card.preset,
-        unverified=None if card.preset is None else not find_preset(card.preset).verified,
+        unverified=None if card.preset is None else verified is None,
+        verified=None if verified is None else str(verified),
         scoring=model.scoring(),
         fixed_thresholds=model.fixed_thresholds(),
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from prmbench.engines.checkpoint import read_weights
 from prmbench.engines.hf.trunk import Trunk
+from prmbench.engines.vllm.layout import Layer
+from prmbench.engines.vllm.trunk import VLLMTrunk
 from prmbench.errors import UserError
 from prmbench.reward_models.base import LoadRequest
 from prmbench.reward_models.marked import MarkedRewardModel
@@ -20,7 +24,7 @@ class ValueHeadRewardModel(MarkedRewardModel):
     """
 
     default_layout = MarkLayout(prompt="text", bos=True, before_steps="\n", mark="\n")
-    trunk: Trunk
+    trunk: Trunk | VLLMTrunk
 
     def load_head(self, request: LoadRequest) -> None:
         """Read the head from the files of the checkpoint by name. See `MarkedRewardModel.load_head`.
@@ -50,3 +54,15 @@ class ValueHeadRewardModel(MarkedRewardModel):
             states: The states at the marks. float32, shape [rows, width].
         """
         return states @ self.weight + self.bias
+
+    def layers(self) -> Sequence[Layer]:
+        """Name the one layer of the head. See `MarkedRewardModel.layers`."""
+        return [(self.weight[None], self.bias[None])]
+
+    def from_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Give the scalar. See `MarkedRewardModel.from_outputs`.
+
+        Args:
+            outputs: The scalar. float32, shape [rows, 1].
+        """
+        return outputs[:, 0]

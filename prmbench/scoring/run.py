@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.data.records import check_fields, check_number
+from prmbench.data.revisions import split_revision
 from prmbench.data.solutions import Solution
-from prmbench.data.tokens import ids_hash
+from prmbench.data.tokens import EncodedTrace, ids_hash
 from prmbench.engines.batching import default_batch_tokens
 from prmbench.engines.missing import run_missing
 from prmbench.errors import UserError, argument, naming_keywords
@@ -133,15 +134,8 @@ def score_solutions(
         >>> sorted(scored[0].scores)
         ['prefix', 'prefix_mean', 'process', 'process_mean']
     """
-    # Token ids, and what is too long for the model.
-    encoded = [model.encode(one.problem, one.steps) for one in solutions]
+    encoded = [encode_solution(model, one) for one in solutions]
     lengths = [len(one) for one in encoded]
-    for one, length in zip(solutions, lengths, strict=True):
-        if model.max_length is not None and length > model.max_length:
-            raise UserError(
-                f"solution '{one.id}' needs {length:,} tokens, the model has {model.max_length:,} positions; take it out, "
-                "or use another model"
-            )
     device, dtype = model.device_and_dtype()
     budget = batch_tokens or model.batch_tokens or default_batch_tokens(device)
 
@@ -150,8 +144,8 @@ def score_solutions(
         missing = {i for i, one in enumerate(solutions) if one.id not in have}
 
         def work(indices: Sequence[int]) -> None:
-            found = zip(indices, model.score([encoded[i] for i in indices]), strict=True)
-            keep([_scored(model, solutions[i], one, threshold) for i, one in found if i in missing])
+            found = score_batch(model, [solutions[i] for i in indices], [encoded[i] for i in indices], threshold)
+            keep([one for i, one in zip(indices, found, strict=True) if i in missing])
 
         run_missing("scoring", lengths, missing, budget, work)
 
@@ -168,6 +162,7 @@ def score_solutions(
         "threshold": None if threshold is None else [threshold.value, threshold.protocol],
         "data": digest([one.digest() for one in solutions]),
         "tokens": ids_hash(one.ids for one in encoded),
+        **_revisions(model),
     }
     with RunFolder(output, settings, parse_scored, stem=FILE_STEM) as folder:
         kept = list(folder.completed().values())
@@ -183,6 +178,57 @@ def score_solutions(
         ordered = [written["", one.id] for one in solutions]
         folder.finish(ordered)
     return ordered
+
+
+def _revisions(model: RewardModel) -> dict[str, Any]:
+    """The revisions that were asked for, as a setting; nothing where none was."""
+    named = {"model": model.source, "reference": model.facts.get("reference")}
+    found = {role: split_revision(source)[1] for role, source in named.items() if source is not None}
+    asked = {role: revision for role, revision in found.items() if revision is not None}
+    return {"revisions": asked} if asked else {}
+
+
+def encode_solution(model: RewardModel, solution: Solution) -> EncodedTrace:
+    """Turn a solution into token ids.
+
+    Args:
+        model: The model.
+        solution: The solution.
+
+    Returns:
+        Its token ids, as the model wants them.
+
+    Raises:
+        UserError: It is longer than the positions of the model, or has a token that the model does not know.
+    """
+    encoded = model.encode(solution.problem, solution.steps)
+    if model.max_length is not None and len(encoded) > model.max_length:
+        raise UserError(
+            f"solution '{solution.id}' needs {len(encoded):,} tokens, the model has {model.max_length:,} positions; take it "
+            "out, or use another model"
+        )
+    return encoded
+
+
+def score_batch(
+    model: RewardModel, solutions: Sequence[Solution], encoded: Sequence[EncodedTrace], threshold: Threshold | None
+) -> list[Scored]:
+    """Score solutions in one batch.
+
+    Args:
+        model: The model.
+        solutions: The solutions.
+        encoded: Their token ids, from `encode_solution`.
+        threshold: Below it a step is taken for wrong; None predicts no first errors.
+
+    Returns:
+        The scores of each solution, in the order given.
+
+    Raises:
+        UserError: A score is NaN.
+    """
+    found = model.score(encoded)
+    return [_scored(model, solution, one, threshold) for solution, one in zip(solutions, found, strict=True)]
 
 
 def _check_kept(

@@ -16,7 +16,7 @@ from typing import get_args
 
 import numpy as np
 
-from prmbench.reports.reported import ReportedTable
+from prmbench.reports.reported import PAPER, ReportedTable
 from prmbench.stats.paired import holm
 from prmbench.stats.power import pairs_needed
 from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_p_value
@@ -54,7 +54,8 @@ class PaperRows:
         Args:
             reported: The paper's tables.
         """
-        rows = [row for table in reported if table.table == self.table for row in table.rows]
+        tables = (table for table in reported if (table.source, table.table) == (PAPER, self.table))
+        rows = [row for table in tables for row in table.rows]
         found = {(row.backbone, row.method): row.values for row in rows}
         second = self.column if self.smaller_column is None else self.smaller_column
         sign = -1 if self.less_is_more else 1

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from prmbench.reports.reported import ReportedTable, place_of
+from prmbench.reports.reported import PAPER, ReportedTable, place_of
 from prmbench.stats.seeds import seed_mean
 from prmbench.studies.claims import with_interval
 from prmbench.studies.figures import Figure, Results, RunFigure
@@ -111,7 +111,7 @@ def paper_orderings(layout: Layout, reported: Sequence[ReportedTable]) -> list[s
 
     Args:
         layout: The table.
-        reported: The paper's tables.
+        reported: The tables that are reported; those of other papers are passed over.
 
     Returns:
         What the layout says, where it says something; else a line a backbone, as in `our_ordering`.
@@ -119,7 +119,7 @@ def paper_orderings(layout: Layout, reported: Sequence[ReportedTable]) -> list[s
     if layout.paper:
         return [layout.paper]
     for table in reported:
-        if table.table == layout.number:
+        if (table.source, table.table) == (PAPER, layout.number):
             lines = []
             for backbone in dict.fromkeys(row.backbone for row in table.rows):
                 rows = sorted((r for r in table.rows if r.backbone == backbone), key=lambda r: -r.values[-1])

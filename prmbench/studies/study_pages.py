@@ -262,8 +262,8 @@ def _write_best_of_n(results: Results, _: Results) -> Written:
     judged = _judged(results)
     paragraphs = [
         "## Figures",
-        f"{_n_seeds(results)} seeds, {N_CANDIDATES[0]} test problems of each with {N_CANDIDATES[1]} candidates sampled from the "
-        "seed's policy at temperature 1. Accuracy in % of choosing by the model's own score, exact over all subsets of N; means "
+        f"{_n_seeds(results)} seeds, {N_CANDIDATES[0]} test problems of each with {N_CANDIDATES[1]} candidates of its policy at "
+        "temperature 0.6, top-p 0.95. Accuracy in % of choosing by the model's own score, exact over all subsets of N; means "
         "over seeds with the 95% Student-t interval.",
         _table(results, [*(f"@{n}" for n in BEST_OF), "mean over N"], rows),
         "### The paper's orderings",

@@ -318,14 +318,18 @@ def test_two_processes_give_what_one_gives(slow_case, whole, tmp_path):
 @pytest.mark.slow
 def test_presets_of_reward_models(tmp_path, tiny):
     listed = run("presets", check=0).stdout
-    (row,) = [line for line in listed.splitlines() if line.startswith("math-shepherd ")]
-    assert row.split() == ["math-shepherd", "token_pair", "unverified", "peiyi9979/math-shepherd-mistral-7b-prm"]
+    row, against = [line for line in listed.splitlines() if line.startswith("math-shepherd ")]
+    assert row.split() == ["math-shepherd", "token_pair", "verified", "peiyi9979/math-shepherd-mistral-7b-prm"]
+    assert against.split()[1:3] == ["openreasoner/openr,", "prm/infer_fns.py"]
     whole = run("presets", "math-shepherd", check=0).stdout
     assert re.search(r"marks\.mark +ки\n", whole)
     assert "the logits at the mark itself" in " ".join(whole.split())
+    assert "verified against openreasoner/openr, prm/infer_fns.py" in " ".join(whole.split())
+    assert "unverified: its prompt is our own" in " ".join(run("presets", "genprm-style", check=0).stdout.split())
     assert "did you mean 'math-shepherd'" in mistake("presets", "math-sheperd")
     details = json.loads(run("presets", "--json", check=0).stdout)
     assert details["math-shepherd"]["card"]["marks"]["mark"] == "ки"
+    assert details["math-shepherd"]["verified"]["commit"].startswith("54ae004c69")
     data = support.write_traces(tmp_path / "made.jsonl", 4)
     assert "did you mean 'genprm-style'" in mistake("eval", "--rm", tiny, "--preset", "genprm-styl", "--data", data)
     said = mistake("eval", "--rm", tiny, "--kind", "endo", "--temperature", 1, "--data", data)

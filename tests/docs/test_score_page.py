@@ -73,3 +73,12 @@ def test_tables_hold_every_preset_and_field():
     assert all(find_kind(kind) for kind in rows)
     marks = PAGE.partition("| `marks` | |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", marks)) >= set(MarkLayout.model_fields)
+
+
+def test_the_page_says_what_verified_each_preset():
+    page = PAGE.replace("`", "")
+    for name, preset in PRESETS.items():
+        if preset.verified is None:
+            assert f"| {name} | unverified: {preset.reason} | |" in page
+        else:
+            assert f"| {name} | {preset.verified.code} | {preset.verified.commit[:10]} |" in page

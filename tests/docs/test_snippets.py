@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import doctest
 import functools
 import inspect
@@ -16,6 +17,9 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,13 @@ NOT_RUN = {
 }
 """Commands that are run on no page, and why."""
 
+PORT = "8100"
+"""The port that pages name; a test takes a free one."""
+
+PORTS = {PORT: PORT}
+BACKGROUND = contextlib.ExitStack()
+"""Ends what a page's commands have left running."""
+
 NAMES = {
     "completions": ["The answer is 4.", "Answer: 5"],
     "golds": ["4", "4"],
@@ -75,10 +86,20 @@ def here(built, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [page for page in pages.PAGES if blocks(page)])
-def test_page(page, here):
+def test_page(page, here, monkeypatch):
     namespace: dict[str, object] = {"__name__": "__main__", **NAMES}
     written = []
     write_recipes(page)
+    monkeypatch.setitem(PORTS, PORT, free_port())
+    with contextlib.ExitStack() as background:
+        monkeypatch.setattr(sys.modules[__name__], "BACKGROUND", background)
+        run_blocks(page, namespace, written)
+    if os.environ.get("PRMBENCH_WRITE_DOCS"):
+        rewrite(page, written)
+
+
+def run_blocks(page: str, namespace: dict[str, object], written: list[tuple[Block, str]]) -> None:
+    """Run a page's blocks in their order; what console blocks print now is appended to `written`."""
     for block in blocks(page):
         where = f"{page}:{block.line}"
         if block.file is not None:
@@ -92,8 +113,6 @@ def test_page(page, here):
                         assert as_shown(now, said), f"{where}: {command} prints\n{now}"
         elif block.language == "python":
             run_python(block, namespace, where)
-    if os.environ.get("PRMBENCH_WRITE_DOCS"):
-        rewrite(page, written)
 
 
 @pytest.mark.parametrize("page", [page for page in pages.PAGES if pages.inline_commands(page)])
@@ -167,6 +186,14 @@ def run_cell(source: str, namespace: dict[str, Any], where: str) -> list[dict[st
 
 def run(command: str, block: Block, where: str) -> str:
     """Run a command, or only read its options where the block says why it is not run. Returns what it prints."""
+    if command.startswith("curl "):
+        done = subprocess.run(
+            command.replace(PORT, PORTS[PORT]), shell=True, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, f"{where}: {command}\n{done.stderr}"
+        return done.stdout.replace(PORTS[PORT], PORT)
+    if command.endswith(" &"):
+        return start(pages.words(command.removesuffix(" &")), where)
     before, _, into = command.partition(" > ")
     words = pages.words(os.path.expandvars(before))
     while words and re.fullmatch(r"\w+=\S*", words[0]):
@@ -199,6 +226,25 @@ def run(command: str, block: Block, where: str) -> str:
         Path(into.split("#")[0].strip()).write_text(done.stdout, encoding="utf-8")
         return ""
     return "\n".join(line.rstrip() for line in done.stdout.split("\n"))
+
+
+def start(words: list[str], where: str) -> str:
+    """Start a server of ours in the background until the page ends. Returns the first line that it prints."""
+    assert words[0] == "prmbench", f"{where}: not a command that this test starts: {words[0]}"
+    command = [sys.executable, "-m", *words, "--port", PORTS[PORT]]
+    environment = os.environ | {"PYTHONPATH": str(pages.ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    BACKGROUND.callback(lambda: (process.terminate(), process.communicate(timeout=60)))
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"{where}: {' '.join(words)} ended"
+    return line.replace(PORTS[PORT], PORT)
+
+
+def free_port() -> str:
+    """A port of the loopback that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return str(one.getsockname()[1])
 
 
 def write_recipes(page: str) -> None:
@@ -267,6 +313,7 @@ def as_shown(now: str, said: str) -> bool:
 
 def run_python(block: Block, namespace: dict[str, object], where: str) -> None:
     """Run Python, as a session where it has prompts (``>>>``), in the namespace of the page's earlier blocks."""
+    block = dataclasses.replace(block, text=block.text.replace(f":{PORT}", f":{PORTS[PORT]}"))
     code = compile(block.text, where, "exec") if ">>>" not in block.text else None
     if block.not_run is not None:
         return

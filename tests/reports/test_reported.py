@@ -11,13 +11,15 @@ import pytest
 
 from prmbench.errors import UserError
 from prmbench.reports.pages import as_html, as_markdown
-from prmbench.reports.reported import place_of, read_reported
+from prmbench.reports.reported import PAPER, place_of, read_reported
 from prmbench.resources import resource_folder
 from prmbench.studies.paper_tables import TABLES
 
-REPORTED = {t.table: t for t in read_reported(resource_folder("leaderboards"))}
+EVERY = read_reported(resource_folder("leaderboards"))
+REPORTED = {t.table: t for t in EVERY if t.source == PAPER}
+OTHERS = [t for t in EVERY if t.source != PAPER]
 WITH_ROWS = [number for number, table in REPORTED.items() if table.rows]
-PAPER = Path(os.environ.get("PRMBENCH_DATA_DIR", "data-not-set")).parent / "paper" / "paper.txt"
+TEXT = Path(os.environ.get("PRMBENCH_DATA_DIR", "data-not-set")).parent / "paper" / "paper.txt"
 
 BACKBONES = {
     "Qwen3-0.6B": "Qwen3-0.6B-Base",
@@ -29,9 +31,9 @@ BACKBONES = {
 
 @pytest.fixture(scope="module")
 def paper() -> str:
-    if not PAPER.exists():
+    if not TEXT.exists():
         pytest.skip("the paper's text is not beside the data folder")
-    return PAPER.read_text(encoding="utf-8")
+    return TEXT.read_text(encoding="utf-8")
 
 
 def printed(text: str, number: str) -> list[tuple[str, list[str]]]:
@@ -95,6 +97,37 @@ def test_printed_means_are_means_of_printed_figures(number):
     for row in REPORTED[number].rows:
         *figures, mean = row.values
         assert sum(figures) / len(figures) == pytest.approx(mean, abs=0.1 + 1e-9), row  # both are rounded to 0.1
+
+
+@pytest.mark.parametrize("table", OTHERS, ids=lambda table: f"{table.source}, table {table.table}")
+def test_tables_of_other_papers(table):
+    """Means are means; they say where they are from and what they were checked against; no model stands in two of one sort."""
+    assert table.benchmark == "processbench"
+    assert table.url == f"https://arxiv.org/abs/{table.source.removeprefix('arXiv:').partition('v')[0]}"
+    assert len(table.note) > 40
+    assert table.columns == ["GSM8K", "MATH", "OlympiadBench", "Omni-MATH", "mean"]
+    step = 0.1 if table.figure == "F1, %" else 0.001
+    for row in table.rows:
+        *figures, mean = row.values
+        assert sum(figures) / len(figures) == pytest.approx(mean, abs=step + 1e-9), row
+        assert all(0 < value < 1000 * step for value in row.values)
+    named = [(row.backbone, row.method) for one in OTHERS for row in one.rows]
+    assert len(set(named)) == len(named)
+
+
+def test_figures_that_are_widely_quoted():
+    found = {row.method: row.values[-1] for table in OTHERS for row in table.rows}
+    assert {
+        "Math-Shepherd-PRM-7B": 31.5,
+        "Qwen2.5-Math-7B-PRM800K (our trained)": 56.5,
+        "Qwen2.5-Math-PRM-7B": 73.5,
+        "Qwen2.5-Math-PRM-72B": 78.3,
+        "QwQ-32B-Preview": 71.5,
+        "GPT-4o-0806": 61.9,
+        "o1-mini": 87.9,
+        "GenPRM-7B": 80.5,
+        "PURE-PRM-7B": 0.575,
+    }.items() <= found.items()
 
 
 @pytest.mark.parametrize("number", ["10", "11", "13"])

@@ -14,7 +14,7 @@ from prmbench.data.critic_prompt import critic_prompt
 from prmbench.engines.hf.engine import states_at
 from prmbench.errors import UserError
 from prmbench.reward_models.generation import write
-from prmbench.reward_models.judge import VERDICT, judge_prompt, mean_log_odds
+from prmbench.reward_models.judge import VERDICT, JudgeRewardModel, judge_prompt, mean_log_odds
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.verify.extract import parse_verdict
 
@@ -190,6 +190,40 @@ def test_judge_halves_its_batches_where_memory_runs_out(language_model, monkeypa
     assert max(sizes) > 1
 
 
+class NextLogprobs:
+    """An engine that gives log-probs of the next token, as vLLM does, one sequence at a time."""
+
+    name = "vllm"
+
+    def __init__(self, engine):
+        self.engine, self.asked = engine, []
+        self.vocabulary, self.max_length = engine.vocabulary, engine.max_length
+        self.facts, self.eos_ids, self.device_and_dtype = engine.facts, engine.eos_ids, engine.device_and_dtype
+
+    def generate(self, *arguments):
+        return self.engine.generate(*arguments)
+
+    def next_logprobs_after(self, sequences, tokens):
+        self.asked.append(len(sequences))
+        with torch.no_grad():
+            rows = [self.engine.model(torch.tensor(ids)[None]).logits[0, -1].log_softmax(-1) for ids in sequences]
+        return torch.stack(rows)[:, tokens].double().numpy()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_judge_by_log_probs_of_the_next_token(language_model, n):
+    """All steps of all traces are asked for at once, and come back to their traces."""
+    generation = {"n": n, "temperature": 0.0, "max_new_tokens": 6}
+    model = load_reward_model(language_model, kind="judge", generation=generation)
+    other = JudgeRewardModel(NextLogprobs(model.model), model.encoder, model.card)
+    traces = [model.encode(PROBLEM, STEPS), model.encode("Short?", ["One."]), model.encode("Two?", STEPS[:2])]
+    for ours, theirs in zip(other.score(traces), model.score(traces), strict=True):
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
+        assert ours.n_tokens.tolist() == theirs.n_tokens.tolist()
+    assert other.model.asked == [6]
+    assert other.max_length == model.max_length - 1  # vLLM keeps one position free
+
+
 def test_judge_prompt_keeps_what_the_texts_hold():
     text = judge_prompt("Is {steps} {number}?", ["{problem} one", "two {x}"])
     assert "Is {steps} {number}?" in text
@@ -211,8 +245,6 @@ def test_mean_log_odds_hand_worked():
 def test_mistakes(language_model):
     with pytest.raises(UserError, match="a critic needs at least one vote"):
         load_reward_model(language_model, kind="critic", generation={"n": 0})
-    with pytest.raises(UserError, match="`engine=vllm`: .* judge needs the logits of two tokens"):
-        load_reward_model(language_model, kind="judge", engine="vllm")
     with pytest.raises(UserError, match=r"pair: 'not right' is 2 tokens"):
         load_reward_model(language_model, kind="judge", pair=["not right", "No"])
     with pytest.raises(UserError, match="`reference=.*`: critic scores with one model alone"):

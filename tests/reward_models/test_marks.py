@@ -36,7 +36,7 @@ def test_hand_worked():
     #                                            0123456789 012345678 9
     for encode in (
         lambda read: encode_pieces(segments, letters, read),
-        lambda read: encode_whole(segments, letters_with_offsets, read),
+        lambda read: encode_whole(segments, letters_with_offsets, read, letters("#!")),
     ):
         ids, at = encode("at")
         assert "".join(map(chr, ids)) == "P:1. a #!\n2.  #!\n3. b#! #!"
@@ -55,7 +55,7 @@ def test_positions_whatever_the_texts_hold(prompt, steps, before, after, read):
     layout = MarkLayout(prompt="text", mark="#", before_mark=before, after_mark=after)
     segments = lay_out(prompt, steps, layout, "")
     pieces, marks = encode_pieces(segments, letters, read)
-    whole, also = encode_whole(segments, letters_with_offsets, read)
+    whole, also = encode_whole(segments, letters_with_offsets, read, letters("#"))
     assert pieces.tolist() == whole.tolist()
     assert marks.tolist() == also.tolist()
     text = prompt
@@ -72,10 +72,53 @@ def test_a_mark_that_merges_with_text_is_refused():
     right = lambda text: (letters("xyz"), [(0, 1), (1, 2), (2, 5)])  # noqa: E731  (#cd in one token)
     for encode in (left, right):
         with pytest.raises(UserError, match=r"the mark '#' after \"ab\" is no token of its own"):
-            encode_whole(joined, encode, "at")
+            encode_whole(joined, encode, "at", letters("#"))
     spaced = [Segment("a "), Segment("#", mark=True)]
-    ids, marks = encode_whole(spaced, lambda text: (letters("xy"), [(0, 1), (1, 3)]), "at")  # " #" is one token
+    one_token = lambda text: (letters("xy"), [(0, 1), (1, 3)])  # noqa: E731  (" #")
+    ids, marks = encode_whole(spaced, one_token, "at", letters("y"))
     assert (len(ids), marks.tolist()) == (2, [1])
+    # A token of its own, but not the one that a mark is elsewhere: white space before it was merged in.
+    with pytest.raises(UserError, match=r"the mark '#' after \"a \" is no token of its own"):
+        encode_whole(spaced, one_token, "at", letters("z"))
+
+
+def test_steps_without_white_space_around_them_and_steps_cut_at_marks():
+    tokenizer = support.wrap(support.byte_level())
+
+    def encode(steps, **fields):
+        layout = MarkLayout(prompt="text", before_steps="\n", mark="\n", **fields)
+        return MarkEncoder(tokenizer, TokenOptions(), layout).encode("Sum?", steps)
+
+    steps = ["  one. ", "two.\nthree.", "\n", ""]
+    ids_of = MarkEncoder(tokenizer, TokenOptions(), MarkLayout(prompt="text", mark="\n")).text_ids
+    mark = ids_of("\n").tolist()
+    head = ids_of("Sum?\n").tolist()
+    lines = [["  one. "], ["two.", "three."], ["", ""], [""]]
+    expected, marks = [*head], []
+    for step in lines:
+        for line in step:
+            expected += [*ids_of(line).tolist(), *mark]
+        marks.append(len(expected) - 1)
+    found = encode(steps, split=True)
+    assert (found.ids.tolist(), found.marks.tolist()) == (expected, marks)
+    assert found.step_counts().tolist() == [len(ids_of(step)) for step in steps]
+    # Stripped, the third step is empty too.
+    stripped = encode(steps, strip=True)
+    assert stripped.ids.tolist() == encode(["one.", "two.\nthree.", "", ""]).ids.tolist()
+    assert stripped.step_counts().tolist()[2:] == [0, 0]
+    with pytest.raises(UserError, match=r"tokens.step_ends means nothing where scores are read at marks"):
+        MarkEncoder(tokenizer, TokenOptions(step_ends="prefixes"), MarkLayout(prompt="text", mark="\n"))
+    for fields in ({"prompt": "turns"}, {"prompt": "text", "tokenize": "whole"}):
+        with pytest.raises(ValueError, match="split means nothing"):
+            MarkLayout(mark="+", split=True, **fields)
+
+
+def test_a_layout_is_recorded_as_before_where_nothing_new_is_asked_for():
+    assert not {"strip", "split"} & MarkLayout().model_dump().keys()
+    assert MarkLayout(strip=True).model_dump()["strip"]
+    assert "step_ends" not in TokenOptions().model_dump()
+    for options in (TokenOptions(), TokenOptions(step_ends="prefixes")):
+        assert TokenOptions.model_validate_json(options.model_dump_json()) == options
 
 
 def test_turns_hand_worked():

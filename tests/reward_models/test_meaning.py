@@ -28,6 +28,8 @@ def convention(**fields: object) -> Convention:
         ({"kind": "endo", "scoring": {"decay": 0.95, "decay_floor": 0.0}}, ("decayed_sum", None)),
         ({"kind": "endo", "discount": 0.95}, ("token_mean", None)),  # an entry from before
         ({"kind": "classifier", "step_valued": True}, ("product", None)),
+        ({"kind": "classifier", "step_valued": True, "objective": "beta_binomial"}, ("product", None)),
+        ({"kind": "classifier", "step_valued": True, "objective": "prefix_gain"}, ("last", None)),
     ],
 )
 def test_how_a_whole_response_is_scored(fields, expected):

@@ -18,7 +18,7 @@ from prmbench.cli.app import app
 from prmbench.errors import ArgumentError, UserError
 from prmbench.miniature.build import Build
 from prmbench.miniature.solutions import FORMATS
-from prmbench.reports.reported import read_reported
+from prmbench.reports.reported import PAPER, read_reported
 from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
 from prmbench.studies.claims import Claim, judge
@@ -245,7 +245,9 @@ def test_equal_figures_are_not_ordered():
     rows = [(name, [figure.of(name)]) for name in ("a", "b", "c")]
     results = {cell.run: [{"x": x}] for (_, (cell,)), x in zip(rows, (70.31, 70.34, 71.0), strict=True)}
     assert our_ordering(Layout("5", "", "", [""], rows), results) == "c 71.0 > b 70.3 = a 70.3"
-    (table,) = (one for one in read_reported(resource_folder("leaderboards")) if one.table == "6")
+    (table,) = (
+        one for one in read_reported(resource_folder("leaderboards")) if (one.source, one.table) == (PAPER, "6")
+    )
     layout = next(one for one in TABLES if one.number == "6")
     assert "DistRL w/ DPO-RM 4.7 = DistRL w/ Implicit PRM 4.7" in paper_orderings(layout, [table])[1]
 

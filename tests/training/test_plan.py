@@ -83,7 +83,7 @@ def test_activations_equal_what_autograd_keeps(shape):
     assert sum(activation_numbers(shape)) == pytest.approx((totals[1] - totals[0]) / 2, rel=0.05)
 
 
-EXPLICIT = ("step_ce", "step_soft", "token_pair")
+EXPLICIT = ("step_ce", "step_soft", "token_pair", "beta_binomial", "prefix_gain")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -94,7 +94,8 @@ def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
     for name in EXPLICIT:
         explicit = load_recipe(f"{backbone}/{name}.yaml", PRMRecipe)
         plan = explicit.plan()
-        head = 0 if name == "token_pair" else 2 * explicit.backbone.width + 2
+        width = explicit.backbone.width
+        head = {"token_pair": 0, "prefix_gain": 2 * width, "beta_binomial": 5 * width + 3}.get(name, 2 * width + 2)
         assert (explicit.objective, plan.parameters) == (name, BACKBONES[backbone] + head)
         assert plan.steps > 100
     for name in [*TRAINED, "sft"]:

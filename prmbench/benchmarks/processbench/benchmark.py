@@ -39,11 +39,12 @@ class ProcessBench(TraceBenchmark):
     title = "ProcessBench"
     figure = "F1"
     options = ProcessBenchOptions
-    uses = REWARD_MODEL | TOKENS | SAMPLING | {"data", "subset", "limit", "n", "prompt"}
+    uses = REWARD_MODEL | TOKENS | SAMPLING | {"data", "data_revision", "subset", "limit", "n", "prompt"}
 
     item_type = imported("prmbench.benchmarks.processbench.schema:TraceItem")
     metrics_type = imported("prmbench.benchmarks.processbench.schema:ProcessBenchMetrics")
     plan = imported("prmbench.benchmarks.processbench.run:plan_traces")
+    plan_scores = imported("prmbench.benchmarks.processbench.run:plan_scores")
     render = imported("prmbench.benchmarks.processbench.table:render")
     columns = imported("prmbench.benchmarks.processbench.board:columns")
     baselines = imported("prmbench.benchmarks.processbench.board:baselines")

@@ -83,6 +83,7 @@ def baselines(entry: ProcessBenchEntry, columns: Sequence[Column]) -> list[tuple
             [figures[c.key](entry.metrics.baselines[kind], {}) if c.key in figures else None for c in columns],
         )
         for kind in BASELINES
+        if kind in entry.metrics.baselines
     ]
 
 
@@ -99,7 +100,7 @@ def notes(measured: Sequence[Measured]) -> list[str]:
     if DIRECT in protocols:
         found.append(f"{DIRECT}: a critic names the first wrong step itself; there is no threshold.")
     if any(one.entry.subject.unverified for one in measured):
-        found.append("unverified: how it is scored was not checked against numbers that its authors produced.")
+        found.append("unverified: how it is scored was not checked against numbers of its authors' code.")
     return found
 
 

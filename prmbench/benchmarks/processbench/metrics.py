@@ -102,14 +102,13 @@ def compute_metrics(
                 for name, scores in item_scores(item, beta).items():
                     scored[name].setdefault(subset.name, []).append(scores)
         protocols = {name: _protocol(subsets, scored[name], fixed_thresholds.get(name), statistics) for name in names}
-    return ProcessBenchMetrics(
-        protocols=protocols,
-        baselines={
-            "random": _random_baseline(subsets, statistics),
-            "position": _baseline(subsets, lambda item: -np.arange(len(item.n_tokens), dtype=np.float64), statistics),
-            "length": _baseline(subsets, lambda item: -item.n_tokens.astype(np.float64), statistics),
-        },
-    )
+    baselines = {
+        "random": _random_baseline(subsets, statistics),
+        "position": _baseline(subsets, lambda item: -np.arange(len(item.n_tokens), dtype=np.float64), statistics),
+    }
+    if any(item.n_tokens.any() for item in items):  # scores made elsewhere come without tokens
+        baselines["length"] = _baseline(subsets, lambda item: -item.n_tokens.astype(np.float64), statistics)
+    return ProcessBenchMetrics(protocols=protocols, baselines=baselines)
 
 
 def by_subset(items: Iterable[TraceItem]) -> dict[str, list[TraceItem]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
+from prmbench.benchmarks.foreign import plan_foreign
 from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH, ProcessBenchOptions
 from prmbench.benchmarks.processbench.schema import TraceItem
@@ -31,6 +33,16 @@ def plan_traces(job: Job) -> Plan:
         UserError: No traces, or a trace longer than the model allows.
     """
     return plan_scoring(job, _item, Trace.digest, skip=bool(job.options and job.options.skip_overlong))
+
+
+def plan_scores(scores: Path, job: Job) -> Plan:
+    """Plan an entry of scores that another tool made; see `plan_foreign`.
+
+    Args:
+        scores: The file of scores.
+        job: The evaluation; ``data`` is a list of traces.
+    """
+    return plan_foreign(scores, job, _item, lambda _: None)
 
 
 def plan_scoring(

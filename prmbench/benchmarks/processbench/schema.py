@@ -144,7 +144,8 @@ class ProcessBenchMetrics(Record):
 
     protocols: dict[str, ProtocolResult] = Field(description="by scoring protocol; process and prefix come first")
     baselines: dict[str, ProtocolResult] = Field(
-        description=f"the same for scores that know nothing: random (mean of {N_RANDOM} draws), position, length"
+        description=f"the same for scores that know nothing: random (mean of {N_RANDOM} draws), position, "
+        "and length where tokens are known"
     )
 
 

@@ -64,7 +64,7 @@ def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
 
 def _tables(entry: ProcessBenchEntry, used: Sequence[str]) -> list[tuple[str, ShownTable]]:
     metrics, subsets = entry.metrics, list(entry.benchmark.subsets)
-    baselines = [(f"baseline: {kind}", metrics.baselines[kind]) for kind in BASELINES]
+    baselines = [(f"baseline: {kind}", metrics.baselines[kind]) for kind in BASELINES if kind in metrics.baselines]
     rows = [
         (name, [Cell.of(result.mean.get(rule)) for rule in used])
         for name, result in [*metrics.protocols.items(), *baselines]

@@ -114,7 +114,7 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
     }
     if entry.subject.unverified:
         lines.append(
-            f"unverified: the preset {entry.subject.preset} was not checked against numbers that its authors produced."
+            f"unverified: the preset {entry.subject.preset} was not checked against numbers of its authors' code."
         )
     lines += [f"n/a: {subset}, {rule} threshold: {reason}." for (subset, rule), reason in reasons.items()]
     if empty := sum(data.counts["empty_steps"] for data in entry.benchmark.subsets.values()):

@@ -43,13 +43,13 @@ class StepLabels(TraceBenchmark):
     title = "Step labels"
     figure = "PRMScore"
     options = StepLabelsOptions
-    uses = REWARD_MODEL | TOKENS | {"data", "subset", "limit", "prompt"}
+    uses = REWARD_MODEL | TOKENS | {"data", "data_revision", "subset", "limit", "prompt"}
     resamples = 2_000
 
     item_type = imported("prmbench.benchmarks.step_labels.schema:LabelledItem")
     metrics_type = imported("prmbench.benchmarks.step_labels.schema:StepLabelsMetrics")
     plan = imported("prmbench.benchmarks.step_labels.run:plan_labelled")
-    plan_scores = imported("prmbench.benchmarks.step_labels.foreign:plan_foreign")
+    plan_scores = imported("prmbench.benchmarks.step_labels.run:plan_scores")
     render = imported("prmbench.benchmarks.step_labels.table:render")
     columns = imported("prmbench.benchmarks.step_labels.board:columns")
     baselines = imported("prmbench.benchmarks.step_labels.board:baselines")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prmbench.benchmarks.base import Job, Plan
+from prmbench.benchmarks.foreign import plan_foreign
 from prmbench.benchmarks.processbench.run import plan_scoring, refuse_nan
 from prmbench.benchmarks.step_labels.schema import LabelledItem
 from prmbench.benchmarks.step_labels.thresholds import given_thresholds
@@ -30,6 +33,17 @@ def plan_labelled(job: Job) -> Plan:
     # A mistake in the threshold shows before anything is scored.
     given_thresholds(job.options.threshold if job.options else None, describe(job.model, job.name, job.source))
     return plan_scoring(job, make_item, Trace.labelled_digest, skip=True)
+
+
+def plan_scores(scores: Path, job: Job) -> Plan:
+    """Plan an entry of scores that another tool made; see `plan_foreign`.
+
+    Args:
+        scores: The file of scores.
+        job: The evaluation; ``data`` is a list of traces with labels.
+    """
+    threshold = job.options.threshold if job.options else None
+    return plan_foreign(scores, job, make_item, lambda subject: given_thresholds(threshold, subject))
 
 
 def make_item(trace: Trace, scores: StepScores) -> LabelledItem:

@@ -139,7 +139,7 @@ def sentences(entry: StepLabelsEntry) -> list[str]:
         )
     if entry.subject.unverified:
         lines.append(
-            f"unverified: the preset {entry.subject.preset} was not checked against numbers that its authors produced."
+            f"unverified: the preset {entry.subject.preset} was not checked against numbers of its authors' code."
         )
     return [*lines, *(f"At risk: {one}." for one in (entry.provenance.warnings if entry.provenance else []))]
 

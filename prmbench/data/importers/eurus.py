@@ -21,6 +21,7 @@ from typing import Any
 from prmbench.data.importers.writing import write_lines
 from prmbench.data.prompts import find_prompt
 from prmbench.data.records import Located, check_characters, check_limit, check_object, find_file, read_records, shown
+from prmbench.data.revisions import refuse_revision
 from prmbench.errors import ArgumentError, UserError, first_line
 
 HUB = {"sft": "PRIME-RL/Eurus-2-SFT-Data", "rl": "PRIME-RL/Eurus-2-RL-Data"}
@@ -60,7 +61,14 @@ class _LeftOut(Exception):
 Converter = Callable[[str, int, Any], dict[str, Any]]
 
 
-def import_eurus(source: str | Path, output: str | Path, *, split: str = "train", limit: int | None = None) -> Imported:
+def import_eurus(
+    source: str | Path,
+    output: str | Path,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    data_revision: str | None = None,
+) -> Imported:
     """Convert Eurus-2-SFT-Data or Eurus-2-RL-Data.
 
     Args:
@@ -69,6 +77,7 @@ def import_eurus(source: str | Path, output: str | Path, *, split: str = "train"
             which says what they were made of.
         split: Split of the set on the Hub.
         limit: Stop after this many rows that are kept; None keeps all.
+        data_revision: Commit, branch or tag of the set on the Hub; None: the newest. A file has none.
 
     Returns:
         The file and the counts.
@@ -80,7 +89,9 @@ def import_eurus(source: str | Path, output: str | Path, *, split: str = "train"
     check_limit(limit)
     hub, file = HUB.get(str(source)), Path(source)
     expected = f"a file of Eurus-2 records, or {' or '.join(HUB)} for the set on the Hub"
-    records = _read_hub(hub, split) if hub else read_records(find_file(source, expected))
+    if not hub:
+        refuse_revision(data_revision, file)
+    records = _read_hub(hub, split, data_revision) if hub else read_records(find_file(source, expected))
     first = next(records, None)
     if first is None:
         raise UserError(f"{source}: holds no records")
@@ -93,6 +104,7 @@ def import_eurus(source: str | Path, output: str | Path, *, split: str = "train"
         if not kept:
             raise UserError(f"{source}: holds no row of mathematics that can be used ({found.sentence()})")
         about: dict[str, Any] = {"source": hub or file.name, "split": split if hub else None, "prompt": PROMPT}
+        about |= {} if data_revision is None else {"revision": data_revision}
         about |= {"file": name, "sha256": written, "kept": kept, "left_out": found.left_out}
         (Path(output) / "eurus.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -100,11 +112,11 @@ def import_eurus(source: str | Path, output: str | Path, *, split: str = "train"
     return found
 
 
-def _read_hub(name: str, split: str) -> Iterator[Located]:
+def _read_hub(name: str, split: str, revision: str | None) -> Iterator[Located]:
     import datasets
 
     try:
-        for i, row in enumerate(datasets.load_dataset(name, split=split, streaming=True)):
+        for i, row in enumerate(datasets.load_dataset(name, split=split, revision=revision, streaming=True)):
             yield f"{name}, split {split}, row {i}", row
     except Exception as error:  # the library raises many kinds
         raise UserError(

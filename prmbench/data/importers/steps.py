@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench.data.importers.step_formats import named_format
+from prmbench.data.importers.step_formats import errors_past_end, named_format
 from prmbench.data.importers.writing import write_lines
 from prmbench.data.records import Located, find_file, read_records, stem
 from prmbench.data.traces import Trace, read_traces
@@ -25,23 +25,26 @@ class ImportedSteps:
         read: Records that were read.
         traces: Traces that were written.
         labels: Steps of the traces by their label; ``none`` where only the first wrong step is known.
+        past_end: Numbers of wrong steps that are past the last step, and have no effect.
     """
 
     file: Path
     read: int
     traces: int
     labels: dict[str, int]
+    past_end: int = 0
 
     def sentence(self) -> str:
         """Say the counts in words."""
         counts = ", ".join(f"{count:,} {label}" for label, count in sorted(self.labels.items()))
         repeated = self.read - self.traces
         passed = f"; {repeated:,} records with an id that was already used are left out" if repeated else ""
+        passed += f"; {self.past_end:,} error_steps are past the last step and have no effect" if self.past_end else ""
         return f"{self.traces:,} traces, {sum(self.labels.values()):,} steps ({counts}){passed}"
 
     def as_json(self) -> dict[str, Any]:
         """The counts for programs."""
-        return {"file": str(self.file), "read": self.read, "traces": self.traces, "labels": self.labels}
+        return {**vars(self), "file": str(self.file)}
 
 
 def import_steps(sources: Sequence[str | Path], output: str | Path, *, form: str | None = None) -> ImportedSteps:
@@ -67,7 +70,7 @@ def import_steps(sources: Sequence[str | Path], output: str | Path, *, form: str
     def records() -> Iterator[Located]:
         for file in files:
             for one in read_records(file):
-                read["records"] += 1
+                read.update({"records": 1, "past_end": errors_past_end(one[1])})
                 yield one
 
     def lines() -> Iterator[str]:
@@ -82,7 +85,13 @@ def import_steps(sources: Sequence[str | Path], output: str | Path, *, form: str
         write_lines(Path(output), lines())
     except OSError as error:
         raise ArgumentError("output", output, f"cannot be written ({error.strerror})") from None
-    return ImportedSteps(Path(output), read["records"], read["traces"], dict(labels))
+    return ImportedSteps(Path(output), read["records"], read["traces"], dict(labels), read["past_end"])
+
+
+def _counts(counts: Sequence[tuple[int, int] | None]) -> dict[str, list[int]]:
+    """Counts as a record has them."""
+    right, all_of_them = zip(*((0, 0) if one is None else one for one in counts), strict=True)
+    return {"successes": list(right), "trials": list(all_of_them)}
 
 
 def _record(trace: Trace) -> dict[str, Any]:
@@ -95,5 +104,6 @@ def _record(trace: Trace) -> dict[str, Any]:
         "label": trace.label,
         **({} if trace.labels is None else {"labels": trace.labels}),
         **({} if trace.values is None else {"values": trace.values}),
+        **({} if trace.counts is None else _counts(trace.counts)),
         **{name: value for name, value in about.items() if value is not None},
     }

@@ -10,9 +10,8 @@ kernels sum in another order for another shape. The same batch gives the same bi
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from prmbench.engines.hf.generate import generate
 from prmbench.engines.hf.head import HEAD_BLOCK, TILE_ROWS, Tile, head_logits, logit_tiles, read_tiles
 from prmbench.engines.hf.prefix_store import PrefixStore
 from prmbench.engines.load import decoder_of, eos_ids, trained_length
+from prmbench.engines.logit_maps import LogitMap, declared_logit_maps
 from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.engines.types import QUANTITIES, Quantity, TokenScores
 from prmbench.errors import UserError
@@ -233,23 +233,15 @@ class HFEngine:
         return weight
 
     @torch.inference_mode()
-    def _find_logit_map(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    def _find_logit_map(self) -> LogitMap | None:
         """Find what this architecture does to the logits of its output layer, by comparing with its own forward."""
         config = self.model.config.get_text_config()
         ids = torch.arange(1, 5, device=self.device)[None] % self.vocabulary
         whole = self.model(input_ids=ids, use_cache=False).logits[0].float()
         plain = self._logits(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[0])
         tolerance = 1e-3 if self.head.weight.dtype == torch.float32 else 0.05
-        cap = getattr(config, "final_logit_softcapping", None)
         # What the config declares comes first: on weak logits a soft cap is within half-precision rounding of none.
-        known: list[Callable[[torch.Tensor], torch.Tensor] | None] = []
-        if cap:
-            known.append(lambda x: torch.tanh(x / cap) * cap)
-        for name in ("logit_scale", "lm_head_multiplier"):
-            if scale := getattr(config, name, None):
-                known.append(functools.partial(torch.mul, scale))
-        if scaling := getattr(config, "logits_scaling", None):
-            known.append(functools.partial(torch.mul, 1 / scaling))
+        known = declared_logit_maps(config)
         for change in [*known, None]:
             mine = plain if change is None else change(plain)
             if torch.allclose(mine, whole, atol=tolerance * float(whole.abs().max().clamp(min=1)), rtol=0):

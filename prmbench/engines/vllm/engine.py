@@ -8,7 +8,6 @@ a completion does not depend on what else runs, up to the rounding of its kernel
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,8 @@ from prmbench.engines.checkpoint import text_config
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.sampling import Completion, Request, SamplingParams, request_seed
 from prmbench.engines.types import Quantity, TokenScores
-from prmbench.errors import ArgumentError, UserError, first_line
-from prmbench.resources import install_command
+from prmbench.engines.vllm.start import set_environment, start_llm
+from prmbench.errors import ArgumentError
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -64,46 +63,21 @@ class VLLMEngine:
         Raises:
             UserError: vLLM is not installed, or it cannot load the checkpoint.
         """
-        # vLLM reads its settings from the environment.
         options = options or LoadOptions()
         self.source = source
         self._config = text_config(folder)
         self._device = options.resolve_device().type
         self._dtype = str(options.resolve_dtype()).removeprefix("torch.")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a process of its own would outlive this one
-        if self._device == "cpu":
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            if (n := options.tensor_parallel) > 1:  # vLLM's own choice finds no cores for several processes
-                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(core_groups(n, "tensor_parallel")))
-        try:
-            from vllm import LLM
-        except ModuleNotFoundError:
-            raise ArgumentError("engine", "vllm", f"vLLM is not installed: {install_command('vllm')}") from None
+        set_environment(options)
+        settings: dict[str, Any] = {"max_logprobs": MAX_LOGPROBS}
         if self._device == "cpu":
             # A prompt cut in parts draws a sample for each and takes it back, which a CPU's random generator cannot.
-            settings: dict[str, Any] = {"enable_chunked_prefill": False}
-        else:
-            settings = {"gpu_memory_utilization": memory_share}
+            settings["enable_chunked_prefill"] = False
         if allowed is not None and len(never := np.setdiff1d(np.arange(self.vocabulary), allowed)):
             from prmbench.engines.vllm.token_mask import KEY, NeverSampled
 
             settings |= {"logits_processors": [NeverSampled], "additional_config": {KEY: never.tolist()}}
-        # The model.
-        try:
-            self.llm: LLM = LLM(
-                model=str(folder),
-                skip_tokenizer_init=True,
-                dtype=self._dtype,
-                enforce_eager=self._device == "cpu",
-                tensor_parallel_size=options.tensor_parallel,
-                trust_remote_code=options.trust_remote_code,
-                max_logprobs=MAX_LOGPROBS,
-                disable_log_stats=True,
-                **settings,
-            )
-        except Exception as error:  # vLLM raises many kinds
-            raise UserError(f"{source}: vLLM cannot load it ({first_line(error)})") from error
+        self.llm: LLM = start_llm(folder, options, source, memory_share, **settings)
 
     @property
     def vocabulary(self) -> int:
@@ -211,29 +185,29 @@ class VLLMEngine:
             for one, ids, start in zip(found, sequences, first, strict=True)
         ]
 
+    def next_logprobs_after(self, sequences: Sequence[NDArray[np.int64]], tokens: Sequence[int]) -> NDArray[np.float64]:
+        """Give the log-probs that some tokens have as the next one after each sequence.
+
+        Sequences that begin alike share the work: vLLM keeps the states of their common beginning.
+
+        Args:
+            sequences: Token ids of each sequence, each shorter than `max_length`. int64, shape [length].
+            tokens: The tokens. Any will do, likely or not.
+
+        Returns:
+            Log-probs over the whole vocabulary. float64, shape [number of sequences, number of tokens].
+        """
+        from vllm import SamplingParams as VLLMParams
+
+        asked = VLLMParams(max_tokens=1, temperature=0, logprob_token_ids=list(tokens), detokenize=False)
+        found = self.llm.generate([{"prompt_token_ids": ids.tolist()} for ids in sequences], asked, use_tqdm=False)
+        rows = [one.outputs[0].logprobs[0] for one in found]
+        return np.array([[row[token].logprob for token in tokens] for row in rows], dtype=np.float64)
+
     def close(self) -> None:
         """Give the memory back."""
         with contextlib.suppress(Exception):
             self.llm.llm_engine.engine_core.shutdown()
-
-
-def core_groups(n: int, name: str) -> list[str]:
-    """Divide the processor cores of this process into groups of about equal size.
-
-    Args:
-        n: Number of groups.
-        name: Name of the argument that asks for them, for errors.
-
-    Returns:
-        The groups, each as vLLM writes it.
-
-    Raises:
-        ArgumentError: There are fewer cores than groups.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    if len(cores) < n:
-        raise ArgumentError(name, n, f"there are {len(cores)} processor cores; {n} processes need one each")
-    return [",".join(map(str, some)) for some in np.array_split(cores, n)]
 
 
 def _token_scores(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.types import Quantity
-from prmbench.engines.vllm.engine import VLLMEngine, core_groups
+from prmbench.engines.vllm.start import core_groups
 from prmbench.errors import ArgumentError, UserError, argument
 from prmbench.workers import Worker, serve, start_worker, stop_workers
 
@@ -28,45 +28,37 @@ if TYPE_CHECKING:
     from prmbench.engines.types import TokenScores
 
 _PATIENCE = 20.0  # seconds that the engines have to give their memory back
+_ATTRIBUTES, _METHODS = ("vocabulary", "max_length"), ("device_and_dtype", "facts", "eos_ids")
+"""What an engine says of itself, where it has it, once it is loaded."""
 
 
-class ParallelVLLM:
-    """As many vLLM engines as the options ask for. See `prmbench.engines.vllm.engine.VLLMEngine`.
+class _Copies:
+    """As many engines as the options ask for, each in a process of its own.
 
     Attributes:
         source: What errors call the checkpoint.
-        provides: Quantities that `score` gives.
         close: Ends the processes and waits for them.
     """
 
-    name = "vllm"
-    provides: frozenset[Quantity] = frozenset({"logprob", "topk"})
-
     def __init__(
-        self,
-        folder: Path,
-        options: LoadOptions,
-        source: str,
-        *,
-        memory_share: float,
-        allowed: NDArray[np.int64] | None = None,
+        self, make: Callable[..., Any], folder: Path, options: LoadOptions, source: str, **settings: Any
     ) -> None:
         """Start the processes and load the checkpoint in each.
 
         Args:
+            make: Class of the engines.
             folder: The checkpoint folder.
             options: Where and how its weights are loaded, and on how many devices.
             source: What errors call the checkpoint.
-            memory_share: Share of the memory of each device that an engine may take, between 0 and 1.
-            allowed: Token ids that may be sampled; None: all.
+            settings: Further arguments of the class.
 
         Raises:
             ArgumentError: There are too few devices.
-            UserError: As VLLMEngine.
+            UserError: As the class.
         """
         self.source = source
         self._workers = [
-            start_worker(_work, folder, options, source, memory_share, allowed, environment=place)
+            start_worker(_work, make, folder, options, source, settings, environment=place)
             for place in _places(options)
         ]
         # At the program's end too, before multiprocessing waits for processes that wait for this one.
@@ -74,19 +66,52 @@ class ParallelVLLM:
         self._about: dict[str, Any] = self._receive(self._workers)[0]
 
     @property
-    def vocabulary(self) -> int:
-        """Number of logits of one position."""
-        return int(self._about["vocabulary"])
-
-    @property
     def max_length(self) -> int | None:
-        """Longest sequence that vLLM accepts for this model."""
+        """Longest sequence that each engine takes."""
         return int(self._about["max_length"])
 
     def device_and_dtype(self) -> tuple[str, str]:
         """Say where the model computes and in what type."""
         device, dtype = self._about["device_and_dtype"]
         return device, dtype
+
+    def _deal(self, verb: str, dealt: Sequence[Sequence[Any]], *same: Any, **named: Any) -> list[Any]:
+        edges = np.linspace(0, len(dealt[0]), len(self._workers) + 1).round().astype(int)
+        asked = []
+        for worker, start, end in zip(self._workers, edges, edges[1:], strict=False):
+            if start < end:
+                with contextlib.suppress(BrokenPipeError):  # a process that has ended; its reply says so
+                    worker.link.send((verb, [*(one[start:end] for one in dealt), *same], named))
+                asked.append(worker)
+        return [one for answer in self._receive(asked) for one in answer]
+
+    def _receive(self, workers: Sequence[Worker]) -> list[Any]:
+        """Wait for the replies of workers. All are heard before an error is raised: a late one would be taken for the next one."""
+        replies = [worker.reply() for worker in workers]
+        for reply in replies:
+            if isinstance(reply, ChildProcessError):
+                raise UserError(
+                    f"{self.source}: a vLLM {reply}; start again with {argument('engine', 'hf')}, or with more memory"
+                )
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+
+class ParallelVLLM(_Copies):
+    """Generates and scores with several vLLM engines. See `prmbench.engines.vllm.engine.VLLMEngine`.
+
+    Attributes:
+        provides: Quantities that `score` gives.
+    """
+
+    name = "vllm"
+    provides: frozenset[Quantity] = frozenset({"logprob", "topk"})
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits of one position."""
+        return int(self._about["vocabulary"])
 
     def facts(self) -> dict[str, Any]:
         """Say the architecture, for provenance."""
@@ -128,27 +153,35 @@ class ParallelVLLM:
         """
         return self._deal("score", [sequences, first], want, top=top)
 
-    def _deal(self, verb: str, dealt: Sequence[Sequence[Any]], *same: Any, **named: Any) -> list[Any]:
-        edges = np.linspace(0, len(dealt[0]), len(self._workers) + 1).round().astype(int)
-        asked = []
-        for worker, start, end in zip(self._workers, edges, edges[1:], strict=False):
-            if start < end:
-                with contextlib.suppress(BrokenPipeError):  # a process that has ended; its reply says so
-                    worker.link.send((verb, [*(one[start:end] for one in dealt), *same], named))
-                asked.append(worker)
-        return [one for answer in self._receive(asked) for one in answer]
+    def next_logprobs_after(self, sequences: Sequence[NDArray[np.int64]], tokens: Sequence[int]) -> NDArray[np.float64]:
+        """Give the log-probs that some tokens have as the next one after each sequence. See `VLLMEngine`.
 
-    def _receive(self, workers: Sequence[Worker]) -> list[Any]:
-        """Wait for the replies of workers. All are heard before an error is raised: a late one would be taken for the next one."""
-        replies = [worker.reply() for worker in workers]
-        for reply in replies:
-            if isinstance(reply, ChildProcessError):
-                raise UserError(
-                    f"{self.source}: a vLLM {reply}; start again with {argument('engine', 'hf')}, or with more memory"
-                )
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            tokens: The tokens.
+
+        Returns:
+            Log-probs. float64, shape [number of sequences, number of tokens].
+        """
+        return np.array(self._deal("next_logprobs_after", [sequences], tokens)).reshape(-1, len(tokens))
+
+
+class ParallelPooling(_Copies):
+    """Pools with several vLLM engines. See `prmbench.engines.vllm.pooling.VLLMPooling`."""
+
+    def pool(
+        self, sequences: Sequence[NDArray[np.int64]], positions: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.float32]]:
+        """Give the numbers of some tokens. See `VLLMPooling.pool`.
+
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            positions: Positions in each sequence. int64, shape [n].
+
+        Returns:
+            One array a sequence. float32, shape [n, outputs].
+        """
+        return self._deal("pool", [sequences, positions])
 
 
 def _places(options: LoadOptions) -> list[dict[str, str]]:
@@ -172,19 +205,19 @@ def _places(options: LoadOptions) -> list[dict[str, str]]:
 
 def _work(
     link: Connection,
+    make: Callable[..., Any],
     folder: Path,
     options: LoadOptions,
     source: str,
-    memory_share: float,
-    allowed: NDArray[np.int64] | None,
+    settings: dict[str, Any],
 ) -> None:
     """Answer what is asked. The first message says what the engine is."""
     try:
-        engine = VLLMEngine(folder, options, source, memory_share=memory_share, allowed=allowed)
+        engine = make(folder, options, source, **settings)
     except Exception as error:
         link.send(UserError(str(error)))
         return
-    about = {name: getattr(engine, name) for name in ("vocabulary", "max_length")}
-    link.send(about | {name: getattr(engine, name)() for name in ("device_and_dtype", "facts", "eos_ids")})
+    about = {name: getattr(engine, name) for name in _ATTRIBUTES if hasattr(engine, name)}
+    link.send(about | {name: getattr(engine, name)() for name in _METHODS if hasattr(engine, name)})
     serve(link, lambda asked: getattr(engine, asked[0])(*asked[1], **asked[2]))
     engine.close()

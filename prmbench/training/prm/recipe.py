@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TokenOptions
 from prmbench.engines.tokenizer import load_tokenizer
+from prmbench.errors import UserError
 from prmbench.reward_models.marks import MarkEncoder, MarkLayout, single_id
 from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
-from prmbench.training.prm.data import LabelledTrace, LabelledTraces, load_labelled, split_problems
+from prmbench.training.prm.data import LabelledTraces, Supervision, load_labelled, split_problems
+from prmbench.training.prm.prefix_pairs import PairOptions, PrefixGroup, Record, make_groups, traces_of
 from prmbench.training.recipes.optimisation import Optimisation, longest_sequence
 
-StepObjective = Literal["step_ce", "step_soft", "token_pair"]
+StepObjective = Literal["step_ce", "step_soft", "token_pair", "beta_binomial", "prefix_gain"]
+
+READS: dict[StepObjective, Supervision] = {
+    "step_ce": "labels",
+    "token_pair": "labels",
+    "step_soft": "values",
+    "prefix_gain": "values",
+    "beta_binomial": "counts",
+}
+"""What each objective is trained on."""
 
 
 def is_explicit(objective: object) -> bool:
@@ -37,25 +49,67 @@ PAIR = ("+", "-")
 
 @dataclass(frozen=True)
 class PRMData:
-    """The traces of a run.
+    """The data of a run.
 
     Attributes:
         found: What the file holds.
-        kept: Traces to train on.
-        held: Traces that are kept back.
+        kept: Traces to train on; groups of them where pairs of prefixes are compared.
+        held: The same that are kept back.
     """
 
     found: LabelledTraces
-    kept: list[LabelledTrace]
-    held: list[LabelledTrace]
+    kept: Sequence[Record]
+    held: Sequence[Record]
+
+    def sentence(self) -> str:
+        """Say the counts in words."""
+        groups = [one for one in (*self.kept, *self.held) if isinstance(one, PrefixGroup)]
+        n_pairs = sum(len(one.better) for one in groups)
+        paired = f"; {n_pairs:,} pairs of prefixes in {len(groups):,} groups of traces" if groups else ""
+        what = "groups" if groups else "traces"
+        return f"{self.found.sentence()}{paired}; {len(self.held):,} {what} held out"
+
+
+class ConcentrationOptions(BaseModel):
+    """How the concentration of `beta_binomial` is learned. The defaults are those of the training script of BetaPRM."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: float = Field(
+        4.0, gt=0, allow_inf_nan=False, description="concentration of every step before the first update"
+    )
+    floor: float = Field(1e-3, gt=0, allow_inf_nan=False, description="what the concentration never falls below")
+    penalty: float = Field(
+        0.05,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of |mean - share of right continuations| times concentration in the loss; 0: the likelihood alone",
+    )
+    learning_rate_factor: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="learning rate of the concentration's head, in units of learning_rate",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConcentrationOptions:
+        if self.start <= self.floor:
+            raise ValueError(f"start {self.start:g} is not above floor {self.floor:g}")
+        return self
 
 
 class PRMRecipe(Optimisation):
-    """A run on labelled steps. ``batch_size`` and ``micro_batch_size`` count traces; the loss is a mean over an update's steps."""
+    """A run on labelled steps.
+
+    ``batch_size`` and ``micro_batch_size`` count traces, and the loss is a mean over an update's steps. With `prefix_gain` they
+    count groups of traces of one problem, and the loss is a mean over an update's pairs of prefixes.
+    """
 
     objective: StepObjective = Field(
         description="step_ce: a two-class head at the end of a step; step_soft: the same on soft labels (values); "
-        "token_pair: two tokens of the vocabulary compared there"
+        "token_pair: two tokens of the vocabulary compared there; beta_binomial: a mean and a concentration for counts of right "
+        "continuations (successes, trials); prefix_gain: a value that is larger where more continuations are right (values)"
     )
     data: str = Field(description="traces with a label for every step, in any format that `prmbench data steps` reads")
     prompt: str = Field("bare", description="name of the prompt template that problems are put with")
@@ -66,6 +120,13 @@ class PRMRecipe(Optimisation):
         LAYOUT, description="where the marks are that scores are read at; a blank line after every step by default"
     )
     pair: tuple[str, str] | None = Field(None, description="token_pair: the tokens for right and wrong; null: + and -")
+    concentration: ConcentrationOptions | None = Field(
+        None, description="beta_binomial: how the concentration is learned; null: as BetaPRM has it"
+    )
+    pairs: PairOptions | None = Field(
+        None,
+        description="prefix_gain: which prefixes are compared; null: a gain of 0.25 more, up to 4 traces of a problem",
+    )
     held_out: int = Field(
         0, ge=0, description="traces kept back, of problems of their own; the best weights are kept by their loss"
     )
@@ -79,6 +140,9 @@ class PRMRecipe(Optimisation):
     def _fits(self) -> PRMRecipe:
         if self.pair is not None and self.objective != "token_pair":
             raise ValueError(f"pair: {self.objective} has a head and no pair of tokens; leave it out")
+        for name, owner in (("concentration", "beta_binomial"), ("pairs", "prefix_gain")):
+            if getattr(self, name) is not None and self.objective != owner:
+                raise ValueError(f"{name}: belongs to {owner}, the objective is {self.objective}; leave it out")
         if self.lora is not None and not self.lora.merge:
             raise ValueError("lora.merge false: an explicit PRM's checkpoint is always merged")
         return self
@@ -92,6 +156,16 @@ class PRMRecipe(Optimisation):
     def kind(self) -> str:
         """The kind of the reward model that the run makes."""
         return "classifier" if self.has_head else "token_pair"
+
+    @property
+    def concentrates(self) -> ConcentrationOptions | None:
+        """How the concentration is learned; None where the objective has none."""
+        return (self.concentration or ConcentrationOptions()) if self.objective == "beta_binomial" else None
+
+    @property
+    def compares(self) -> PairOptions | None:
+        """Which prefixes are compared; None where the objective compares none."""
+        return (self.pairs or PairOptions()) if self.objective == "prefix_gain" else None
 
     @property
     def words(self) -> tuple[str, str]:
@@ -141,24 +215,35 @@ class PRMRecipe(Optimisation):
             encoder,
             find_prompt(self.prompt),
             max_length=longest_sequence(self, folder),
-            soft=self.objective == "step_soft",
+            read=READS[self.objective],
             strict=self.strict,
         )
-        return PRMData(found, *split_problems(found.traces, self.held_out, self.seed))
+        if self.compares is None:
+            return PRMData(found, *split_problems(found.traces, self.held_out, self.seed))
+        groups = make_groups(found.traces, self.compares)
+        if not groups:
+            raise UserError(
+                f"{self.data}: no two prefixes of a problem differ in gain by pairs.least {self.compares.least:g}; lower it, or "
+                f"label with more continuations ({found.sentence()})"
+            )
+        return PRMData(found, *split_problems(groups, self.held_out, self.seed))
 
     def plan(self) -> TrainingPlan:
         """See `Optimisation.plan`."""
 
         def lengths() -> list[int]:
-            return [len(one) for one in self.load(self.encoder(self.folder), self.folder).kept]
+            kept = self.load(self.encoder(self.folder), self.folder).kept
+            return [sum(len(trace) for trace in traces_of(one)) for one in kept]
 
-        # A head has two weights for each number of a state. An output layer that is not the embedding is then not trained.
+        # A head has two weights for each number of a state, that of the concentration and its norm three more, and each has its
+        # biases. An output layer that is not the embedding is then not trained.
         shape, head = self.shape(), self.has_head
         data, source = self.data_size(self.data, lengths)
-        extra = 2 * shape.width + 2 if head else 0
+        extra = 2 * shape.width + (0 if self.compares else 2) if head else 0
+        extra += 3 * shape.width + 1 if self.concentrates else 0
         trained = trained_count(shape, self.lora) + extra
         if head and not self.lora and not shape.tied:
             trained -= shape.vocabulary * shape.width
         memory = Memory(self, shape, parameter_count(shape) + extra, trained)
-        tokens = self.micro_batch_size * self.max_length
+        tokens = self.micro_batch_size * self.max_length * (self.compares.traces if self.compares else 1)
         return memory.plan(data, source, 1, [*memory.weights(), *memory.activations(tokens)])

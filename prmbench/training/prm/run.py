@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from prmbench.data.tokens import ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate, read_weights
 from prmbench.engines.processes import Share, current_share
@@ -18,6 +20,8 @@ from prmbench.reward_models.marks import MarkEncoder, single_id
 from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.measured import best_weights, measured_arguments, train_and_measure
 from prmbench.training.model.start import load_start
+from prmbench.training.prm.data import LabelledTrace
+from prmbench.training.prm.prefix_pairs import traces_of
 from prmbench.training.prm.recipe import PRMData, PRMRecipe
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder
@@ -95,16 +99,22 @@ def _prepare(recipe: PRMRecipe, share: Share, log: Callable[[str], None]) -> _Ru
     refuse_own_folder(recipe, folder)
     encoder = recipe.encoder(folder)
     data = recipe.load(encoder, folder)
-    counts = f"{data.found.sentence()}; {len(data.held):,} traces held out"
+    counts, what = data.sentence(), "groups of traces" if recipe.compares else "traces"
     if len(data.kept) < recipe.batch_size:
         raise UserError(
-            f"{recipe.data}: {len(data.kept):,} traces are left to train on, an update takes batch_size {recipe.batch_size}: "
+            f"{recipe.data}: {len(data.kept):,} {what} are left to train on, an update takes batch_size {recipe.batch_size}: "
             f"lower it or held_out ({counts})"
         )
     log(counts)
-    tokens = ids_hash(part for one in data.found.traces for part in (one.ids, one.marks, one.targets.view("int32")))
+    tokens = ids_hash(part for one in data.found.traces for part in _parts(one, counted=bool(recipe.concentrates)))
     hashes = {"start": checkpoint_hash(folder), "tokens": tokens}
     return _Run(recipe, folder, encoder, hashes, share, log, data)
+
+
+def _parts(trace: LabelledTrace, *, counted: bool) -> list[NDArray[Any]]:
+    """What decides what is learned of a trace."""
+    parts = [trace.ids, trace.marks, trace.targets.view("int32")]
+    return [*parts, trace.trials] if counted else parts
 
 
 def _train(run: _Run, last: str | None) -> dict[str, Any]:
@@ -134,14 +144,18 @@ def _make_trainer(run: _Run, *, fresh: bool) -> StepTrainer:
 
 def _make_model(run: _Run) -> PreTrainedModel:
     """The model to train: its forward gives logits at marks, and an adapter is in place where there is to be one."""
-    from prmbench.training.prm.forward import SCORE_HEAD
+    from prmbench.training.prm.forward import CONCENTRATION_HEAD, SCORE_HEAD
 
     model, lora = _load_model(run, run.folder, train=True), run.recipe.lora
     if lora is not None:
         from transformers import set_seed
 
         set_seed(run.recipe.seed)  # decides the first weights of the adapter
-        model = add_adapter(model, lora, [SCORE_HEAD] if run.recipe.has_head else None)
+        heads = [
+            *([SCORE_HEAD] if run.recipe.has_head else []),
+            *([CONCENTRATION_HEAD] if run.recipe.concentrates else []),
+        ]
+        model = add_adapter(model, lora, heads or None)
     return model.train()
 
 
@@ -155,7 +169,7 @@ def _load_model(run: _Run, folder: Path, *, train: bool = False) -> PreTrainedMo
     recipe = run.recipe
     model = load_start(recipe, run.folder, train=train)
     if recipe.has_head:
-        give_step_logits(model, recipe.seed)
+        give_step_logits(model, recipe.seed, recipe.concentrates, bias=recipe.compares is None)
     else:
         right, wrong = (single_id(run.encoder, word) for word in recipe.words)
         give_pair_logits(model, (right, wrong), str(folder))
@@ -176,8 +190,8 @@ def _finish(run: _Run, trainer: StepTrainer) -> dict[str, Any]:
     found = run.data.found
     return {
         "data": {**vars(found), "traces": len(found.traces)},
-        "trained_traces": len(run.data.kept),
-        "held_out_traces": len(run.data.held),
+        "trained_traces": sum(len(traces_of(one)) for one in run.data.kept),
+        "held_out_traces": sum(len(traces_of(one)) for one in run.data.held),
         **report,
     }
 

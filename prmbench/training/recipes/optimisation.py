@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prmbench.data.revisions import with_revision
 from prmbench.engines.checkpoint import max_positions, model_folder
 from prmbench.engines.load import DTYPES, LoadOptions
 from prmbench.engines.tokenizer import load_tokenizer
@@ -26,12 +27,44 @@ if TYPE_CHECKING:
 SCHEDULES = ("cosine", "linear", "constant")
 
 
+def name_revisions(fields: Any, keys: Mapping[str, str]) -> Any:
+    """Put revisions that a recipe gives as keys of their own behind the names that they are of.
+
+    Args:
+        fields: The fields of a recipe, or of a part of one.
+        keys: For each key of a revision, the key of the model that it is of.
+
+    Returns:
+        The fields, without these keys.
+
+    Raises:
+        ValueError: A revision of a model that is not named, lies here, or names one already.
+    """
+    if not isinstance(fields, dict):
+        return fields
+    found = dict(fields)
+    for key, of in keys.items():
+        if (revision := found.pop(key, None)) is None:
+            continue
+        if not isinstance(found.get(of), str) or found[of] in ("old", "start"):
+            raise ValueError(f"{key} {revision}: goes with '{of}', a Hub id; leave it out")
+        try:
+            found[of] = with_revision(found[of], str(revision), of, argument=key)
+        except UserError as error:
+            raise ValueError(f"{key} {revision}: {str(error).partition(': ')[2]}") from None
+    return found
+
+
 class Optimisation(BaseModel):
     """Fields of every training recipe."""
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(description="checkpoint to start from: a folder or a Hub id")
+    model: str = Field(description="checkpoint to start from: a folder or a Hub id, which may end in @REVISION")
+    revision: str | None = Field(
+        None,
+        description="commit, branch or tag of the model's Hub id; the same as model: OWNER/NAME@REVISION, which it becomes",
+    )
     output: str = Field(description="folder that the trained checkpoint is written into")
     max_length: int = Field(3072, ge=8, description="longer records are left out and counted")
     epochs: float = Field(1.0, gt=0, le=1e6, description="passes over the data")
@@ -56,6 +89,12 @@ class Optimisation(BaseModel):
     expected: Expected | None = Field(None, description="size of the data, for a dry run without them")
     save_every: int = Field(500, ge=1, description="steps between two saved states; a killed run goes on from the last")
     seed: int = Field(0, ge=0, lt=1 << 32, description="seed of data order and dropout")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_revision(cls, fields: Any) -> Any:
+        """Put the revision behind the name of the model."""
+        return name_revisions(fields, {"revision": "model"})
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Optimisation:

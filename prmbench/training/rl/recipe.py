@@ -15,6 +15,7 @@ from prmbench.data.tokens import TokenOptions
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
 from prmbench.results.schema import MAX_RESAMPLES
+from prmbench.reward_models.remote import is_url
 from prmbench.training.plan import Memory, MemoryItem, TrainingPlan, parameter_count, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
@@ -22,6 +23,7 @@ from prmbench.training.rl.advantages import gae_size
 from prmbench.training.rl.balance import check_update
 from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant, outcome_and_gae
 from prmbench.training.rl.reward import FULL_RATE, RewardOptions, reward_kind
+from prmbench.training.rl.served import check_served
 from prmbench.verify.options import VerifierOptions
 
 
@@ -176,6 +178,8 @@ class RLRecipe(Algorithm, Optimisation):
         """
         options = self.reward_model
         self.rules.check_reward(options.model if options else None, kind)
+        if options is not None and is_url(options.model):
+            check_served(options, candidates=self.rules.candidates, method=self.method)
         if options is not None:
             check_update(options.update, kind=kind)
 
@@ -249,6 +253,8 @@ class RLRecipe(Algorithm, Optimisation):
         """Return the reward model's kind: as recipe or card says; where neither is here, what the method takes."""
         if self.reward_model is None:
             return None
+        if is_url(self.reward_model.model):  # a plan asks no server
+            return self.reward_model.kind or next(iter(self.rules.rewards), "implicit")
         folder = Path(self.reward_model.model).expanduser()
         if self.reward_model.kind is None and not folder.is_dir():
             return next(iter(self.rules.rewards), "implicit")
@@ -258,7 +264,7 @@ class RLRecipe(Algorithm, Optimisation):
         """Return the reward model, and the reference that is neither pi_old nor the policy without its adapter."""
         reward, items = self.reward_model, []
         references = int(self.rules.from_start and not self.lora)
-        if reward is not None:
+        if reward is not None and not is_url(reward.model):
             items.append(memory.model("reward model", ", as large as the policy"))
             if reward.update != "frozen":
                 learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)

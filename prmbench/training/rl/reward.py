@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from prmbench.data.tokens import EncodedTrace
@@ -23,10 +23,12 @@ from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.card import Card, make_card, read_card
 from prmbench.reward_models.objectives import meaning_of
 from prmbench.reward_models.registry import find_kind
+from prmbench.reward_models.remote import KEY_VARIABLE
 from prmbench.training.data.pairs import Response
 from prmbench.training.model.forward import give_logprobs
 from prmbench.training.model.start import mend_generation_settings
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
+from prmbench.training.recipes.optimisation import name_revisions
 from prmbench.training.rl.balance import OnlineObjective, Update
 from prmbench.training.rl.micro import MicroBatch, Model
 from prmbench.training.rm.heldout import final_values
@@ -44,7 +46,11 @@ class RewardOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="checkpoint with its card, as a folder or Hub id; EndoRM's is the SFT policy")
+    model: str = Field(
+        description="checkpoint with its card, as a folder or Hub id, or the address of a server (prmbench serve); EndoRM's is the "
+        "SFT policy"
+    )
+    revision: str | None = Field(None, description="commit, branch or tag of the model's Hub id")
     kind: str | None = Field(None, description="implicit, q_rm or endo; null reads it from the card")
     objective: str | None = Field(
         None, description="what an implicit model was trained with, such as ipvrm or dpo; null reads it from the card"
@@ -55,6 +61,8 @@ class RewardOptions(BaseModel):
     reference: str = Field(
         "old", description="pi_ref of its log-ratio: old (the policy that sampled the batch), start, or a checkpoint"
     )
+    reference_revision: str | None = Field(None, description="commit, branch or tag of the reference's Hub id")
+    key_variable: str = Field(KEY_VARIABLE, description="environment variable with the key of a server")
     learning_rate: float | None = Field(
         None,
         gt=0,
@@ -70,6 +78,12 @@ class RewardOptions(BaseModel):
     lora: LoraOptions | None = Field(
         None, description="adapter that is updated instead of all weights, and merged when the model is written"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_revisions(cls, fields: Any) -> Any:
+        """Put revisions behind the names of the models that they are of."""
+        return name_revisions(fields, {"revision": "model", "reference_revision": "reference"})
 
     @property
     def rate(self) -> float:

@@ -34,6 +34,7 @@ from prmbench.results.schema import ENTRY_NAME, digest, read_entry
 from prmbench.reward_models.card import read_card, reference_fields, write_card
 from prmbench.reward_models.implicit import check_same_vocabulary, shared_logits
 from prmbench.reward_models.loading import load_reward_model
+from prmbench.reward_models.remote import RemoteRewardModel, is_url
 from prmbench.training.model.exporter import Exporter
 from prmbench.training.model.forward import give_logprobs
 from prmbench.training.model.start import load_start
@@ -48,6 +49,7 @@ from prmbench.training.rl.reward import (
     reward_kind,
     without_adapter,
 )
+from prmbench.training.rl.served import check_served, connect
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder, states_in
 from prmbench.verify import verifier_version
 from prmbench.verify.golds import checked_verifier
@@ -90,6 +92,7 @@ class _PolicyRun(TrainingRun[RLRecipe]):
         reward_folder: Checkpoint of the reward model; None where there is none.
         reference: Checkpoint that the reward model is a ratio against; None where it is pi_old or the start.
         kind: Kind of the reward model.
+        served: The reward model, where a server holds it.
         problems: Problems to train on, each with the token ids of its prompt.
         size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
     """
@@ -97,6 +100,7 @@ class _PolicyRun(TrainingRun[RLRecipe]):
     reward_folder: Path | None
     reference: Path | None
     kind: str | None
+    served: RemoteRewardModel | None
     problems: list[tuple[Problem, NDArray[np.int64]]]
     size: int | None
 
@@ -172,8 +176,14 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
         )
     # The reward model and its reference.
     reward = recipe.reward_model
-    reward_folder = locate(reward.model, "recipe.reward_model.model") if reward else None
-    kind = reward_kind(reward, reward_folder) if reward and reward_folder else None
+    served, reward_folder = None, None
+    if reward is not None and is_url(reward.model):
+        check_served(reward, candidates=recipe.rules.candidates, method=recipe.method)
+        longest = max(len(ids) for _, ids in fitting) + recipe.max_new_tokens
+        served = connect(reward, folder, options, longest=longest, log=log)
+    elif reward is not None:
+        reward_folder = locate(reward.model, "recipe.reward_model.model")
+    kind = served.kind if served else reward_kind(reward, reward_folder) if reward and reward_folder else None
     recipe.check_reward(kind)
     reference = None
     if reward is not None and reward.reference not in ("old", "start"):
@@ -182,7 +192,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     refuse_own_folder(recipe, folder, *others)
     for other in others:
         check_same_vocabulary(folder, other, options)
-    size = shared_logits(folder, others, options) if kind == "implicit" else None
+    size = shared_logits(folder, others, options) if kind == "implicit" and not served else None
     if recipe.engine == "vllm":
         from trl.import_utils import is_vllm_available
 
@@ -191,6 +201,8 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
     card = (read_card(reward_folder) if reward_folder else None) or {}
+    if served:
+        card = {"prompt": served.served.prompt, "chat_template": served.served.chat_template}
     for name, here in (("prompt", recipe.prompt), ("chat_template", encoder.conversation()["chat_template"])):
         there = card.get(name)
         if there not in (None, here):
@@ -202,8 +214,11 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
         "problems": digest(sorted(problem.digest() for problem, _ in fitting)),
         "tokens": ids_hash(ids for _, ids in fitting),
         **{name: checkpoint_hash(one) for name, one in named.items() if one},
+        **({"reward_model": served.served.identity} if served else {}),
     }
-    return _PolicyRun(recipe, folder, encoder, hashes, share, log, reward_folder, reference, kind, fitting, size)
+    return _PolicyRun(
+        recipe, folder, encoder, hashes, share, log, reward_folder, reference, kind, served, fitting, size
+    )
 
 
 def _clear(run: _PolicyRun, last: str | None) -> None:
@@ -279,6 +294,8 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
 
 def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
     recipe, options, folder = run.recipe, run.recipe.reward_model, run.reward_folder
+    if run.served is not None:
+        return FrozenReward(run.served)
     assert options is not None
     assert folder is not None
     if run.kind != "implicit":

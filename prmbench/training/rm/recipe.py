@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,7 @@ from prmbench.reward_models.card import ReadState
 from prmbench.reward_models.objectives import OBJECTIVES, Objective
 from prmbench.training.data.pairs import Pair, Pairs, load_pairs, split_held_out
 from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
-from prmbench.training.recipes.optimisation import Optimisation, longest_sequence
+from prmbench.training.recipes.optimisation import Optimisation, longest_sequence, name_revisions
 from prmbench.training.rm.losses import find_loss
 
 
@@ -46,6 +46,7 @@ class RMRecipe(Optimisation):
     reference: str | None = Field(
         None, description="pi_ref: a folder or a Hub id; null: the model that is started from"
     )
+    reference_revision: str | None = Field(None, description="commit, branch or tag of the reference's Hub id")
     reference_logprobs: Literal["cached", "as-needed"] = Field(
         "cached", description="cached: computed once before training and kept; as-needed: with every batch"
     )
@@ -64,6 +65,12 @@ class RMRecipe(Optimisation):
         description="whether a row that is too long or of no use is an error; else a few are left out and counted",
     )
     evaluate_every: int | None = Field(None, ge=1, description="steps between two measurements; null: ten in a run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_reference_revision(cls, fields: Any) -> Any:
+        """Put the revision behind the name of the reference."""
+        return name_revisions(fields, {"reference_revision": "reference"})
 
     @model_validator(mode="after")
     def _fits(self) -> RMRecipe:

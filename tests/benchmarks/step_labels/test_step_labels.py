@@ -293,8 +293,8 @@ def test_traces_without_scores_are_left_out_and_counted(data, tmp_path, capsys):
 
 
 def test_other_benchmarks_take_no_scores(data, tmp_path):
-    with pytest.raises(UserError, match="processbench takes no scores that were made elsewhere"):
-        prmbench.evaluate_scores(tmp_path / "x", data=data, benchmark="processbench")
+    with pytest.raises(UserError, match="best-of-n takes no scores that were made elsewhere"):
+        prmbench.evaluate_scores(tmp_path / "x", data=data, benchmark="best-of-n")
     found = CliRunner().invoke(app, f"eval --from-items x --data {data} --rm y".split())
     assert found.exit_code != 0
 

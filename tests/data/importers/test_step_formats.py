@@ -5,16 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prmbench.data.importers.step_formats import FORMATS, MARK
 from prmbench.data.importers.steps import import_steps
-from prmbench.data.traces import first_error, load_traces
+from prmbench.data.traces import first_error, load_traces, read_traces
 from prmbench.errors import UserError
 
 R, W, N, U = "right", "wrong", "neutral", "unknown"
@@ -50,6 +53,15 @@ SHEPHERD = {
     "label": "Q? Step 1: a +\nStep 2: b - c -\nStep 3: d -",
     "task": "GSM8K",
 }
+DELTA = {
+    "id": 5,
+    "question": "Q",
+    "answer": "4",
+    "task_l1": "Math",
+    "sections_content": "section1:\nSo, section 7: see below.\n\nsection2:\nsection 9 of the law\n\nsection3: \n\nsection4:\nend",
+    "reason_error_section_numbers": [1],
+    "reason_unuseful_section_numbers": [3],
+}
 GOOD: list[tuple[dict[str, Any], str, list[str], list[str]]] = [
     (PRMBENCH, "circular_p_0", ["1. a", "", "3. c"], [R, W, W]),
     ({**PRMBENCH, "error_steps": []}, "circular_p_0", ["1. a", "", "3. c"], [R, R, R]),
@@ -83,6 +95,23 @@ GOOD: list[tuple[dict[str, Any], str, list[str], list[str]]] = [
         [R, W],
     ),
     ({"question": "Q", "model_response_by_step": '["a", "b"]', "human_labels": "[0, 0]"}, "0", ["a", "b"], [W, W]),
+    (DELTA, "5", ["So, section 7: see below.", "section 9 of the law", "", "end"], [W, R, W, U]),
+    (
+        {
+            "question": "Q",
+            "section_content": "Section 1 : a\nsection3 of 2\nSECTION 2: b",
+            "reason_error_section_numbers": "[2, 2]",
+        },
+        "0",
+        ["a\nsection3 of 2", "b"],
+        [R, W],
+    ),
+    (
+        {**DELTA, "reason_error_section_numbers": [], "reason_unuseful_section_numbers": [], "task_l1": None},
+        "5",
+        ["So, section 7: see below.", "section 9 of the law", "", "end"],
+        [R, R, R, R],
+    ),
     ({"prompt": "Q", "completions": ["a", "b"], "labels": [True, False]}, "0", ["a", "b"], [R, W]),
     ({"prompt": "Q", "completions": ["a", " "], "labels": [1, 0]}, "0", ["a", " "], [R, W]),
     ({"id": "x", "problem": "P", "steps": ["a", "b"], "labels": ["neutral", None]}, "x", ["a", "b"], [N, U]),
@@ -102,7 +131,7 @@ def test_a_record_as_it_comes(tmp_path, record, name, steps, labels):
     assert (trace.id, list(trace.steps), list(trace.labels)) == (name, steps, labels)
     assert trace.label == next((i for i, one in enumerate(labels) if one == W), -1)
     assert trace.problem in ("1 + 1?", "P", "Q", "Q?")
-    assert trace.error_class == record.get("classification")
+    assert trace.error_class == record.get("classification", record.get("task_l1"))
 
 
 @pytest.mark.parametrize(
@@ -120,12 +149,25 @@ def test_a_record_as_it_comes(tmp_path, record, name, steps, labels):
         ({"question": "Q", "label": 3}, "field 'question': is a JSON str; expected an object with problem"),
         (prm800k(prm800k_step(1, chosen=1)), r"'label.steps\[0\].chosen_completion' is 1; expected null, or the index"),
         (prm800k(prm800k_step(2)), "the ratings are .*expected a list of 1, 0, -1 or null"),
-        (prm800k(prm800k_step(chosen=None)), "'steps' is empty"),
+        (prm800k(prm800k_step(chosen=None)), "'label.steps' is empty"),
+        (
+            {"question": {"problem": 3}, "label": prm800k(prm800k_step(1))["label"]},
+            "'question.problem' is 3; expected a string",
+        ),
+        (
+            prm800k({**prm800k_step(1), "completions": [completion(3, 1)]}),
+            r"'label.steps\[0\]: the text of what was taken' is 3; expected a string",
+        ),
         ({"problem": "P", "steps": ["a"], "ratings": [True]}, "the ratings are"),
-        ({"problem": "P", "steps": ["a"], "ratings": [1, 1]}, "'labels' is .*; expected a list of 1, one a step"),
+        (
+            {"problem": "P", "steps": ["a"], "ratings": [1, 1]},
+            "'ratings' has 2 entries; expected a list of 1, one a step",
+        ),
+        ({"steps": ["a"], "ratings": [1]}, "field 'problem' is missing; expected a record of rated-steps"),
         ({**SHEPHERD, "label": "Q? Step 1: a +\nStep 2: b"}, "'label' differs from 'input' at step 1"),
         ({**SHEPHERD, "label": SHEPHERD["label"].replace("+", "x")}, "'label' differs from 'input' at step 0"),
         ({"input": "Q? a", "label": "Q? a"}, "no 'Step 1:' before"),
+        ({"input": f"Step 1: a {MARK}", "label": "Step 1: a +"}, "no problem before 'Step 1:'"),
         (
             {"question": "Q", "model_response_by_step": "gAAAA", "human_labels": "x"},
             "'model_response_by_step' is .*decrypt the records first",
@@ -134,17 +176,59 @@ def test_a_record_as_it_comes(tmp_path, record, name, steps, labels):
             {"question": "Q", "model_response_by_step": ["a"], "human_labels": [-1]},
             "'human_labels' is .*1 .right. and 0",
         ),
+        ({**DELTA, "reason_error_section_numbers": [5]}, r"'reason_error_section_numbers' is \[5\]; .* 1 to 4"),
+        ({**DELTA, "reason_error_section_numbers": [0]}, "section numbers, 1 to 4"),
+        ({**DELTA, "reason_error_section_numbers": ["1"]}, "section numbers, 1 to 4"),
+        ({**DELTA, "reason_unuseful_section_numbers": [True]}, "'reason_unuseful_section_numbers' is .*1 to 4"),
+        (
+            {**DELTA, "reason_error_section_numbers": None},
+            "is null; expected a list of section numbers, counted from 1",
+        ),
+        ({**DELTA, "reason_error_section_numbers": "1, 2"}, "expected a list of section numbers, counted from 1"),
+        ({**DELTA, "sections_content": "section1: a\nsection3: b"}, "has section 3 after section 1; expected"),
+        ({**DELTA, "sections_content": "Hm.\nsection1: a"}, "does not begin with 'section1:'"),
+        ({**DELTA, "sections_content": "a"}, "does not begin with 'section1:'"),
+        ({**DELTA, "sections_content": ["a"]}, r"'sections_content' is \[\"a\"\]; expected a string"),
+        ({"question": "Q", "reason_error_section_numbers": []}, "field 'sections_content' is missing"),
         ({"prompt": "Q", "completions": ["a"], "labels": [-1]}, "'labels' is .*true .right. and false"),
+        ({"prompt": "Q", "completions": [3], "labels": [True]}, r"'completions\[0\]' is 3; expected a string"),
+        ({"prompt": "Q", "completions": ["a"], "labels": None}, "'labels' is null; expected a list of true"),
+        ({"prompt": "Q", "completions": ["a"]}, "field 'labels' is missing; expected a record of trl-stepwise"),
+        (
+            {"question": "Q", "model_response_by_step": [" ", None], "human_labels": [1, 1]},
+            r"'model_response_by_step\[1\]' is null",
+        ),
+        (
+            {"question": "Q", "model_response_by_step": ["a"]},
+            "'human_labels' is missing; expected a record of hard2verify",
+        ),
+        (
+            {"question": "Q", "model_response_by_step": ["a"], "human_labels": [1], "unique_id": " "},
+            "'unique_id' is blank",
+        ),
+        (
+            {**{k: v for k, v in PRMBENCH.items() if k != "error_steps"}},
+            "'error_steps' is missing; expected a record of prmb",
+        ),
+        ({**PRMBENCH, "error_steps": None}, "'error_steps' is null; expected a list of step numbers, counted from 1"),
+        ({**PRMBENCH, "modified_question": 3}, "'modified_question' is 3; expected a string"),
+        (
+            {"question": "Q"},
+            "'id' is missing; expected an object with id, .*or a record of a data set that `prmbench data",
+        ),
         (
             {"prompt": [{"role": "user"}], "completions": ["a"], "labels": [True]},
-            r"'problem' is \[.*; expected a string",
+            r"'prompt' is \[.*; expected a string",
         ),
         (
             {"id": "x", "problem": "P", "steps": ["a"], "labels": [1]},
             r"'labels\[0\]' is 1; expected right.*numbers mean different",
         ),
         ({"id": "x", "problem": "P", "steps": ["a"], "labels": ["good"]}, r"'labels\[0\]' is \"good\""),
-        ({"id": "x", "problem": "P", "steps": ["a"], "labels": [True, True]}, "expected a list of 1, one a step"),
+        (
+            {"id": "x", "problem": "P", "steps": ["a"], "labels": [True, True]},
+            "has 2 entries; expected a list of 1, one a step",
+        ),
         ({"id": "x", "problem": "P", "steps": ["a"], "labels": {}}, "'labels' is {}"),
         (
             {"id": "x", "problem": "P", "steps": ["a"], "error_steps": [-1]},
@@ -202,6 +286,7 @@ def test_formats_agree_on_one_solution(tmp_path_factory, steps, data):
     right = data.draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
     wrong = [i for i, one in enumerate(right) if not one]
     folder = tmp_path_factory.mktemp("formats")
+    counts = {"successes": [int(one) for one in right], "trials": [3] * len(steps)}
     records = {
         "own": {"id": "a", "problem": "Q", "steps": steps, "error_steps": wrong},
         "prmbench": {
@@ -213,9 +298,131 @@ def test_formats_agree_on_one_solution(tmp_path_factory, steps, data):
         "rated": {"id": "a", "problem": "Q", "steps": steps, "ratings": [1 if one else -1 for one in right]},
         "hard": {"question": "Q", "model_response_by_step": steps, "human_labels": [int(one) for one in right]},
         "trl": {"prompt": "Q", "completions": steps, "labels": right},
+        "counted": {"id": "a", "problem": "Q", "steps": steps, "labels": right, **counts},
     }
     found = {name: load_traces(write(folder / f"{name}.jsonl", record))[0] for name, record in records.items()}
     assert len({(t.problem, t.steps, t.label, t.labels) for t in found.values()}) == 1
+
+
+BASES: dict[str, dict[str, Any]] = {
+    "prmbench": PRMBENCH,
+    "prm800k": prm800k(prm800k_step(1), prm800k_step(-1, chosen=None)),
+    "rated-steps": {"id": "a", "problem": "Q", "steps": ["a", "b"], "ratings": [1, -1]},
+    "math-shepherd": SHEPHERD,
+    "hard2verify": {"question": "Q", "model_response_by_step": ["a", "b"], "human_labels": [1, 0], "unique_id": "u"},
+    "trl-stepwise": {"prompt": "Q", "completions": ["a", "b"], "labels": [True, False]},
+    "deltabench": DELTA,
+    "own": {"id": "a", "problem": "Q", "steps": ["a", "b"], "labels": ["right", "wrong"], "generator": "g"},
+    "own-errors": {"id": "a", "problem": "Q", "steps": ["a", "b"], "error_steps": [1]},
+    "processbench": {"id": "a", "problem": "Q", "steps": ["a", "b"], "label": 1},
+    "counts": {
+        "id": "a",
+        "problem": "Q",
+        "steps": ["a"],
+        "labels": [True],
+        "values": [0.5],
+        "successes": [2],
+        "trials": [4],
+    },
+}
+"""A record of every format."""
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_kind_of_file_gives_the_same_traces(tmp_path, name):
+    records = [BASES[name]]
+    lines = "".join(json.dumps(one) + "\n" for one in records)
+    (tmp_path / "t.jsonl").write_text("\ufeff\n" + lines if name == "own" else lines, encoding="utf-8")
+    (tmp_path / "t.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "t.parquet")
+    found = {one.suffix: load_traces(one) for one in sorted(tmp_path.iterdir())}
+    assert len(found) == 4
+    assert all(traces == found[".jsonl"] for traces in found.values())
+    assert len(found[".jsonl"]) == 1
+
+
+def test_a_column_that_is_null_counts_as_absent(tmp_path):
+    """In a parquet file of several formats every record has the columns of all."""
+    some = [
+        name
+        for name in BASES
+        if name not in ("math-shepherd", "processbench", "own", "prm800k", "own-errors", "counts")
+    ]
+    records = [BASES[name] for name in some]
+    columns = sorted({column for one in records for column in one})
+    wide = [{column: one.get(column) for column in columns} for one in records]
+    found = load_traces(write(tmp_path / "wide.jsonl", *wide))
+    plain = [load_traces(write(tmp_path / f"{name}.jsonl", BASES[name]))[0] for name in some]
+    assert [(t.problem, t.steps, t.labels, t.error_class) for t in found] == [
+        (t.problem, t.steps, t.labels, t.error_class) for t in plain
+    ]
+
+
+def paths(value, at=()):
+    """Every place in a record."""
+    yield at
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from paths(one, (*at, key))
+
+
+def put(value, at, new):
+    """A record with another value at a place."""
+    if not at:
+        return new
+    out = dict(value) if isinstance(value, dict) else list(value)
+    out[at[0]] = put(value[at[0]], at[1:], new)
+    return out
+
+
+anything = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-2, 99),
+        st.floats(),
+        st.sampled_from(["", " ", "a", "1", "[1]", "\ud800"]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("ab"), inner, max_size=2)),
+    max_leaves=4,
+)
+
+
+@pytest.mark.parametrize("name", BASES)
+@given(data=st.data())
+def test_whatever_stands_in_a_record_it_is_read_or_named(name, data):
+    base = BASES[name]
+    record = put(base, data.draw(st.sampled_from(list(paths(base)))), data.draw(anything))
+    place = "x.jsonl, line 7"
+    try:
+        (found,) = read_traces([(place, record)], "x")
+    except UserError as error:
+        message = str(error)
+        assert message.startswith(place)
+        assert "expected" in message or "which is no text" in message or "agree" in message
+        assert "\n" not in message
+        assert len(message) < 400
+    else:
+        _, trace = found
+        assert trace.steps
+        assert trace.labels is None or len(trace.labels) == len(trace.steps)
+        assert trace.labels is None or trace.label == first_error(trace.labels)
+
+
+def test_numbers_of_errors_past_the_end_are_counted(tmp_path):
+    one = {"id": "x", "problem": "P", "steps": ["a", "b"], "error_steps": [1, 2, 2]}
+    found = import_steps(
+        [write(tmp_path / "a.jsonl", one, {**one, "id": "y", "error_steps": [0]})], tmp_path / "b.jsonl"
+    )
+    assert found.past_end == 2
+    assert (
+        found.sentence()
+        == "2 traces, 4 steps (2 right, 2 wrong); 2 error_steps are past the last step and have no effect"
+    )
+    theirs = import_steps([write(tmp_path / "c.jsonl", {**PRMBENCH, "error_steps": [3, 4]})], tmp_path / "d.jsonl")
+    assert theirs.past_end == 1
+    assert theirs.as_json()["past_end"] == 1
 
 
 def test_several_files_become_one_file_of_traces(tmp_path):
@@ -236,6 +443,22 @@ def test_several_files_become_one_file_of_traces(tmp_path):
     ]
     again = import_steps([found.file], tmp_path / "again.jsonl")
     assert found.file.read_bytes() == again.file.read_bytes()
+
+
+def test_counts_are_kept_by_a_copy(tmp_path):
+    counts = {"successes": [3, 0, None], "trials": [4, 0, None]}
+    record = {
+        "id": "a",
+        "problem": "Q",
+        "steps": ["a", "b", "c"],
+        "labels": [True] * 3,
+        "values": [0.75, None, None],
+        **counts,
+    }
+    found = import_steps([write(tmp_path / "a.jsonl", record)], tmp_path / "b.jsonl")
+    (trace,) = load_traces(found.file)
+    assert trace.counts == ((3, 4), None, None)
+    assert trace == replace(load_traces(tmp_path / "a.jsonl")[0], subset="b")
 
 
 def test_a_named_format_takes_no_other_record(tmp_path):

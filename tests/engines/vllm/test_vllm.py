@@ -18,6 +18,7 @@ from prmbench.engines.registry import load_engine
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
+from prmbench.reward_models.base import longest_scored
 from prmbench.reward_models.loading import load_reward_model
 
 installed = importlib.util.find_spec("vllm") is not None
@@ -92,6 +93,15 @@ class TestReal:
         assert cut.finish_reason == "stop"
         assert int(cut.ids[-1]) == stop  # the end of turn belongs to the completion
 
+    def test_the_longest_text_that_it_scores(self, engines, tiny):
+        """One position stays free; `longest_scored` is what a log-ratio takes at most."""
+        engine = engines["vllm"]
+        ids = np.arange(longest_scored(engine, engine.max_length)) % 300
+        (found,) = engine.score([ids], [1], frozenset({"logprob"}))
+        assert len(found.logprob) == len(ids) - 1 == engine.max_length - 2
+        assert longest_scored(engines["hf"], 7) == 7
+        assert longest_scored(engine, None) is None
+
     def test_what_it_does_not_give_is_said(self, engines, tiny):
         with pytest.raises(ValueError, match=r"vLLM does not give \['logit'\]"):
             engines["vllm"].score(support.token_prompts(tiny)[:1], [1], frozenset({"logit"}))
@@ -153,10 +163,9 @@ class TestReal:
         assert json.loads((tmp_path / "s" / "run.json").read_text())["engine"] == "vllm"
 
 
-def test_only_log_ratios_can_use_it(tiny):
-    for kind, needs in (("endo", "logits"), ("q_rm", "hidden states")):
-        with pytest.raises(UserError, match=f"`engine=vllm`: gives log-probs only, {kind} needs {needs}"):
-            load_reward_model(tiny, kind=kind, engine="vllm")
+def test_what_it_cannot_score(tiny):
+    with pytest.raises(UserError, match="`engine=vllm`: gives log-probs only, endo needs logits; use the engine hf"):
+        load_reward_model(tiny, kind="endo", engine="vllm")
     with pytest.raises(UserError, match=r"`engine=vlm`: expected hf, vllm, api .did you mean 'vllm'"):
         load_reward_model(tiny, reference=tiny, engine="vlm")
 

@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-import support
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,49 +25,14 @@ from prmbench.reward_models.marks import MarkLayout
 from prmbench.reward_models.presets import PRESETS
 from prmbench.training.prm.data import load_labelled, split_problems
 from prmbench.training.prm.forward import give_step_logits
+from prmbench.training.prm.losses import step_losses
+from prmbench.training.prm.metrics import step_metrics
 from prmbench.training.prm.recipe import PRMRecipe
 from prmbench.training.prm.run import train_prm
-from prmbench.training.prm.trainer import collate, step_losses, step_metrics
+from prmbench.training.prm.trainer import collate
 from prmbench.training.recipes.lora import LoraOptions
 
 TRL = MarkLayout(**PRESETS["trl-prm"].card["marks"])
-
-
-def records(n=32):
-    """Sums with every step labelled; the last step of some is unknown, and each has soft labels."""
-    found = []
-    for i, trace in enumerate(support.make_traces(n)):
-        k = trace["label"] if trace["label"] >= 0 else len(trace["steps"])
-        labels = ["right"] * k + ["wrong"] * (len(trace["steps"]) - k)
-        values = [0.75 if one == "right" else 0.25 for one in labels]
-        if i % 5 == 0:
-            labels[-1], values[-1] = None, None
-        found.append({**trace, "labels": labels, "values": values})
-    return [{name: value for name, value in one.items() if name != "label"} for one in found]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "labelled.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in records()))
-    return path
-
-
-@pytest.fixture
-def recipe(tiny, data, tmp_path):
-    return PRMRecipe(
-        objective="step_ce",
-        model=str(tiny),
-        data=str(data),
-        output=str(tmp_path / "out"),
-        held_out=6,
-        epochs=3,
-        batch_size=8,
-        micro_batch_size=4,
-        learning_rate=3e-3,
-        schedule="constant",
-        evaluate_every=3,
-    )
 
 
 # --- the loss ---
@@ -108,7 +72,7 @@ def test_one_batch_has_the_loss_and_gradient_of_token_classification(tiny, data,
     """TRL's PRM trainer is transformers' token classification on such rows."""
     recipe = recipe.model_copy(update={"marks": TRL})
     encoder = recipe.encoder(tiny)
-    found = load_labelled(data, encoder, find_prompt("bare"), max_length=512, soft=False).traces[:6]
+    found = load_labelled(data, encoder, find_prompt("bare"), max_length=512).traces[:6]
     batch = collate(found)
 
     # Theirs: padded rows, labels -100 where there is none.
@@ -147,7 +111,7 @@ def test_one_batch_has_the_loss_and_gradient_of_token_classification(tiny, data,
 
 def test_targets_and_what_is_left_out(data, recipe, tiny, tmp_path):
     encoder = recipe.encoder(tiny)
-    found = load_labelled(data, encoder, find_prompt("bare"), max_length=512, soft=False)
+    found = load_labelled(data, encoder, find_prompt("bare"), max_length=512)
     traces = load_traces(data)
     for one, trace in zip(found.traces, traces, strict=True):
         known = [label for label in trace.labels if label != "unknown"]
@@ -155,15 +119,15 @@ def test_targets_and_what_is_left_out(data, recipe, tiny, tmp_path):
         decoded = [encoder.tokenizer.decode(one.ids[: mark + 1]) for mark in one.marks]
         wanted = [step for step, label in zip(trace.steps, trace.labels, strict=True) if label != "unknown"]
         assert all(text.endswith(step + "\n\n") for text, step in zip(decoded, wanted, strict=True))
-    soft = load_labelled(data, encoder, find_prompt("bare"), max_length=512, soft=True)
+    soft = load_labelled(data, encoder, find_prompt("bare"), max_length=512, read="values")
     assert set(np.concatenate([one.targets for one in soft.traces]).tolist()) == {0.25, 0.75}
-    some = load_labelled(data, encoder, find_prompt("bare"), max_length=len(found.traces[0]), soft=False)
+    some = load_labelled(data, encoder, find_prompt("bare"), max_length=len(found.traces[0]))
     assert some.n_overlong + len(some.traces) == len(traces)
     assert f"left out: {some.n_overlong} traces too long" in some.sentence()
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"id": "a", "problem": "p", "steps": ["s"], "labels": [True]}) + "\n")
     with pytest.raises(UserError, match="line 1: has no field 'values', the soft labels"):
-        load_labelled(path, encoder, find_prompt("bare"), max_length=512, soft=True)
+        load_labelled(path, encoder, find_prompt("bare"), max_length=512, read="values")
     for values in ([2], [True], ["x"], [0.5, 0.5], 0.5):
         path.write_text(
             json.dumps({"id": "a", "problem": "p", "steps": ["s"], "labels": [True], "values": values}) + "\n"
@@ -172,11 +136,11 @@ def test_targets_and_what_is_left_out(data, recipe, tiny, tmp_path):
             load_traces(path)
     path.write_text(json.dumps({"id": "a", "problem": "p", "steps": ["s"], "labels": [None]}) + "\n")
     with pytest.raises(UserError, match="no trace is left to train on"):
-        load_labelled(path, encoder, find_prompt("bare"), max_length=512, soft=False)
+        load_labelled(path, encoder, find_prompt("bare"), max_length=512)
 
 
 def test_problems_are_kept_back_whole(data, recipe, tiny):
-    traces = load_labelled(data, recipe.encoder(tiny), find_prompt("bare"), max_length=512, soft=False).traces
+    traces = load_labelled(data, recipe.encoder(tiny), find_prompt("bare"), max_length=512).traces
     doubled = [*traces, *traces[::-1]]
     kept, held = split_problems(doubled, 7, 0)
     assert not {one.problem for one in kept} & {one.problem for one in held}
@@ -244,7 +208,12 @@ def test_adapters_are_merged(recipe, objective):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_same_weights(recipe, tmp_path):
+@pytest.mark.parametrize("objective", ["step_ce", "beta_binomial", "prefix_gain"])
+def test_a_killed_run_goes_on_with_the_same_weights(recipe, objective, tmp_path):
+    changes = (
+        {"batch_size": 4, "micro_batch_size": 2, "held_out": 2, "epochs": 6.0} if objective == "prefix_gain" else {}
+    )
+    recipe = recipe.model_copy(update={"objective": objective, **changes})
     whole = train_prm(recipe.model_copy(update={"output": str(tmp_path / "whole"), "save_every": 2}))
     killed = recipe.model_copy(update={"output": str(tmp_path / "cut"), "save_every": 2})
     code = (

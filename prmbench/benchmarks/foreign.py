@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,6 @@ import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, Units
 from prmbench.benchmarks.precision import tell
-from prmbench.benchmarks.step_labels.run import make_item
-from prmbench.benchmarks.step_labels.schema import LabelledItem
-from prmbench.benchmarks.step_labels.thresholds import given_thresholds
 from prmbench.data.records import check_object, find_file, read_records, shown
 from prmbench.data.traces import Trace, data_hash
 from prmbench.errors import UserError, printable
@@ -25,18 +23,24 @@ ELSEWHERE = "elsewhere"
 """What stands for engine, device and number type of scores that were not computed here."""
 
 
-def plan_foreign(scores: Path, job: Job) -> Plan:
+MakeItem = Callable[[Trace, StepScores], Any]
+"""Makes a benchmark's item of a trace and the scores of its steps."""
+
+
+def plan_foreign(scores: Path, job: Job, make_item: MakeItem, check: Callable[[Subject], object]) -> Plan:
     """Plan an entry of scores that another tool made. The higher a score, the better the step; they are kept as they are.
 
     Args:
         scores: A file of records ``{id, scores}``, one number a step, with ``subset`` where an id is in several.
-        job: The evaluation; ``data`` is a list of traces with labels. There is no model.
+        job: The evaluation; ``data`` is a list of traces. There is no model.
+        make_item: Makes the items.
+        check: Raises UserError where the benchmark's options do not fit the subject.
 
     Raises:
         UserError: No trace has this id, the scores are not one number a step, an id is there twice, or no trace has scores.
     """
     file = find_file(scores, "a file of step scores")
-    found = _read(file, job.data)
+    found = _read(file, job.data, make_item)
     items = [found[key] for key in ((trace.subset, trace.id) for trace in job.data) if key in found]
     missing = len(job.data) - len(items)
     remarks = (
@@ -45,7 +49,7 @@ def plan_foreign(scores: Path, job: Job) -> Plan:
     tell(remarks)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     subject = Subject(name=job.name, source=file.name, kind="scores", weights={"scores": digest}, step_valued=True)
-    given_thresholds(job.options.threshold if job.options else None, subject)
+    check(subject)
     units = Units(wanted={item.key: item.digest for item in items}, ready=items)
     return Plan(
         subject=subject,
@@ -71,12 +75,12 @@ def plan_foreign(scores: Path, job: Job) -> Plan:
     )
 
 
-def _read(file: Path, traces: list[Trace]) -> dict[tuple[str, str], LabelledItem]:
+def _read(file: Path, traces: list[Trace], make_item: MakeItem) -> dict[tuple[str, str], Any]:
     """The items by key. Raises UserError where the file does not fit the traces."""
     by_id: dict[str, list[Trace]] = {}
     for trace in traces:
         by_id.setdefault(trace.id, []).append(trace)
-    found: dict[tuple[str, str], LabelledItem] = {}
+    found: dict[tuple[str, str], Any] = {}
     for place, record in read_records(file):
         check_object(place, record, ("id", "scores"), EXPECTED)
         trace = _trace(place, record, by_id)
