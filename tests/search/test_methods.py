@@ -58,7 +58,7 @@ def test_a_score_that_says_nothing_gives_the_first_sample(method, seed, n, width
 
 def test_particles_with_a_score_that_says_nothing_are_distributed_as_samples():
     tree = random_tree(np.random.default_rng(7), depth=4, width=3)
-    expected, n = leaves(tree), 3_000
+    expected, n = leaves(tree), 1_500
     assert len(expected) >= 6
     counts = dict.fromkeys(expected, 0)
     searches = [(Task(f"p{i}"), METHODS["particles"](Setting(4, seed=1, key=f"p{i}"))) for i in range(n)]

@@ -26,6 +26,7 @@ def policy():
     return load_policy(str(SHIPPED), find_prompt(PROMPT))
 
 
+@pytest.mark.slow
 def test_true_values_order_prefixes_as_themselves_and_win(policy, tmp_path):
     problems = load_problems(write_lines(tmp_path / "p.jsonl", make_problems(Build().world, "test", 3, 7)))
     truth = TrueValueModel(Build().world, policy.encoder)
