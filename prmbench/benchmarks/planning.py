@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -146,8 +146,8 @@ def plan_policies(right: Mapping[Any, Sequence[bool]], points: float) -> list[Po
         A row for each of `SAMPLES`.
 
     Raises:
-        ValueError: A problem has fewer than two completions, or those of each problem are all right or all wrong, so that nothing is
-            known of the noise of sampling.
+        ValueError: A problem has fewer than two completions, or those of each problem are all right or all wrong, so that
+            nothing is known of the noise of sampling.
     """
     shares = np.array([np.mean(one) for one in right.values()])
     counts = np.array([len(one) for one in right.values()])
@@ -183,13 +183,3 @@ def render_plan(plans: Sequence[PolicyPlan], points: float, n_problems: int) -> 
         "trainings of one start lie nearer the first column; `prmbench compare A B --power` says where, once there are two."
     )
     return Group(table, Text(note))
-
-
-def plans_as_json(plans: Sequence[PolicyPlan], points: float) -> dict[str, Any]:
-    """Return a plan for programs.
-
-    Args:
-        plans: Its rows.
-        points: The difference to decide, in points.
-    """
-    return {"points": points, "power": POWER, "plans": [asdict(one) for one in plans]}
