@@ -258,9 +258,13 @@ def claims_table(judged: Sequence[JudgedClaim]) -> str:
 
 
 def _json(world: StudyWorld, results: Results, seeds: Sequence[int], shown: Sequence[JudgedClaim]) -> str:
-    """Say where every figure comes from: the settings of each run, and the file of each seed's row."""
+    """Say where every figure comes from: how each run was made, and the file of each seed's row."""
     runs = [
-        {**asdict(run), **run.facts, "files": ["/".join(world.place(run, seed).parts[-3:]) for seed in seeds]}
+        {
+            **asdict(run),
+            **world.describe(run, seeds),
+            "files": ["/".join(world.place(run, seed).parts[-3:]) for seed in seeds],
+        }
         for run in results
     ]
     claims = [

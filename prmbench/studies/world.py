@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from prmbench.miniature.solutions import FORMATS
 from prmbench.studies.figures import Results
@@ -63,6 +63,14 @@ class StudyWorld(Protocol):
             seed: The seed.
         """
 
+    def describe(self, run: StudyRun, seeds: Sequence[int]) -> dict[str, Any]:
+        """Say how what is measured was made, for JSON.
+
+        Args:
+            run: The run.
+            seeds: The seeds that it was made for.
+        """
+
 
 class MiniatureWorld:
     """The synthetic world, in which everything is trained from nothing."""
@@ -94,3 +102,12 @@ class MiniatureWorld:
             seed: The seed.
         """
         return run.place(Lab(seed).folder)
+
+    def describe(self, run: StudyRun, seeds: Sequence[int]) -> dict[str, Any]:
+        """Return a run's settings, which are those of every seed.
+
+        Args:
+            run: The run.
+            seeds: The seeds that it was made for.
+        """
+        return run.facts
