@@ -27,10 +27,6 @@ from prmbench.studies.runs import Row, StudyRun
 from prmbench.studies.world import WorldFacts
 from prmbench.workers import end_with_parent
 
-NOTES = {
-    "2": "Figures that only the miniature can have (format tokens, true values of prefixes) are left out.",
-    "13": "Seconds and memory are as logged in training, with whatever else the machine did.",
-}
 ABSENT = {"12": "Best-of-N on AMC-23 is Table 1 on another problem set: name it in world.yaml, under best_of_n."}
 
 
@@ -83,7 +79,7 @@ class RecipeWorld:
             f"The paper's tables with {self.recipes.folder.name}",
             about,
             options.traces.subsets,
-            NOTES,
+            {},
             ABSENT,
             options.seeds,
         )
