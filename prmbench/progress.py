@@ -6,11 +6,24 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 _LINE_SECONDS = 10.0
+
+
+class Advance(Protocol):
+    """Says that a loop got further."""
+
+    def __call__(self, n: int, /, note: str | None = None) -> None:
+        """Show it.
+
+        Args:
+            n: Units just finished.
+            note: The newest figures, which stand behind the time left; None leaves those that stand there.
+        """
 
 
 def announce_loading(*sources: str | Path | None) -> None:
@@ -34,9 +47,7 @@ def announce_loading(*sources: str | Path | None) -> None:
 
 
 @contextmanager
-def progress(
-    title: str, total: int, unit: str, *, done: int = 0, quiet: bool = False
-) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
     """Show how far a loop is, at what rate, and the time left.
 
     Args:
@@ -47,10 +58,10 @@ def progress(
         quiet: Whether to show nothing, as processes other than the first do.
 
     Yields:
-        A function to call with the number of units just finished.
+        A function to call with the number of units just finished, and with figures to show beside them.
     """
     if quiet:
-        yield lambda _: None
+        yield lambda n, /, note=None: None
     elif sys.stderr.isatty():
         with _bar(title, total, unit, done) as advance:
             yield advance
@@ -59,8 +70,9 @@ def progress(
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], None]]:
+def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -69,17 +81,20 @@ def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     start = time.monotonic()
     finished = 0
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, rate="")
+        task = bar.add_task(title, total=total, completed=done, rate="", note="")
 
-        def advance(n: int) -> None:
+        def advance(n: int, /, note: str | None = None) -> None:
             nonlocal finished
             finished += n
             rate = finished / max(time.monotonic() - start, 1e-9)
             bar.update(task, advance=n, rate=f"{_figure(rate)} {unit}/s")
+            if note is not None:
+                bar.update(task, note=escape(note))
 
         yield advance
 
@@ -89,13 +104,14 @@ class _Lines:
 
     def __init__(self, title: str, total: int, unit: str, done: int) -> None:
         self.title, self.total, self.unit, self.before = title, total, unit, done
-        self.finished = 0
+        self.finished, self.note = 0, ""
         self.start, self.last = time.monotonic(), -math.inf
         if done:
             print(f"{title}: {done:,} of {total:,} {unit} were done before", file=sys.stderr, flush=True)
 
-    def advance(self, n: int) -> None:
+    def advance(self, n: int, /, note: str | None = None) -> None:
         self.finished += n
+        self.note = self.note if note is None else note
         now = time.monotonic()
         reached = self.before + self.finished
         if reached < self.total and now - self.last < _LINE_SECONDS:
@@ -103,12 +119,11 @@ class _Lines:
         self.last = now
         rate = self.finished / max(now - self.start, 1e-9)
         left = (self.total - reached) / rate
-        print(
+        line = (
             f"{self.title}: {reached:,} of {self.total:,} {self.unit} ({reached / max(self.total, 1):.0%}), "
-            f"{_figure(rate)} {self.unit}/s, {duration(left)} left",
-            file=sys.stderr,
-            flush=True,
+            f"{_figure(rate)} {self.unit}/s, {duration(left)} left"
         )
+        print(f"{line}; {self.note}" if self.note else line, file=sys.stderr, flush=True)
 
 
 def _figure(rate: float) -> str:

@@ -94,6 +94,22 @@ def stop_workers(workers: Sequence[Worker], patience: float = 0.0) -> None:
         worker.process.join(_KILL_SECONDS)
 
 
+def interrupt_workers(workers: Sequence[Worker], patience: float) -> None:
+    """Send Ctrl-C to workers, and wait until they have saved what they are at.
+
+    Args:
+        workers: Workers that `start_worker` returned.
+        patience: Seconds that they have in all; those that are still there after that are left as they are.
+    """
+    for worker in workers:
+        if worker.process.is_alive() and worker.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signal.SIGINT)
+    deadline = time.monotonic() + patience
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+
+
 def serve(link: Connection, answer: Callable[[Any], Any]) -> None:
     """Answer every request that comes, until the other end of the connection is closed.
 

@@ -35,7 +35,7 @@ def with_outcomes(group: PromptGroup) -> PromptGroup:
         Rollout(**{**r.__dict__, "verdict": Verdict.CORRECT if r.sample in right else Verdict.WRONG})
         for r in group.rollouts
     ]
-    return PromptGroup(group.prompt, tuple(rollouts))
+    return PromptGroup(group.prompt, tuple(rollouts), group.sampled)
 
 
 def patched(sample: Any) -> Any:

@@ -19,6 +19,19 @@ def test_the_first_batch_is_said_and_the_last(capsys, monkeypatch):
     assert lines[0] == "scoring: 10 of 50 tokens (20%), 10 tokens/s, 0:04 left"
 
 
+def test_figures_stand_behind_the_time_left(capsys):
+    """Until newer ones come; on a line, and behind a bar."""
+    with progress("training", 2, "steps") as advance:
+        advance(1, "loss 0.5 [a]")
+        advance(1)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.endswith(" left; loss 0.5 [a]")
+    assert last.endswith(" left; loss 0.5 [a]")
+    with module._bar("training", 2, "steps", 0) as advance:
+        advance(1, "loss 0.5 [a]")
+    assert "loss 0.5" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_one_process_says_what_is_loaded(rank, capsys, monkeypatch, tmp_path):
     monkeypatch.delitem(module.sys.modules, "torch", raising=False)

@@ -332,6 +332,11 @@ class Benchmark(ABC):
         """The pydantic dataclass of an item; a subclass of `prmbench.results.items.Item`."""
 
     @property
+    def item_types(self) -> tuple[type[Any], ...]:
+        """The kinds of item that a run may have, each run one; the default is `item_type` alone."""
+        return (self.item_type,)
+
+    @property
     @abstractmethod
     def metrics_type(self) -> type[Record]:
         """The pydantic model of the figures."""

@@ -58,20 +58,20 @@ def entry_fields(benchmarks: list[Benchmark]) -> str:
             lines.append(f"| `{name}` | {_type(field.annotation)} | {meaning} |")
         lines.append("")
     for benchmark in benchmarks:
-        lines += _item_fields(benchmark)
+        for item in benchmark.item_types:
+            lines += _item_fields(benchmark.name, item)
     return "\n".join(lines)
 
 
-def _item_fields(benchmark: Benchmark) -> list[str]:
+def _item_fields(name: str, item: type[Any]) -> list[str]:
     """The table of a benchmark's items, from the docstring of their class."""
-    item = benchmark.item_type
     text = inspect.getdoc(item) or ""
     meanings = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text.partition("Attributes:")[2], flags=re.MULTILINE))
     rows = [
         f"| `{one.name}` | {_type(one.type)} | {' '.join(meanings.get(one.name, '').split())} |"
         for one in dataclasses.fields(item)
     ]
-    head = [f"### Items of {benchmark.name}: {item.__name__}", "", text.split("\n")[0], ""]
+    head = [f"### Items of {name}: {item.__name__}", "", text.split("\n")[0], ""]
     return [*head, "| field | type | meaning |", "|---|---|---|", *rows, ""]
 
 

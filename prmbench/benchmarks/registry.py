@@ -19,6 +19,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "best-of-n": "prmbench.benchmarks.best_of_n.benchmark:BEST_OF_N",
         "policy": "prmbench.benchmarks.policy.benchmark:POLICY_BENCHMARK",
         "td-probe": "prmbench.benchmarks.td_probe.benchmark:TD_PROBE",
+        "search": "prmbench.benchmarks.search.benchmark:GUIDED_SEARCH",
         "candidates": "prmbench.benchmarks.candidate_sets.benchmark:CANDIDATE_SETS",
         "calibration": "prmbench.benchmarks.calibration.benchmark:CALIBRATION",
     },

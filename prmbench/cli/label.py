@@ -67,12 +67,15 @@ def _label(**values: Any) -> None:
     from typing import get_args
 
     from prmbench.data.prompts import find_prompt
+    from prmbench.data.rollout_labels import LABELS_NAME
     from prmbench.data.rollouts import prompt_of
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
     from prmbench.errors import ArgumentError, nearest
-    from prmbench.policies.labelling import LABELS_NAME, LabelOptions, budget, label, load_marked
+    from prmbench.policies.labelling import budget, label
     from prmbench.policies.policy import load_policy, policy_encoder
+    from prmbench.policies.state_counts import LabelOptions
+    from prmbench.policies.states import load_marked
     from prmbench.reward_models.loading import read_template
     from prmbench.stats.rollout_labels import Rule
     from prmbench.verify import VerifierOptions

@@ -83,7 +83,9 @@ _SHARED = [
         DATA,
     ),
     Flag("subset", list[str], "subset; of a policy: problem set by name, or file; may be repeated", DATA),
-    Flag("rollouts", list[Path], "file or run folder of completions; may be repeated", DATA),
+    Flag(
+        "rollouts", list[Path], "file or run folder of completions (calibration: of labels too); may be repeated", DATA
+    ),
     Flag("trained_on", Path, "the subject's training records: the entry says how many problems they hold", DATA),
     Flag("limit", int, "only N traces (a fixed sample), or the first N problems, of each subset", DATA, low=1),
     Flag("prompt", str, f"{PROMPT_HELP}; default: as trained or sampled, else boxed", DATA),

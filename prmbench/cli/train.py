@@ -5,15 +5,24 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from prmbench.cli.common import interruptible
+from prmbench.errors import ArgumentError, nearest
 from prmbench.progress import announce_loading
+
+if TYPE_CHECKING:
+    from prmbench.training.plan import Launch, Sharding
 
 _STRICT = "refuse data with a row of no use; without, a few are left out, counted and named"
 _DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
+
+_DEVICES = "of a dry run: number of devices"
+_LAUNCH = "of a dry run: what the devices divide: ddp, zero1, zero2, zero3 or fsdp"
+_DEVICE_MEMORY = "of a dry run: memory of a device in GiB; it says whether the run fits"
+_THROUGHPUT = "of a dry run: tokens a second of one device; it says the hours"
 
 train = typer.Typer(help="Train models from recipes.", no_args_is_help=True)
 
@@ -25,7 +34,10 @@ def train_sft_command(
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
+    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
+    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
+    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="of a dry run: print the plan as JSON")] = False,
 ) -> None:
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
@@ -34,7 +46,7 @@ def train_sft_command(
 
     checked = load_recipe(recipe, SFTRecipe, [*(override or ()), *(["strict=true"] if strict else [])])
     if dry_run:
-        _show_plan(checked, devices, as_json=as_json)
+        _show_plan(checked, _launch(devices, launch, device_memory, throughput), as_json=as_json)
         return
     announce_loading(checked.model)
     from prmbench.training.sft.run import train_sft
@@ -57,7 +69,10 @@ def train_rm_command(
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
+    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
+    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
+    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM; or an explicit PRM.
@@ -72,7 +87,7 @@ def train_rm_command(
     explicit = is_explicit(read_fields(recipe, overrides)[1].get("objective"))
     checked: PRMRecipe | RMRecipe = load_recipe(recipe, PRMRecipe if explicit else RMRecipe, overrides)  # type: ignore[assignment]
     if dry_run:
-        _show_plan(checked, devices, as_json=as_json)
+        _show_plan(checked, _launch(devices, launch, device_memory, throughput), as_json=as_json)
         return
     announce_loading(checked.model)
     from prmbench.training.prm.run import train_prm
@@ -97,7 +112,10 @@ def train_rl_command(
     recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/spro.yaml is one that ships")],
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: Annotated[int, typer.Option(min=1, help="of a dry run: devices that share weights and moments")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
+    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
+    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
+    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
 ) -> None:
     """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
@@ -108,7 +126,7 @@ def train_rl_command(
     if dry_run:
         for remark in checked.remarks():
             typer.echo(remark, err=True)
-        _show_plan(checked, devices, as_json=as_json)
+        _show_plan(checked, _launch(devices, launch, device_memory, throughput), as_json=as_json)
         return
     announce_loading(checked.model)
     from prmbench.training.rl.run import train_rl
@@ -127,6 +145,22 @@ def train_rl_command(
     typer.echo(f"next:  prmbench eval --policy {result.output}")
 
 
-def _show_plan(recipe: Any, devices: int, *, as_json: bool) -> None:
+def _launch(devices: int, sharding: str, device_memory: float | None, throughput: float | None) -> Launch:
+    from prmbench.training.plan import SHARDED, Launch
+
+    if sharding not in SHARDED:
+        raise ArgumentError("launch", sharding, f"expected {', '.join(SHARDED)}{nearest(sharding, SHARDED)}")
+    return Launch(devices, cast("Sharding", sharding), device_memory, throughput)
+
+
+def _show_plan(recipe: Any, launch: Launch, *, as_json: bool) -> None:
     plan = recipe.plan()
-    typer.echo(plan.as_json(devices) if as_json else plan.text(devices))
+    typer.echo(plan.as_json(launch) if as_json else plan.text(launch))
+
+
+@train.command(name="keys")
+def train_keys_command() -> None:
+    """Print every key of every recipe, as Markdown."""
+    from prmbench.training.document import recipe_keys
+
+    typer.echo(recipe_keys(), nl=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -185,10 +188,11 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     from prmbench.training.sft.recipe import SFTRecipe
     from prmbench.training.sft.run import train_sft
 
-    if build.ships:
-        return SHIPPED
     folder = build.folder()
     policy = folder / "sft"
+    if build.ships:
+        _copy_shipped(policy)
+        return policy
     if (policy / "sft.json").exists():
         log(f"the policy is there already: {policy}")
         return policy
@@ -207,6 +211,17 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     )
     train_sft(recipe, log=log)
     return policy
+
+
+def _copy_shipped(policy: Path) -> None:
+    """Copy the policy that ships to where a trained one would be: what is trained from it looks for its reference beside it."""
+    if policy.exists():
+        return
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=policy.parent) as half:
+        whole = shutil.copytree(SHIPPED, Path(half) / "sft")
+        with contextlib.suppress(OSError):  # another process was faster
+            whole.rename(policy)
 
 
 def rollout_steps(rollout: Rollout) -> list[str]:

@@ -58,6 +58,27 @@ def is_well_formed(problem: Chain, steps: Sequence[str], world: World) -> bool:
     return _walk(problem, steps, world, results=False)[1] == "none"
 
 
+def count_called_for(problem: Chain, steps: Sequence[str], world: World) -> int:
+    """Count the steps, from the first one on, that the problem and the steps before call for, right or wrong in their results.
+
+    Args:
+        problem: The problem.
+        steps: The solution's steps, in any format; it need not be finished.
+        world: The problem's world.
+
+    Returns:
+        Their number; the answer is not counted.
+    """
+    state = _State(problem.start)
+    for i, text in enumerate(steps):
+        step = read_step(text)
+        if step is None or isinstance(step, Answer):
+            return i
+        if any(_error(problem, state, part, world) not in (None, "wrong result") for part in step):
+            return i
+    return len(steps)
+
+
 def read_content(problem: Chain, steps: Sequence[str]) -> Content | None:
     """Read a tagged or plain solution whole, with letter and kind of every computation.
 

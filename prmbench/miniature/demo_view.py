@@ -153,10 +153,17 @@ def scored_table(scored: list[tuple[Trace, Scored]], protocol: str = "prefix") -
                 Text(step, style=style),
                 Text(f"<- {', '.join(marks)}" if marks else ""),
             )
-        said = {-1: "no error", None: ""}.get(one.first_error, "an error")
-        found = "right" if one.first_error == trace.label else "wrong"
-        table.add_row("", Text(f"predicted: {said}, which is {found}", style="dim"), "")
+        table.add_row("", Text(_outcome(trace.label, one.first_error), style="dim"), "")
     return table
+
+
+def _outcome(label: int, predicted: int | None) -> str:
+    """Say what became of a trace."""
+    if label == predicted:
+        return "no error, and none is predicted" if label < 0 else "the error is found"
+    if label < 0:
+        return "no error, but one is predicted"
+    return "the error is missed" if predicted == -1 else "another step is predicted"
 
 
 def regime_table(regime: Regime) -> Table:

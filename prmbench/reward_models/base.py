@@ -189,6 +189,14 @@ class RewardModel(ABC):
         """What a server was asked for since loading, and what it cost; None where there is none."""
         return None
 
+    def decoders(self) -> list[Any] | None:
+        """What reads every token of a trace once: engines, or decoders. Guided search keeps their states and counts their costs.
+
+        Returns:
+            None where that is not known, such as where texts are sampled.
+        """
+        return None
+
     @property
     def cached_tokens(self) -> int:
         """Tokens, since loading, whose reference log-probs were in the cache; 0 for kinds without a reference."""

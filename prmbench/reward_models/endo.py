@@ -74,6 +74,10 @@ class EndoRewardModel(EngineRewardModel):
         self.max_length = model.max_length and model.max_length - 1  # `token_values` may ask one token further
         self.ends = frozenset({encoder.end_of_turn, *model.eos_ids()})
 
+    def decoders(self) -> list[Engine]:
+        """The language model. See `RewardModel.decoders`."""
+        return [self.model]
+
     def token_values(self, batch: Sequence[EncodedTrace]) -> list[NDArray[np.float64]]:
         """Give the rewards. See `RewardModel.token_values`.
 

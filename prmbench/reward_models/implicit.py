@@ -182,6 +182,10 @@ class ImplicitRewardModel(EngineRewardModel):
         theirs = self.reference.logprobs(ids, first)
         return [a - b for a, b in zip(logprobs_of(self.model, ids, first), theirs, strict=True)]
 
+    def decoders(self) -> list[Engine]:
+        """Model and reference. See `RewardModel.decoders`."""
+        return [self.model, self.reference.engine()]
+
     @property
     def cached_tokens(self) -> int:
         """Tokens, since loading, whose reference log-probs were in the cache."""

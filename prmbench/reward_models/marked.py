@@ -142,6 +142,10 @@ class MarkedRewardModel(RewardModel):
         """Return where the model computes and in what type."""
         return self.trunk.device_and_dtype()
 
+    def decoders(self) -> list[Trunk | HFEngine | VLLMTrunk]:
+        """The decoder. See `RewardModel.decoders`."""
+        return [self.trunk]
+
     def states(self, batch: Sequence[MarkedTrace]) -> torch.Tensor:
         """Compute the last hidden states at the marks of a batch.
 

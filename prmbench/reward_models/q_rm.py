@@ -88,6 +88,10 @@ class QRewardModel(RewardModel):
             loaded.batch_tokens = vllm_batch_tokens(model.device_and_dtype()[0])
         return loaded
 
+    def decoders(self) -> list[HFEngine | VLLMTrunk]:
+        """The language model. See `RewardModel.decoders`."""
+        return [self.model]
+
     def device_and_dtype(self) -> tuple[str, str]:
         """Return where the model computes and in what type."""
         return self.model.device_and_dtype()

@@ -86,6 +86,10 @@ class ReferenceModel:
         cache.put(key, np.concatenate(found), identity, self.source, self.shape)
         return found
 
+    def stop_caching(self) -> None:
+        """Keep no log-probs from now on, and look none up: for batches that never come again."""
+        self._cache = None
+
     def _compute(self, sequences: Sequence[NDArray[np.int64]], first: Sequence[int]) -> list[NDArray[np.float64]]:
         engine = self.engine()
         with self.switched():

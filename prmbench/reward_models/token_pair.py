@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from prmbench.engines.hf.engine import HFEngine, states_at
+from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.load import load_causal_lm
 from prmbench.engines.logit_maps import declared_logit_maps
 from prmbench.engines.vllm.layout import Layer, apply_layers
@@ -84,8 +84,7 @@ class TokenPairRewardModel(MarkedRewardModel):
             batch: The traces, from `encode`.
         """
         assert isinstance(self.trunk, HFEngine)
-        ids, marks = [trace.ids for trace in batch], [trace.marks for trace in batch]
-        return states_at(self.trunk.trunk, self.trunk.device, ids, marks)
+        return self.trunk.states([trace.ids for trace in batch], [trace.marks for trace in batch])
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """Give the difference of the two logits. See `MarkedRewardModel.read`.

@@ -38,6 +38,8 @@ from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.rm.run import train_rm
 
 RM_RECIPE, RL_RECIPE = "miniature/rm.yaml", "miniature/rl.yaml"
+RM_SAVE_EVERY, RL_SAVE_EVERY = 100, 10
+"""Steps between two saved states of a training, from which it goes on after a stop; they change nothing of its result."""
 N_OUTCOMES, N_ROLLOUTS = (4_500, 5), (600, 4)
 """Problems, and completions of each: to train reward models on, and to test them on."""
 N_TRACES = 400
@@ -199,6 +201,7 @@ class Lab:
             "epochs": settings.epochs,
             "margin": "null" if settings.margin is None else settings.margin,
             "seed": self.build.seed,
+            "save_every": RM_SAVE_EVERY,
         }
         train_rm(load_recipe(RM_RECIPE, RMRecipe, [f"{name}={value}" for name, value in changes.items()]))
 

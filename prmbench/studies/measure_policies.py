@@ -10,7 +10,7 @@ from prmbench.benchmarks.policy.run import evaluate_policy
 from prmbench.benchmarks.registry import load_measured
 from prmbench.data.problem_sets import find_problems
 from prmbench.data.verdicts import Verdict
-from prmbench.studies.lab import RL_RECIPE, Lab
+from prmbench.studies.lab import RL_RECIPE, RL_SAVE_EVERY, Lab
 from prmbench.studies.settings import PolicySettings
 from prmbench.training.recipes.read import load_recipe
 from prmbench.training.rl.recipe import RLRecipe
@@ -76,6 +76,7 @@ def _recipe(lab: Lab, settings: PolicySettings, output: Path) -> RLRecipe:
         "max_steps": settings.steps,
         "seed": lab.build.seed,
         "evaluate.problems": f"[{test}]",
+        "save_every": RL_SAVE_EVERY,
     }
     if settings.reward is not None:
         changes |= {

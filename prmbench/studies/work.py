@@ -15,10 +15,13 @@ from prmbench.progress import progress
 from prmbench.studies.figures import Results
 from prmbench.studies.lab import Lab
 from prmbench.studies.runs import StudyRun, perform
-from prmbench.workers import Worker, serve, start_worker, stop_workers
+from prmbench.workers import Worker, interrupt_workers, serve, start_worker, stop_workers
 
 FIRST = "reward model"
 """Kind of the runs that come first: the others start from the same models, and would wait for each other."""
+
+SAVING_SECONDS = 60.0
+"""Time that workers have at a stop to finish the step of a training and to save its state."""
 
 _labs: dict[tuple[int, Split], Lab] = {}
 
@@ -55,7 +58,8 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
         except KeyboardInterrupt:
             kept = sum(done(*job) for job in jobs)
             raise KeyboardInterrupt(
-                f"stopped; {kept:,} of {len(jobs):,} runs are done and kept: the same command goes on from there"
+                f"stopped; {kept:,} of {len(jobs):,} runs are done and kept: the same command goes on from there, and trainings "
+                "that were under way from their last state"
             ) from None
     return {run: [perform(run, _lab(run, seed)) for seed in seeds] for run in runs}
 
@@ -95,6 +99,10 @@ def _perform(
                 if isinstance(reply, Exception):
                     raise UserError(f"{run.kind} {run.name}: its {reply}") if isinstance(reply, OSError) else reply
                 advance(run.seconds)
+    except KeyboardInterrupt:
+        print("stopping: trainings under way are saved first; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        interrupt_workers(started, SAVING_SECONDS)
+        raise
     finally:  # at once: else they would finish what they are at
         stop_workers(started)
 
@@ -112,7 +120,8 @@ def _work(link: Connection) -> None:
     def one(job: tuple[StudyRun, int]) -> None:
         perform(job[0], _lab(*job))
 
-    serve(link, one)
+    with contextlib.suppress(KeyboardInterrupt):  # a stop: a training has saved its state by now
+        serve(link, one)
 
 
 def _lab(run: StudyRun, seed: int) -> Lab:

@@ -17,7 +17,7 @@ from prmbench.engines.processes import Share
 from prmbench.errors import UserError, first_line
 from prmbench.results.provenance import versions
 from prmbench.results.store import FolderLock, write_atomically
-from prmbench.training.recipes.optimisation import Optimisation
+from prmbench.training.recipes.optimisation import WATCHING, Optimisation
 
 RecipeType = TypeVar("RecipeType", bound=Optimisation)
 
@@ -130,10 +130,11 @@ class TrainingRun(Generic[RecipeType]):
         try:
             found = read_json(self.output / name)
             kept = found["hashes"]
-            same = found["recipe"] == json.loads(json.dumps(self.recipe.model_dump())) and kept | self.hashes == kept
+            recipe = {key: value for key, value in found["recipe"].items() if key not in WATCHING}
+            same = recipe == self.recipe.decisive() and kept | self.hashes == kept
             if not same or checkpoint_hash(self.output, self.folder) != kept[result]:
                 return None
-        except (UserError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError, AttributeError):
             return None  # the report is not that of a finished run
         self.log(f"{self.output}: the run is finished; nothing is left to do")
         return found
@@ -181,7 +182,7 @@ def claim(states: Path, recipe: Optimisation, hashes: dict[str, str]) -> None:
         UserError: The folder holds a saved state of a run of another recipe, other data or other weights.
     """
     mark = states / "recipe.json"
-    wanted = json.dumps({"recipe": recipe.model_dump(), "hashes": hashes}, indent=2)
+    wanted = json.dumps({"recipe": recipe.decisive(), "hashes": hashes}, indent=2)
     if mark.exists() and read_whole(mark) != wanted.encode():
         if any(state.joinpath("trainer_state.json").exists() for state in states_in(states)):
             raise UserError(

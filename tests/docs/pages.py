@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = {"docs/entry.md", "leaderboards/leaderboard.md"}
+GENERATED = {"docs/entry.md", "docs/recipe-keys.md", "leaderboards/leaderboard.md"}
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for pattern in ("*.md", "docs/**/*.md", "tasks/**/*.md", "training/**/*.md", "leaderboards/*.md")

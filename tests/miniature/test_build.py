@@ -11,6 +11,7 @@ import pytest
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder
 from prmbench.data.traces import load_traces
+from prmbench.engines.checkpoint import checkpoint_hash
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import ArgumentError, UserError
@@ -104,7 +105,9 @@ def demo(tmp_path_factory):
 
 
 def test_the_policy_that_ships_is_an_ordinary_checkpoint(demo):
-    assert demo.policy_folder == SHIPPED
+    assert demo.policy_folder == demo.build.folder() / "sft"
+    assert checkpoint_hash(demo.policy_folder) == checkpoint_hash(SHIPPED)
+    assert train_policy(Build()) == demo.policy_folder  # it is copied once
     assert sum(one.stat().st_size for one in SHIPPED.iterdir()) < 3_000_000
     assert not [one for one in SHIPPED.iterdir() if one.suffix in (".bin", ".pt", ".pkl")]
     origin = json.loads((SHIPPED / "origin.json").read_text())

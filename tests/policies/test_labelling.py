@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,11 +17,14 @@ from prmbench.cli.app import app
 from prmbench.data.prompts import find_prompt
 from prmbench.data.solutions import load_solutions
 from prmbench.data.traces import load_traces
-from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.engines.sampling import Completion, Request, SamplingParams
 from prmbench.errors import UserError
-from prmbench.policies.labelling import LabelOptions, budget, label, load_marked, parse_count
+from prmbench.policies.labelling import budget, label
 from prmbench.policies.policy import load_policy
 from prmbench.policies.rollout import rollout
+from prmbench.policies.state_counts import LabelOptions, parse_count
+from prmbench.policies.states import load_marked
+from prmbench.stats.rollout_labels import share_intervals
 from prmbench.verify import Verdict, Verifier
 
 PROMPT = "number"
@@ -226,3 +233,68 @@ def test_blank_steps_share_the_state_before_them(policy, tmp_path):
     assert len(one.states()) == 4
     run(policy, [one], tmp_path / "run", options=LabelOptions(k=1))
     assert len(load_traces(tmp_path / "run" / "labels.jsonl")[0].labels) == 3
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_intervals_of_a_run_cover_the_known_rates(policy, tmp_path, monkeypatch, adaptive):
+    """Continuations that are right with a known chance, through the whole run: 300 states, at most 16 continuations each."""
+    records = [{"id": f"{i}", "problem": f"{i} + 7?", "answer": "7", "steps": ["We add.", "So 7."]} for i in range(150)]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    marked = marked_of(path, policy)
+    right, wrong = (policy.encoder.tokenizer.encode(f"So {n}.", add_special_tokens=False) for n in (7, 8))
+    end = min(policy.stop)
+
+    def chance(key):
+        return np.random.default_rng(list(key.encode())).uniform(0.02, 0.98)
+
+    def generate(requests, stop, params, seed):
+        toss = [np.random.default_rng([*one.key.encode(), one.sample, 9]).random() for one in requests]
+        return [
+            Completion(np.array([*(right if x < chance(one.key) else wrong), end]), "stop")
+            for one, x in zip(requests, toss, strict=True)
+        ]
+
+    monkeypatch.setattr(policy.engine, "generate", generate)
+    options = LabelOptions(k=16, rule="threshold", adaptive=adaptive)
+    found = run(policy, marked, tmp_path / "run", options=options)
+    written = [json.loads(line) for line in (tmp_path / "run" / "labels.jsonl").read_text().splitlines()]
+    states = [state for one in marked for state in one.states() if state.whole is None]
+    rates = np.array([chance(":".join(state.key)) for state in states])
+    counts = [found[state.key] for state in states]
+    successes, trials = np.array([one.successes for one in counts]), np.array([one.trials for one in counts])
+    assert (trials.min() < 16) == adaptive
+    places = {state.key: i for i, state in enumerate(states)}
+    low, high = share_intervals(successes, trials, options.looks)
+    inside = (low <= rates) & (rates <= high)
+    assert len(rates) == 300
+    assert inside.mean() >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
+    # The intervals that are written are those, and labels of states that were left early are seldom wrong.
+    for one, record in zip(marked, written, strict=True):
+        i = places[one.states()[1].key]
+        assert (record["low"][0], record["high"][0]) == (low[i], high[i])
+    early = trials < 16
+    assert np.mean((successes / trials >= 0.5)[early] == (rates >= 0.5)[early]) >= 0.98 if adaptive else not early.any()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_bytes(tiny, solutions, tmp_path):
+    """Real processes: one that is killed by SIGKILL while it samples, the same command again, and one that nothing stops."""
+    command = f"label {solutions} --policy {tiny} --prompt {PROMPT} --k 24 --max-new-tokens 40 --batch-tokens 300"
+
+    def start(output):
+        line = [sys.executable, "-m", "prmbench", *command.split(), "--output", str(output)]
+        return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    states = tmp_path / "cut" / "states.jsonl"
+    process = start(tmp_path / "cut")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (states.exists() and states.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 2 <= states.read_bytes().count(b"\n") < 8
+    assert not (tmp_path / "cut" / "labels.jsonl").exists()
+    assert [start(tmp_path / name).wait() for name in ("cut", "whole")] == [0, 0]
+    for name in ("states.jsonl", "labels.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

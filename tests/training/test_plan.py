@@ -13,7 +13,7 @@ from prmbench.cli.app import app
 from prmbench.errors import UserError
 from prmbench.resources import resource_folder
 from prmbench.reward_models.q_rm import VALUE_HEAD
-from prmbench.training.plan import activation_numbers, adapter_count, parameter_count
+from prmbench.training.plan import GIB, SHARDED, Launch, activation_numbers, adapter_count, parameter_count
 from prmbench.training.prm.recipe import PRMRecipe
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.read import load_recipe
@@ -124,7 +124,7 @@ def test_every_recipe_of_the_paper_plans_without_hub_or_gpu(backbone):
                 "dpo": (0.05, 0),
                 "q_rm": (0.2, 2),
             }[name]
-        assert sum(item.bytes for item in plan.memory) == plan.total() > plan.total(8)
+        assert sum(item.bytes for item in plan.memory) == plan.total() > plan.total(Launch(8))
 
 
 POLICIES = {
@@ -161,7 +161,7 @@ def test_every_policy_recipe_of_the_paper_plans(backbone, name):
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.seed) == (128, 128, 42)
     plan = recipe.plan()
     assert plan.parameters == BACKBONES[backbone]
-    assert plan.steps == 100 * recipe.minibatches
+    assert (plan.steps, plan.updates) == (100, 100 * recipe.minibatches)
     assert plan.tokens == 100 * 512 * 4 * recipe.expected.tokens
     held = {item.name: item.bytes for item in plan.memory}
     assert ("reward model" in held) == (reward is not None)
@@ -176,7 +176,7 @@ def test_a_policy_plan_counts_what_is_loaded(tiny):
     fields |= {"method": "distrl", "batch_size": 8, "max_length": 64, "epochs": 2, "minibatches": 2}
     reward = {"model": "rm", "kind": "implicit", "update": "naive", "reference": "start"}
     plan = RLRecipe.model_validate({**fields, "reward_model": reward}).plan()
-    assert plan.steps == 2 * (100 // 16) * 2
+    assert (plan.steps, plan.updates) == (2 * (100 // 16), 2 * (100 // 16) * 2)
     held = {item.name: item.bytes for item in plan.memory}
     assert held["reference"] == held["reward model"] == held["weights"] == 4 * plan.parameters
     assert held["its gradients and moments"] == 3 * held["weights"]
@@ -270,4 +270,71 @@ def test_a_dry_run_says_what_the_run_would_warn_of():
     run = CliRunner().invoke(app, ["train", "rl", "llama3.2-1b/distrl_ipvrm.yaml", "--dry-run", "--json", *changes])
     assert "GAE has gae_weight 1" in run.stderr
     assert "warning: all weights of the reward model are updated" in run.stderr
-    assert json.loads(run.stdout)["steps"] == 400
+    assert [json.loads(run.stdout)[name] for name in ("steps", "updates")] == [100, 400]
+
+
+def test_what_each_launch_divides():
+    """Of Qwen3-8B in float32 on 8 devices, added up here from the counts of weights alone."""
+    plan = load_recipe("qwen3-8b/ipvrm.yaml", RMRecipe).plan()
+    n, forward = plan.parameters, sum(item.bytes for item in plan.memory if item.part is None)
+    weights, gradients, moments, copies = 4 * n, 4 * n, 8 * n, 2 * n
+    layer = 4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 12288 + 2 * 4096 + 2 * 128
+    gathered = 2 * (2 * 151936 * 4096 + 2 * layer)
+    wanted = {
+        "ddp": weights + 2 * gradients + moments + copies,  # DDP sends them from buckets of its own
+        "zero1": weights + gradients + moments / 8 + copies,
+        "zero2": weights + (gradients + moments) / 8 + copies,
+        "zero3": (weights + gradients + moments + copies) / 8 + gathered,
+        "fsdp": (weights + gradients + moments + copies) / 8 + gathered,
+    }
+    assert wanted.keys() == SHARDED.keys()
+    for sharding, expected in wanted.items():
+        assert plan.total(Launch(8, sharding)) == pytest.approx(expected + forward, abs=8)
+        assert plan.total(Launch(1, sharding)) == weights + gradients + moments + copies + forward
+
+
+def test_models_beside_the_trained_one_are_whole_on_every_device():
+    plan = load_recipe("qwen3-8b/distrl_ipvrm.yaml", RLRecipe, ["engine=hf"]).plan()
+    held = {item.name: item.bytes for item in plan.on_device(Launch(64, "fsdp"))}
+    assert held["reward model"] == 2 * plan.parameters
+    assert held["weights"] == -(-2 * plan.parameters // 64)
+
+
+def test_the_share_of_vllm():
+    """Awake it is added; asleep it counts beside what stays between two updates; on a server it takes nothing here."""
+    changes = ["vllm.gpu_memory_utilization=0.4", "vllm.tensor_parallel_size=2"]
+    awake = load_recipe("qwen3-8b/grpo.yaml", RLRecipe, changes).plan()
+    launch = Launch(8, "fsdp", device_gib=100)
+    training = sum(item.bytes for item in awake.on_device(launch))
+    assert awake.total(launch) == training + 40 * GIB
+    assert awake.sampler.weights == awake.parameters  # two bytes a weight, two devices
+    assert awake.sampler.token == 2 * 36 * 4 * 128 * 2
+    room = (40 * GIB - awake.parameters) // awake.sampler.token
+    assert f"room for about {room:,} tokens of cache" in awake.text(launch)
+    asleep = load_recipe("qwen3-8b/grpo.yaml", RLRecipe, [*changes, "vllm.enable_sleep_mode=true"]).plan()
+    resident = sum(item.bytes for item in asleep.on_device(launch) if item.part is not None)
+    assert asleep.total(launch) == max(training, resident + 40 * GIB) < awake.total(launch)
+    server = ["vllm.mode=server", "vllm.server_base_url=http://a:1"]
+    assert load_recipe("qwen3-8b/grpo.yaml", RLRecipe, server).plan().total(launch) == training
+    small = load_recipe("qwen3-8b/grpo.yaml", RLRecipe, ["vllm.gpu_memory_utilization=0.1"]).plan()
+    assert "which do not fit: raise vllm.gpu_memory_utilization" in small.text(launch)
+
+
+def test_hours_and_whether_it_fits():
+    plan = load_recipe("qwen3-8b/ipvrm.yaml", RMRecipe).plan()
+    launch = Launch(8, "fsdp", device_gib=80, throughput=3000)
+    assert plan.hours(launch) == pytest.approx(plan.tokens / 3000 / 8 / 3600)
+    assert plan.hours(Launch(8)) is None
+    command = ["train", "rm", "qwen3-8b/ipvrm.yaml", "--dry-run", "--devices", "8", "--device-memory", "80"]
+    run = CliRunner().invoke(app, [*command, "--throughput", "3000"])
+    assert f"hours       {plan.hours(launch):,.1f} on 8 devices of 3,000 tokens/s" in run.output
+    assert "fits        yes, into 80 GiB" in run.output
+    run = CliRunner().invoke(app, [*command, "--launch", "ddp"])
+    assert "(ddp): nothing is divided" in run.output
+    assert "fits        no, into 80 GiB" in run.output
+    found = json.loads(CliRunner().invoke(app, [*command, "--json", "--launch", "zero2"]).output)
+    assert found["device_bytes"] == plan.total(Launch(8, "zero2"))
+    assert found["launch"]["sharding"] == "zero2"
+    assert sum(item["bytes"] for item in found["device_memory"]) == found["device_bytes"]
+    wrong = CliRunner().invoke(app, [*command, "--launch", "zero4"])
+    assert "expected ddp, zero1, zero2, zero3, fsdp" in str(wrong.exception)

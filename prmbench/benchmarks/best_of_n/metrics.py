@@ -13,10 +13,10 @@ from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, BestOfNSubset, 
 from prmbench.errors import ArgumentError, UserError
 from prmbench.results.schema import Estimate, Subject, digest
 from prmbench.reward_models.objectives import Convention
+from prmbench.reward_models.response_scores import scores_of_steps, scores_of_tokens, vote_weights
 from prmbench.stats.bootstrap import share_interval
-from prmbench.stats.calibration import margin_logit, sigmoid
 from prmbench.stats.repeats import mean_resamples, pass_at_k
-from prmbench.stats.selection import AGGREGATIONS, aggregate, expected_best, expected_vote, first_best, subsets
+from prmbench.stats.selection import AGGREGATIONS, expected_best, expected_vote, first_best, subsets
 
 Floats = NDArray[np.float64]
 
@@ -45,15 +45,11 @@ def completion_scores(item: CompletionScores, convention: Convention) -> dict[st
         names = AGGREGATIONS if item.scores is not None else ("token_mean", "sum", *AGGREGATIONS)
         return {convention.own: -math.inf, **dict.fromkeys(names, -math.inf)}
     if item.scores is not None:
-        found = {how: aggregate(item.scores, how) for how in AGGREGATIONS}
+        found = scores_of_steps(item.scores)
     else:
         assert item.sums is not None
         assert item.total is not None
-        total = convention.beta * item.total
-        found = {"token_mean": total / max(item.length, 1), "sum": total}
-        if item.weighted is not None:
-            found["decayed_sum"] = convention.beta * item.weighted
-        found |= {how: aggregate(convention.beta * item.sums, how) for how in AGGREGATIONS}
+        found = scores_of_tokens(item.total, item.length, item.sums, item.weighted, convention)
     if convention.own not in found:
         raise UserError(f"completion '{item.key[1]}' has no field 'weighted', by which its model scores a response")
     return {convention.own: found[convention.own], **found}
@@ -142,8 +138,7 @@ def _figures(
     lengths = np.array([float(item.length) for item in group])
     answers = [item.answer for item in group]
     own = scores[convention.own]
-    # A logarithm of a product of probabilities is no logit: its votes are the probabilities themselves.
-    weights = np.exp(own) if convention.own == "product" else sigmoid(margin_logit(own, convention.margin or 0.0))
+    weights = vote_weights(own, convention.own, convention)
     out: dict[tuple[str, str, int, str], float] = {}
     for size in sizes:
         for name, values in scores.items():

@@ -15,7 +15,9 @@ from prmbench.benchmarks.calibration.schema import (
     LinkResult,
     PartResult,
     RolloutValues,
+    StateValues,
 )
+from prmbench.benchmarks.calibration.state_metrics import compute_states
 from prmbench.benchmarks.clustered import clustered_estimates, numbered
 from prmbench.errors import UserError
 from prmbench.results.schema import Subject
@@ -27,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def compute_calibration(
-    items: Sequence[RolloutValues], subject: Subject, *, n_resamples: int, seed: int
+    items: Sequence[RolloutValues | StateValues], subject: Subject, *, n_resamples: int, seed: int
 ) -> CalibrationMetrics:
     """Compute all figures, from items and the subject. Intervals draw problems with replacement.
 
@@ -42,20 +44,26 @@ def compute_calibration(
     """
     convention = Convention.of(subject)
     margin = convention.margin
+    labelled = [item for item in items if isinstance(item, StateValues)]
+    if labelled and subject.step_valued and subject.fixed_thresholds:
+        margin = 0.0  # its scores are logits
     if margin is None:
         raise UserError(
             f"'{subject.name}': objective {json.dumps(subject.objective)} with margin {json.dumps(subject.margin)} has no link "
             "from values to probabilities"
         )
+    if labelled:
+        return compute_states(labelled, convention, margin, n_resamples=n_resamples, seed=seed)
     # The rollouts of a problem are drawn together, as one cluster.
-    cluster = numbered([(item.subset, item.id) for item in items])
-    outcome = np.array([float(item.correct) for item in items])
+    rollouts = [item for item in items if isinstance(item, RolloutValues)]
+    cluster = numbered([(item.subset, item.id) for item in rollouts])
+    outcome = np.array([float(item.correct) for item in rollouts])
     # At each part of a response: how well its value ranks outcomes, and how near each link comes to their rates.
     parts = []
     for i in range(PARTS):
-        value = subject.beta * np.array([item.sums[i] for item in items])
+        value = subject.beta * np.array([item.sums[i] for item in rollouts])
         if convention.own == "token_mean":
-            value = value / np.array([item.t[i] for item in items])
+            value = value / np.array([item.t[i] for item in rollouts])
         read = {name: sigmoid(margin_logit(value, m)) for name, m in (("margin", margin), ("naive", 0.0))}
 
         def figures(w: Floats, value: Floats = value, read: dict[str, Floats] = read) -> dict[str, Floats]:
@@ -84,7 +92,7 @@ def compute_calibration(
         cluster, lambda w: {"rate": w @ outcome / w.sum(axis=1)}, n_resamples, seed, frozenset({"rate"})
     )
     return CalibrationMetrics(
-        n_rollouts=len(items), pass_rate=passed["rate"], brier_constant=rate * (1 - rate), parts=parts
+        n_rollouts=len(rollouts), pass_rate=passed["rate"], brier_constant=rate * (1 - rate), parts=parts
     )
 
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
-from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
+from prmbench.benchmarks.base import DataRequest, Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.calibration.benchmark import CALIBRATION
 from prmbench.benchmarks.calibration.schema import PARTS, RolloutValues
-from prmbench.benchmarks.judged import Completions, encode_completions, has_no_token, judge, plan_fields
+from prmbench.benchmarks.calibration.states import LabelledStates, find_labels, plan_states, refuse_values
+from prmbench.benchmarks.judged import (
+    Completions,
+    encode_completions,
+    find_completions,
+    has_no_token,
+    judge,
+    plan_fields,
+    problems_by_set,
+)
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import PromptTemplate
+from prmbench.data.rollout_labels import is_labelled
 from prmbench.engines.processes import Share
 from prmbench.errors import UserError, argument
 from prmbench.results.schema import Subject
@@ -49,6 +60,32 @@ def evaluate_calibration(
     return evaluate_alone(CALIBRATION, Job(data=data, model=model, name=name, source=source, **run))
 
 
+def find_truth(request: DataRequest) -> Completions | LabelledStates:
+    """Read what values are compared with: rollouts, or labels by rollouts.
+
+    Args:
+        request: Its ``rollouts``, ``prompt``, ``limit`` and ``verifier`` are read.
+
+    Raises:
+        UserError: As `find_completions` and `find_labels` do, or some are rollouts and others labels.
+    """
+    labelled = [is_labelled(path) for path in request.rollouts]
+    if any(labelled) and not all(labelled):
+        raise UserError("some of the rollouts are labels of steps, others are not; evaluate them apart")
+    return find_labels(request) if any(labelled) else find_completions(request)
+
+
+def truths_by_set(data: Completions | LabelledStates) -> dict[str, int]:
+    """How many problems each set has.
+
+    Args:
+        data: What `find_truth` gave.
+    """
+    if isinstance(data, Completions):
+        return problems_by_set(data)
+    return Counter(subset for subset, _ in {(one.subset, one.problem) for one in data.labels})
+
+
 def prefix_lengths(n: int) -> list[int]:
     """Tokens in the prefixes that end at each fifth of a response, rounded up.
 
@@ -62,7 +99,7 @@ def plan_calibration(job: Job) -> Plan:
     """Plan the valuing of rollouts.
 
     Args:
-        job: The evaluation; ``data`` are `Completions`.
+        job: The evaluation; ``data`` are `Completions`, or `LabelledStates`.
 
     Raises:
         UserError: An objective whose values are no logits, an IPVRM of unknown margin, a rollout longer than the model allows, or
@@ -70,8 +107,14 @@ def plan_calibration(job: Job) -> Plan:
     """
     model, data = job.model, job.data
     assert model is not None
-    assert isinstance(data, Completions)
     subject = describe(model, job.name, job.source)
+    if isinstance(data, LabelledStates):
+        if subject.step_valued:
+            refuse_values(model, subject)
+        else:
+            _check_link(model, subject)
+        return plan_states(job, subject)
+    assert isinstance(data, Completions)
     _check_link(model, subject)
     pairs = zip(data.completions, encode_completions(model, data.completions, data.prompt), strict=True)
     valued = [(one, ids) for one, ids in pairs if not has_no_token(one, ids)]  # the others have no prefix

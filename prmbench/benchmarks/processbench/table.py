@@ -8,11 +8,9 @@ from rich.table import Table
 from prmbench.benchmarks.processbench.board import BASELINE_TITLES, main_protocol
 from prmbench.benchmarks.processbench.metrics import TRANSFER_SUBSET
 from prmbench.benchmarks.processbench.schema import ProcessBenchEntry, ProtocolResult, quoted
-from prmbench.benchmarks.tables import heading, listed, new_table, percent, percent_with_interval, safe, standing
+from prmbench.benchmarks.tables import against_blind, heading, new_table, percent, percent_with_interval, safe
 from prmbench.results.schema import Estimate
 from prmbench.stats.protocols import DIRECT
-
-REACHES = ", which lies in the 95% interval"
 
 
 def render(entry: ProcessBenchEntry) -> RenderableType:
@@ -124,26 +122,14 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
 
 
 def _against_baselines(entry: ProcessBenchEntry) -> list[str]:
-    """Which protocols are above the best score that knows nothing of the text, one sentence for each outcome."""
+    """Which protocols are above the best score that knows nothing of the text."""
     blind = {
         name: value
         for name, one in entry.metrics.baselines.items()
         if (value := _value(one.mean.get("crossfit"))) is not None
     }
-    if not blind:
-        return []
-    best = max(blind, key=lambda name: blind[name])
-    rival = blind[best]
-    groups: dict[str, list[str]] = {}
-    for name, result in entry.metrics.protocols.items():
-        found = quoted(result.mean)
-        if found is not None and found.value is not None:
-            groups.setdefault(standing(found, rival), []).append(f"{name} ({100 * found.value:.1f})")
-    return [
-        f"{listed(names)} {'is' if len(names) == 1 else 'are'} {outcome} the best score that knows nothing of the text "
-        f"({BASELINE_TITLES[best]}: {100 * rival:.1f}){REACHES if outcome == 'not clearly above' else ''}."
-        for outcome, names in groups.items()
-    ]
+    found = {name: quoted(result.mean) for name, result in entry.metrics.protocols.items()}
+    return against_blind(found, blind, BASELINE_TITLES)
 
 
 def _about_votes(found: ProtocolResult) -> list[str]:

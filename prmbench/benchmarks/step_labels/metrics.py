@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from prmbench.benchmarks.step_labels.schema import (
 from prmbench.benchmarks.step_labels.thresholds import protocols_of
 from prmbench.results.schema import Estimate
 from prmbench.stats.auc import auc
-from prmbench.stats.bootstrap import interval
+from prmbench.stats.bootstrap import f1_intervals, interval
 from prmbench.stats.calibration import ece_rows, sigmoid
 from prmbench.stats.steps import (
     LabelledSteps,
@@ -237,14 +238,15 @@ def _subset(
         cells = steps.cells(chosen)
         found.cells[rule] = cells
         found.cells |= {f"{rule}|{name}": cells * members[:, None] for name, members in classes.items()}
-        found.cells[f"{rule}|first_error_f1"] = first_error_cells(scores, subset.first_errors(), chosen)
+        found.cells[f"{rule}|first_error_f1"] = firsts = first_error_cells(scores, subset.first_errors(), chosen)
+        found.others |= _first_error_accuracies(f"{rule}|first_error_f1", firsts)
         found.cells[f"{rule}|solution_f1"] = solution_cells(lowest, subset.wrong_solutions(), chosen)
 
     # What needs no threshold.
     if not found.cells:
         found.cells["none"] = np.zeros((len(scores), 4))
     wins = steps.wins()
-    found.others = {"auc": lambda w: auc(wins, w), "average_precision": steps.average_precision}
+    found.others |= {"auc": lambda w: auc(wins, w), "average_precision": steps.average_precision}
     if known.get("fixed") is not None and len(steps.wrong):
         found.others |= _calibration(steps)
 
@@ -255,6 +257,15 @@ def _subset(
 
     def estimate(key: str) -> Estimate:
         return _estimate(values[key], samples.get(key, np.empty(0)))
+
+    def first_error(rule: str) -> Estimate:
+        key = f"{rule}|first_error_f1"
+        cells = found.cells[key]
+        has_error, known = cells[:, 1] > 0, cells.any(axis=1)
+        drawn = {"f1": samples.get(key, np.empty(0))}
+        drawn |= {name: samples.get(f"{key}|{name}", np.empty(0)) for name in ("acc_error", "acc_correct")}
+        ends = f1_intervals((cells[:, 0] + cells[:, 2] > 0)[known], has_error[known], drawn)["f1"]
+        return _with_ends(values[key], ends)
 
     def of_cells(key: str) -> dict[str, Estimate | StepCounts]:
         tp, fp, tn, fn = found.cells[key].sum(axis=0).astype(int).tolist()
@@ -274,7 +285,7 @@ def _subset(
     rules = {
         rule: StepRuleResult(
             **of_cells(rule),
-            first_error_f1=estimate(f"{rule}|first_error_f1"),
+            first_error_f1=first_error(rule),
             solution_f1=estimate(f"{rule}|solution_f1"),
             thresholds=thresholds[rule],
             classes={name: StepFigures(**of_cells(f"{rule}|{name}")) for name in classes},
@@ -314,8 +325,22 @@ def _calibration(steps: LabelledSteps) -> dict[str, Callable[[Floats], Floats]]:
     return {"ece": ece, "brier": brier}
 
 
+def _first_error_accuracies(key: str, cells: Floats) -> dict[str, Callable[[Floats], Floats]]:
+    """Shares of the traces with and without an error whose first wrong step is found, under rows of the traces' weights."""
+
+    def share(hit: int, weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((weights @ cells[:, hit]) / (weights @ cells[:, hit + 1]))
+
+    return {f"{key}|acc_error": partial(share, 0), f"{key}|acc_correct": partial(share, 2)}
+
+
 def _estimate(value: float, samples: Floats) -> Estimate:
-    low, high = interval(samples)
+    return _with_ends(value, interval(samples))
+
+
+def _with_ends(value: float, ends_found: tuple[float, float]) -> Estimate:
+    low, high = ends_found
     ends = [None if np.isnan(end) or np.isnan(value) else end for end in (low, high)]
     return Estimate(value=None if np.isnan(value) else value, low=ends[0], high=ends[1])
 

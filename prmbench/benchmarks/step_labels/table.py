@@ -8,7 +8,7 @@ from rich.table import Table
 from prmbench.benchmarks.processbench.board import BASELINE_TITLES
 from prmbench.benchmarks.step_labels.board import main_protocol
 from prmbench.benchmarks.step_labels.schema import StepLabelsEntry, StepProtocolResult, quoted
-from prmbench.benchmarks.tables import heading, new_table, percent, percent_with_interval, safe
+from prmbench.benchmarks.tables import against_blind, heading, new_table, percent, percent_with_interval, safe
 from prmbench.results.schema import Estimate
 
 
@@ -112,13 +112,8 @@ def sentences(entry: StepLabelsEntry) -> list[str]:
     knowing_nothing = {
         name: value for name, one in entry.metrics.baselines.items() if (value := _value(quoted(one.mean))) is not None
     }
-    if score is not None and knowing_nothing:
-        best = max(knowing_nothing, key=lambda name: knowing_nothing[name])
-        verdict = "is above" if score > knowing_nothing[best] else "is NOT above"
-        lines.append(
-            f"{main} ({100 * score:.1f}) {verdict} the best score that knows nothing of the text ({BASELINE_TITLES[best]}: "
-            f"{100 * knowing_nothing[best]:.1f})."
-        )
+    own = {name: quoted(result.mean) for name, result in entry.metrics.protocols.items()}
+    lines += against_blind(own, knowing_nothing, BASELINE_TITLES)
     calibrated = {
         (subset, name): one.calibration
         for name, result in entry.metrics.protocols.items()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from prmbench.engines.hf.generate import generate
 from prmbench.engines.hf.head import HEAD_BLOCK, TILE_ROWS, Tile, head_logits, logit_tiles, read_tiles
+from prmbench.engines.hf.prefix_store import PrefixStore
 from prmbench.engines.load import decoder_of, eos_ids, trained_length
 from prmbench.engines.logit_maps import LogitMap, declared_logit_maps
 from prmbench.engines.sampling import Completion, Request, SamplingParams
@@ -43,6 +44,7 @@ class HFEngine:
         never: Whether a token has no probability. bool, shape [vocabulary]; None: all have one.
         device: Where it computes.
         cached_ways: Ways of batching in which `generate` has found the cache of the model to hold.
+        prefixes: What its decoder knows of prefixes, which `score` then does not run again; None: every sequence is run whole.
     """
 
     name = "hf"
@@ -68,6 +70,7 @@ class HFEngine:
         self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
         self.cached_ways: set[tuple[bool, ...]] = set()
+        self.prefixes: PrefixStore | None = None
         self._weight32: torch.Tensor | None = None
         self.finish = self._find_logit_map()
         self.never: torch.Tensor | None = None
@@ -151,13 +154,24 @@ class HFEngine:
         if len(targets) and targets.max() >= self.vocabulary:
             raise ValueError(f"token {targets.max():,} is outside the output layer's {self.vocabulary:,}")
         before = [np.arange(start - 1, len(ids) - 1) for ids, start in zip(sequences, first, strict=True)]
-        picked = states_at(self.trunk, self.device, sequences, before)
+        picked = self.states(sequences, before)
         found = self._head_scores(picked, torch.from_numpy(targets).to(self.device), want, top)
         edges = np.cumsum([0, *(len(positions) for positions in before)])
         return [
             TokenScores(**{name: values[start:end] for name, values in found.items()})
             for start, end in itertools.pairwise(edges)
         ]
+
+    def states(self, sequences: Sequence[NDArray[np.int64]], positions: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+        """Give last hidden states at some positions, of what is kept of prefixes where anything is. See `states_at`.
+
+        Args:
+            sequences: Token ids of each sequence. int64, shape [length].
+            positions: Positions in each sequence. int64, shape [n].
+        """
+        if self.prefixes is not None:
+            return self.prefixes.states(sequences, positions)
+        return states_at(self.trunk, self.device, sequences, positions)
 
     def _head_scores(
         self, states: torch.Tensor, targets: torch.Tensor, want: frozenset[Quantity], top: int

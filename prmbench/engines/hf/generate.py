@@ -34,7 +34,7 @@ def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int
     return [prompts[which.index(k)] for k in range(len(found))], which
 
 
-def _check_cached(engine: HFEngine, ids: list[int], logits: torch.Tensor, rows: int) -> None:
+def check_cached(engine: HFEngine, ids: list[int], logits: torch.Tensor, rows: int) -> None:
     """Check that logits that come from the cache are those of the whole sequence run again, up to rounding.
 
     An architecture may ignore the cache that it is given, or what is padding in it, without a word.
@@ -141,7 +141,7 @@ def generate(
             # The first logits that come from the cache are checked on the row that is shortest.
             if t == 1 and (way := (len(requests) > 1, padded, shared)) not in engine.cached_ways:
                 row = min(going.nonzero()[:, 0].tolist(), key=lambda i: len(requests[alive[i]].prompt))
-                _check_cached(engine, [*requests[alive[row]].prompt, *written[alive[row]]], logits[row], len(requests))
+                check_cached(engine, [*requests[alive[row]].prompt, *written[alive[row]]], logits[row], len(requests))
                 engine.cached_ways.add(way)
             # A token for each row.
             try:

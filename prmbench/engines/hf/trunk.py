@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.engine import states_at
+from prmbench.engines.hf.prefix_store import PrefixStore
 from prmbench.engines.load import LoadOptions, load_trunk, trained_length
 
 
@@ -21,6 +22,7 @@ class Trunk:
         model: The decoder.
         source: What errors call the checkpoint.
         device: Where it computes.
+        prefixes: What it knows of prefixes, which are then not run again; None: every sequence is run whole.
     """
 
     def __init__(self, folder: Path, options: LoadOptions, source: str) -> None:
@@ -37,6 +39,7 @@ class Trunk:
         self.model = load_trunk(folder, options)
         self.source = source
         self.device = next(self.model.parameters()).device
+        self.prefixes: PrefixStore | None = None
 
     @property
     def width(self) -> int:
@@ -78,4 +81,6 @@ class Trunk:
         Raises:
             torch.OutOfMemoryError: The batch does not fit. See `prmbench.engines.batching.BatchRunner`.
         """
+        if self.prefixes is not None:
+            return self.prefixes.states(sequences, positions)
         return states_at(self.model, self.device, sequences, positions)

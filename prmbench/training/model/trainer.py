@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prmbench.data.records import read_json
@@ -20,6 +21,7 @@ from prmbench.errors import UserError, first_line
 from prmbench.results.store import write_atomically
 from prmbench.training.model.probe import PROBE_NAME, probe
 from prmbench.training.run_folder import mark_whole, states_in, writing
+from prmbench.training.watch.stopping import StopRequest, stop_signals
 
 # Several processes on a CPU call their device cpu:0, cpu:1 and so on, which torch.load does not know as a place to load to.
 torch.serialization.register_package(
@@ -28,6 +30,23 @@ torch.serialization.register_package(
 
 
 BEST_NAME = "best.json"
+
+
+class _SaveAndStop(TrainerCallback):
+    """Has the state saved, and the training ended, once a step is finished and any process was asked to stop."""
+
+    def __init__(self, trainer: GuardedTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called after every update."""
+        trainer = self.trainer
+        asked = trainer.stop_request.asked
+        if trainer.accelerator.num_processes > 1:
+            mine = torch.tensor(float(asked), device=trainer.accelerator.device)
+            asked = bool(trainer.accelerator.reduce(mine, reduction="sum") > 0)
+        if asked and state.global_step % trainer.updates_of_step == 0:
+            control.should_save = control.should_training_stop = trainer.stopped = True
 
 
 class GuardedTrainer(Trainer):
@@ -39,9 +58,11 @@ class GuardedTrainer(Trainer):
     - The loss of the whole run, ``train_loss``, counts the updates from before a kill.
     - What is saved carries a probe of the model, with which a checkpoint made of it is compared.
     - Nothing is printed: progress is shown by a callback of ours.
+    - Ctrl-C and SIGTERM end the run after the step that it is at, and after its state is saved.
     """
 
     has_head = False
+    updates_of_step = 1
 
     def __init__(self, **arguments: Any) -> None:
         """Make the trainer.
@@ -51,6 +72,31 @@ class GuardedTrainer(Trainer):
         """
         super().__init__(**arguments)
         self.remove_callback(PrinterCallback)
+        self.add_callback(_SaveAndStop(self))
+        self.stop_request, self.stopped = StopRequest(), False
+
+    def train(self, *arguments: Any, **others: Any) -> Any:
+        """Train.
+
+        Args:
+            *arguments: As transformers has them.
+            **others: As transformers has them.
+
+        Returns:
+            What transformers returns.
+
+        Raises:
+            KeyboardInterrupt: The run was asked to stop; its state is saved, and the message says where.
+        """
+        with stop_signals(quiet=not self.is_world_process_zero() or parent_process() is not None) as self.stop_request:
+            result = super().train(*arguments, **others)
+        if self.stopped:
+            state = states_in(Path(self.args.output_dir))[0]
+            step = self.state.global_step // self.updates_of_step
+            raise KeyboardInterrupt(
+                f"stopped after step {step:,}, whose state is saved in {state}: the same command goes on from there"
+            )
+        return result
 
     def training_step(self, *arguments: Any, **others: Any) -> Tensor:
         """Compute a loss and its gradient.

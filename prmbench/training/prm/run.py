@@ -125,8 +125,8 @@ def _train(run: _Run, last: str | None) -> dict[str, Any]:
 
 
 def _make_trainer(run: _Run, *, fresh: bool) -> StepTrainer:
-    from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.prm.trainer import StepData, StepTrainer
+    from prmbench.training.watch.callbacks import watch
 
     recipe, kept, held = run.recipe, run.data.kept, run.data.held
     updates = recipe.updates(len(kept))
@@ -137,7 +137,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> StepTrainer:
         processing_class=run.encoder.tokenizer,
         train_dataset=StepData(kept),
         eval_dataset=[] if held else None,
-        callbacks=[progress_callback(run.log)] if run.share.main else [],
+        callbacks=watch(run),
         args=measured_arguments(recipe, run.states, updates, recipe.evaluate_every, held=bool(held), fresh=fresh),
     )
 

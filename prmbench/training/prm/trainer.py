@@ -90,6 +90,9 @@ class StepTrainer(GuardedTrainer):
         """
         super().__init__(data_collator=collate, **arguments)
         self.model_accepts_loss_kwargs = True  # so that the steps of a whole update are counted
+        self._loss_shifts_labels = (
+            False  # all of them: transformers leaves out the first of each micro-batch for language models
+        )
         self.recipe, self.held_out = recipe, held_out
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:

@@ -14,7 +14,7 @@ from prmbench.data.revisions import with_revision
 from prmbench.engines.checkpoint import max_positions, model_folder
 from prmbench.engines.load import DTYPES, LoadOptions
 from prmbench.engines.tokenizer import load_tokenizer
-from prmbench.errors import UserError
+from prmbench.errors import UserError, nearest
 from prmbench.training.recipes.chat_templates import find_template, shipped_templates
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.shapes import Backbone, Expected
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from prmbench.training.plan import TrainingPlan
 
 SCHEDULES = ("cosine", "linear", "constant")
+TRACKERS = (
+    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow", "neptune", "swanlab", "tensorboard",
+    "trackio", "wandb",
+)  # fmt: skip
+"""Experiment trackers, as transformers names them."""
+WATCHING = ("report_to", "samples_every")
+"""Keys that say how a run is watched. They change nothing of its result, so that a run goes on where they differ."""
 
 
 def name_revisions(fields: Any, keys: Mapping[str, str]) -> Any:
@@ -68,7 +75,11 @@ class Optimisation(BaseModel):
     output: str = Field(description="folder that the trained checkpoint is written into")
     max_length: int = Field(3072, ge=8, description="longer records are left out and counted")
     epochs: float = Field(1.0, gt=0, le=1e6, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, description="number of updates; goes over epochs where it is given")
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="number of steps, each of which takes batch_size records; goes over epochs where it is given",
+    )
     batch_size: int = Field(64, ge=1, description="records (of a reward model: pairs) of an update, over all processes")
     micro_batch_size: int = Field(8, ge=1, description="records (pairs) of one forward pass on one device")
     learning_rate: float = Field(5e-5, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
@@ -89,6 +100,9 @@ class Optimisation(BaseModel):
     expected: Expected | None = Field(None, description="size of the data, for a dry run without them")
     save_every: int = Field(500, ge=1, description="steps between two saved states; a killed run goes on from the last")
     seed: int = Field(0, ge=0, lt=1 << 32, description="seed of data order and dropout")
+    report_to: str | list[str] = Field(
+        "none", description="trackers that figures are sent to (trackio, tensorboard, wandb and others), or none"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +122,27 @@ class Optimisation(BaseModel):
             raise ValueError(f"dtype '{self.dtype}': expected auto, {', '.join(DTYPES)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise ValueError(
+                    f"report_to '{name}'{nearest(name, TRACKERS)}: expected none, or of {', '.join(TRACKERS)}"
+                )
         return self
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of the trackers that figures are sent to."""
+        names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        return tuple(dict.fromkeys(name for name in names if name != "none"))
+
+    @property
+    def updates_of_step(self) -> int:
+        """Updates of a step. A step takes ``batch_size`` records; epochs, max_steps and save_every count steps."""
+        return 1
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the keys and values that decide what comes out: all but those that say how the run is watched."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name not in WATCHING}
 
     @property
     def folder(self) -> Path:
@@ -268,7 +302,9 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
         "save_strategy": "steps",
         "save_total_limit": 2,  # a run goes on from the state before the last one where that is damaged
         "logging_nan_inf_filter": False,
-        "report_to": [],
+        "report_to": [],  # trackers are callbacks of ours, which count steps (prmbench.training.watch)
+        "run_name": Path(recipe.output).name,
+        "project": "prmbench",
         "disable_tqdm": True,
         "seed": recipe.seed,
         "use_cpu": not torch.cuda.is_available(),

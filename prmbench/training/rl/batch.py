@@ -62,10 +62,13 @@ class PromptGroup:
     Attributes:
         prompt: Token ids of the prompt. int64.
         rollouts: The rollouts.
+        sampled: Log-probs of the rollouts' tokens that the sampler returned, NaN where it returned none. float32; None where
+            the sampler computes as the trainer does, and nothing is to be compared.
     """
 
     prompt: NDArray[np.int64]
     rollouts: tuple[Rollout, ...]
+    sampled: tuple[NDArray[np.float32], ...] | None = None
 
     @property
     def accuracy(self) -> float:
@@ -115,6 +118,8 @@ class RolloutBatch:
         groups: Number of each row's prompt. int64, shape [b].
         mask: Response tokens, which come first in a row. Bool, shape [b, t].
         minibatches: Rows of each minibatch. All rows of a prompt are in one.
+        sampled: Log-probs that the sampler returned, NaN where it returned none. float32, shape [b, t]; None: see
+            `PromptGroup.sampled`.
     """
 
     responses: list[Response]
@@ -122,6 +127,7 @@ class RolloutBatch:
     groups: Tensor
     mask: Tensor
     minibatches: list[list[int]]
+    sampled: Tensor | None = None
 
 
 def make_batch(groups: Sequence[PromptGroup], n_minibatches: int, seed: Sequence[int]) -> RolloutBatch:
@@ -138,13 +144,20 @@ def make_batch(groups: Sequence[PromptGroup], n_minibatches: int, seed: Sequence
     rows = [(g, group.prompt, rollout) for g, group in enumerate(groups) for rollout in group.rollouts]
     counts = torch.tensor([len(rollout.ids) for _, _, rollout in rows])
     order = np.random.default_rng(list(seed)).permutation(len(groups))
+    mask = torch.arange(int(counts.max()))[None, :] < counts[:, None]
+    returned = [one for group in groups if group.sampled is not None for one in group.sampled]
+    sampled = None
+    if len(returned) == len(rows):
+        sampled = torch.zeros(mask.shape)
+        sampled[mask] = torch.from_numpy(np.concatenate(returned))
     deal = [set(part.tolist()) for part in np.array_split(order, n_minibatches)]
     return RolloutBatch(
         responses=[Response(np.concatenate([prompt, one.ids]), len(prompt)) for _, prompt, one in rows],
         rewards=torch.tensor([float(one.correct) for _, _, one in rows]),
         groups=torch.tensor([g for g, _, _ in rows]),
-        mask=torch.arange(int(counts.max()))[None, :] < counts[:, None],
+        mask=mask,
         minibatches=[[i for i, (g, _, _) in enumerate(rows) if g in part] for part in deal],
+        sampled=sampled,
     )
 
 

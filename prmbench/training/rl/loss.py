@@ -97,11 +97,18 @@ class Tokens:
         old: Log-probs under pi_old. float32, shape [n].
         advantages: Advantages of the policy's objective. float32, shape [n].
         weights: Weights that make a sum over a minibatch's tokens its loss. float32, shape [n].
+        correction: Factors of the loss for who sampled the tokens (`prmbench.training.rl.sampler`). float32, shape [n]; None: 1.
     """
 
     old: Tensor
     advantages: Tensor
     weights: Tensor
+    correction: Tensor | None = None
+
+    @property
+    def corrected(self) -> Tensor:
+        """The weights times the correction. Shape [n]."""
+        return self.weights if self.correction is None else self.weights * self.correction
 
 
 @dataclass(frozen=True)
@@ -144,17 +151,16 @@ def policy_loss(
     ratio = (logprobs - sampled.old).detach()
     kl = (sampled.weights * (ratio.expm1() - ratio)).sum()
     if not algorithm.rules.ratio:
-        loss = -(sampled.weights * sampled.advantages * logprobs).sum()
+        loss = -(sampled.corrected * sampled.advantages * logprobs).sum()
         return PolicyLoss(loss, loss.detach(), none, none, none, kl)
 
-    def part(new: Tensor, fixed: Tokens, weights: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-        loss = (weights * surrogate(new, fixed.old, fixed.advantages, clip)).sum()
-        return loss, (weights * is_clipped(new, fixed.old, fixed.advantages, clip)).sum().detach()
+    def part(new: Tensor, fixed: Tokens, mass: Tensor | float, clip: Clip) -> tuple[Tensor, Tensor]:
+        loss = (fixed.corrected * mass * surrogate(new, fixed.old, fixed.advantages, clip)).sum()
+        return loss, (fixed.weights * mass * is_clipped(new, fixed.old, fixed.advantages, clip)).sum().detach()
 
-    of_sampled, clipped = part(logprobs, sampled, sampled.weights, algorithm.details.clip)
+    of_sampled, clipped = part(logprobs, sampled, 1.0, algorithm.details.clip)
     if picked is None or candidates is None:
         return PolicyLoss(of_sampled, of_sampled.detach(), none, clipped, none, kl)
-    mass = candidates.weights * candidates.old.exp()
-    of_candidates, clipped_candidates = part(picked, candidates, mass, algorithm.details.candidate_clip)
+    of_candidates, clipped_candidates = part(picked, candidates, candidates.old.exp(), algorithm.details.candidate_clip)
     loss = of_sampled + algorithm.alpha * of_candidates
     return PolicyLoss(loss, of_sampled.detach(), of_candidates.detach(), clipped, clipped_candidates, kl)

@@ -23,6 +23,7 @@ from prmbench.training.rl.advantages import gae_size
 from prmbench.training.rl.balance import check_update
 from prmbench.training.rl.methods import VARIANTS, Algorithm, Variant, outcome_and_gae
 from prmbench.training.rl.reward import FULL_RATE, RewardOptions, reward_kind
+from prmbench.training.rl.sampler import VLLMOptions
 from prmbench.training.rl.served import check_served
 from prmbench.verify.options import VerifierOptions
 
@@ -56,6 +57,11 @@ class EvaluateOptions(BaseModel):
 class RLRecipe(Algorithm, Optimisation):
     """A policy-optimisation run. A step is a rollout batch and its updates: epochs, max_steps and save_every count steps."""
 
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="number of steps, each of which keeps batch_size prompts and makes minibatches updates; goes over epochs",
+    )
     problems: str = Field(
         description="problems to train on: a problem set by name, or a file of {id, problem, answer} records"
     )
@@ -77,12 +83,14 @@ class RLRecipe(Algorithm, Optimisation):
     rollout_tokens: int = Field(
         16_384, ge=1, description="tokens of a sampling batch with engine hf, rollouts counted at full length"
     )
-    engine: str = Field(
-        "hf", description="what samples rollouts: hf, or vllm on the training device, its weights kept in step"
-    )
+    engine: str = Field("hf", description="what samples rollouts: hf, or vllm, whose weights are kept in step")
+    vllm: VLLMOptions = Field(default_factory=lambda: VLLMOptions(), description="how vLLM samples, with engine vllm")
     reward_model: RewardOptions | None = Field(None, description="null trains on the verifier's outcomes alone")
     verifier: str = Field(
         "strict", description="what counts as right: strict, paper, or strict,tolerance=0.01,think=false"
+    )
+    samples_every: int | None = Field(
+        None, ge=1, description="steps between two whose rollouts are shown in samples.jsonl; null shows none"
     )
     evaluate: EvaluateOptions | None = Field(None, description="how the policy is measured; null measures nothing")
     learning_rate: float = Field(
@@ -142,6 +150,11 @@ class RLRecipe(Algorithm, Optimisation):
     def conventions(self) -> VerifierOptions:
         """What counts as a right answer."""
         return VerifierOptions.parse(self.verifier)
+
+    @property
+    def updates_of_step(self) -> int:
+        """See `Optimisation.updates_of_step`."""
+        return self.minibatches
 
     @property
     def learns_reward(self) -> bool:
@@ -237,7 +250,13 @@ class RLRecipe(Algorithm, Optimisation):
         items = [*memory.weights(), *self._planned_models(memory), *memory.activations(tokens)]
         items += [*memory.blocks(tokens, gradient=not self.lora), *self._planned_cache(memory)]
         source = f"{source}; {sampled:,} rollouts a step, {kept}"
-        return memory.plan(data, source, self.samples, items, of_update=sampled / self.minibatches)
+        sampler = None
+        if self.engine == "vllm" and self.vllm.mode == "colocate":
+            options = self.vllm
+            sampler = memory.sampler(
+                options.gpu_memory_utilization, options.tensor_parallel_size, sleeps=options.enable_sleep_mode
+            )
+        return memory.plan(data, source, self.samples, items, sampled / self.minibatches, sampler)
 
     def _planned_data(self) -> tuple[Expected, str]:
         if self.expected is not None:
@@ -268,7 +287,9 @@ class RLRecipe(Algorithm, Optimisation):
             items.append(memory.model("reward model", ", as large as the policy"))
             if reward.update != "frozen":
                 learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)
-                items.append(MemoryItem("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}"))
+                items.append(
+                    MemoryItem("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}", "model")
+                )
             origin = self.model if reward.reference == "start" else reward.reference
             shared = bool(reward.lora) and self.learns_reward and origin == reward.model
             references += not shared and reward.reference not in ("old", *(("start",) if self.lora else ()))

@@ -24,7 +24,7 @@ from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.load import eos_ids, load_causal_lm
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.tokenizer import save_tokenizer
-from prmbench.errors import UserError
+from prmbench.errors import UserError, first_line
 from prmbench.policies.policy import load_policy
 from prmbench.policies.prompt_record import PromptRecord, prompt_differences
 from prmbench.quiet import quiet_libraries
@@ -51,12 +51,14 @@ from prmbench.training.rl.reward import (
 )
 from prmbench.training.rl.served import check_served, connect
 from prmbench.training.run_folder import TrainingRun, hold_output, refuse_own_folder, states_in
+from prmbench.training.watch.metrics import in_steps
+from prmbench.training.watch.samples import SAMPLES_NAME, SamplesFile
 from prmbench.verify import verifier_version
 from prmbench.verify.golds import checked_verifier
 
 if TYPE_CHECKING:
     from prmbench.training.rl.micro import Model
-    from prmbench.training.rl.trainer import PolicyTrainer
+    from prmbench.training.rl.trainer import PolicyTrainer, Setup
 
 REPORT_NAME = "rl.json"
 REWARD_FOLDER = "reward_model"
@@ -198,6 +200,11 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
 
         if not is_vllm_available():
             raise UserError(f"engine vllm: vLLM is not installed ({install_command('vllm')}); or set engine=hf")
+        if share.count % recipe.vllm.tensor_parallel_size:
+            raise UserError(
+                f"vllm.tensor_parallel_size {recipe.vllm.tensor_parallel_size}: {share.count} processes cannot be dealt to groups "
+                "of that size; choose a divisor"
+            )
     for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
     card = (read_card(reward_folder) if reward_folder else None) or {}
@@ -249,8 +256,8 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     """
     from transformers import set_seed
 
-    from prmbench.training.model.progress_callback import progress_callback
-    from prmbench.training.rl.trainer import REWARD_STATE, PolicyTrainer, Setup
+    from prmbench.training.rl.trainer import REWARD_STATE, Setup
+    from prmbench.training.watch.callbacks import watch
 
     recipe = run.recipe
     # The policy.
@@ -278,8 +285,9 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
         before_last=(lambda trainer: _export_policy(run, trainer, run.output / REWARD_FOLDER / "reference"))
         if follows_old
         else (lambda _: None),
+        samples=_open_samples(run, last),
     )
-    trainer = PolicyTrainer(setup, model, [progress_callback(run.log)] if run.share.main else [])
+    trainer = _make_trainer(setup, model, watch(run))
     reward = trainer.learning_reward
     try:
         if last is None:
@@ -290,6 +298,34 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
     finally:
         trainer.verifier.close()
     return reward
+
+
+def _make_trainer(setup: Setup, model: Any, callbacks: list[Any]) -> PolicyTrainer:
+    """Make the trainer. With a vLLM server it waits for that server.
+
+    Raises:
+        UserError: No server answers, or it is not set up for training.
+    """
+    from prmbench.training.rl.trainer import PolicyTrainer
+
+    vllm = setup.recipe.vllm
+    try:
+        return PolicyTrainer(setup, model, callbacks)
+    except (OSError, RuntimeError) as error:
+        if setup.recipe.engine != "vllm" or vllm.mode != "server":
+            raise
+        raise UserError(
+            f"vllm.server_base_url {vllm.server_base_url}: {first_line(error)} (docs/cluster.md says how it is started)"
+        ) from error
+
+
+def _open_samples(run: _PolicyRun, last: str | None) -> SamplesFile | None:
+    """Return the file of rollouts to look at, without those of steps after the state that the run goes on from."""
+    every = run.recipe.samples_every
+    if every is None or not run.share.main:
+        return None
+    done = int(last.rpartition("-")[2]) // run.recipe.minibatches if last is not None else 0
+    return SamplesFile(run.output / SAMPLES_NAME, every, done)
 
 
 def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
@@ -409,10 +445,7 @@ def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
         if (folder / "reference").is_dir():
             written["updated_reward_model_reference"] = folder / "reference"
     # The figures of every step, counted in steps instead of updates.
-    history = [row for row in state["log_history"] if "rollouts/accuracy" in row]
-    for row in history:
-        row["step"] = row["step"] // recipe.minibatches
-        row["seconds/updates"] = row.pop("step_time", 0.0) * recipe.minibatches  # TRL's is of one update
+    history = [in_steps(row, recipe.minibatches) for row in state["log_history"] if "rollouts/accuracy" in row]
     return {
         "hashes": {name: checkpoint_hash(folder) for name, folder in written.items()},
         "versions": {**versions(), "trl": metadata.version("trl")},

@@ -26,6 +26,7 @@ from prmbench.training.rl.loss import Tokens, candidate_weights, token_weights
 from prmbench.training.rl.methods import Advantages, Algorithm, ScoredBatch, compute_advantages
 from prmbench.training.rl.micro import MicroBatch, Model, make_micro, measure_old
 from prmbench.training.rl.reward import ImplicitReward, Reward
+from prmbench.training.rl.sampler import LARGE_RATIO, VLLMOptions, importance_weights, mismatch
 
 LARGEST_RATIO = 3.0
 """Of the mean |GAE| to the mean |outcome advantage|, past which a run warns."""
@@ -62,6 +63,7 @@ class Preparation:
         processes: The processes of the run.
         reward: The reward model; None where there is none.
         start: Where the policy started from, for a method that compares with it.
+        vllm: How rollouts of another sampler than the trainer are corrected; None where the trainer itself samples.
     """
 
     algorithm: Algorithm
@@ -73,6 +75,7 @@ class Preparation:
     processes: Processes = Processes()
     reward: Reward | None = None
     start: Model | None = None
+    vllm: VLLMOptions | None = None
     _warned: bool = field(init=False, default=False)
 
     def run(self, policy: Model, batch: RolloutBatch, *, learn: bool) -> list[MicroBatch]:
@@ -95,7 +98,8 @@ class Preparation:
         advantages = compute_advantages(self.algorithm, scored)
         if learn:
             self._log_advantages(batch, advantages)
-        self._set_targets(batch, micros, advantages)
+        correction = self._correction(batch, micros) if learn else None
+        self._set_targets(batch, micros, advantages, correction)
         if self.algorithm.rules.candidates:
             assert advantages.sigma is not None
             self._set_candidates(micros, picked, advantages.sigma, beta)
@@ -173,7 +177,24 @@ class Preparation:
             self.log("reward_model/loss", float(loss.detach()))
             self.log("reward_model/grad_norm", norm)
 
-    def _set_targets(self, batch: RolloutBatch, micros: list[MicroBatch], advantages: Advantages) -> None:
+    def _correction(self, batch: RolloutBatch, micros: list[MicroBatch]) -> Tensor | None:
+        """Compare the sampler's log-probs with the trainer's. Returns the factors of the loss; None where nothing is corrected."""
+        if self.vllm is None or batch.sampled is None:
+            return None
+        old = self._whole(batch, micros, [micro.old for micro in micros])
+        found = mismatch(old, batch.sampled, batch.mask)
+        self.log("sampling/sampling_logp_difference/mean", found.mean)
+        self.log("sampling/sampling_logp_difference/p99", found.p99)
+        self.log(f"sampling/ratio_beyond_{LARGE_RATIO}", found.beyond)
+        if not self.vllm.importance_sampling_correction:
+            return None
+        factors = importance_weights(old, batch.sampled.double(), batch.mask, self.vllm)
+        self.log("sampling/importance_sampling_ratio/mean", float(factors[batch.mask].mean()))
+        return factors.float()
+
+    def _set_targets(
+        self, batch: RolloutBatch, micros: list[MicroBatch], advantages: Advantages, correction: Tensor | None
+    ) -> None:
         # DDP averages gradients over processes; the weights are made for their sum.
         weights = torch.zeros(batch.mask.shape)
         for rows in batch.minibatches:
@@ -183,7 +204,8 @@ class Preparation:
         total = advantages.total.float()
         for micro in micros:
             of_token = micro.flat(weights) if micro.real else torch.zeros_like(micro.old)
-            micro.sampled = Tokens(micro.old, micro.flat(total), of_token)
+            factors = micro.flat(correction) if correction is not None and micro.real else None
+            micro.sampled = Tokens(micro.old, micro.flat(total), of_token, factors)
 
     def _set_candidates(
         self, micros: list[MicroBatch], picked: Sequence[Tensor | None], sigma: Tensor, beta: float
@@ -199,7 +221,13 @@ class Preparation:
                 assert values is not None
                 weights = candidate_weights(self.algorithm, micro.sampled.weights, micro.where, mass)
                 td = scaled_td(values, sigma.to(values), beta)
-                micro.candidates = Tokens(micro.old_picked, td, weights if micro.real else torch.zeros_like(weights))
+                weights = weights if micro.real else torch.zeros_like(weights)
+                # Candidates are all there, whoever sampled; only that their rollout was sampled is to be corrected.
+                of_rollout = self.vllm is not None and self.vllm.of_sequence
+                factors = micro.sampled.correction if of_rollout else None
+                micro.candidates = Tokens(
+                    micro.old_picked, td, weights, factors[micro.where] if factors is not None else None
+                )
 
     def _whole(self, batch: RolloutBatch, micros: Sequence[MicroBatch], flat: Sequence[Tensor]) -> Tensor:
         """Return the values of all rows, from all processes. float64, shape [b, t], 0 in padding."""

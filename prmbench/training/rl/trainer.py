@@ -43,6 +43,7 @@ from prmbench.training.rl.micro import MicroBatch, Model
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rl.step import Preparation, Processes
+from prmbench.training.watch.samples import SamplesFile
 from prmbench.verify import Verifier
 
 REWARD_STATE = "reward_model"
@@ -66,6 +67,7 @@ class Setup:
         make_start: Makes the model that the policy started from; None where the method does not compare with it.
         after_step: Called with the trainer and the number of steps done, after every step but the last.
         before_last: Called with the trainer before the last step's updates of the policy.
+        samples: Keeps rollouts to look at; None keeps none.
     """
 
     recipe: RLRecipe
@@ -79,6 +81,7 @@ class Setup:
     make_start: Callable[[PolicyTrainer], Model] | None = None
     after_step: Callable[[PolicyTrainer, int], None] = lambda *_: None
     before_last: Callable[[PolicyTrainer], None] = lambda _: None
+    samples: SamplesFile | None = None
 
 
 class PolicyTrainer(GuardedTrainer, GRPOTrainer):
@@ -104,6 +107,7 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
             processing_class=setup.encoder.tokenizer,
             callbacks=[*callbacks, _StepCallback(self)],
         )
+        self.updates_of_step = recipe.minibatches
         self.setup, self.verifier, accelerator = setup, Verifier(recipe.conventions), self.accelerator
         self.preparation = Preparation(
             algorithm=recipe,
@@ -120,6 +124,7 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
             ),
             reward=setup.make_reward(self) if setup.make_reward else None,
             start=setup.make_start(self) if setup.make_start else None,
+            vllm=recipe.vllm if recipe.engine == "vllm" else None,
         )
         self._last_began: float | None = None
         self._teaches = True
@@ -157,6 +162,8 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
         sampled = time.monotonic()
         kept = keep_groups(groups, recipe.batch_size, recipe)
         self._log_rollouts(groups, kept)
+        if self.setup.samples is not None and self.is_world_process_zero():
+            self.setup.samples.write(self.rollout_step + 1, (kept or groups)[0].rollouts)
         if self.state.global_step + recipe.minibatches >= self.state.max_steps:
             self.setup.before_last(self)
         batch = make_batch(kept or groups[:1], recipe.minibatches, [recipe.seed, self.rollout_step])
@@ -176,9 +183,10 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
         """Sample and verify rollouts of these problems."""
         asked = [self.setup.problems[i] for i in indices]
         problems, prompts = [problem for problem, _ in asked], [ids for _, ids in asked]
-        found = self._sample_with_vllm(problems, prompts) if self.use_vllm else self._sample_here(problems, prompts)
+        if self.use_vllm:
+            return self._sample_with_vllm(problems, prompts)
         by_id: dict[str, list[Rollout]] = {}
-        for rollout in sorted(found, key=lambda one: one.sample):
+        for rollout in sorted(self._sample_here(problems, prompts), key=lambda one: one.sample):
             by_id.setdefault(rollout.id, []).append(rollout)
         return [PromptGroup(ids, tuple(by_id[p.id])) for p, ids in asked]
 
@@ -208,18 +216,18 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
             )
             return [rollout for batch in batches for rollout in batch]
 
-    def _sample_with_vllm(self, problems: Sequence[Problem], prompts: Sequence[NDArray[np.int64]]) -> list[Rollout]:
+    def _sample_with_vllm(self, problems: Sequence[Problem], prompts: Sequence[NDArray[np.int64]]) -> list[PromptGroup]:
         recipe, setup = self.setup.recipe, self.setup
         repeated = [ids.tolist() for ids in prompts for _ in range(recipe.samples)]
-        completions, _ = self._generate_single_turn(repeated, None, {}, recipe.samples)
+        completions, logprobs = self._generate_single_turn(repeated, None, {}, recipe.samples)
         jobs = [(p, k) for p in problems for k in range(recipe.samples)]
         texts = [setup.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in completions]
         style = find_prompt(recipe.prompt).style
         verdicts = self.verifier.verify(texts, [p.answer for p, _ in jobs], style=style)
-        out = []
+        found = []
         for (p, k), ids, text, verdict in zip(jobs, completions, texts, verdicts, strict=True):
             done = bool(ids) and ids[-1] in setup.stop
-            out.append(
+            found.append(
                 Rollout(
                     id=p.id,
                     sample=k,
@@ -231,7 +239,14 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
                     verdict=verdict if done else Verdict.WRONG,
                 )
             )
-        return out
+        # vLLM gives None for a log-prob that is no number. NumPy makes NaN of it.
+        sampled = None if logprobs is None else [np.array(one, dtype=np.float32) for one in logprobs]
+        n = recipe.samples
+        parts = [slice(start, start + n) for start in range(0, len(found), n)]
+        return [
+            PromptGroup(ids, tuple(found[part]), None if sampled is None else tuple(sampled[part]))
+            for ids, part in zip(prompts, parts, strict=True)
+        ]
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         """Give the policy loss of one micro-batch: its part of a sum over the minibatch."""
@@ -330,7 +345,7 @@ def _config(setup: Setup) -> GRPOConfig:
         ddp_timeout=6 * 3600,  # processes wait while the first one evaluates
         generation_kwargs={"stop_token_ids": sorted(setup.stop)} if recipe.engine == "vllm" else None,
         use_vllm=recipe.engine == "vllm",
-        vllm_mode="colocate",
+        **recipe.vllm.arguments(recipe.max_length),
     )
 
 

@@ -160,8 +160,8 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
 
     from prmbench.engines.hf.engine import HFEngine
     from prmbench.reward_models.reference_model import ReferenceModel, reference_identity, reference_logprobs
-    from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.rm.trainer import PairData, RewardModelTrainer
+    from prmbench.training.watch.callbacks import watch
 
     recipe, kept, held = run.recipe, run.data.kept, run.data.held
 
@@ -207,7 +207,7 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
         processing_class=run.encoder.tokenizer,
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
         eval_dataset=[] if held else None,
-        callbacks=[progress_callback(run.log)] if run.share.main else [],
+        callbacks=watch(run),
         args=measured_arguments(recipe, run.states, updates, recipe.evaluate_every, held=bool(held), fresh=fresh),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prmbench.data.records import read_json
 from prmbench.data.tokens import ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
 from prmbench.engines.processes import current_share
@@ -103,18 +104,18 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
         from trl import SFTConfig, SFTTrainer
     except ModuleNotFoundError:
         raise UserError(f"training needs TRL, which is not installed: {install_command('train')}") from None
-    from prmbench.training.model.progress_callback import progress_callback
     from prmbench.training.model.trainer import GuardedTrainer
     from prmbench.training.sft.stopping import StopAtPassRate, last_pass_rate
+    from prmbench.training.watch.callbacks import watch
 
     class Finetuner(GuardedTrainer, SFTTrainer):
         """TRL's trainer."""
 
-    # Make the trainer. It shows no progress where a stopping rule leaves the number of steps open.
+    # Make the trainer. A stopping rule measures before figures are shown, and leaves the number of steps open.
     recipe, tokenizer = run.recipe, run.encoder.tokenizer
-    callback = progress_callback(run.log)
+    callbacks = watch(run, "training" if recipe.stop is None else "training, at most")
     if recipe.stop is not None:
-        callback = StopAtPassRate(recipe.stop, run.encoder, verifier, recipe.seed, run.log)
+        callbacks.insert(0, StopAtPassRate(recipe.stop, run.encoder, verifier, recipe.seed, run.log))
     model = load_start(recipe, run.folder).train()
     trainer = Finetuner(
         model=add_adapter(model, recipe.lora) if recipe.lora is not None else model,
@@ -128,7 +129,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
         train_dataset=_dataset(data.kept),
         eval_dataset=_dataset(data.held) if data.held else None,
         processing_class=tokenizer,
-        callbacks=[callback] if run.share.main or recipe.stop is not None else [],
+        callbacks=callbacks,
     )
 
     # Train, and write the checkpoint.
@@ -137,6 +138,9 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
     )
     if last is None:
         trainer.rehearse(run.states / "rehearsal", exporter.write)
+    else:  # TRL's count of tokens begins at 0 in every process
+        before = read_json(Path(last) / "trainer_state.json")["log_history"]
+        trainer._total_train_tokens = next((row["num_tokens"] for row in reversed(before) if "num_tokens" in row), 0)
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(str(run.states / "last"))
     run.share.wait()

@@ -139,6 +139,17 @@ def test_first_errors_are_processbench_s():
     assert ours.first_error_f1.value == pytest.approx(theirs.f1.value)
 
 
+def test_a_first_error_that_is_never_found_has_an_exact_bound_as_in_processbench():
+    """Nothing is flagged, so that F1 is 0 in every resample."""
+    items = random_items(50, 2, labels=("right", "wrong"))
+    plain = [TraceItem(i.subset, i.id, i.generator, i.label, i.digest, i.n_tokens, scores=i.scores) for i in items]
+    many = Statistics(500, 0)
+    ours = compute_metrics(items, 1.0, {"step": -99.0}, {}, many).protocols["step"].subsets["s"].rules["fixed"]
+    theirs = processbench_metrics(plain, 1.0, {"step": -99.0}, many).protocols["step"].subsets["s"].rules["fixed"]
+    assert (ours.first_error_f1.value, ours.first_error_f1.low) == (0.0, 0.0)
+    assert 0 < ours.first_error_f1.high == pytest.approx(theirs.f1.high)
+
+
 def plain_prm_score(right, kept):
     def f1(truth, said):
         return 2 * np.sum(truth & said) / (np.sum(truth) + np.sum(said))

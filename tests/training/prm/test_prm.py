@@ -276,3 +276,17 @@ def test_mistakes(recipe, data):
         train_prm(recipe.model_copy(update={"objective": "token_pair", "pair": ("right", "wrong")}))
     with pytest.raises(UserError, match="traces are left to train on, an update takes batch_size 64"):
         train_prm(recipe.model_copy(update={"batch_size": 64}))
+
+
+def test_the_loss_is_the_mean_over_steps_however_many_micro_batches(recipe):
+    """Transformers counts the labels of language models one fewer a micro-batch, which would scale loss and gradient."""
+    found = []
+    for size in (8, 4, 2):
+        changed = recipe.model_copy(
+            update={"micro_batch_size": size, "max_steps": 1, "output": f"{recipe.output}-{size}"}
+        )
+        row = next(row for row in train_prm(changed).history if "grad_norm" in row)
+        found.append((row["loss"], row["grad_norm"]))
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-4)
+    assert found[0][0] == pytest.approx(np.log(2), abs=0.1)  # the head starts from small weights

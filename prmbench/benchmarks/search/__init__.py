@@ -1,0 +1,1 @@
+"""Guided search: does a reward model help while the answer is being written, at equal compute?"""

@@ -1,0 +1,48 @@
+"""The study of guided search on a few problems."""
+
+from __future__ import annotations
+
+import pytest
+
+from prmbench.data.problems import load_problems
+from prmbench.data.prompts import find_prompt
+from prmbench.miniature.build import PROMPT, SHIPPED, Build, make_problems, write_lines
+from prmbench.miniature.true_model import TrueValueModel
+from prmbench.policies.policy import load_policy
+from prmbench.reward_models.loading import load_reward_model
+from prmbench.studies.measure_search import (
+    agreement,
+    curve_table,
+    measure_many,
+    measure_search,
+    methods_table,
+    read_search,
+    winners,
+)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy(str(SHIPPED), find_prompt(PROMPT))
+
+
+@pytest.mark.slow
+def test_true_values_order_prefixes_as_themselves_and_win(policy, tmp_path):
+    problems = load_problems(write_lines(tmp_path / "p.jsonl", make_problems(Build().world, "test", 3, 7)))
+    truth = TrueValueModel(Build().world, policy.encoder)
+    assert agreement(truth, truth, policy, problems, n=6).value == pytest.approx(1)
+    # The policy's own confidence is another matter.
+    endo = load_reward_model(SHIPPED, kind="endo")
+    assert -1 < agreement(endo, truth, policy, problems, n=6).value < 1
+    found = measure_search(truth, policy, problems, "true values", tmp_path / "run")
+    assert read_search(tmp_path / "run") == found
+    many = measure_many(truth, policy, problems, "true values", tmp_path / "many", n=32)
+    # True values choose a right sample wherever there is one, and never lose by more samples.
+    assert [one.accuracy.value for one in many.mean.curve.values()] == pytest.approx(
+        [one.any_right.value for one in many.mean.curve.values()]
+    )
+    table = methods_table({"true values": found})
+    assert table.count("\n") == 1 + 10
+    assert "| true values | beam@16 |" in table
+    assert winners({"true values": found})[0].startswith("- true values: ")
+    assert curve_table({"true values": many}).splitlines()[-1].startswith("| any right |")
