@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from prmbench.data.records import read_json
 from prmbench.engines.sampling import SamplingParams
@@ -62,7 +65,9 @@ class Command:
     @cached_property
     def key(self) -> str:
         """A hash of everything that it depends on, the recipes before it included."""
-        recipe = self.recipe and self.recipe.model_dump(mode="json")
+        recipe = self.recipe and self.recipe.model_dump(
+            mode="json", exclude_unset=True
+        )  # a later version has more keys
         return digest([self.arguments, recipe, [one.key for one in self.needs]])
 
     @property
@@ -95,7 +100,9 @@ class Command:
 
     def _same_recipe(self, report: Path) -> bool:
         assert self.recipe is not None
-        found, wanted = read_json(report).get("recipe"), json.loads(json.dumps(self.recipe.model_dump()))
+        wanted, found = self.recipe.model_dump(mode="json"), read_json(report).get("recipe")
+        with contextlib.suppress(ValidationError):  # a key that came later has its default
+            found = type(self.recipe).model_validate(found).model_dump(mode="json")
         if found != wanted:
             keys = [key for key, value in wanted.items() if not isinstance(found, dict) or found.get(key) != value]
             raise UserError(

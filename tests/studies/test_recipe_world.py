@@ -222,6 +222,11 @@ def test_the_run_of_another_recipe_is_not_taken_for_this_one(tmp_path, monkeypat
     recipe = json.loads(json.dumps(command.recipe.model_dump()))
     (command.output / "rm.json").write_text(json.dumps({"recipe": recipe}))
     assert command.is_done
+    # A key that an earlier version did not have.
+    (command.output / "rm.json").write_text(
+        json.dumps({"recipe": {k: v for k, v in recipe.items() if k != "read_state"}})
+    )
+    assert command.is_done
     (command.output / "rm.json").write_text(json.dumps({"recipe": {**recipe, "learning_rate": 1.0}}))
     with pytest.raises(UserError, match=r"rm.json: is of a run whose recipe differs in learning_rate; expected"):
         _ = command.is_done
