@@ -221,13 +221,19 @@ def _evaluate(
 
 
 def _distinct_names(sources: Sequence[str]) -> list[str]:
-    """Call checkpoints by the last part of their paths, or by the last two where that is not enough."""
-    parts = [Path(split_revision(source)[0]).resolve().parts for source in sources]
+    """Call checkpoints by the last part of their paths, with their revisions or by the last two where that is not enough."""
+    split = [split_revision(source) for source in sources]
+    parts = [Path(source).resolve().parts for source, _ in split]
     for last in (1, 2, 3):
-        names = [printable("-".join(one[-last:])) for one in parts]
-        if len({slug(name) for name in names}) == len(names):
-            return names
-    twice = next(source for i, source in enumerate(sources) if source in sources[:i] or names.count(names[i]) > 1)
+        plain = ["-".join(one[-last:]) for one in parts]
+        revised = [name if of is None else f"{name}@{of}" for name, (_, of) in zip(plain, split, strict=True)]
+        for chosen in (plain, revised):
+            names = [printable(name) for name in chosen]
+            slugs = [slug(name) for name in names]
+            if len(set(slugs)) == len(slugs):
+                return names
+    # Folders are called by slugs, so two long names with one start are one name too.
+    twice = next(source for source, one in zip(sources, slugs, strict=True) if slugs.count(one) > 1)
     raise ArgumentError("rm", twice, "is named twice, or as another is; name each once, or evaluate them one by one")
 
 

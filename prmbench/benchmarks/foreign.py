@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _read(file: Path, traces: list[Trace], make_item: MakeItem) -> dict[tuple[st
         if (trace.subset, trace.id) in found:
             raise UserError(f"{place}: trace '{printable(trace.id)}' has scores already; keep one record of it")
         scores = record["scores"]
-        if not isinstance(scores, list) or not all(type(one) in (int, float) and one == one for one in scores):
+        if not isinstance(scores, list) or not all(map(_is_score, scores)):
             raise UserError(f"{place}: field 'scores' is {shown(scores)}; expected a list of numbers, one a step")
         if len(scores) != len(trace.steps):
             raise UserError(
@@ -97,6 +98,16 @@ def _read(file: Path, traces: list[Trace], make_item: MakeItem) -> dict[tuple[st
         none = np.zeros(len(scores), dtype=np.int64)
         found[trace.subset, trace.id] = make_item(trace, StepScores(none, scores=values))
     return found
+
+
+def _is_score(value: Any) -> bool:
+    """Whether a JSON value is a number that a float holds, and not NaN."""
+    if type(value) not in (int, float):
+        return False
+    try:
+        return not math.isnan(float(value))
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _trace(place: str, record: dict[str, Any], by_id: dict[str, list[Trace]]) -> Trace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,10 @@ class PairPower:
         n: Items that were compared, over all subsets.
         difference: The difference of their means over subsets, in points.
         spread: Standard deviation of the difference of one item, in points: the standard error times the root of n.
-        smallest: The smallest difference that so many items decide at 80% power, in points.
+        smallest: The smallest difference that so many items decide at 80% power, in points; None where there is no spread.
         points: The difference that a plan was asked for, in points.
-        n_for_difference: Items that decide the difference seen, were it the true one; None: more than ten million.
-        n_for_points: Items that decide `points`; None: more than ten million.
+        n_for_difference: Items that decide the difference seen, were it the true one; None: more than ten million, or no spread.
+        n_for_points: Items that decide `points`; None: more than ten million, or no spread.
     """
 
     first: str
@@ -41,7 +41,7 @@ class PairPower:
     n: int
     difference: float
     spread: float
-    smallest: float
+    smallest: float | None
     points: float
     n_for_difference: int | None
     n_for_points: int | None
@@ -51,7 +51,8 @@ def power_of_pairs(comparison: PairedComparison, points: float) -> list[PairPowe
     """Say what the items of a comparison can decide, and how many would decide a difference.
 
     The standard error is read from the 95% paired-bootstrap interval. More items are taken to be more of the same, in every subset
-    alike.
+    alike. Where no two resamples differ (the subjects agree on every item, or there is one resample), nothing is known of the
+    spread, and nothing can be planned.
 
     Args:
         comparison: The comparison.
@@ -64,6 +65,8 @@ def power_of_pairs(comparison: PairedComparison, points: float) -> list[PairPowe
 def _power(pair: ComparedPair, n: int, points: float) -> PairPower:
     error = 100 * (pair.mean.high - pair.mean.low) / (2 * 1.959964)
     spread, difference = error * math.sqrt(n), 100 * pair.mean.value
+    if not spread > 0:
+        return PairPower(pair.first, pair.second, n, difference, 0.0, None, points, None, None)
     return PairPower(
         pair.first,
         pair.second,
@@ -97,11 +100,15 @@ def render_power(found: Sequence[PairPower]) -> RenderableType:
         table.add_row(
             safe(f"{one.first} - {one.second}"),
             f"{one.difference:+.1f}",
-            f"{one.smallest:.1f}",
-            _count(one.n_for_difference),
-            _count(one.n_for_points),
+            *(
+                ("n/a", "n/a", "n/a")
+                if one.smallest is None
+                else (f"{one.smallest:.1f}", _count(one.n_for_difference), _count(one.n_for_points))
+            ),
         )
     note = f"In points, two-sided at {1 - LEVEL:.0%}. Items for this difference: were it the true one, with as many in each subset."
+    if any(one.smallest is None for one in found):
+        note += " n/a: the difference is the same in every resample, so nothing is known of its spread."
     return Group(table, Text(note))
 
 
@@ -139,13 +146,16 @@ def plan_policies(right: Mapping[Any, Sequence[bool]], points: float) -> list[Po
         A row for each of `SAMPLES`.
 
     Raises:
-        ValueError: A problem has fewer than two completions.
+        ValueError: A problem has fewer than two completions, or those of each problem are all right or all wrong, so that
+            nothing is known of the noise of sampling.
     """
     shares = np.array([np.mean(one) for one in right.values()])
     counts = np.array([len(one) for one in right.values()])
     if counts.min() < 2:
         raise ValueError("a problem has fewer than two completions")
     within = float(np.mean(shares * (1 - shares) * counts / (counts - 1)))
+    if within == 0:
+        raise ValueError("the completions of each problem are all right or all wrong")
     noise = float(np.mean(shares * (1 - shares) / (counts - 1)))
     between = max(float(np.var(shares, ddof=1)) - noise, 0.0) if len(shares) > 1 else 0.0
     plans = []
@@ -173,13 +183,3 @@ def render_plan(plans: Sequence[PolicyPlan], points: float, n_problems: int) -> 
         "trainings of one start lie nearer the first column; `prmbench compare A B --power` says where, once there are two."
     )
     return Group(table, Text(note))
-
-
-def plans_as_json(plans: Sequence[PolicyPlan], points: float) -> dict[str, Any]:
-    """Return a plan for programs.
-
-    Args:
-        plans: Its rows.
-        points: The difference to decide, in points.
-    """
-    return {"points": points, "power": POWER, "plans": [asdict(one) for one in plans]}

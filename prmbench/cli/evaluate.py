@@ -118,7 +118,7 @@ def show_plan(entry_or_items: Path, points: float) -> None:
         points: The difference, in points.
 
     Raises:
-        UserError: The items are not of a policy, or a problem has fewer than two completions.
+        UserError: The items are not of a policy, a problem has fewer than two completions, or those of each are all alike.
     """
     from collections import defaultdict
 
@@ -137,6 +137,11 @@ def show_plan(entry_or_items: Path, points: float) -> None:
     if min(map(len, right.values())) < 2:
         raise UserError(
             "--plan-for: needs at least 2 completions of each problem, to tell sampling from problems; pass --n 2 or more"
+        )
+    if all(len(set(one)) == 1 for one in right.values()):
+        raise UserError(
+            "--plan-for: the completions of each problem are all right or all wrong, so nothing is known of the noise of sampling; "
+            "take more problems, or a temperature above 0"
         )
     Console().print(render_plan(plan_policies(right, points), points, len(right)))
 

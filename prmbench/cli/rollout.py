@@ -103,7 +103,10 @@ def _rollout(**values: Any) -> None:
         return
     typer.echo(summary.sentence())
     typer.echo(f"rollouts: {values['output'] / 'rollouts.jsonl'}")
-    typer.echo(f"next:  prmbench eval --rm CKPT --rollouts {values['output']}")
+    typer.echo(f"next:  prmbench train rm RECIPE --set data={values['output']}")
+    typer.echo(
+        f"next:  prmbench eval --rm CKPT --rollouts {values['output']}   (of a model that did not learn from them)"
+    )
 
 
 rollout_command = interruptible(with_flags(_rollout, _FLAGS))

@@ -90,6 +90,7 @@ def train_rm_command(
         _show_plan(checked, _launch(devices, launch, device_memory, throughput), as_json=as_json)
         return
     announce_loading(checked.model)
+    from prmbench.reward_models.card import read_card
     from prmbench.training.prm.run import train_prm
     from prmbench.training.rm.run import train_rm
 
@@ -103,7 +104,10 @@ def train_rm_command(
         return
     typer.echo(f"{result.steps:,} steps; the best weights by held-out loss are those of step {result.best_step:,}")
     typer.echo(f"checkpoint: {result.output}")
-    typer.echo(f"next:  prmbench eval --rm {result.output}")
+    card = read_card(result.output) or {}
+    # A reference in another tree has only its name in the card, so that no path of this machine travels with it.
+    elsewhere = card.get("reference") is None and card.get("reference_name") is not None
+    typer.echo(f"next:  prmbench eval --rm {result.output}" + (f" --reference {checked.model}" if elsewhere else ""))
 
 
 @train.command(name="rl")

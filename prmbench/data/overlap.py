@@ -21,6 +21,9 @@ PROCESSBENCH = "processbench"
 FIELDS = ("problem", "question", "prompt", "instruction", "query", "messages", "conversations")
 """Fields that hold a problem, the first that a record has."""
 
+ROLLOUTS = "rollouts.jsonl"
+"""The file of problems and completions in the folder of a rollout run."""
+
 _WORD = re.compile(r"\w+")
 
 
@@ -172,6 +175,9 @@ def _texts(file: Path) -> dict[str, str]:
 def _files(path: Path) -> Iterable[Path]:
     if not path.is_dir():
         return [find_file(path, "records, one problem a line")]
+    rollouts = path / ROLLOUTS
+    if rollouts.is_file():  # the folder of a rollout run, which also holds records of the run itself
+        return [rollouts]
     found = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
     if not found:
         raise UserError(f"{path}: holds no file of records ({', '.join(SUFFIXES)})")

@@ -188,6 +188,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def repeated_key(path: Path) -> str | None:
+    """Find a key that an object of a JSON file has twice, of which `read_json` keeps the last.
+
+    Args:
+        path: The file, which may also be broken.
+
+    Returns:
+        The first such key; None: there is none, or the file is no JSON.
+    """
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                found.append(name)
+            seen.add(name)
+
+    try:
+        json.loads(read_whole(path), object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        return None
+    return found[0] if found else None
+
+
 def read_records(path: Path) -> Iterator[Located]:
     """Read the records of one file, one after the other, so that a large file does not fill memory.
 

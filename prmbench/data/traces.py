@@ -34,6 +34,8 @@ from prmbench.errors import ArgumentError, UserError, argument, first_line, nami
 PROCESSBENCH_SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 PROCESSBENCH_HUB = "Qwen/ProcessBench"
 DATA_DIR_VARIABLE = "PRMBENCH_DATA_DIR"
+MOST_TRIALS = 1_000_000
+"""Continuations of a step, at most; more are no count."""
 
 EXPECTED = (
     "an object with id, problem, steps and label, or with labels or error_steps in the place of label, or a record of a data set "
@@ -319,11 +321,11 @@ def _counts(place: str, record: dict[str, Any], n_steps: int) -> tuple[tuple[int
         if (
             not isinstance(numbers, list)
             or len(numbers) != n_steps
-            or not all(one is None or (type(one) is int and one >= 0) for one in numbers)
+            or not all(one is None or (type(one) is int and 0 <= one <= MOST_TRIALS) for one in numbers)
         ):
             raise UserError(
                 f"{place}: field '{name}' is {shown(numbers)}; expected a list of {n_steps}, one a step: whole "
-                "numbers from 0, or null"
+                f"numbers from 0 to {MOST_TRIALS:,}, or null"
             )
     pairs: list[tuple[int, int] | None] = []
     for i, (right, all_of_them) in enumerate(zip(*found.values(), strict=True)):

@@ -93,7 +93,7 @@ class LoadOptions:
 HEADS = {"score.": "classifier", "v_head.": "value_head"}
 """How names of weights begin that are a reward model's head, and the kind of reward model that reads them."""
 
-HEAD_LAYERS = ("lm_head", "score", "classifier", "v_head", "value_head")
+HEAD_LAYERS = ("lm_head", "score", "concentration", "classifier", "v_head", "value_head")
 """Names of layers on a decoder that are no part of it."""
 
 

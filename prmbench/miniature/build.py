@@ -234,7 +234,7 @@ def rollout_steps(rollout: Rollout) -> list[str]:
 
 
 def rollout_error(rollout: Rollout, world: World) -> str:
-    """Say what is wrong with a rollout, as `prmbench.miniature.world.error_kind` does.
+    """Say what is wrong with a rollout, as `prmbench.miniature.checker.error_kind` does.
 
     Args:
         rollout: The rollout.

@@ -27,7 +27,8 @@ def first_wrong_step(problem: Chain, steps: Sequence[str], world: World) -> int:
         world: The problem's world.
 
     Returns:
-        Its index, or -1 where every step is right.
+        Its index, or -1 where every step is right. Without an answer the last step is wrong (0 where there are no steps); after
+        the answer every step is.
     """
     return _walk(problem, steps, world)[0]
 
@@ -124,13 +125,16 @@ def _walk(problem: Chain, steps: Sequence[str], world: World, *, results: bool =
             return i, "malformed"
         if isinstance(step, Answer):
             finished = state.done == len(problem.operations) and state.half is None
-            right = finished and step.value == state.value and i == len(steps) - 1
-            return (-1, "none") if right else (i, "wrong answer")
+            if not finished or step.value != state.value:
+                return i, "wrong answer"
+            return (
+                (-1, "none") if i == len(steps) - 1 else (i + 1, "malformed")
+            )  # nothing is called for after the answer
         for part in step:
             kind = _error(problem, state, part, world)
             if kind is not None and (results or kind != "wrong result"):
                 return i, kind
-    return len(steps) - 1, "malformed"  # it ends without an answer
+    return max(len(steps) - 1, 0), "malformed"  # it ends without an answer
 
 
 def _error(problem: Chain, state: _State, part: Part, world: World) -> str | None:

@@ -36,8 +36,9 @@ FORMAT_TOKENS = frozenset({*TAGS, *CONNECTIVES, "and", "\n\n", "\\boxed{", "}", 
 """Tokens that carry form and no content: action tags, synonyms, step separators, the answer's box, the end of turn."""
 
 _LINK = "|".join(CONNECTIVES)
-_PART = re.compile(rf"(?:([{LETTERS}]) )?(\d+) ([-+*]|plus|minus|times) (\d+) ({_LINK}) (\d+)")
-_ANSWER = re.compile(r"\\boxed\{ (\d+) \}")
+_NUMBER = "([0-9]{1,9})"
+_PART = re.compile(rf"(?:([{LETTERS}]) )?{_NUMBER} ([-+*]|plus|minus|times) {_NUMBER} ({_LINK}) {_NUMBER}")
+_ANSWER = re.compile(rf"\\boxed\{{ {_NUMBER} \}}")
 _SYMBOLS = {word: symbol for symbol, word in WORDS.items()}
 
 

@@ -153,8 +153,8 @@ def advantage_spread(world: World, rollouts: Sequence[Rollout]) -> dict[str, flo
         rollouts: Tagged rollouts; those that are not well-formed are left out.
 
     Returns:
-        The standard deviation of the true advantage, by kind of token: ``strategy`` (action tags of hard operations), ``result``,
-        and ``synonym``.
+        The standard deviation of the true advantage, by kind of token: ``strategy`` (the tags ``<advance>`` and ``<simplify>``;
+        those of easy operations, where there is nothing to choose, have the advantage 0), ``result``, and ``synonym``.
     """
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for one in rollouts:

@@ -146,14 +146,16 @@ def to_badge(measured: Measured) -> str:
     scale = 100 if columns[0].unit == "%" else 1
     ends = [None if end is None else scale * end for end in (estimate.low, estimate.high)]
     message = shown(Cell(scale * estimate.value, ends[0], ends[1]))
-    what = (
-        "miniature"
-        if entry.miniature
-        else f"first {entry.benchmark.limit:,}"
-        if entry.benchmark.limit is not None
-        else ""
-    )
-    label = f"{measured.benchmark.title} {columns[0].title}" + (f", {what}" if what else "")
+    parts = []
+    if entry.benchmark.name == "processbench" and not set(entry.benchmark.subsets) <= set(PROCESSBENCH_SUBSETS):
+        parts.append(f"step errors {columns[0].title} on {', '.join(entry.benchmark.subsets)}")  # data of one's own
+    else:
+        parts.append(f"{measured.benchmark.title} {columns[0].title}")
+    if entry.miniature:
+        parts.append("miniature")
+    if entry.benchmark.limit is not None:
+        parts.append(f"{entry.benchmark.limit:,} items a subset")
+    label = ", ".join(parts)
     badge = {"schemaVersion": 1, "label": one_line(label), "message": message, "color": "informational"}
     return json.dumps(badge, indent=1) + "\n"
 

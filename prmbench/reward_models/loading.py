@@ -11,7 +11,7 @@ from typing import Any
 from prmbench.data.records import file_hash, read_whole
 from prmbench.data.revisions import snapshot_commit
 from prmbench.data.tokens import TraceEncoder
-from prmbench.engines.checkpoint import is_adapter, locate
+from prmbench.engines.checkpoint import is_adapter, locate, text_config
 from prmbench.engines.load import LoadOptions
 from prmbench.engines.registry import check_engine
 from prmbench.errors import ArgumentError, UserError, argument, first_line
@@ -85,10 +85,7 @@ def load_reward_model(
         if engine == "api":
             fields["kind"] = "critic"
         elif reference is None and not is_adapter(folder):
-            raise UserError(
-                f"{source}: has no {CARD_NAME} that says what it is; pass {argument('reference', 'SFT')} (a log-ratio against "
-                f"that model), {argument('preset', 'NAME')} (a public PRM) or {argument('kind', 'endo')} (the model's own logits)"
-            )
+            raise UserError(f"{source}: has no {CARD_NAME} that says what it is; pass {_ways(folder)}")
         fields.setdefault("kind", "implicit")
     fields = fill_in(fields, {name: value for name, value in settings.items() if value not in (None, {})})
     card = make_card(fields, str(folder / CARD_NAME) if found else "the settings")
@@ -181,6 +178,16 @@ def read_template(path: Path) -> str:
         raise ArgumentError("chat_template", path, "is no text in UTF-8") from None
     except UserError as error:
         raise ArgumentError("chat_template", path, str(error).removeprefix(f"{path}: ")) from None
+
+
+def _ways(folder: Path) -> str:
+    """Name the arguments that say what a checkpoint without a card is, those that its architecture can be."""
+    public = f"{argument('preset', 'NAME')} (a public PRM)"
+    names = text_config(folder).get("architectures") or []
+    if names and "Classification" in str(names[0]):
+        return f"{argument('kind', 'classifier')} (it is a {names[0]}) or {public}"
+    reference = f"{argument('reference', 'SFT')} (a log-ratio against that model)"
+    return f"{reference}, {public} or {argument('kind', 'endo')} (the model's own logits)"
 
 
 def _run_plugin(path: Path) -> None:

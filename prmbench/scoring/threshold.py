@@ -152,7 +152,7 @@ def _useless(results: Iterable[RuleResult]) -> str | None:
     known = [(one.acc_error.value, one.acc_correct.value) for one in results]
     errors, corrects = ([value for value in column if value is not None] for column in zip(*known, strict=True))
     if corrects and not any(corrects):
-        return "flags every right one of"
+        return "flags every trace without an error among"
     if errors and not any(errors):
         return "flags none of" if all(value == 1 for value in corrects) else "finds no first error in any of"
     return None

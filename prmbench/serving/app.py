@@ -96,14 +96,14 @@ class Service:
                 401, "the key is missing or wrong; send 'Authorization: Bearer KEY'", {"WWW-Authenticate": "Bearer"}
             )
 
-    def solution_jobs(self, body: bytes) -> list[Job]:
+    def solution_jobs(self, body: bytes) -> tuple[list[Job], bool]:
         """Read one record, or a list of them.
 
         Args:
             body: The body of the request.
 
         Returns:
-            A job for each.
+            A job for each, and whether the body is a list.
 
         Raises:
             Refusal: It holds none, or too many.
@@ -135,7 +135,7 @@ class Service:
                 trace = encode_solution(self.model, solution)
             self._check_length(place, len(trace))
             jobs.append(Job(trace, solution))
-        return jobs
+        return jobs, isinstance(found, list)
 
     def value_jobs(self, body: bytes) -> list[Job]:
         """Read rows of token ids.
@@ -238,6 +238,7 @@ def make_app(service: Service) -> FastAPI:
         summary="Step scores of a reward model.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would send clients to whatever host the request names
         lifespan=lifespan,
     )
     _add_errors(app)
@@ -247,9 +248,9 @@ def make_app(service: Service) -> FastAPI:
     async def score(request: Request) -> Response:
         """Score the steps of one solution, or of a list of solutions; no labels are needed."""
         body = await read_body(request, service.limits.body_bytes)
-        jobs = await run_in_threadpool(service.solution_jobs, body)
+        jobs, several = await run_in_threadpool(service.solution_jobs, body)
         found = [one.fields() for one in await _results(service.worker, jobs)]
-        return _json(found if body.lstrip()[:1] == b"[" else found[0])
+        return _json(found if several else found[0])
 
     @app.post("/token-values", response_model=None, openapi_extra=_schema(list[TokenRow], TokenValues, several=False))
     async def token_values(request: Request) -> Response:

@@ -68,7 +68,8 @@ def f1_difference_resamples(
 ) -> Floats:
     """Draw bootstrap resamples of `f1_difference`. Both subjects are measured on the same draw of items.
 
-    An item enters only by its class and by who got it right, so a resample is a multinomial draw of eight counts.
+    An item enters only by its class and by who got it right, so a resample is a multinomial draw of eight counts. The two subjects
+    in the other order give the same draws with the other sign.
 
     Args:
         first: Whether the first predicted each trace right. Shape [n].
@@ -80,6 +81,8 @@ def f1_difference_resamples(
     Returns:
         The difference in each resample; NaN where a class is empty. Shape [n_resamples].
     """
+    if first.tobytes() < second.tobytes():
+        return -f1_difference_resamples(second, first, has_error, n_resamples=n_resamples, rng=rng)
     cell = 4 * has_error + 2 * first + second
     counts = np.bincount(cell.astype(np.int64), minlength=8)
     draws = rng.multinomial(len(cell), counts / len(cell), size=n_resamples).reshape(n_resamples, 2, 2, 2)

@@ -41,15 +41,15 @@ def pairs_needed(effect: float, sd: float, power: float = POWER, level: float = 
         level: Coverage of the interval that must lie on one side of 0.
 
     Returns:
-        The number, at least 2; None where there is no effect, or where it takes more than ten million.
+        The number, at least 2; None where there is no effect, where either is no number, or where it takes more than ten million.
     """
-    if effect == 0:
+    if effect == 0 or math.isnan(effect) or math.isnan(sd):
         return None
     low, high = 2, 2
     while power_of(high, effect, sd, level) < power:
-        low, high = high, 2 * high
-        if high > MOST:
+        if high == MOST:
             return None
+        low, high = high, min(2 * high, MOST)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle, effect, sd, level) >= power else (middle + 1, high)
@@ -66,10 +66,13 @@ def smallest_effect(n: int, sd: float, power: float = POWER, level: float = LEVE
         level: Coverage of the interval that must lie on one side of 0.
 
     Returns:
-        The difference, in the unit of `sd`; infinity with fewer than two pairs, 0 where there is no spread.
+        The difference, in the unit of `sd`; infinity with fewer than two pairs, 0 where there is no spread, NaN where it is not
+        known.
     """
     if n < 2:
         return math.inf
+    if math.isnan(sd):
+        return math.nan
     if sd <= 0:
         return 0.0
     from scipy.optimize import brentq

@@ -77,11 +77,14 @@ def seed_p_value(differences: Sequence[float]) -> float:
         differences: One difference a seed.
 
     Returns:
-        The p-value; NaN with fewer than two seeds, or where all differences are equal to each other and so have no spread.
+        The p-value; NaN with fewer than two seeds, or where a difference is not defined. Where all differences are equal to each
+        other it is what it tends to: 1 where they are 0, else 0.
     """
     x = np.asarray(differences, dtype=np.float64)
-    if len(x) < 2 or np.isnan(x).any() or np.ptp(x) == 0:
+    if len(x) < 2 or np.isnan(x).any():
         return float("nan")
+    if np.ptp(x) == 0:
+        return float(x[0] == 0)
     from scipy.stats import ttest_1samp
 
     return float(ttest_1samp(x, 0.0).pvalue)

@@ -249,7 +249,7 @@ def claims_table(judged: Sequence[JudgedClaim]) -> str:
             j.claim.text + (f" ({j.claim.note})" if j.claim.note else ""),
             j.paper_said,
             j.shown,
-            f"{j.margin:.{j.claim.digits}f}" if j.margin else "",
+            f"{j.margin:.{j.claim.digits + 1}f}" if j.margin else "",
             j.verdict + ("" if j.holds_after_holm else "*"),
         ]
         for j in judged

@@ -81,3 +81,19 @@ def test_a_plan_by_simulation():
 def test_one_completion_of_a_problem_is_too_few():
     with pytest.raises(ValueError, match="fewer than two"):
         plan_policies({0: [True]}, 2.0)
+
+
+def test_subjects_that_agree_on_every_item_say_nothing_of_a_spread():
+    same = [PAIR[0], PAIR[0]]
+    (one,) = power_of_pairs(compare(same, n_resamples=50), 2.0)
+    assert (one.smallest, one.n_for_difference, one.n_for_points) == (None, None, None)
+    done = run("compare", *same, "--power", "--resamples", "50")
+    assert done.exit_code == 0, done.output
+    assert "n/a: the difference is the same in every resample" in " ".join(done.stdout.split())
+    (one,) = power_of_pairs(compare(PAIR, n_resamples=1), 2.0)
+    assert one.n_for_points is None
+
+
+def test_completions_without_noise_are_no_ground_for_a_plan():
+    with pytest.raises(ValueError, match="all right or all wrong"):
+        plan_policies({0: [True, True], 1: [False, False]}, 2.0)

@@ -107,6 +107,21 @@ def test_mistakes(here, arguments, said):
     assert not (here / "prmbench-results").exists()
 
 
+def test_names_that_folders_can_be_called_by():
+    from prmbench.api import _distinct_names
+
+    assert _distinct_names(["o/m", "p/n"]) == ["m", "n"]
+    assert _distinct_names(["o/m", "p/m"]) == ["o-m", "p-m"]
+    # Revisions of one model are what one compares.
+    assert _distinct_names(["o/m@v1", "o/m@v2"]) == ["m@v1", "m@v2"]
+    assert _distinct_names(["o/m", "o/m@v2"]) == ["m", "m@v2"]
+    assert _distinct_names(["o/m@v1", "p/m@v1"]) == ["o-m", "p-m"]
+    # Folders' names have neither spaces nor more than 60 characters.
+    for twice in (["o/m@v1", "o/m@v1"], ["a b", "a-b"], [f"{'x' * 70}{i}" for i in (1, 2)]):
+        with pytest.raises(UserError, match="named twice, or as another is"):
+            _distinct_names(twice)
+
+
 def test_loaded_models_are_refused(here):
     model = prmbench.load_reward_model("a/final")
     with pytest.raises(TypeError, match="takes names of reward models"):

@@ -81,6 +81,13 @@ def test_processbench_and_problem_sets_by_name(processbench, tmp_path):
     assert {one.n for one in found.values()} == {400, 1000}
 
 
+def test_of_the_folder_of_a_rollout_run_the_rollouts_are_read(tmp_path):
+    write(tmp_path / "run" / "rollouts.jsonl", [{"problem": "What is 2 + 2?"}])
+    (tmp_path / "run" / "run.json").write_text('{"seed": 0}')
+    evaluation = write(tmp_path / "eval.jsonl", [{"id": "same", "problem": "what is 2 + 2"}])
+    assert find_overlap(tmp_path / "run", evaluation)["eval.jsonl"].exact == ["same"]
+
+
 def test_mistakes(tmp_path):
     train = write(tmp_path / "train.jsonl", [{"text": "x"}])
     good = write(tmp_path / "good.jsonl", [{"problem": "x"}])

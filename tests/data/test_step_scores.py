@@ -200,3 +200,43 @@ def test_a_dump_becomes_the_entries_that_the_model_itself_has(tmp_path, monkeypa
     assert board.exit_code == 0, board.output
     built = CliRunner().invoke(app, ["leaderboard", "build", "--folder", "board", "--resamples", "20"])
     assert built.exit_code == 0, built.output
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "no records; expected at least one id"),
+        ('{"a": [0.1], "b": [0.2], "a": [0.3]}', "key 'a' is there twice; keep one of it"),
+    ],
+)
+def test_an_object_from_ids_to_scores_is_read_whole(tmp_path, content, said):
+    with pytest.raises(UserError, match=said):
+        convert(tmp_path, content, name="dump.json")
+
+
+def test_a_probability_just_above_one_is_shown_as_it_is(tmp_path):
+    with pytest.raises(UserError, match=r"the score of step 0 is 1\.0000001; expected a probability"):
+        convert(tmp_path, [{"id": "a", "scores": [1.0000001]}], scale="probability")
+
+
+def test_a_number_that_no_float_holds_is_refused(tmp_path):
+    data, scores = tmp_path / "traces.jsonl", tmp_path / "scores.jsonl"
+    data.write_text(json.dumps({"id": "a", "problem": "x", "steps": ["y"], "label": -1}) + "\n")
+    scores.write_text('{"id": "a", "scores": [1' + "0" * 400 + "]}\n")
+    with pytest.raises(UserError, match="expected a list of numbers, one a step"):
+        prmbench.evaluate_scores(scores, data=data, output=tmp_path / "out")
+
+
+def test_scores_made_elsewhere_have_no_steps_without_tokens(tmp_path):
+    """They come without tokens at all, which says nothing of the steps."""
+    data, scores = tmp_path / "traces.jsonl", tmp_path / "scores.jsonl"
+    data.write_text(
+        "".join(
+            json.dumps({"id": str(i), "problem": "x", "steps": ["y"], "label": i % 2 - 1}) + "\n" for i in range(20)
+        )
+    )
+    scores.write_text("".join(json.dumps({"id": str(i), "scores": [i % 2 - 0.5]}) + "\n" for i in range(20)))
+    command = ["eval", "--from-items", str(scores), "--data", str(data), "--benchmark", "processbench"]
+    done = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out"), "--resamples", "10"])
+    assert done.exit_code == 0, done.output
+    assert "no token of their own" not in done.output

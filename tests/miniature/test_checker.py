@@ -41,7 +41,7 @@ END = ["<advance> c 9 * 9 = 12", "<answer> \\boxed{ 12 }"]
         (["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", END[0], "<answer> \\boxed{ 9 }"], 3, "wrong answer"),
         (["<advance> a 7 * 5 = 12", "<answer> \\boxed{ 12 }"], 1, "wrong answer"),
         (["<simplify> a 7 * 4 = 5", "<answer> \\boxed{ 5 }"], 1, "wrong answer"),
-        (["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", *END, "<answer> \\boxed{ 12 }"], 3, "wrong answer"),
+        (["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", *END, "<answer> \\boxed{ 12 }"], 4, "malformed"),
         (["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", END[0]], 2, "malformed"),
         (["<advance> a 7 times"], 0, "malformed"),
         (["<advance> d 7 * 5 = 12"], 0, "malformed"),
@@ -78,3 +78,21 @@ def test_what_is_not_well_formed():
     assert not is_well_formed(P, ["<advance> a 7 * 5 = 12"], WORLD)
     assert read_content(P, []) is None
     assert read_content(P, ["<advance> a 7 * 5 = 12"]) is None
+
+
+RIGHT = ["<advance> a 7 * 5 = 12", "<advance> b 12 - 3 is 9", *END]
+
+
+@pytest.mark.parametrize("more", ["<answer> \\boxed{ 12 }", "<answer> \\boxed{ 1 }", "<advance> c 12 * 9 = 16", "so"])
+def test_what_follows_the_answer_is_wrong_and_the_answer_is_not(more):
+    assert first_wrong_step(P, RIGHT, WORLD) == -1
+    assert (first_wrong_step(P, [*RIGHT, more], WORLD), error_kind(P, [*RIGHT, more], WORLD)) == (4, "malformed")
+
+
+@pytest.mark.parametrize("step", [f"<advance> a 7 * 5 = {'9' * 5000}", "<advance> a \u0667 * 5 = 12", ""])
+def test_what_no_solution_has_is_malformed(step):
+    assert (first_wrong_step(P, [step], WORLD), error_kind(P, [step], WORLD)) == (0, "malformed")
+
+
+def test_no_solution_at_all_is_not_right():
+    assert (first_wrong_step(P, [], WORLD), error_kind(P, [], WORLD)) == (0, "malformed")

@@ -586,3 +586,13 @@ def test_completions_with_another_prompt_are_said_to_have_it(tiny, tiny_tuned, t
         tmp_path / "rm", [rollouts], reference=tiny, prompt="number", output=tmp_path / "out", n_resamples=0
     )
     assert any("trained with 'boxed'" in warning for warning in entry.provenance.warnings)
+
+
+def test_a_classifier_without_a_card_is_named_as_one(tmp_path):
+    """The message names the kind that the architecture can be, and no kind that it cannot."""
+    folder = tmp_path / "prm"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForTokenClassification"]}')
+    with pytest.raises(UserError, match=r"pass `kind=classifier` \(it is a Qwen2ForTokenClassification\)") as found:
+        load_reward_model(folder)
+    assert "endo" not in str(found.value)

@@ -165,7 +165,7 @@ def test_a_threshold_says_what_it_rests_on(implicit, entry):
     assert find_threshold(f"{path}:fixed:prefix_mean", implicit).said.endswith(", chosen on no trace")
     for n_error, n_correct, message in [
         (0.0, 1.0, "flags none of the 30 traces"),
-        (0.5, 0.0, "flags every right one of the 30 traces"),
+        (0.5, 0.0, "flags every trace without an error among the 30 traces"),
         (0.0, 0.5, "finds no first error in any of the 30 traces"),
     ]:
         fields = json.loads(path.read_text())

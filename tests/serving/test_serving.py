@@ -438,3 +438,18 @@ def test_the_command_serves_and_ends_cleanly(tiny, stop):
         assert (process.returncode, out) == (0, "stopped\n"), error
         assert time.monotonic() - started < 20
         assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_list_is_answered_with_a_list_in_every_encoding_of_json(server, encoding):
+    body = [{"problem": "x", "steps": ["y"]}, {"problem": "x", "steps": ["z"]}]
+    status, found = server.send(
+        "/score", raw=json.dumps(body).encode(encoding), headers={"Content-Type": "application/json"}
+    )
+    assert (status, [one["id"] for one in found]) == (200, ["1", "2"])
+
+
+def test_no_path_sends_elsewhere(server):
+    status, found = server.send("/score/", {"problem": "x", "steps": ["y"]}, headers={"Host": "elsewhere.example"})
+    assert status == 404
+    assert "no such path" in found["error"]

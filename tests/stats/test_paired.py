@@ -117,3 +117,16 @@ def test_ranks():
     # The noisy last one differs from nobody, yet it is not above the second, which the first beats.
     differs = [[False, True, False], [True, False, False], [False, False, False]]
     assert ranks_with_ties([0.6, 0.5, 0.4], differs) == [1, 2, 2]
+
+
+@given(outcomes, st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_the_other_order_gives_the_same_draws_with_the_other_sign(rows, seed):
+    """So that no p depends on which of two subjects is named first."""
+    first, second, has_error = columns(rows)
+    one, other = (
+        f1_difference_resamples(a, b, has_error, n_resamples=40, rng=np.random.default_rng(seed))
+        for a, b in ((first, second), (second, first))
+    )
+    if (first != second).any():
+        np.testing.assert_array_equal(one, -other)

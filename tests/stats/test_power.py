@@ -44,3 +44,17 @@ def test_edges():
     assert pairs_needed(1.0, 0.0) == 2
     assert smallest_effect(1, 1.0) == math.inf
     assert smallest_effect(5, 0.0) == 0.0
+
+
+def test_what_is_no_number_decides_nothing():
+    assert pairs_needed(math.nan, 1.0) is None
+    assert pairs_needed(1.0, math.nan) is None
+    assert math.isnan(smallest_effect(5, math.nan))
+
+
+def test_up_to_ten_million_pairs_are_looked_for():
+    """Between 2^23 and ten million there is an answer, too."""
+    n = pairs_needed(0.001, 1.1)
+    assert n == pytest.approx((1.96 + 0.8416) ** 2 * 1.1**2 / 0.001**2, rel=1e-3)
+    assert 2**23 < n < 10_000_000
+    assert pairs_needed(0.001, 1.2) is None

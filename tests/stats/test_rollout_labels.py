@@ -57,3 +57,17 @@ def test_what_is_decided():
     # At 1.25% error a look, 4 of 4 reaches down to 0.28 and 0 of 4 up to 0.72.
     assert decided(successes, trials, "threshold", 0.25, 4).tolist() == [False, False, True, False]
     assert decided(successes, trials, "threshold", 0.75, 4).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("truth", "mean"), [(0.1, 0.18), (0.3, 0.41)])
+def test_values_of_a_run_that_stops_at_a_success_are_too_high(truth, mean):
+    """The figures of docs/labels.md: eight continuations, looked at after every two of them."""
+    found = np.random.default_rng(0).random((200_000, 8)) < truth
+    successes = np.cumsum(found, axis=1)[:, 1::2]
+    trials = np.arange(2, 9, 2)
+    stopped = np.stack(
+        [decided(one, np.full(len(one), n), "any", 0.5, 4) for one, n in zip(successes.T, trials, strict=True)], 1
+    )
+    last = np.where(stopped.any(axis=1), stopped.argmax(axis=1), 3)
+    values = successes[np.arange(len(last)), last] / trials[last]
+    assert values.mean() == pytest.approx(mean, abs=0.007)

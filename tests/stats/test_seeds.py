@@ -59,4 +59,7 @@ def test_p_values_agree_with_the_interval():
         assert (seed_p_value(x) < 0.05) == (verdict != "undecided")
         assert found.mean == pytest.approx(x.mean())
     assert math.isnan(seed_p_value([1.0]))
-    assert math.isnan(seed_p_value([1.0, 1.0]))
+    assert math.isnan(seed_p_value([1.0, math.nan]))
+    # Without a spread, as with a tiny one: a difference that every seed has is sure, and none is none.
+    assert seed_p_value([1.0, 1.0, 1.0]) == 0.0 == pytest.approx(seed_p_value([1.0, 1.0, 1 + 1e-9]), abs=1e-15)
+    assert seed_p_value([0.0, 0.0]) == 1.0

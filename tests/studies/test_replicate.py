@@ -203,6 +203,22 @@ def test_every_sentence_with_figures_is_read_from_the_papers_tables():
     assert judged["F1 (process), shifted formats: Q-RM above DPO-RM"].paper_said == "+4.7, 3 of 4 backbones"
 
 
+def test_what_is_said_to_be_best_is_compared_with_each_of_the_others():
+    """4.2.2 says which variant is best, and nothing of the order of the other two."""
+    compared = {c.where: [] for c in CLAIMS}
+    for c in CLAIMS:
+        compared[c.where].append(tuple(run.name for run in c.runs))
+    assert compared["Table 3"] == [("ipvrm_late", "ipvrm"), ("ipvrm_late", "ipvrm_early")]
+    assert compared["Table 4"] == [("ipvrm_early", "ipvrm"), ("ipvrm_early", "ipvrm_late")]
+
+
+def test_the_margin_of_the_two_gains_is_a_third_of_their_mean_difference_in_table_6():
+    """Qwen3-0.6B: 16.7 - 16.3 against 14.1 - 14.0. Llama-3.2-1B: 4.8 - 4.7 against 4.7 - 4.5."""
+    (claim,) = (c for c in CLAIMS if "what DistRL adds" in c.text)
+    mean = ((16.7 - 16.3) - (14.1 - 14.0) + (4.8 - 4.7) - (4.7 - 4.5)) / 2
+    assert claim.margin == pytest.approx(mean / 3)
+
+
 def test_holm_within_a_table_and_seeds_for_the_papers_effect():
     names = ("endo", "dpo", "implicit_prm")
     claims = [c for c in CLAIMS if c.where == "Table 2" and "IPVRM above" in c.text]

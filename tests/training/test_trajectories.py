@@ -36,7 +36,7 @@ from prmbench.training.watch.stopping import StopRequest
 
 FILE = Path(__file__).parent / "trajectories.json"
 WIDTH = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-EXPLICIT = ("step_ce", "step_soft", "token_pair")
+EXPLICIT = ("step_ce", "step_soft", "token_pair", "beta_binomial", "prefix_gain")
 POLICIES = {
     "rl/grpo": ({"method": "grpo"}, None),
     "rl/grpo with ipvrm": ({"method": "grpo"}, ("ipvrm", "naive")),
@@ -92,7 +92,8 @@ def write_labelled(file):
         labels = ["right" if i < right else "wrong" for i in range(len(trace["steps"]))]
         values = [0.75 if one == "right" else 0.25 for one in labels]
         fields = {key: value for key, value in trace.items() if key != "label"}
-        records.append({**fields, "labels": labels, "values": values})
+        counts = {"successes": [round(4 * one) for one in values], "trials": [4] * len(values)}
+        records.append({**fields, "labels": labels, "values": values, **counts})
     file.write_text("".join(json.dumps(one) + "\n" for one in records))
     return file
 

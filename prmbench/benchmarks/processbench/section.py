@@ -69,7 +69,8 @@ def _tables(entry: ProcessBenchEntry, used: Sequence[str]) -> list[tuple[str, Sh
         (name, [Cell.of(result.mean.get(rule)) for rule in used])
         for name, result in [*metrics.protocols.items(), *baselines]
     ]
-    tables = [("F1 in %, mean over subsets, by step score and threshold", ShownTable(["step score", *used], rows))]
+    over = "mean over subsets, " if len(subsets) > 1 else ""
+    tables = [(f"F1 in %, {over}by step score and threshold", ShownTable(["step score", *used], rows))]
     if len(subsets) > 1:
         by_subset = [
             (name, [Cell.of(here.f1 if (here := quoted(result.subsets[s].rules)) else None) for s in subsets])
@@ -116,7 +117,7 @@ def _pictures(measured: Measured, used: Sequence[str]) -> list[Picture]:
             Picture(
                 to_svg(figure, "Reliability"),
                 f"Reliability of {protocol}: its sigmoid against the share of steps up to which nothing is wrong (a stricter event "
-                f"than a right final answer, which such models are trained on). Expected calibration error {ece:.3f}.",
+                f"than a right final answer, which models that learn from outcomes predict). Expected calibration error {ece:.3f}.",
             )
         )
     return pictures

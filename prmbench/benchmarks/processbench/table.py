@@ -115,7 +115,9 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
             f"unverified: the preset {entry.subject.preset} was not checked against numbers of its authors' code."
         )
     lines += [f"n/a: {subset}, {rule} threshold: {reason}." for (subset, rule), reason in reasons.items()]
-    if empty := sum(data.counts["empty_steps"] for data in entry.benchmark.subsets.values()):
+    counts = [data.counts for data in entry.benchmark.subsets.values()]
+    # Scores made elsewhere come without tokens.
+    if any(c["tokens"] for c in counts) and (empty := sum(c["empty_steps"] for c in counts)):
         lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
     lines += [f"At risk: {warning}." for warning in (entry.provenance.warnings if entry.provenance else [])]
     return lines

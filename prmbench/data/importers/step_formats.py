@@ -193,6 +193,10 @@ def _math_shepherd(place: str, number: int, record: Any) -> dict[str, Any]:
             )
         labels.append("right" if sign == "+" else "wrong")
         at += len(piece) + 1
+    if label[at:].strip() != rest.strip():
+        raise UserError(
+            f"{place}: field 'label' differs from 'input' after step {len(labels) - 1}; expected the same text to the end"
+        )
     if not marked or "Step 1:" not in marked[0]:
         raise UserError(
             f"{place}: field 'input' has no 'Step 1:' before its first {MARK}; expected a problem and marked steps"

@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data.importers.writing import write_lines
-from prmbench.data.records import Located, check_object, check_text, find_file, read_json, read_records, shown
-from prmbench.errors import ArgumentError, UserError, argument, nearest
+from prmbench.data.records import (
+    Located,
+    check_object,
+    check_text,
+    find_file,
+    read_json,
+    read_records,
+    repeated_key,
+    shown,
+)
+from prmbench.errors import ArgumentError, UserError, argument, nearest, printable
 
 IDS = ("id", "idx", "index", "uid", "trace_id", "sample_id", "problem_id", "question_id")
 """Names that tools give to the id."""
@@ -103,6 +112,8 @@ def import_scores(
             if key in found:
                 raise UserError(f"{place}: id '{key[0]}' was already used at {places[key]}; keep one record of it")
             found[key], places[key] = [_scaled(place, i, one, scale) for i, one in enumerate(scores)], place
+    if not found:  # files of records are never empty, one object from ids to scores may be
+        raise UserError(f"{', '.join(map(str, files))}: no records; expected at least one id with its scores")
     lines = (
         json.dumps({"id": name, **({"subset": subset} if subset else {}), "scores": scores}) + "\n"
         for (name, subset), scores in found.items()
@@ -118,8 +129,10 @@ def import_scores(
 def _records(file: Path) -> Iterator[Located]:
     """The records of a file; of one object from ids to scores, one for each id."""
     if file.suffix == ".json" and _holds_object(file):
+        if twice := repeated_key(file):
+            raise UserError(f"{file}: key '{printable(twice)}' is there twice; keep one of it")
         for name, value in read_json(file).items():
-            yield f"{file.name}, key '{name}'", {"id": name, "scores": value}
+            yield f"{file.name}, key '{printable(name)}'", {"id": name, "scores": value}
         return
     yield from read_records(file)
 
@@ -206,7 +219,7 @@ def _scaled(place: str, step: int, value: float, scale: str) -> float:
         else (-math.inf, 0.0, "a log-probability, at most 0")
     )
     if not low <= value <= high:
-        raise UserError(f"{place}: the score of step {step} is {value:g}; expected {what}")
+        raise UserError(f"{place}: the score of step {step} is {value!r}; expected {what}")
     if scale == "probability":
         return math.inf if value == 1 else -math.inf if value == 0 else math.log(value) - math.log1p(-value)
     return math.inf if value == 0 else value - math.log(-math.expm1(value))

@@ -496,3 +496,12 @@ def test_real_records(steps_data):
                     f"{s} {'-' if one == W else '+'}" for s, one in zip(trace.steps, trace.labels, strict=True)
                 )
                 assert re.sub(r"\s+", " ", f"{trace.problem} {joined}") == re.sub(r"\s+", " ", row["label"])
+
+
+def test_a_label_that_goes_on_after_the_last_mark_is_refused(tmp_path):
+    """Steps that only the label has would be left out without a word."""
+    file = tmp_path / "a.jsonl"
+    record = {"input": "1 + 1? Step 1: 2 ки", "label": "1 + 1? Step 1: 2 +\nStep 2: so 3 -"}
+    file.write_text(json.dumps(record) + "\n")
+    with pytest.raises(UserError, match="line 1: field 'label' differs from 'input' after step 0"):
+        import_steps([file], tmp_path / "b.jsonl")

@@ -183,3 +183,13 @@ def test_heads_are_checked_before_vllm_is_asked(tokenizer, tmp_path):
         load_reward_model(plain, preset="trl-prm", engine="vllm")
     with pytest.raises(UserError, match=r"holds no 'value_head\.weight'"):
         load_reward_model(plain, kind="q_rm", engine="vllm")
+
+
+def test_the_head_of_a_concentration_is_not_vllms(tokenizer, tmp_path):
+    """A model that was trained on counts has two heads; scores come of the first."""
+    folder = support_prm.save_linear_classifier(tmp_path / "m", tokenizer)
+    whole = load_file(folder / "model.safetensors")
+    second = {"concentration.0.weight": torch.ones(16), "concentration.1.weight": torch.ones(1, 16)}
+    save_file({**whole, **second}, folder / "model.safetensors", metadata={"format": "pt"})
+    weights, _, _ = laid_out(folder, tmp_path / "out", random_layers(16, 2))
+    assert set(weights) == {name for name in whole if not name.startswith("score.")} | {"score.weight"}

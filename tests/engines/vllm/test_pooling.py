@@ -275,8 +275,9 @@ def test_steps_of_vllm_are_no_token_pairs(tmp_path):
     from vllm import PoolingParams
     from vllm.config import PoolerConfig
 
-    from prmbench.engines.vllm.start import start_llm
+    from prmbench.engines.vllm.start import set_environment, start_llm
 
+    set_environment(CPU)  # without the size of its cache vLLM asks for nearly all the memory there is
     tokenizer = support_prm.mistral_tokenizer()
     folder = support_prm.save_causal(tmp_path / "m", tokenizer, **WIDE)
     (tmp_path / "layout").mkdir()

@@ -68,9 +68,13 @@ def test_counts_are_read_and_must_be_there(data, recipe, tiny, tmp_path):
     for fields, message in (
         ({"successes": [1, 1]}, "field 'trials' is null; expected a list of 2, one a step"),
         ({"successes": [1], "trials": [4, 4]}, r"field 'successes' is \[1\]; expected a list of 2"),
-        ({"successes": [1, 0.5], "trials": [4, 4]}, "expected a list of 2, one a step: whole numbers from 0, or null"),
+        (
+            {"successes": [1, 0.5], "trials": [4, 4]},
+            "expected a list of 2, one a step: whole numbers from 0 to 1,000,000, or null",
+        ),
         ({"successes": [1, True], "trials": [4, 4]}, "whole numbers from 0"),
         ({"successes": [1, -1], "trials": [4, 4]}, "whole numbers from 0"),
+        ({"successes": [1, 1], "trials": [4, 10**30]}, "whole numbers from 0 to 1,000,000"),
         ({"successes": [1, 5], "trials": [4, 4]}, r"'successes\[1\]' is 5, field 'trials\[1\]' is 4; expected no more"),
         ({"successes": [None, 1], "trials": [4, 4]}, r"'successes\[0\]' is null, field 'trials\[0\]' is 4"),
     ):
