@@ -48,19 +48,27 @@ _FLAGS = {
         output={"help": "folder to write rollouts.jsonl into; the same command goes on there", "required": True},
         batch_tokens={"help": "tokens of a batch, completions at full length", "default": 16_384},
     ),
-    "problems": Flag("problems", Path, "file of problems: {id, problem, answer} records", DATA, required=True),
+    "problems": Flag(
+        "problems", Path, "problem set by name, or a file of {id, problem, answer} records", DATA, required=True
+    ),
 }
 
 
 def _rollout(**values: Any) -> None:
     """Sample completions of problems and verify their answers."""
     values = named_revisions(values)
+    from prmbench.data.problem_sets import KNOWN_SETS, find_problems
     from prmbench.data.problems import load_problems
     from prmbench.data.prompts import find_prompt
+    from prmbench.data.revisions import split_revision
     from prmbench.verify import VerifierOptions
 
     template, verifier = find_prompt(values["prompt"]), VerifierOptions.parse(values["verifier"])
-    problems = load_problems(values["problems"], values["limit"])
+    named = str(values["problems"])
+    if not values["problems"].exists() and split_revision(named)[0] in KNOWN_SETS:
+        (problems,) = find_problems([named], values["limit"]).values()
+    else:
+        problems = load_problems(values["problems"], values["limit"])
     announce_loading(values["policy"])
 
     from prmbench.data.rollouts import summarise

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from prmbench.miniature.solutions import FORMATS
 from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.runs import Kind, Row, StudyRun
 
@@ -124,7 +123,8 @@ def at(kind: Kind, text: str, path: str, digits: int = 1, scale: float = 1.0) ->
     Args:
         kind: Kind of run that it is of.
         text: What it is, in words.
-        path: Keys that lead to it, with slashes between them. Null on the way gives NaN.
+        path: Keys that lead to it, with slashes between them. Null on the way gives NaN, and so does a key that is not there: no
+            world has every figure.
         digits: Digits shown after the point.
         scale: What it is multiplied by; 100 shows a share in %.
     """
@@ -132,7 +132,7 @@ def at(kind: Kind, text: str, path: str, digits: int = 1, scale: float = 1.0) ->
     def find(row: Row) -> float:
         found: Any = row
         for key in path.split("/"):
-            found = None if found is None else found[key]
+            found = None if found is None else found.get(key)
         return float("nan") if found is None else scale * float(found)
 
     return Figure(kind, text, find, digits)
@@ -145,7 +145,7 @@ def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
     """F1 in %, with crossfit thresholds.
 
     Args:
-        form: Format of the traces.
+        form: Format of the traces; in worlds other than the miniature, a subset.
         protocol: Name of the step-score protocol.
         part: ``f1``, or ``f1_content`` for sums without format tokens.
     """
@@ -153,13 +153,12 @@ def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
 
 
 def mean_f1(protocol: str = "process") -> Figure:
-    """Mean F1 over the formats, in %.
+    """Mean F1 over the formats or subsets, in %.
 
     Args:
         protocol: Name of the step-score protocol.
     """
-    parts = [f1(form, protocol) for form in FORMATS]
-    return Figure("reward model", f"F1 ({protocol})", lambda row: sum(part.find(row) for part in parts) / len(parts))
+    return Figure("reward model", f"F1 ({protocol})", lambda row: _mean_f1(row, subsets_of(row), protocol))
 
 
 def shifted_f1(protocol: str = "process") -> Figure:
@@ -168,9 +167,31 @@ def shifted_f1(protocol: str = "process") -> Figure:
     Args:
         protocol: Name of the step-score protocol.
     """
-    parts = [f1(form, protocol) for form in FORMATS if form != "tagged"]
     text = f"F1 ({protocol}), shifted formats"
-    return Figure("reward model", text, lambda row: sum(part.find(row) for part in parts) / len(parts))
+    return Figure("reward model", text, lambda row: _mean_f1(row, shifted_subsets_of(row), protocol))
+
+
+def subsets_of(row: Row) -> list[str]:
+    """Name the subsets of traces that a reward model was measured on.
+
+    Args:
+        row: A reward model's row.
+    """
+    return list(row["f1"]["crossfit"])
+
+
+def shifted_subsets_of(row: Row) -> list[str]:
+    """Name the subsets whose format is not the one that reward models learn from.
+
+    Args:
+        row: A reward model's row. One that does not say it is the miniature's, where all but ``tagged`` are a shift.
+    """
+    shifted: list[str] = row.get("shifted") or [name for name in subsets_of(row) if name != "tagged"]
+    return shifted
+
+
+def _mean_f1(row: Row, subsets: Sequence[str], protocol: str) -> float:
+    return sum(f1(name, protocol).find(row) for name in subsets) / len(subsets)
 
 
 DROP = Figure("reward model", "cost of the format shift", lambda row: f1("tagged").find(row) - shifted_f1().find(row))
@@ -228,8 +249,13 @@ def best_of_baseline(name: str, n: int) -> Figure:
 
 # Figures of policies.
 
-AVERAGE = Figure("policy", "avg@8", lambda row: 100 * float(np.mean(row["right"])) / row["n"])
-"""avg@8 on the test problems, in %."""
+
+def _average(row: Row) -> float:
+    return 100 * (float(row["average"]) if "average" in row else float(np.mean(row["right"])) / row["n"])
+
+
+AVERAGE = Figure("policy", "avg@8", _average)
+"""avg@8 on the test problems, in %. Where there are several problem sets, the row has their plain mean, as the paper takes it."""
 
 
 def logged(name: str, text: str, digits: int = 1, scale: float = 1.0) -> Figure:

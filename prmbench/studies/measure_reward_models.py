@@ -65,11 +65,11 @@ def measure_reward_model(lab: Lab, settings: RewardModelSettings, output: Path) 
     final = np.array(weighted) if weighted else final_values(values, OBJECTIVES.find(settings.objective), beta)
     margin = model.card.margin or 0.0
     return {
-        "f1": _f1(metrics.protocols),
-        "f1_content": _f1(
-            compute_metrics(_content_items(model, traces), beta, {}, Statistics(n_resamples=0)).protocols
+        "f1": f1_by_rule(metrics.protocols, FORMATS),
+        "f1_content": f1_by_rule(
+            compute_metrics(_content_items(model, traces), beta, {}, Statistics(n_resamples=0)).protocols, FORMATS
         ),
-        "baselines": _f1(metrics.baselines)["crossfit"],
+        "baselines": f1_by_rule(metrics.baselines, FORMATS)["crossfit"],
         "auc_final": ranking_auc(final, correct),
         "auc_length": ranking_auc(-np.array([float(len(v)) for v in values]), correct),
         "format_share": format_share([_is_format(model, one) for one in responses], values),
@@ -125,11 +125,22 @@ def token_values(model: RewardModel, encoded: Sequence[EncodedTrace], batch_toke
     return [found[i] for i in range(len(encoded))]
 
 
-def _f1(protocols: dict[str, ProtocolResult]) -> dict[str, dict[str, dict[str, float | None]]]:
+def f1_by_rule(
+    protocols: dict[str, ProtocolResult], subsets: Sequence[str]
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Take F1 out of a ProcessBench entry.
+
+    Args:
+        protocols: Results by the name of the step-score protocol.
+        subsets: Names of the subsets.
+
+    Returns:
+        F1 by threshold rule (``crossfit``, ``oracle``), subset and protocol.
+    """
     return {
         rule: {
             form: {name: result.subsets[form].rules[rule].f1.value for name, result in protocols.items()}
-            for form in FORMATS
+            for form in subsets
         }
         for rule in ("crossfit", "oracle")
     }

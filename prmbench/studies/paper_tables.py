@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prmbench.miniature.solutions import FORMATS
 from prmbench.studies import figures
@@ -22,9 +22,9 @@ def _best_of_n(number: str, title: str, names: Sequence[str], note: str = "") ->
     return Layout(number, title, "accuracy, %", [*SIZES, "mean"], rows, note)
 
 
-def _f1(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
-    rows = rows_of(names, [*map(figures.f1, FORMATS), figures.mean_f1()])
-    return Layout(number, title, "F1 (process), %, crossfit", [*FORMATS, "mean"], rows, note)
+def _f1(number: str, title: str, names: Sequence[str], subsets: Sequence[str], note: str = "") -> Layout:
+    rows = rows_of(names, [*map(figures.f1, subsets), figures.mean_f1()])
+    return Layout(number, title, "F1 (process), %, crossfit", [*subsets, "mean"], rows, note)
 
 
 def _policies(number: str, title: str, names: Sequence[str], note: str = "") -> Layout:
@@ -52,119 +52,142 @@ _OF_SIGNALS = {
     "agreement": "tau-b in a state",
 }
 
-TABLES = [
-    _best_of_n("1", "Best-of-N of reward models", RIVALS, "One problem set instead of MATH-500 and Minerva-Math."),
-    _f1(
-        "2",
-        "F1 of reward models on ProcessBench",
-        RIVALS,
-        "Three formats of the same traces instead of four subsets. Reward models learn from tagged text alone.",
-    ),
-    _best_of_n("3", "Best-of-N of IPVRM's variants", VARIANTS),
-    _f1("4", "F1 of IPVRM's variants on ProcessBench", VARIANTS),
-    _policies(
-        "5",
-        "Policies",
-        ("sft", "prime", "spro", "reinforce q_rm", "grpo", "grpo dpo", "grpo ipvrm", BEST),
-        "One problem set instead of five.",
-    ),
-    _policies(
-        "6",
-        "Policies by reward model, GRPO and DistRL",
-        [f"{method} {rm}" for rm in ("dpo", "implicit_prm", "ipvrm") for method in ("grpo", "distrl")],
-    ),
-    Layout(
-        "7",
-        "Training-time analysis of TD",
-        "means over all steps",
-        ["RM score", "verifier accuracy, %"],
-        rows_of((BEST, "grpo ipvrm"), [figures.RM_SCORE_MEAN, figures.OUTCOME_MEAN]),
-        paper="DistRL above GRPO in both, on all four backbones.",
-    ),
-    _policies(
-        "8",
-        "Policies by online update of the reward model (DistRL)",
-        ("distrl implicit_prm", "distrl ipvrm naive", BEST),
-        "DistRL w/ IPVRM without more has DLW and ADB.",
-    ),
-    _policies("9", "Policies by reference (DistRL w/ IPVRM)", ("distrl ipvrm start", BEST)),
-    Layout(
-        "10",
-        "Sensitivity to the margin",
-        "%",
-        ["Best-of-N, mean over N", "F1 (process), mean of formats"],
-        [
-            (label, [figures.OVER_SIZES.of(name), figures.mean_f1().of(name)])
-            for label, name in (("m = 0", "ipvrm m=0"), ("m = 5", "ipvrm"), ("m = 10", "ipvrm m=10"))
-        ],
-        paper="Qwen3-0.6B: Best-of-N 26.1, 28.1, 27.5 and F1 37.0, 39.1, 39.1 at m = 0, 5, 10.",
-    ),
-    Layout(
-        "11",
-        "Candidate sets against P_min",
-        "",
-        ["average size", "mass", "states with several"],
-        [
-            (f"P_min {p_min}", [figures.candidate_set(p_min, part).of("sft") for part in ("size", "mass", "several")])
-            for p_min in (0.05, 0.1, 0.2)
-        ],
-        paper="Qwen3-0.6B: sizes 1.54, 1.33, 1.16 and masses 97.57%, 96.11%, 93.58% at P_min 0.05, 0.1, 0.2.",
-    ),
-    Layout(
-        "13",
-        "Time and memory of a step",
-        "",
-        ["seconds a step", "peak resident memory, GiB"],
-        rows_of(
-            ("grpo ipvrm", BEST),
+MINIATURE_NOTES = {
+    "1": "One problem set instead of MATH-500 and Minerva-Math.",
+    "2": "Three formats of the same traces instead of four subsets. Reward models learn from tagged text alone.",
+    "5": "One problem set instead of five.",
+}
+"""How the miniature's tables differ from the paper's, by number."""
+
+
+def paper_tables(subsets: Sequence[str], notes: Mapping[str, str]) -> list[Layout]:
+    """Lay out the paper's tables for a world.
+
+    Args:
+        subsets: Subsets of labelled traces, the columns of the tables of F1.
+        notes: How a table differs from the paper's, by its number.
+    """
+    return [
+        _best_of_n("1", "Best-of-N of reward models", RIVALS, notes.get("1", "")),
+        _f1(
+            "2",
+            "F1 of reward models on ProcessBench",
+            RIVALS,
+            subsets,
+            notes.get("2", ""),
+        ),
+        _best_of_n("3", "Best-of-N of IPVRM's variants", VARIANTS),
+        _f1("4", "F1 of IPVRM's variants on ProcessBench", VARIANTS, subsets),
+        _policies(
+            "5",
+            "Policies",
+            ("sft", "prime", "spro", "reinforce q_rm", "grpo", "grpo dpo", "grpo ipvrm", BEST),
+            notes.get("5", ""),
+        ),
+        _policies(
+            "6",
+            "Policies by reward model, GRPO and DistRL",
+            [f"{method} {rm}" for rm in ("dpo", "implicit_prm", "ipvrm") for method in ("grpo", "distrl")],
+        ),
+        Layout(
+            "7",
+            "Training-time analysis of TD",
+            "means over all steps",
+            ["RM score", "verifier accuracy, %"],
+            rows_of((BEST, "grpo ipvrm"), [figures.RM_SCORE_MEAN, figures.OUTCOME_MEAN]),
+            paper="DistRL above GRPO in both, on all four backbones.",
+        ),
+        _policies(
+            "8",
+            "Policies by online update of the reward model (DistRL)",
+            ("distrl implicit_prm", "distrl ipvrm naive", BEST),
+            "DistRL w/ IPVRM without more has DLW and ADB.",
+        ),
+        _policies("9", "Policies by reference (DistRL w/ IPVRM)", ("distrl ipvrm start", BEST)),
+        Layout(
+            "10",
+            "Sensitivity to the margin",
+            "%",
+            ["Best-of-N, mean over N", "F1 (process), mean of formats"],
             [
-                figures.STEP_SECONDS,
-                figures.logged("peak_memory_gib", "peak resident memory", 2),
+                (label, [figures.OVER_SIZES.of(name), figures.mean_f1().of(name)])
+                for label, name in (("m = 0", "ipvrm m=0"), ("m = 5", "ipvrm"), ("m = 10", "ipvrm m=10"))
+            ],
+            paper="Qwen3-0.6B: Best-of-N 26.1, 28.1, 27.5 and F1 37.0, 39.1, 39.1 at m = 0, 5, 10.",
+        ),
+        Layout(
+            "11",
+            "Candidate sets against P_min",
+            "",
+            ["average size", "mass", "states with several"],
+            [
+                (
+                    f"P_min {p_min}",
+                    [figures.candidate_set(p_min, part).of("sft") for part in ("size", "mass", "several")],
+                )
+                for p_min in (0.05, 0.1, 0.2)
+            ],
+            paper="Qwen3-0.6B: sizes 1.54, 1.33, 1.16 and masses 97.57%, 96.11%, 93.58% at P_min 0.05, 0.1, 0.2.",
+        ),
+        Layout(
+            "13",
+            "Time and memory of a step",
+            "",
+            ["seconds a step", "peak resident memory, GiB"],
+            rows_of(
+                ("grpo ipvrm", BEST),
+                [
+                    figures.STEP_SECONDS,
+                    figures.logged("peak_memory_gib", "peak resident memory", 2),
+                ],
+            ),
+            _TIMES,
+            "Qwen3-0.6B: GRPO 487.5 s and 30.20 GB, DistRL 458.7 s and 30.88 GB.",
+        ),
+        Layout(
+            "14",
+            "F1 on ProcessBench under two protocols",
+            "F1, %, crossfit",
+            [*subsets, "mean"],
+            [
+                (
+                    f"{LABELS[name]}, {protocol}",
+                    [*(figures.f1(form, protocol).of(name) for form in subsets), figures.mean_f1(protocol).of(name)],
+                )
+                for protocol in ("prefix", "process")
+                for name in ("dpo", "implicit_prm", "ipvrm")
             ],
         ),
-        _TIMES,
-        "Qwen3-0.6B: GRPO 487.5 s and 30.20 GB, DistRL 458.7 s and 30.88 GB.",
-    ),
-    Layout(
-        "14",
-        "F1 on ProcessBench under two protocols",
-        "F1, %, crossfit",
-        [*FORMATS, "mean"],
-        [
-            (
-                f"{LABELS[name]}, {protocol}",
-                [*(figures.f1(form, protocol).of(name) for form in FORMATS), figures.mean_f1(protocol).of(name)],
-            )
-            for protocol in ("prefix", "process")
-            for name in ("dpo", "implicit_prm", "ipvrm")
-        ],
-    ),
-    Layout(
-        "fig6",
-        "Online updates of IPVRM",
-        "%, means over the last third of the steps",
-        ["verifier accuracy", "RM accuracy", "RM pair accuracy"],
-        rows_of(
-            (*(f"distrl ipvrm {update}" for update in UPDATES), BEST),
-            [figures.OUTCOME, figures.RM_ACCURACY, figures.RM_PAIRS],
+        Layout(
+            "fig6",
+            "Online updates of IPVRM",
+            "%, means over the last third of the steps",
+            ["verifier accuracy", "RM accuracy", "RM pair accuracy"],
+            rows_of(
+                (*(f"distrl ipvrm {update}" for update in UPDATES), BEST),
+                [figures.OUTCOME, figures.RM_ACCURACY, figures.RM_PAIRS],
+            ),
+            "RM accuracy is against the prompt's boundary where there is ADB; pair accuracy (right above wrong rollouts of one "
+            "prompt) does not know it.",
+            "Llama3.2-1B: accuracy collapses under naive updates and takes the policy with it; DLW and ADB together do best.",
         ),
-        "RM accuracy is against the prompt's boundary where there is ADB; pair accuracy (right above wrong rollouts of one prompt) "
-        "does not know it.",
-        "Llama3.2-1B: accuracy collapses under naive updates and takes the policy with it; DLW and ADB together do best.",
-    ),
-    Layout(
-        "4.3.3",
-        "TD against Monte Carlo (IPVRM)",
-        "",
-        list(_OF_SIGNALS.values()),
-        [
-            (label, [figures.signal(name, figure).of("ipvrm") for figure in _OF_SIGNALS])
-            for name, label in _SIGNALS.items()
-        ],
-        "AUC, Pearson and Spearman are against single rollouts, as the paper's; with true values: rollout noise taken out.",
-        "Qwen3-0.6B on MATH-500: AUC of abs(V) 0.64, Pearson of TD 0.0226.",
-    ),
-]
+        Layout(
+            "4.3.3",
+            "TD against Monte Carlo (IPVRM)",
+            "",
+            list(_OF_SIGNALS.values()),
+            [
+                (label, [figures.signal(name, figure).of("ipvrm") for figure in _OF_SIGNALS])
+                for name, label in _SIGNALS.items()
+            ],
+            "AUC, Pearson and Spearman are against single rollouts, as the paper's; with true values: rollout noise taken out.",
+            "Qwen3-0.6B on MATH-500: AUC of abs(V) 0.64, Pearson of TD 0.0226.",
+        ),
+    ]
+
+
+TABLES = paper_tables(FORMATS, MINIATURE_NOTES)
+"""The tables of the miniature."""
 
 ABSENT = {
     "12": "Best-of-N on AMC-23 is Table 1 on another problem set; the miniature has one: see Table 1.",

@@ -49,8 +49,9 @@ def curves(results: Results, panels: Sequence[Panel], title: str) -> str:
             if not all(name in step for history in rows for step in history):
                 continue
             curve = np.array([[step[name] for step in history] for history in rows]).mean(axis=0)
-            smooth = np.convolve(curve, np.ones(SMOOTH) / SMOOTH, mode="valid")
-            steps = np.arange(len(smooth)) + (SMOOTH + 1) // 2
+            width = min(SMOOTH, len(curve))
+            smooth = np.convolve(curve, np.ones(width) / width, mode="valid")
+            steps = np.arange(len(smooth)) + (width + 1) // 2
             axis.plot(steps, 100 * smooth, label=LABELS[policy], linewidth=2 if policy == BEST else 1.2)
         axis.set(title=heading, xlabel=f"step (mean of {SMOOTH})", ylabel="%")
         axis.grid(alpha=0.3)

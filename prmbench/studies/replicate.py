@@ -1,4 +1,4 @@
-"""`prmbench replicate`: the paper's tables in the miniature, and a verdict for every claim.
+"""`prmbench replicate`: the paper's tables in the miniature or on real backbones, and a verdict for every claim.
 
 It writes a Markdown file, one HTML page, and the JSON behind both.
 """
@@ -20,12 +20,12 @@ from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically
 from prmbench.studies.claims import JudgedClaim, count_verdicts, judge
 from prmbench.studies.figures import Results
-from prmbench.studies.lab import Lab
 from prmbench.studies.layout import Layout, our_ordering, paper_orderings, write_rows
 from prmbench.studies.paper_claims import CLAIMS
-from prmbench.studies.paper_tables import ABSENT, NUMBERS, TABLES
+from prmbench.studies.paper_tables import NUMBERS, paper_tables
 from prmbench.studies.pictures import FIGURE_SIX, LEARNING_CURVES, curves
-from prmbench.studies.work import perform_runs
+from prmbench.studies.runs import StudyRun
+from prmbench.studies.world import MiniatureWorld, StudyWorld, WorldFacts
 
 TEST = (
     "Each claim is a sentence of the paper, written into the code with its test before it was run: the paired difference seed by "
@@ -78,7 +78,8 @@ def replicate(
     table: Sequence[str] = (),
     figure: Sequence[int] = (),
     *,
-    seeds: int = 6,
+    world: StudyWorld | None = None,
+    seeds: int | None = None,
     workers: int | None = None,
     output: Path = Path("prmbench-results/replicate"),
 ) -> ReplicatePages:
@@ -87,43 +88,72 @@ def replicate(
     Args:
         table: Numbers of tables, ``1`` to ``14`` or ``4.3.3``. Neither tables nor figures means everything.
         figure: Numbers of figures; only 6 has numbers to replicate.
-        seeds: Number of seeds, from 0 on. With one seed nothing is decided.
-        workers: Number of processes, one thread each; None takes one a core.
+        world: Where policies, data and problems come from; None is the miniature.
+        seeds: Number of seeds, from 0 on; None takes the world's own number. With one seed nothing is decided.
+        workers: Number of processes; None lets the world choose.
         output: Folder for the pages.
 
     Raises:
         ArgumentError: There is no such table or figure, or the folder cannot be written.
         KeyboardInterrupt: Stopped; the message says how much is kept.
     """
-    # What was asked for.
-    if other := [number for number in figure if number != 6]:
-        raise ArgumentError("figure", other[0], "only Fig. 6 has numbers to replicate")
-    asked = [*table, *("fig6" for _ in figure)]
-    known = [number for number in (*NUMBERS, *ABSENT) if number != "fig6"]
-    for number in table:
-        if number not in known:
-            raise ArgumentError("table", number, f"not known; known: {', '.join(known)}, and {argument('figure', 6)}")
-    layouts = [layout for layout in TABLES if not asked or layout.number in asked]
-    absent = [number for number in ABSENT if not asked or number in asked]
-    if not layouts:
-        raise ArgumentError("table", absent[0], ABSENT[absent[0]])
+    world = world or MiniatureWorld()
+    layouts, absent, runs = plan_runs(table, figure, world.facts)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError("output", output, f"cannot be written ({error.strerror}); name another folder") from None
+    of = range(seeds or world.facts.seeds)
+    return write_pages(world, layouts, world.perform(runs, of, workers), of, output, absent)
+
+
+def plan_runs(
+    table: Sequence[str], figure: Sequence[int], facts: WorldFacts
+) -> tuple[list[Layout], list[str], list[StudyRun]]:
+    """Say what the tables and figures that are asked for need.
+
+    Args:
+        table: Numbers of tables, as in `replicate`.
+        figure: Numbers of figures.
+        facts: What is known of the world.
+
+    Returns:
+        The tables to show, the numbers of those without a counterpart, and the runs, each once.
+
+    Raises:
+        ArgumentError: There is no such table or figure.
+    """
+    # What was asked for.
+    if other := [number for number in figure if number != 6]:
+        raise ArgumentError("figure", other[0], "only Fig. 6 has numbers to replicate")
+    asked = [*table, *("fig6" for _ in figure)]
+    known = [number for number in (*NUMBERS, *facts.absent) if number != "fig6"]
+    for number in table:
+        if number not in known:
+            raise ArgumentError("table", number, f"not known; known: {', '.join(known)}, and {argument('figure', 6)}")
+    tables = paper_tables(facts.subsets, facts.notes)
+    layouts = [layout for layout in tables if not asked or layout.number in asked]
+    absent = [number for number in facts.absent if not asked or number in asked]
+    if not layouts:
+        raise ArgumentError("table", absent[0], facts.absent[absent[0]])
     # Claims of a table may need runs of other tables.
     numbers = {layout.number for layout in layouts}
     of_claims = (run for claim in CLAIMS if claim.tables & numbers for run in claim.runs)
-    runs = list(dict.fromkeys([*(run for layout in layouts for run in layout.runs), *of_claims]))
-    return write_pages(layouts, perform_runs(runs, range(seeds), workers), range(seeds), output, absent)
+    return layouts, absent, list(dict.fromkeys([*(run for layout in layouts for run in layout.runs), *of_claims]))
 
 
 def write_pages(
-    layouts: Sequence[Layout], results: Results, seeds: Sequence[int], folder: Path, absent: Sequence[str]
+    world: StudyWorld,
+    layouts: Sequence[Layout],
+    results: Results,
+    seeds: Sequence[int],
+    folder: Path,
+    absent: Sequence[str],
 ) -> ReplicatePages:
     """Write ``replicate.md``, ``replicate.html`` and ``replicate.json``.
 
     Args:
+        world: The world that the rows are of.
         layouts: The tables to show.
         results: Rows by run, of all that the tables need.
         seeds: The seeds that the rows are of.
@@ -133,7 +163,9 @@ def write_pages(
     # Judge the claims; those that are ours are shown apart, at the end.
     reported = read_reported(resource_folder("leaderboards"))
     wanted = {layout.number for layout in layouts}
-    judged = judge(CLAIMS, results, reported)
+    found = judge(CLAIMS, results, reported)
+    judged = [j for j in found if j.values and not all(map(math.isnan, j.values))]
+    lost = [j for j in found if j not in judged and (j.claim.ours or j.claim.tables & wanted)]
     shown = [j for j in judged if j.claim.tables & wanted]
     ours = [j for j in judged if j.claim.ours]
     # Fill the tables.
@@ -150,28 +182,32 @@ def write_pages(
     ]
     # Write everything.
     facts: dict[str, Any] = {
-        "about": f"Seeds {', '.join(map(str, seeds))}. Means over seeds with the 95% Student-t interval of the mean. A synthetic "
-        "world and tiny models: only orderings compare with the paper's.",
+        "title": world.facts.title,
+        "about": f"Seeds {', '.join(map(str, seeds))}. Means over seeds with the 95% Student-t interval of the mean. "
+        + world.facts.about,
         "counts": count_verdicts(shown),
         "test": TEST,
         "sections": sections,
         "claims": shown,
         "ours": ours,
         "ours_counts": count_verdicts(ours),
-        "missing": [f"Table {number}: {ABSENT[number]}" for number in absent],
+        "missing": [
+            *(f"Table {number}: {world.facts.absent[number]}" for number in absent),
+            *(f"A claim of {j.claim.where}, whose figures no seed has here: {j.claim.text}." for j in lost),
+        ],
         "versions": versions(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     markdown, html = folder / "replicate.md", folder / "replicate.html"
     write_atomically(html, environment().get_template("replicate.html").render(**facts))
     write_atomically(markdown, _markdown(facts))
-    write_atomically(folder / "replicate.json", _json(results, seeds, [*shown, *ours]))
+    write_atomically(folder / "replicate.json", _json(world, results, seeds, [*shown, *ours]))
     return ReplicatePages(markdown, html, facts["counts"])
 
 
 def _markdown(facts: dict[str, Any]) -> str:
     parts = [
-        "# The paper's tables in the miniature",
+        f"# {facts['title']}",
         facts["about"],
         "Made by `prmbench replicate`.",
         "## Claims",
@@ -221,11 +257,14 @@ def claims_table(judged: Sequence[JudgedClaim]) -> str:
     return markdown_table(["paper", "claim", "the paper's effect", "difference here", "margin", "here"], rows)
 
 
-def _json(results: Results, seeds: Sequence[int], shown: Sequence[JudgedClaim]) -> str:
-    """Say where every figure comes from: the settings of each run, and the file of each seed's row."""
-    folders = [Lab(seed).folder for seed in seeds]
+def _json(world: StudyWorld, results: Results, seeds: Sequence[int], shown: Sequence[JudgedClaim]) -> str:
+    """Say where every figure comes from: how each run was made, and the file of each seed's row."""
     runs = [
-        {**asdict(run), **run.facts, "files": ["/".join(run.place(folder).parts[-3:]) for folder in folders]}
+        {
+            **asdict(run),
+            **world.describe(run, seeds),
+            "files": ["/".join(world.place(run, seed).parts[-3:]) for seed in seeds],
+        }
         for run in results
     ]
     claims = [

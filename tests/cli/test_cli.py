@@ -391,6 +391,21 @@ def test_shells_complete_commands_options_and_values(shell):
     assert "math-shepherd" in complete("prmbench eval --preset math")
 
 
+def test_rollouts_of_a_problem_set_by_name(tiny, tmp_path, monkeypatch):
+    """As in evaluation; a name that is neither a set nor a file is a file that is missing."""
+    lines = [{"id": f"amc-{i}", "problem": f"{i} + 1?", "answer": str(i + 1)} for i in range(3)]
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "amc.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setenv("PRMBENCH_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shared = ["--limit", "2", "--n", "1", "--max-new-tokens", "4", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli.app, ["rollout", "--policy", str(tiny), "--problems", "amc", *shared])
+    assert done.exit_code == 0, done.output
+    found = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in found] == ["amc-0", "amc-1"]
+    assert "amd: no such file" in mistake("rollout", "--policy", tiny, "--problems", "amd", *shared)
+
+
 @pytest.mark.parametrize("command", ["eval", "score", "rollout"])
 def test_loading_is_said_before_anything_heavy_is_imported(command, tiny, tmp_path):
     """The library that loads a model is kept from being imported: what is loaded was said before that."""

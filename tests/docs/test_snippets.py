@@ -45,7 +45,7 @@ ELSEWHERE = ("accelerate", "apt-get", "docker", "export", "git", "lm-eval", "mak
 """Programs that are not ours: a block with one of them says why it is not run."""
 
 NOT_RUN = {
-    r"prmbench (demo|replicate)\b": "takes minutes; tests/miniature and tests/studies run its parts",
+    r"prmbench (demo|replicate)\b(?!.*--dry-run)": "takes minutes; tests/miniature and tests/studies run its parts",
     r"prmbench train \w+ (?!.*--dry-run)": "trains; tests/training does so. Its recipe is read and checked",
     r"prmbench \w+ .*out/(qwen|llama|smollm)": "needs what such a run leaves",
     r"prmbench data eurus (sft|rl)\b": "reads the Hub",

@@ -25,7 +25,7 @@ def rows(tmp_path_factory):
     """Every kind of run, from the policy that ships, at a size of seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        sizes = {"N_OUTCOMES": (150, 5), "N_ROLLOUTS": (60, 4), "N_TRACES": 40, "N_CANDIDATES": (4, 64)}
+        sizes = {"N_OUTCOMES": (300, 5), "N_ROLLOUTS": (60, 4), "N_TRACES": 40, "N_CANDIDATES": (4, 64)}
         for name, size in {**sizes, "N_TRAIN": 300, "N_TEST": 40}.items():
             patch.setattr(lab, name, size)
         patch.setattr(prefix_values, "N_PREFIXED", 20)
