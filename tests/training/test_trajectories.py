@@ -75,6 +75,8 @@ def run(name, folder, **changes):
         return run_rl(name, folder, changes)
     fields = {"model": str(start(folder)), "output": str(folder / "out"), "max_steps": 3, "save_every": 100}
     fields |= {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "schedule": "constant", "held_out": 4}
+    if what == "prefix_gain":  # its batches are of groups of traces, and there are 8
+        fields |= {"batch_size": 4, "held_out": 2}
     fields |= changes
     if kind == "sft":
         result = train_sft(SFTRecipe(data=str(write_chats(folder / "chats.jsonl")), **fields))
