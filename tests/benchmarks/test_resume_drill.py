@@ -137,7 +137,7 @@ def test_a_full_disk_loses_nothing(drill):
     """Writes fail for real, at the first batch, in the middle and at the last."""
     whole = drill.items("whole")
     before: list[str] = []
-    for room in (1_000, 20_000, len(whole) // 2, len(whole) - 10):
+    for room in (2_000, 20_000, len(whole) // 2, len(whole) - 10):
         done = drill.run("full", "--no-reference-cache", largest_file=room)
         assert done["code"] == 2
         said = drill.log.read_text().strip().split("\n")[-1]
