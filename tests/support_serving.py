@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
-from prmbench.serving.app import Service
+from prmbench.serving.app import ScoringService
 from prmbench.serving.run import listen, make_server
 
 
@@ -42,7 +42,7 @@ class Running:
 @contextmanager
 def running(model, **settings):
     """Serve a model while the block runs."""
-    service, ready, found = Service(model, name="tested", **settings), threading.Event(), []
+    service, ready, found = ScoringService(model, name="tested", **settings), threading.Event(), []
 
     def announce(url):
         found.append(url)

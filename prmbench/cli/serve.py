@@ -63,7 +63,7 @@ def _serve(**values: Any) -> None:
         from prmbench.reward_models.loading import load_reward_model
         from prmbench.reward_models.remote import ServerLimits
         from prmbench.scoring.threshold import check_protocol, find_threshold
-        from prmbench.serving.app import Service
+        from prmbench.serving.app import ScoringService
 
         quiet_libraries()
         model = load_reward_model(values["rm"], **loading_of(values), prompt=values["prompt"])
@@ -73,7 +73,7 @@ def _serve(**values: Any) -> None:
             chosen = find_threshold(values["threshold"], model, values["protocol"])
         elif values["protocol"] is not None:
             raise UserError("--protocol: goes with --threshold; without one every protocol is given; leave it out")
-        service = Service(
+        service = ScoringService(
             model,
             name=values["name"] or Path(split_revision(values["rm"])[0]).resolve().name,
             limits=ServerLimits(**{field: values[flag] for flag, field in _LIMITS.items()}),

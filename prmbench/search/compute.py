@@ -15,7 +15,7 @@ from prmbench.engines.types import Engine
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What a decoder's cost follows from.
 
     Attributes:
@@ -40,7 +40,7 @@ class Shape:
         return float(2 * self.weights * (end - start) + 4 * self.attention * looked_at + 2 * self.head * logits)
 
 
-def shape_of_module(model: Any) -> Shape:
+def shape_of_module(model: Any) -> ModelShape:
     """Read the shape of a model of transformers.
 
     Args:
@@ -52,10 +52,10 @@ def shape_of_module(model: Any) -> Shape:
     weights = sum(one.numel() for one in model.parameters() if one.dim() > 1 and id(one) not in embedded)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return Shape(weights, config.num_hidden_layers * heads * width, 0 if head is None else head.weight.numel())
+    return ModelShape(weights, config.num_hidden_layers * heads * width, 0 if head is None else head.weight.numel())
 
 
-def _shape_of_config(config: Any) -> Shape:
+def _shape_of_config(config: Any) -> ModelShape:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -63,7 +63,7 @@ def _shape_of_config(config: Any) -> Shape:
         return shape_of_module(AutoModelForCausalLM.from_config(config))
 
 
-def shape_of(engine: Engine | Any) -> Shape | None:
+def shape_of(engine: Engine | Any) -> ModelShape | None:
     """Read the shape of what an engine holds.
 
     Args:

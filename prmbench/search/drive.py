@@ -11,7 +11,7 @@ from prmbench.search.paths import Cost, Growth, Path, Sampler, Scorer, Task
 
 
 @dataclass
-class Found:
+class Searched:
     """What a search came to.
 
     Attributes:
@@ -30,7 +30,7 @@ def run_searches(
     sampler: Sampler,
     scorer: Scorer,
     on_round: Callable[[], None] = lambda: None,
-) -> list[Found]:
+) -> list[Searched]:
     """Run searches side by side.
 
     A round grows every path that any of the searches wants, then scores all of them. What a search gets depends on what it asks
@@ -45,7 +45,7 @@ def run_searches(
     Returns:
         What each came to, in order.
     """
-    found = [Found(costs=[sampler.begin(task) + scorer.begin(task)]) for task, _ in searches]
+    found = [Searched(costs=[sampler.begin(task) + scorer.begin(task)]) for task, _ in searches]
     wants: dict[int, list[Growth]] = {i: next(search) for i, (_, search) in enumerate(searches)}
     while wants:
         asked = [(i, growth) for i, mine in wants.items() for growth in mine]

@@ -26,7 +26,7 @@ from prmbench.reward_models.objectives import Convention
 from prmbench.reward_models.q_rm import QRewardModel
 from prmbench.reward_models.response_scores import STEP_NAMES, TOKEN_NAMES, scores_of_steps, scores_of_tokens
 from prmbench.reward_models.token_pair import TokenPairRewardModel
-from prmbench.search.compute import Shape, shape_of
+from prmbench.search.compute import ModelShape, shape_of
 from prmbench.search.paths import Cost, Ids, Path, Task
 
 BY_TOKEN = (ImplicitRewardModel, QRewardModel, EndoRewardModel)
@@ -86,7 +86,7 @@ class ModelScorer:
         same = model.encoder.tokenizer.get_vocab() == policy.encoder.tokenizer.get_vocab()
         self.by_token = isinstance(model, BY_TOKEN) and same
         decoders = model.decoders()
-        self._shapes: list[Shape] | None = None if decoders is None else []
+        self._shapes: list[ModelShape] | None = None if decoders is None else []
         for one in decoders or []:
             shape = shape_of(one)
             self._shapes = None if shape is None or self._shapes is None else [*self._shapes, shape]

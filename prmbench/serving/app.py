@@ -32,7 +32,7 @@ from prmbench.scoring.run import Scored, encode_solution
 from prmbench.scoring.threshold import Threshold, protocols_of
 from prmbench.serving.body import Refusal, parse_json, read_body
 from prmbench.serving.metrics import Metrics
-from prmbench.serving.worker import Busy, Job, Worker
+from prmbench.serving.worker import Busy, ScoringJob, ScoringWorker
 
 MAX_FIELDS = 100
 """Fields of a record; more are no mistake of a person."""
@@ -44,7 +44,7 @@ OPEN = ("/health",)
 """Paths that need no key."""
 
 
-class Service:
+class ScoringService:
     """What the paths share: the model, what it takes, and the worker that runs it."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Service:
         """
         self.model, self.limits, self.metrics = model, limits or ServerLimits(), Metrics()
         self.served = describe_served(model, name, self.limits)
-        self.worker = Worker(
+        self.worker = ScoringWorker(
             model,
             self.metrics,
             threshold=threshold,
@@ -96,7 +96,7 @@ class Service:
                 401, "the key is missing or wrong; send 'Authorization: Bearer KEY'", {"WWW-Authenticate": "Bearer"}
             )
 
-    def solution_jobs(self, body: bytes) -> tuple[list[Job], bool]:
+    def solution_jobs(self, body: bytes) -> tuple[list[ScoringJob], bool]:
         """Read one record, or a list of them.
 
         Args:
@@ -134,10 +134,10 @@ class Service:
             with self._tokenizer:
                 trace = encode_solution(self.model, solution)
             self._check_length(place, len(trace))
-            jobs.append(Job(trace, solution))
+            jobs.append(ScoringJob(trace, solution))
         return jobs, isinstance(found, list)
 
-    def value_jobs(self, body: bytes) -> list[Job]:
+    def value_jobs(self, body: bytes) -> list[ScoringJob]:
         """Read rows of token ids.
 
         Args:
@@ -159,7 +159,7 @@ class Service:
             where = ".".join(map(str, first["loc"])) or "the body"
             raise Refusal(422, f"{where}: {first['msg'].lower()}; expected a list of {{ids, n_prompt}}") from None
         self._check_count(len(rows), "rows {ids, n_prompt}")
-        return [Job(self._trace(f"row {i}", row), None) for i, row in enumerate(rows, start=1)]
+        return [ScoringJob(self._trace(f"row {i}", row), None) for i, row in enumerate(rows, start=1)]
 
     def _trace(self, place: str, row: TokenRow) -> EncodedTrace:
         """A row as a trace. Raises Refusal where it is too long, or not of this vocabulary."""
@@ -216,7 +216,7 @@ def describe_served(model: RewardModel, name: str, limits: ServerLimits) -> Serv
     )
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: ScoringService) -> FastAPI:
     """Make the application.
 
     Args:
@@ -280,7 +280,7 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-async def _results(worker: Worker, jobs: Sequence[Job]) -> list[Any]:
+async def _results(worker: ScoringWorker, jobs: Sequence[ScoringJob]) -> list[Any]:
     """Let the worker score, and wait for it. Raises the first error of a job."""
     try:
         worker.submit(jobs)
@@ -318,7 +318,7 @@ def _add_errors(app: FastAPI) -> None:
         return _json({"error": said.get(error.status_code, error.detail.lower())}, error.status_code, error.headers)
 
 
-def _add_watch(app: FastAPI, service: Service) -> None:
+def _add_watch(app: FastAPI, service: ScoringService) -> None:
     """Check the key before anything else, and count every request under a path that exists."""
     paths = {"/score", "/token-values", "/model", "/health", "/metrics", "/openapi.json"}
 

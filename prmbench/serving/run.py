@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from prmbench.errors import ArgumentError
-from prmbench.serving.app import Service, make_app
+from prmbench.serving.app import ScoringService, make_app
 
 CONNECTIONS = 256
 """Connections that are open at once; further ones get 503. Each may hold a whole body in memory."""
@@ -79,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise ArgumentError("port", port, taken) from None
 
 
-def make_server(service: Service, opened: socket.socket, announce: Callable[[str], None]) -> uvicorn.Server:
+def make_server(service: ScoringService, opened: socket.socket, announce: Callable[[str], None]) -> uvicorn.Server:
     """Make the server; ``run(sockets=[opened])`` runs it until its ``should_exit`` is set.
 
     Args:
@@ -106,7 +106,7 @@ def make_server(service: Service, opened: socket.socket, announce: Callable[[str
     return Server(config)
 
 
-def serve(service: Service, opened: socket.socket, announce: Callable[[str], None]) -> None:
+def serve(service: ScoringService, opened: socket.socket, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. Requests under way are answered first.
 
     Args:

@@ -37,7 +37,7 @@ class Busy(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoringJob:
     """One trace to score.
 
     Attributes:
@@ -51,7 +51,7 @@ class Job:
     done: Future[Any] = field(default_factory=Future)
 
 
-class Worker:
+class ScoringWorker:
     """Scores jobs in a thread of its own.
 
     Attributes:
@@ -82,7 +82,7 @@ class Worker:
         self.model, self._metrics, self._threshold = model, metrics, threshold
         self.budget = batch_tokens or model.batch_tokens or default_batch_tokens(model.device_and_dtype()[0])
         self._most_waiting, self._window = most_waiting, window
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[ScoringJob | None] = queue.SimpleQueue()
         self._lock, self._waiting, self._closed, self._failures = threading.Lock(), 0, False, 0
         self._thread = threading.Thread(target=self._work, name="prmbench-serve", daemon=True)
         self._thread.start()
@@ -92,7 +92,7 @@ class Worker:
         """Whether the thread runs, and the model did not fail again and again."""
         return self._thread.is_alive() and not self._closed and self._failures < BROKEN
 
-    def submit(self, jobs: Sequence[Job]) -> None:
+    def submit(self, jobs: Sequence[ScoringJob]) -> None:
         """Give the worker jobs. All are taken, or none.
 
         Args:
@@ -140,9 +140,9 @@ class Worker:
                 self._waiting -= sum(len(job.trace) for job in jobs)
                 self._metrics.waiting.set(self._waiting)
 
-    def _collect(self) -> tuple[list[Job], bool]:
+    def _collect(self) -> tuple[list[ScoringJob], bool]:
         """Wait for work, then a moment for more. Returns it, and whether more may come."""
-        jobs: list[Job] = []
+        jobs: list[ScoringJob] = []
         tokens, until = 0, 0.0
         while tokens < ROUND * self.budget:
             try:
@@ -161,7 +161,7 @@ class Worker:
             tokens += len(job.trace)
         return jobs, True
 
-    def _run(self, jobs: list[Job]) -> None:
+    def _run(self, jobs: list[ScoringJob]) -> None:
         """Score jobs of one sort, batch by batch. What fails in a batch is tried alone, so that no trace spoils another."""
         lengths = [len(job.trace) for job in jobs]
         runner = BatchRunner(self.budget)
@@ -177,7 +177,7 @@ class Worker:
                     if len(left) == 1:
                         self._fail(jobs[left[0]], error)
 
-    def _score(self, jobs: Sequence[Job]) -> None:
+    def _score(self, jobs: Sequence[ScoringJob]) -> None:
         started, traces = time.monotonic(), [job.trace for job in jobs]
         if jobs[0].solution is None:
             found: list[Any] = [values.tolist() for values in self.model.token_values(traces)]
@@ -188,7 +188,7 @@ class Worker:
         for job, one in zip(jobs, found, strict=True):
             job.done.set_result(one)
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: ScoringJob, error: Exception) -> None:
         if not isinstance(error, UserError):
             self._failures += 1
             _log.error("the model failed on a trace of %d tokens", len(job.trace), exc_info=error)

@@ -20,7 +20,7 @@ from prmbench.reports.reported import PAPER, ReportedTable
 from prmbench.stats.paired import holm
 from prmbench.stats.power import pairs_needed
 from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_p_value
-from prmbench.studies.figures import Difference, Results, RunFigure
+from prmbench.studies.figures import Results, RunDifference, RunFigure
 from prmbench.studies.runs import StudyRun
 
 VERDICTS: tuple[OrderingVerdict, ...] = get_args(OrderingVerdict)
@@ -85,8 +85,8 @@ class Claim:
 
     where: str
     text: str
-    larger: RunFigure | Difference | float
-    smaller: RunFigure | Difference | float
+    larger: RunFigure | RunDifference | float
+    smaller: RunFigure | RunDifference | float
     digits: int = 1
     note: str = ""
     sentence: str = ""

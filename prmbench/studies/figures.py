@@ -39,14 +39,14 @@ class Figure:
         """
         return RunFigure(StudyRun(self.kind, name), self)
 
-    def minus(self, larger: str, smaller: str) -> Difference:
+    def minus(self, larger: str, smaller: str) -> RunDifference:
         """Return what this figure of one run is above that of another.
 
         Args:
             larger: Name of the run that the other is taken from.
             smaller: Name of the run that is taken off.
         """
-        return Difference(self.of(larger), self.of(smaller))
+        return RunDifference(self.of(larger), self.of(smaller))
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RunFigure:
 
 
 @dataclass(frozen=True)
-class Difference:
+class RunDifference:
     """One figure of a run less the same figure of another run.
 
     Attributes:
@@ -113,7 +113,12 @@ def last_third(row: Row, name: str) -> float:
         The mean; NaN where the figure was not logged.
     """
     history = row["history"]
-    values = [step[name] for step in history[-(len(history) // 3) :] if name in step]
+    return _mean(history[-(len(history) // 3) :], name)
+
+
+def _mean(steps: Sequence[Row], name: str) -> float:
+    """Average a logged figure over steps that have it; NaN where none has."""
+    values = [step[name] for step in steps if name in step]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -279,12 +284,7 @@ def over_training(name: str, text: str, digits: int = 1, scale: float = 1.0) -> 
         digits: Digits shown after the point.
         scale: What it is multiplied by; 100 shows a share in %.
     """
-
-    def find(row: Row) -> float:
-        values = [step[name] for step in row["history"] if name in step]
-        return scale * float(np.mean(values)) if values else float("nan")
-
-    return Figure("policy", text, find, digits)
+    return Figure("policy", text, lambda row: scale * _mean(row["history"], name), digits)
 
 
 OUTCOME_MEAN = over_training("rollouts/accuracy", "verifier accuracy over training", scale=100)

@@ -19,7 +19,7 @@ from prmbench.errors import UserError
 from prmbench.resources import resource_folder
 from prmbench.results.schema import ENTRY_NAME, digest
 from prmbench.studies.measure_reward_models import BEST_OF
-from prmbench.studies.recipe_options import BestOfNOptions, RolloutOptions, WorldOptions
+from prmbench.studies.recipe_options import RerankOptions, RolloutOptions, WorldOptions
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import POLICIES, PolicySettings, RewardModelSettings
 from prmbench.training.plan import GIB
@@ -212,7 +212,7 @@ class RecipeFolder:
         return self._rm.model if found is None else str(found.output)
 
     def _sample(
-        self, seed: int, problems: str, wanted: RolloutOptions | BestOfNOptions, params: SamplingParams, output: Path
+        self, seed: int, problems: str, wanted: RolloutOptions | RerankOptions, params: SamplingParams, output: Path
     ) -> Command:
         """Make a command that samples rollouts of the SFT policy.
 

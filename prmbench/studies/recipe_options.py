@@ -42,7 +42,7 @@ class TraceOptions(_Options):
         return self
 
 
-class BestOfNOptions(_Options):
+class RerankOptions(_Options):
     """The completions that reward models choose from."""
 
     problems: list[str] = Field(["math500", "minerva_math"], min_length=1, description="problem sets, or files")
@@ -64,7 +64,7 @@ class WorldOptions(_Options):
 
     rollouts: RolloutOptions = Field(default_factory=lambda: RolloutOptions(), description="to train reward models on")
     traces: TraceOptions = Field(default_factory=lambda: TraceOptions(), description="for ProcessBench")
-    best_of_n: BestOfNOptions = Field(default_factory=lambda: BestOfNOptions(), description="for Best-of-N")
+    best_of_n: RerankOptions = Field(default_factory=lambda: RerankOptions(), description="for Best-of-N")
     probes: ProbeOptions = Field(default_factory=lambda: ProbeOptions(), description="for the probes")
     seeds: int = Field(1, ge=1, description="number of seeds where none is asked for")
     note: str = Field("", description="a sentence for the page, such as what its figures are worth")

@@ -268,9 +268,9 @@ def test_operations_are_those_that_torch_counts(policy, smollm2):
 
 
 def test_forward_sums_over_tokens():
-    from prmbench.search.compute import Shape
+    from prmbench.search.compute import ModelShape
 
-    shape = Shape(weights=7, attention=3, head=5)
+    shape = ModelShape(weights=7, attention=3, head=5)
     for start, end in ((0, 1), (0, 9), (4, 9), (6, 6)):
         expected = sum(2 * 7 + 4 * 3 * (p + 1) for p in range(start, end)) + 2 * 5 * 2
         assert shape.forward(start, end, 2) == expected

@@ -15,19 +15,19 @@ from stubs import TableScorer, TreeSampler, leaves, random_tree
 from prmbench.miniature.solutions import SPLIT_SHARE
 from prmbench.miniature.values import Values
 from prmbench.miniature.world import SPLITS, World, draw_problem, is_hard
-from prmbench.search.drive import Found, run_searches
+from prmbench.search.drive import Searched, run_searches
 from prmbench.search.methods import METHODS, Setting, best, draw
 from prmbench.search.paths import Task
 
 SEARCHES = ("beam", "dvts", "particles")
 
 
-def run(method, setting, tree, score, *, seed=0, listed=False, key="p") -> Found:
+def run(method, setting, tree, score, *, seed=0, listed=False, key="p") -> Searched:
     sampler, task = TreeSampler(tree, seed=seed, listed=listed), Task(key)
     return run_searches([(task, METHODS[method](setting))], sampler, TableScorer(score))[0]
 
 
-def chosen(found: Found, method: str = "best-of-n") -> tuple[int, ...]:
+def chosen(found: Searched, method: str = "best-of-n") -> tuple[int, ...]:
     place = 0 if method in SEARCHES else best(found.candidates)
     return tuple(found.candidates[place].ids.tolist())
 

@@ -27,7 +27,7 @@ from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.remote import RemoteRewardModel, RewardServer, ServerLimits, TokenRow
 from prmbench.scoring.run import score_solutions
 from prmbench.scoring.threshold import Threshold
-from prmbench.serving.worker import Job
+from prmbench.serving.worker import ScoringJob
 
 CLOSE = {"rel": 1e-5, "abs": 2e-4}
 """Sums of log-ratios in float32, times beta 10, in batches of other shapes."""
@@ -294,10 +294,10 @@ def test_a_fault_of_the_worker_itself_leaves_nobody_waiting(implicit, monkeypatc
 
 def test_closing_finishes_what_waits(implicit, solutions):
     from prmbench.serving.metrics import Metrics
-    from prmbench.serving.worker import Busy, Worker
+    from prmbench.serving.worker import Busy, ScoringWorker
 
-    worker = Worker(implicit, Metrics(), batch_tokens=300)
-    jobs = [Job(implicit.encode(s.problem, s.steps), s) for s in solutions]
+    worker = ScoringWorker(implicit, Metrics(), batch_tokens=300)
+    jobs = [ScoringJob(implicit.encode(s.problem, s.steps), s) for s in solutions]
     worker.submit(jobs)
     worker.close()
     check_same([json.loads(job.done.result(0).line()) for job in jobs], score_solutions(implicit, solutions))

@@ -100,7 +100,7 @@ def by_problem(items: Sequence[SearchItem]) -> dict[tuple[str, str], dict[tuple[
 
 
 @dataclasses.dataclass(frozen=True)
-class Pool:
+class SamplePool:
     """A problem's plain samples.
 
     Attributes:
@@ -236,7 +236,7 @@ def _figures(
 ) -> dict[str, float]:
     """Figures of one problem by name."""
     item = group["best-of-n", 0]
-    pool = Pool(item, vote_weights(item.scores, how, convention), spent_of(item, compute))
+    pool = SamplePool(item, vote_weights(item.scores, how, convention), spent_of(item, compute))
     out: dict[str, float] = {"plain": float(np.mean(item.correct)) if item.correct else 0.0}
     each = max(pool.size, 1)
     for n in sizes:
@@ -257,7 +257,7 @@ def _figures(
     return out
 
 
-def _pooled(pool: Pool, method: str, budget: int, rng: np.random.Generator) -> dict[str, float]:
+def _pooled(pool: SamplePool, method: str, budget: int, rng: np.random.Generator) -> dict[str, float]:
     """Figures of a method of plain samples: costs are the mean ones of as many samples."""
     item, n = pool.item, min(budget, pool.size)
     share = n / max(pool.size, 1)
@@ -283,7 +283,7 @@ def _pooled(pool: Pool, method: str, budget: int, rng: np.random.Generator) -> d
     }
 
 
-def _searched(pool: Pool, item: SearchItem, compute: str) -> dict[str, float]:
+def _searched(pool: SamplePool, item: SearchItem, compute: str) -> dict[str, float]:
     """Figures of a search, beside Best-of-N with samples that cost as much."""
     accuracy = float(bool(item.correct) and item.correct[0])
     equal_n = pool.equal_n(float(spent_of(item, compute).sum()))

@@ -28,7 +28,7 @@ from prmbench.policies.rollout import problems_digest, prompt_ids, prompt_rules
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.objectives import Convention
 from prmbench.reward_models.subject import describe
-from prmbench.search.drive import Found, run_searches
+from prmbench.search.drive import Searched, run_searches
 from prmbench.search.methods import METHODS, Search, Setting, samples
 from prmbench.search.paths import Cost, Task
 from prmbench.search.paths import Path as ResponsePath
@@ -191,7 +191,7 @@ class _Run:
         """
         limit = self.sampler.policy.engine.max_length
         roomy = [one for one in problems if limit is None or len(one[2]) < limit]
-        found: dict[int, list[tuple[str, int, Found, float]]] = {id(one[1]): [] for one in problems}
+        found: dict[int, list[tuple[str, int, Searched, float]]] = {id(one[1]): [] for one in problems}
         with self.scorer.keeping():
             for method, budget in self.searching:
                 settings = [
@@ -208,7 +208,7 @@ class _Run:
 
     def _search(
         self, problems: Sequence[tuple[str, Problem, Any]], searches: Sequence[Search]
-    ) -> list[tuple[Found, float]]:
+    ) -> list[tuple[Searched, float]]:
         """Run searches side by side; each with its share of the time."""
         tasks = [Task(problem.id, problem.problem, ids) for _, problem, ids in problems]
         started = time.perf_counter()
@@ -220,13 +220,13 @@ class _Run:
     def _samples(
         self,
         problems: Sequence[tuple[str, Problem, Any]],
-        found: dict[int, list[tuple[str, int, Found, float]]],
-    ) -> list[tuple[Found, float]]:
+        found: dict[int, list[tuple[str, int, Searched, float]]],
+    ) -> list[tuple[Searched, float]]:
         """Plain samples of each problem: as many as the largest budget, then more until they cost as much as its dearest search."""
         dearest = [
             max((_spent(result) for _, _, result, _ in found[id(problem)]), default=0.0) for _, problem, _ in problems
         ]
-        pools: list[tuple[Found, float]] = [(Found(), 0.0) for _ in problems]
+        pools: list[tuple[Searched, float]] = [(Searched(), 0.0) for _ in problems]
         left = list(range(len(problems)))
         while left:
             start = len(pools[left[0]][0].candidates)
@@ -235,7 +235,7 @@ class _Run:
                 old, before = pools[i]
                 costs = [*old.costs, *new.costs[1:]] if old.costs else new.costs
                 pools[i] = (
-                    Found([*old.candidates, *new.candidates], costs, old.duplicates + new.duplicates),
+                    Searched([*old.candidates, *new.candidates], costs, old.duplicates + new.duplicates),
                     before + seconds,
                 )
             full = MOST_SAMPLES * self.budget
@@ -243,12 +243,12 @@ class _Run:
         return pools
 
     def _judged(
-        self, subset: str, problem: Problem, found: Sequence[tuple[str, int, Found, float]]
+        self, subset: str, problem: Problem, found: Sequence[tuple[str, int, Searched, float]]
     ) -> list[SearchItem]:
         """Verify the candidates of a problem, and make items."""
         if not found:  # the prompt leaves no room: there is nothing to choose from, and every answer is wrong
-            found = [("best-of-n", 1, Found([], [Cost()]), 0.0)] + [
-                (m, n, Found([], [Cost()]), 0.0) for m, n in self.searching
+            found = [("best-of-n", 1, Searched([], [Cost()]), 0.0)] + [
+                (m, n, Searched([], [Cost()]), 0.0) for m, n in self.searching
             ]
         paths = [path for _, _, one, _ in found for path in one.candidates]
         decode = self.sampler.policy.encoder.tokenizer.decode
@@ -284,7 +284,7 @@ class _Run:
         return items
 
 
-def _spent(found: Found) -> float:
+def _spent(found: Searched) -> float:
     """What a search cost: operations where they are known, else tokens."""
     whole = sum(found.costs, Cost())
     return whole.flops if np.isfinite(whole.flops) else float(whole.sampled + whole.scored)

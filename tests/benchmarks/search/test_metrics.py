@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prmbench.benchmarks.search.benchmark import GUIDED_SEARCH, SearchOptions
-from prmbench.benchmarks.search.metrics import Pool, compute_search
+from prmbench.benchmarks.search.metrics import SamplePool, compute_search
 from prmbench.benchmarks.search.schema import SearchItem
 from prmbench.errors import UserError
 from prmbench.reward_models.objectives import Convention
@@ -78,7 +78,7 @@ def test_best_of_n_of_any_size_is_enumerated(seed, n, size):
     rng = np.random.default_rng(seed)
     correct = rng.random(n) < 0.5
     scores = rng.integers(0, 4, n).astype(float)
-    pool = Pool(item("p", "best-of-n", n, correct, scores, [1] * (n + 1)), np.ones(n), np.ones(n + 1))
+    pool = SamplePool(item("p", "best-of-n", n, correct, scores, [1] * (n + 1)), np.ones(n), np.ones(n + 1))
 
     def exact(k: int) -> float:
         total = 0.0
@@ -95,7 +95,7 @@ def test_best_of_n_of_any_size_is_enumerated(seed, n, size):
 
 
 def test_the_number_of_samples_that_cost_as_much():
-    pool = Pool(item("p", "best-of-n", 2, [1, 0], [1, 2], [5, 10, 30]), np.ones(2), np.array([5.0, 10.0, 30.0]))
+    pool = SamplePool(item("p", "best-of-n", 2, [1, 0], [1, 2], [5, 10, 30]), np.ones(2), np.array([5.0, 10.0, 30.0]))
     assert pool.equal_n(45) == 2
     assert pool.equal_n(35) == 1.5
     assert pool.equal_n(4) == 1  # less than one sample is still one
