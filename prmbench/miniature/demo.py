@@ -130,19 +130,17 @@ class Demo:
         """The reward model, loaded."""
         return load_reward_model(self.reward_model_folder)
 
-    def processbench(self, name: str) -> tuple[ProcessBenchEntry, Path]:
-        """Evaluate on the labelled traces.
+    @cached_property
+    def endo(self) -> tuple[ProcessBenchEntry, Path]:
+        """ProcessBench of the policy's own log-probs (EndoRM), which need no training, and the entry's file."""
+        return self._processbench("EndoRM", load_reward_model(self.policy_folder, kind="endo"), self.policy_folder)
 
-        Args:
-            name: ``EndoRM`` for the policy's own log-probs, which need no training, or ``IPVRM`` for the trained reward model.
+    @cached_property
+    def ipvrm(self) -> tuple[ProcessBenchEntry, Path]:
+        """ProcessBench of the trained reward model, and the entry's file."""
+        return self._processbench("IPVRM", self.reward_model, self.reward_model_folder)
 
-        Returns:
-            The entry and its file.
-        """
-        if name == "EndoRM":
-            model, folder = load_reward_model(self.policy_folder, kind="endo"), self.policy_folder
-        else:
-            model, folder = self.reward_model, self.reward_model_folder
+    def _processbench(self, name: str, model: RewardModel, folder: Path) -> tuple[ProcessBenchEntry, Path]:
         return evaluate_traces(
             model,
             self.traces,
@@ -182,7 +180,7 @@ class Demo:
         Returns:
             Each trace with its scores and its predicted first error.
         """
-        entry, _ = self.processbench("IPVRM")
+        entry, _ = self.ipvrm
         tagged = [one for one in self.traces if one.subset == "tagged"]
         right, wrong = ([one for one in tagged if (one.label < 0) == is_right] for is_right in (True, False))
         chosen = [one for pair in zip(wrong, right, strict=False) for one in pair][:n]

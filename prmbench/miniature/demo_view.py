@@ -80,13 +80,13 @@ def show(demo: Demo) -> None:
     with stages.stage(
         f"make {sizes.traces} labelled traces in each of three formats, and score them by the policy's own log-probs"
     ):
-        endo, endo_path = demo.processbench("EndoRM")
+        endo, endo_path = demo.endo
     console.print(render_processbench(endo))
     # A reward model.
     with stages.stage(
         f"train a reward model on rollouts of {sizes.outcomes:,} training problems, and score the same traces"
     ):
-        ipvrm, ipvrm_path = demo.processbench("IPVRM")
+        ipvrm, ipvrm_path = demo.ipvrm
     console.print(render_processbench(ipvrm))
     with stages.stage(f"rerank {sizes.candidates} completions of each of {sizes.reranked} problems"):
         best_of_n, best_path = demo.best_of_n

@@ -156,20 +156,6 @@ def write_steps(content: Content, form: Format) -> list[str]:
     return [*steps, f"{TAGS[-1]} {box}" if form == "tagged" else box]
 
 
-def step_of_parts(content: Content, form: Format) -> list[int]:
-    """Return the index of the step that each computation, and then the answer, stands in.
-
-    Args:
-        content: The computations and the answer.
-        form: The format.
-    """
-    found: list[int] = []
-    for part in content[0]:
-        merged = form == "prose" and part.kind == "combine"
-        found.append(found[-1] if merged else (found[-1] + 1 if found else 0))
-    return [*found, found[-1] + 1 if found else 0]
-
-
 def read_step(text: str) -> list[Part] | Answer | None:
     """Read a step of any format.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,21 +52,22 @@ class Values:
             return max(direct, split)
         return (1 - self.split_share) * direct + self.split_share * split
 
-    def _expect(self, left: int, operator: str, right: int, after: NDArray[np.float64]) -> float:
+    def _expect(self, left: int, operator: str, right: int, after: Callable[[int], float]) -> float:
         fact = self.world.fact(left, operator, right)
         if self.modal:
-            return float(after[fact.wrong if fact.error > 0.5 else fact.right])
-        return float(sum(p * after[result] for result, p in fact.results()))
+            return after(fact.wrong if fact.error > 0.5 else fact.right)
+        return sum(p * after(result) for result, p in fact.results())
 
     def _advance(self, done: int, value: int, after: NDArray[np.float64]) -> float:
-        return self._expect(value, *self.problem.operations[done], after)
+        return self._expect(value, *self.problem.operations[done], lambda result: float(after[result]))
 
     def _combine(self, done: int, value: int, half: int, after: NDArray[np.float64]) -> float:
-        return self._expect(half, SPLITS[self.problem.operations[done][1]][1], value, after)
+        sign = SPLITS[self.problem.operations[done][1]][1]
+        return self._expect(half, sign, value, lambda result: float(after[result]))
 
     def _simplify(self, done: int, value: int, after: NDArray[np.float64]) -> float:
-        halves = np.array([self._combine(done, value, half, after) for half in range(self.world.modulus)])
-        return self._expect(value, "*", SPLITS[self.problem.operations[done][1]][0], halves)
+        factor = SPLITS[self.problem.operations[done][1]][0]
+        return self._expect(value, "*", factor, lambda half: self._combine(done, value, half, after))
 
     @property
     def start(self) -> float:

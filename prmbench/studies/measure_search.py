@@ -21,7 +21,7 @@ from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT
 from prmbench.miniature.true_model import TrueValueModel
 from prmbench.policies.policy import Policy
 from prmbench.reports.pages import markdown_table
-from prmbench.results.schema import Estimate, read_entry
+from prmbench.results.schema import Estimate
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.objectives import Convention
 from prmbench.reward_models.subject import describe
@@ -60,20 +60,8 @@ def measure_search(
         name: What the reward model is called.
         output: Folder of the run.
     """
-    entry, _ = evaluate_search(
-        model,
-        policy,
-        {"miniature": list(problems)},
-        name=name,
-        source=name,
-        options=SearchOptions(budgets=BUDGETS, score=score_of(model)),
-        params=PARAMS,
-        prompt=PROMPT,
-        miniature=True,
-        output=output,
-    )
-    metrics: SearchMetrics = entry.metrics
-    return metrics
+    options = SearchOptions(budgets=BUDGETS, score=score_of(model))
+    return _measure(model, policy, problems, name, options, output)
 
 
 def measure_many(
@@ -89,13 +77,20 @@ def measure_many(
         output: Folder of the run.
         n: Samples of each problem.
     """
+    options = SearchOptions(methods=("best-of-n",), budgets=(n,), score=score_of(model))
+    return _measure(model, policy, problems, name, options, output)
+
+
+def _measure(
+    model: RewardModel, policy: Policy, problems: Sequence[Problem], name: str, options: SearchOptions, output: Path
+) -> SearchMetrics:
     entry, _ = evaluate_search(
         model,
         policy,
         {"miniature": list(problems)},
         name=name,
         source=name,
-        options=SearchOptions(methods=("best-of-n",), budgets=(n,), score=score_of(model)),
+        options=options,
         params=PARAMS,
         prompt=PROMPT,
         miniature=True,
@@ -158,18 +153,6 @@ def agreement(
     means = np.array([np.mean(one) for one in by_problem.values()])
     half = 1.96 * float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
     return Estimate(value=float(means.mean()), low=float(means.mean()) - half, high=float(means.mean()) + half)
-
-
-def read_search(folder: Path) -> SearchMetrics:
-    """Read the figures of a finished run.
-
-    Args:
-        folder: The folder of the run.
-    """
-    from prmbench.benchmarks.search.benchmark import GUIDED_SEARCH
-
-    metrics: SearchMetrics = read_entry(folder / "entry.json", GUIDED_SEARCH.entry_type).metrics
-    return metrics
 
 
 def cell(found: Estimate, *, signed: bool = False) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from support_miniature import step_of_parts
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder
@@ -30,7 +31,7 @@ from prmbench.miniature.checker import error_kind, first_wrong_step, read_conten
 from prmbench.miniature.demo import Demo, Sizes
 from prmbench.miniature.demo_view import show
 from prmbench.miniature.injected import INJECTED
-from prmbench.miniature.solutions import FORMATS, WORDS, step_of_parts
+from prmbench.miniature.solutions import FORMATS, WORDS
 from prmbench.miniature.world import World, parse_problem
 from prmbench.policies.policy import load_policy
 from prmbench.training.data.chats import Chat, encode_chat

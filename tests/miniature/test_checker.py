@@ -5,9 +5,10 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_miniature import step_of_parts
 
 from prmbench.miniature.checker import error_kind, first_wrong_step, is_well_formed, read_content
-from prmbench.miniature.solutions import FORMATS, demonstrate, step_of_parts, write_steps
+from prmbench.miniature.solutions import FORMATS, demonstrate, write_steps
 from prmbench.miniature.world import Chain, World, draw_problem
 
 WORLD = World(modulus=23)

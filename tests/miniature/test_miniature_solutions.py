@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_miniature import step_of_parts
 
 from prmbench.miniature.solutions import (
     CONNECTIVES,
@@ -16,7 +17,6 @@ from prmbench.miniature.solutions import (
     demonstrate,
     log_probability,
     read_step,
-    step_of_parts,
     write_steps,
 )
 from prmbench.miniature.world import Chain, World, draw_problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prmbench.benchmarks.registry import load_measured
 from prmbench.data.problems import load_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.miniature.build import PROMPT, SHIPPED, Build, make_problems, write_lines
@@ -16,7 +17,6 @@ from prmbench.studies.measure_search import (
     measure_many,
     measure_search,
     methods_table,
-    read_search,
     winners,
 )
 
@@ -35,7 +35,7 @@ def test_true_values_order_prefixes_as_themselves_and_win(policy, tmp_path):
     endo = load_reward_model(SHIPPED, kind="endo")
     assert -1 < agreement(endo, truth, policy, problems, n=6).value < 1
     found = measure_search(truth, policy, problems, "true values", tmp_path / "run")
-    assert read_search(tmp_path / "run") == found
+    assert load_measured(tmp_path / "run").entry.metrics == found
     many = measure_many(truth, policy, problems, "true values", tmp_path / "many", n=32)
     # True values choose a right sample wherever there is one, and never lose by more samples.
     assert [one.accuracy.value for one in many.mean.curve.values()] == pytest.approx(
