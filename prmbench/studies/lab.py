@@ -43,9 +43,9 @@ RM_SAVE_EVERY, RL_SAVE_EVERY = 100, 10
 N_OUTCOMES, N_ROLLOUTS = (4_500, 5), (600, 4)
 """Problems, and completions of each: to train reward models on, and to test them on."""
 N_TRACES = 400
-N_CANDIDATES = (64, 64)
+N_CANDIDATES = (200, 64)
 """Problems of Best-of-N, and completions of each."""
-N_TRAIN, N_TEST = 6_000, 400
+N_TRAIN, N_TEST = 6_000, 1_600
 """Problems that policies are trained and measured on."""
 SIZES = [N_OUTCOMES, N_ROLLOUTS, N_TRACES, N_CANDIDATES, N_TRAIN, N_TEST]
 
