@@ -36,13 +36,24 @@ def replicate_command(
         str,
         typer.Option(help="of recipes: what starts a command on several devices: 'accelerate launch --config_file F'"),
     ] = "",
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="of the miniature: folder of finished runs' figures, which machines share; taken from and added to"
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option(help="folder for the pages")] = Path("prmbench-results/replicate"),
 ) -> None:
     """The paper's tables and figure, in the miniature or on real backbones: orderings, and a verdict for every claim."""
     from prmbench.studies.recipe_world import RecipeWorld, start_process
     from prmbench.studies.replicate import plan_runs, replicate
+    from prmbench.studies.world import MiniatureWorld
 
     recipes = None
+    if world != "miniature" and rows is not None:
+        raise UserError(
+            "--rows goes with the miniature: real backbones keep their figures in the folders of their runs"
+        )
     if world != "miniature":
         recipes = RecipeWorld(world, functools.partial(start_process, launch=launch))
     elif dry_run or launch:
@@ -54,7 +65,9 @@ def replicate_command(
         for line in recipes.plan(runs, range(seeds or recipes.facts.seeds)):
             typer.echo(line)
         return
-    pages = replicate(table or [], figure or [], world=recipes, seeds=seeds, workers=workers, output=output)
+    pages = replicate(
+        table or [], figure or [], world=recipes or MiniatureWorld(rows), seeds=seeds, workers=workers, output=output
+    )
     typer.echo(f"claims: {pages.counts}")
     typer.echo(f"tables: {pages.markdown}")
     typer.echo(f"page:   {pages.html}")

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.miniature.solutions import SPLIT_SHARE, Content, Format, write_steps
+from prmbench.miniature.solutions import SPLIT_SHARE, Content, Format, Part, write_steps
 from prmbench.miniature.world import SPLITS, Chain, World, is_hard
 
 
@@ -69,6 +69,31 @@ class Values:
         factor = SPLITS[self.problem.operations[done][1]][0]
         return self._expect(value, "*", factor, lambda half: self._combine(done, value, half, after))
 
+    def of_choices(self, done: int, value: int) -> dict[str, float]:
+        """Return the true value of either way to do a hard operation, by its tag.
+
+        Args:
+            done: Number of operations done before it.
+            value: The value reached.
+        """
+        after = self.table[done + 1]
+        return {
+            "<advance>": self._advance(done, value, after),
+            "<simplify>": self._simplify(done, value, after),
+        }
+
+    def after(self, part: Part, done: int, value: int, result: int) -> float:
+        """Return the true value once a computation has stated a result.
+
+        Args:
+            part: The computation; its own result is not looked at.
+            done: Number of operations done before it.
+            value: The value reached before its operation.
+            result: The result that it states.
+        """
+        following = self.table[done + 1]
+        return self._combine(done, value, result, following) if part.kind == "simplify" else float(following[result])
+
     @property
     def start(self) -> float:
         """The value before anything is written."""
@@ -99,10 +124,9 @@ class Values:
                 chosen = self._simplify(done, value, after)
             else:
                 chosen = current
-            if part.kind == "simplify":
-                reached = self._combine(done, value, part.result, after)
-            else:
-                reached, done, value = float(after[part.result]), done + 1, part.result
+            reached = self.after(part, done, value, part.result)
+            if part.kind != "simplify":
+                done, value = done + 1, part.result
             # tag and letter, left, operator, right, link, result; prose has neither tag nor letter.
             head = {"tagged": [chosen, chosen], "plain": [current], "prose": []}[form]
             operand = chosen if form == "tagged" else current

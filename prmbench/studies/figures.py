@@ -337,3 +337,48 @@ def candidate_set(p_min: float, part: str) -> Figure:
         part: ``size``, ``mass`` or ``several``.
     """
     return at("candidates", part, f"metrics/p_min/{p_min}/{part}/value", 3)
+
+
+# Figures of token credit: TD, and what training moves, against exact values.
+
+
+def preferred(kind: str) -> Figure:
+    """How often TD prefers the better of the two ways of a decision, in %.
+
+    Args:
+        kind: Kind of the decision.
+    """
+    return at("credit", f"TD prefers the better way: {kind}", f"decisions/{kind}/agreement", scale=100)
+
+
+def credit(part: str, kind: str) -> Figure:
+    """A figure of the TD of sampled tokens of a kind.
+
+    Args:
+        part: ``share`` of the sum of absolute TD, in %, or ``pearson`` of TD and true advantage.
+        kind: Kind of the tokens.
+    """
+    text = {"share": "share of abs(TD), %", "pearson": "correlation of TD and true advantage"}[part]
+    digits, scale = (1, 100) if part == "share" else (3, 1)
+    return at("credit", f"{text}: {kind}", f"tokens/{kind}/{part}", digits, scale)
+
+
+CREDIT = at("credit", "correlation of TD and true advantage, all tokens", "pearson", 3)
+
+
+def gained(kind: str) -> Figure:
+    """True value that training moved at a kind of decision, in points, at the SFT policy's own solutions.
+
+    Args:
+        kind: Kind of the decision, and whether the better way was the likelier one.
+    """
+    return at("policy", f"true value gained: {kind}", f"moves/decisions/{kind}/gain", 2, 100)
+
+
+def moved(kind: str) -> Figure:
+    """Mean absolute change of the probability of sampled tokens by training, in points.
+
+    Args:
+        kind: Kind of the tokens.
+    """
+    return at("policy", f"probability moved: {kind}", f"moves/tokens/{kind}", 2, 100)

@@ -10,7 +10,7 @@ import numpy as np
 
 from prmbench.reports.reported import PAPER, ReportedTable, place_of
 from prmbench.stats.seeds import seed_mean
-from prmbench.studies.claims import with_interval
+from prmbench.studies.claims import OURS, with_interval
 from prmbench.studies.figures import Figure, Results, RunFigure
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import LABELS
@@ -24,7 +24,7 @@ class Layout:
     """A table of figures.
 
     Attributes:
-        number: Its number in the paper, ``1`` to ``14``, ``fig6`` or ``4.3.3``; empty for a table that the paper does not have.
+        number: Its number in the paper, ``1`` to ``14``, ``fig6`` or ``4.3.3``; ``ours`` for a table that the paper does not have.
         title: What it shows.
         unit: Unit of the figures.
         columns: Headings of the columns.
@@ -43,8 +43,8 @@ class Layout:
 
     @property
     def heading(self) -> str:
-        """Its place in the paper, and its title."""
-        return f"{place_of(self.number)}: {self.title}"
+        """Its place in the paper, where it has one, and its title."""
+        return self.title if self.number == OURS else f"{place_of(self.number)}: {self.title}"
 
     @property
     def runs(self) -> list[StudyRun]:

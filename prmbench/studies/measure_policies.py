@@ -9,8 +9,11 @@ from typing import Any
 from prmbench.benchmarks.policy.run import evaluate_policy
 from prmbench.benchmarks.registry import load_measured
 from prmbench.data.problem_sets import find_problems
+from prmbench.data.prompts import find_prompt
 from prmbench.data.verdicts import Verdict
+from prmbench.policies.policy import load_policy
 from prmbench.studies.lab import RL_RECIPE, RL_SAVE_EVERY, Lab
+from prmbench.studies.measure_decisions import measure_moves
 from prmbench.studies.settings import PolicySettings
 from prmbench.training.recipes.read import load_recipe
 from prmbench.training.rl.recipe import RLRecipe
@@ -28,11 +31,13 @@ def measure_policy(lab: Lab, settings: PolicySettings, output: Path) -> dict[str
 
     Returns:
         ``right``: number of correct completions of each test problem, in the problems' order. ``n``: completions of each
-        problem. ``history``: what training logged at every step, empty for ``sft``.
+        problem. ``history``: what training logged at every step, empty for ``sft``. ``moves``: what
+        `prmbench.studies.measure_decisions.measure_moves` says of the trained policy.
     """
     recipe = _recipe(lab, settings, output)
     assert recipe.evaluate is not None
     history: list[dict[str, Any]] = []
+    moved = {}
     if settings.method == "sft":
         entry = output
         evaluate_policy(
@@ -51,6 +56,7 @@ def measure_policy(lab: Lab, settings: PolicySettings, output: Path) -> dict[str
         done = train_rl(recipe)
         assert done is not None
         history, entry = done.history, output / "entries" / f"step-{done.steps}"
+        moved = {"moves": measure_moves(lab, load_policy(str(output), find_prompt(recipe.prompt)))}
     right: Counter[str] = Counter()
     for item in load_measured(entry).items:
         right[item.id] += item.verdict == Verdict.CORRECT
@@ -60,6 +66,7 @@ def measure_policy(lab: Lab, settings: PolicySettings, output: Path) -> dict[str
         "n": recipe.evaluate.n,
         "right": [right[name] for name in sorted(right, key=lambda name: int(name.rpartition("-")[2]))],
         "history": [{k: v for k, v in row.items() if k not in ("epoch", "learning_rate")} for row in history],
+        **moved,
     }
 
 

@@ -348,6 +348,49 @@ OUR_CLAIMS = [
         )
         for rm in ("dpo", "implicit_prm")
     ),
+    *(
+        Claim(
+            OURS,
+            f"{figures.preferred(kind).text}: IPVRM above {LABELS[rm]}",
+            figures.preferred(kind).of("ipvrm"),
+            figures.preferred(kind).of(rm),
+            margin=2.0,
+        )
+        for kind in ("choice", "misconception")
+        for rm in ("endo", "dpo", "implicit_prm")
+    ),
+    *(
+        Claim(
+            OURS,
+            f"{figures.CREDIT.text}: IPVRM above {LABELS[rm]}",
+            figures.CREDIT.of("ipvrm"),
+            figures.CREDIT.of(rm),
+            3,
+            margin=0.02,
+        )
+        for rm in ("endo", "dpo", "implicit_prm")
+    ),
+    *(
+        Claim(
+            OURS,
+            f"{figures.credit('share', 'synonym').text}: {LABELS[rm]} above IPVRM",
+            figures.credit("share", "synonym").of(rm),
+            figures.credit("share", "synonym").of("ipvrm"),
+            margin=1.0,
+        )
+        for rm in ("endo", "dpo", "implicit_prm")
+    ),
+    *(
+        Claim(
+            OURS,
+            f"{figures.gained(kind).text}: DistRL w/ IPVRM above GRPO w/ IPVRM",
+            figures.gained(kind).of(BEST),
+            figures.gained(kind).of("grpo ipvrm"),
+            2,
+            margin=0.1,
+        )
+        for kind in ("choice, better rarer", "misconception, better rarer", "result, better likelier")
+    ),
     Claim(
         OURS,
         "TD ranks the branches of a state as their shares of right rollouts: tau-b above 0",

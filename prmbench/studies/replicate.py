@@ -18,7 +18,7 @@ from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
 from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically
-from prmbench.studies.claims import JudgedClaim, count_verdicts, judge
+from prmbench.studies.claims import OURS, JudgedClaim, count_verdicts, judge
 from prmbench.studies.figures import Results
 from prmbench.studies.layout import Layout, our_ordering, paper_orderings, write_rows
 from prmbench.studies.paper_claims import CLAIMS
@@ -34,7 +34,7 @@ TEST = (
     "practically equal; else undecided. A star marks a verdict that does not stay at 5% after Holm's rule over its table."
 )
 PICTURES = {"5": (LEARNING_CURVES, "Learning curves"), "fig6": (FIGURE_SIX, "Fig. 6")}
-UNORDERED = ("11", "13", "4.3.3", "fig6")
+UNORDERED = ("11", "13", "4.3.3", "fig6", OURS)
 """Tables whose rows are no rivals."""
 
 
@@ -131,14 +131,14 @@ def plan_runs(
     for number in table:
         if number not in known:
             raise ArgumentError("table", number, f"not known; known: {', '.join(known)}, and {argument('figure', 6)}")
-    tables = paper_tables(facts.subsets, facts.notes)
+    tables = [*paper_tables(facts.subsets, facts.notes), *facts.ours]
     layouts = [layout for layout in tables if not asked or layout.number in asked]
     absent = [number for number in facts.absent if not asked or number in asked]
     if not layouts:
         raise ArgumentError("table", absent[0], facts.absent[absent[0]])
     # Claims of a table may need runs of other tables.
     numbers = {layout.number for layout in layouts}
-    of_claims = (run for claim in CLAIMS if claim.tables & numbers for run in claim.runs)
+    of_claims = (run for claim in CLAIMS if claim.tables & numbers or not asked for run in claim.runs)
     return layouts, absent, list(dict.fromkeys([*(run for layout in layouts for run in layout.runs), *of_claims]))
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
 from prmbench.studies.lab import RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
+from prmbench.studies.measure_decisions import measure_credit
 from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
@@ -23,7 +24,7 @@ from prmbench.studies.settings import (
 )
 
 Row = dict[str, Any]
-Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates"]
+Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit"]
 
 MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "reward model": (measure_reward_model, 60),
@@ -31,6 +32,7 @@ MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "policy": (measure_policy, 50),
     "td": (measure_td, 60),
     "candidates": (measure_candidate_sets, 15),
+    "credit": (measure_credit, 10),
 }
 """How each kind is measured, and about how many seconds it takes on one core, without what it stands on."""
 

@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from prmbench.miniature.solutions import FORMATS
 from prmbench.studies.figures import Results
 from prmbench.studies.lab import Lab
+from prmbench.studies.layout import Layout
+from prmbench.studies.our_tables import OUR_TABLES
 from prmbench.studies.paper_tables import ABSENT, MINIATURE_NOTES
 from prmbench.studies.runs import StudyRun
+from prmbench.studies.shared_rows import give_rows, take_rows
 from prmbench.studies.work import perform_runs
 
 
@@ -26,6 +29,7 @@ class WorldFacts:
         notes: How its tables differ from the paper's, by their number.
         absent: Tables without a counterpart of their own, and why.
         seeds: Number of seeds where none is asked for.
+        ours: Tables that the paper does not have.
     """
 
     title: str
@@ -34,6 +38,7 @@ class WorldFacts:
     notes: Mapping[str, str]
     absent: Mapping[str, str]
     seeds: int
+    ours: Sequence[Layout] = ()
 
 
 class StudyWorld(Protocol):
@@ -73,7 +78,11 @@ class StudyWorld(Protocol):
 
 
 class MiniatureWorld:
-    """The synthetic world, in which everything is trained from nothing."""
+    """The synthetic world, in which everything is trained from nothing.
+
+    Attributes:
+        rows: Folder of figures that are shared between machines; None shares nothing.
+    """
 
     facts = WorldFacts(
         "The paper's tables in the miniature",
@@ -82,7 +91,16 @@ class MiniatureWorld:
         MINIATURE_NOTES,
         ABSENT,
         6,
+        OUR_TABLES,
     )
+
+    def __init__(self, rows: Path | None = None) -> None:
+        """Take the folder of shared figures.
+
+        Args:
+            rows: Folder that finished runs are taken from and given to (`prmbench.studies.shared_rows`); None shares nothing.
+        """
+        self.rows = rows
 
     def perform(self, runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | None = None) -> Results:
         """Return the rows of every run; see `prmbench.studies.work.perform_runs`.
@@ -92,7 +110,13 @@ class MiniatureWorld:
             seeds: The seeds that each run is made for.
             workers: Number of processes; None takes one a core.
         """
-        return perform_runs(runs, seeds, workers)
+        if self.rows is None:
+            return perform_runs(runs, seeds, workers)
+        take_rows(self.rows, runs, seeds)
+        try:
+            return perform_runs(runs, seeds, workers)
+        finally:  # what was done before a stop is given too
+            give_rows(self.rows, runs, seeds)
 
     def place(self, run: StudyRun, seed: int) -> Path:
         """Return the file that holds a run's figures, which its content names.

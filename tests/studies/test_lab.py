@@ -17,6 +17,7 @@ RUNS = [
     StudyRun("policy", "distrl ipvrm"),
     StudyRun("td", "ipvrm"),
     StudyRun("candidates", "sft"),
+    StudyRun("credit", "ipvrm"),
 ]
 
 

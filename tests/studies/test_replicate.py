@@ -25,7 +25,9 @@ from prmbench.studies.claims import Claim, judge
 from prmbench.studies.figures import Figure
 from prmbench.studies.lab import Lab
 from prmbench.studies.layout import Layout, cell_text, our_ordering, paper_orderings
+from prmbench.studies.measure_decisions import TOKEN_KINDS
 from prmbench.studies.measure_reward_models import BEST_OF
+from prmbench.studies.our_tables import OUR_TABLES, PLACES
 from prmbench.studies.paper_claims import CLAIMS
 from prmbench.studies.paper_tables import ABSENT, NUMBERS, TABLES
 from prmbench.studies.replicate import replicate
@@ -33,7 +35,7 @@ from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import POLICIES, REWARD_MODELS
 from prmbench.studies.work import _perform, perform_runs
 
-EVERYTHING = list(dict.fromkeys(run for layout in TABLES for run in layout.runs))
+EVERYTHING = list(dict.fromkeys(run for layout in (*TABLES, *OUR_TABLES) for run in layout.runs))
 SIGNALS = ("td", "value", "abs_value", "mean_value", "probability", "policy")
 OF_SIGNAL = (
     "auc",
@@ -70,7 +72,17 @@ def row(run, seed):
     if run.kind == "policy":
         names = ("rollouts/accuracy", "reward_model/accuracy", "reward_model/pair_accuracy", "reward_model/score")
         history = [{name: value() for name in (*names, "seconds/step_before", "peak_memory_gib")} for _ in range(9)]
-        return {"right": rng.integers(0, 9, 20).tolist(), "n": 8, "history": history}
+        moves = {
+            "decisions": {place: {"gain": value()} for place in PLACES},
+            "tokens": {kind: value() for kind in TOKEN_KINDS},
+        }
+        return {"right": rng.integers(0, 9, 20).tolist(), "n": 8, "history": history, "moves": moves}
+    if run.kind == "credit":
+        return {
+            "decisions": {kind: {"agreement": value()} for kind in ("choice", "result", "misconception")},
+            "tokens": {kind: {"share": value(), "pearson": value()} for kind in TOKEN_KINDS},
+            "pearson": value(),
+        }
     if run.kind == "candidates":
         return {
             "metrics": {

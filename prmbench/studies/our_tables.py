@@ -1,0 +1,79 @@
+"""Tables that the paper does not have: what the miniature's exact values say of reward models and of trained policies."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from prmbench.miniature.decisions import DecisionKind
+from prmbench.studies import figures
+from prmbench.studies.claims import OURS
+from prmbench.studies.layout import Layout, rows_of
+from prmbench.studies.measure_decisions import TOKEN_KINDS
+from prmbench.studies.measure_reward_models import BEST_OF
+from prmbench.studies.settings import BEST
+
+RATIOS = ("endo", "dpo", "implicit_prm", "ipvrm", "ipvrm_late", "ipvrm_early")
+"""Reward models whose token values are log-ratios, or log-probs."""
+MOVED = (
+    "spro",
+    "prime",
+    "grpo",
+    "grpo dpo",
+    "grpo implicit_prm",
+    "grpo ipvrm",
+    "distrl dpo",
+    "distrl implicit_prm",
+    BEST,
+)
+"""Policies whose training is looked at decision by decision."""
+PLACES = [f"{kind}, better {side}" for kind in ("choice", "result", "misconception") for side in ("likelier", "rarer")]
+
+OUR_TABLES = [
+    Layout(
+        OURS,
+        "Candidates at temperature 1: over-optimisation",
+        "accuracy, %; Table 1 has candidates at the evaluation preset",
+        [f"@{n}" for n in BEST_OF],
+        rows_of(("q_rm", "endo", "dpo", "implicit_prm", "ipvrm"), [figures.best_of(n, "at_one") for n in BEST_OF]),
+    ),
+    Layout(
+        OURS,
+        "Does TD prefer the way with the higher true value?",
+        "share of decisions, %; 50 is chance",
+        list(get_args(DecisionKind)),
+        rows_of(RATIOS, [figures.preferred(kind) for kind in get_args(DecisionKind)]),
+        "choice: how a hard operation is done; result: a fact that is stated right more often than wrong; misconception: one "
+        "that is stated wrong more often than right.",
+    ),
+    Layout(
+        OURS,
+        "Correlation of TD and true advantage, by token",
+        "Pearson, sampled tokens",
+        ["choice", "result", "all tokens"],
+        rows_of(RATIOS, [figures.credit("pearson", "choice"), figures.credit("pearson", "result"), figures.CREDIT]),
+    ),
+    Layout(
+        OURS,
+        "Where TD goes",
+        "share of the sum of abs(TD), %",
+        list(TOKEN_KINDS),
+        rows_of(RATIOS, [figures.credit("share", kind) for kind in TOKEN_KINDS]),
+        "True advantages are 0 at synonyms and at all other tokens.",
+    ),
+    Layout(
+        OURS,
+        "What training moves, in true value",
+        "points of true value a decision, at the SFT policy's own solutions",
+        PLACES,
+        rows_of(MOVED, [figures.gained(kind) for kind in PLACES]),
+        "likelier, rarer: whether the SFT policy preferred the better way or the worse one.",
+    ),
+    Layout(
+        OURS,
+        "What training moves, in probability",
+        "mean absolute change of a sampled token's probability, points",
+        list(TOKEN_KINDS),
+        rows_of(MOVED, [figures.moved(kind) for kind in TOKEN_KINDS]),
+    ),
+]
+"""The tables of the miniature that are ours."""
