@@ -25,6 +25,12 @@ def replicate_command(
         int | None,
         typer.Option(min=1, help="0 to this many minus one; default: 6, with recipes 1; with one nothing is decided"),
     ] = None,
+    pair_seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="seeds of DistRL and GRPO with IPVRM, whose difference is small; default: as of all else"
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="of the miniature: processes, one thread each; default: one a core")
     ] = None,

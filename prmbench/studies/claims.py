@@ -195,22 +195,25 @@ class JudgedClaim:
         return None if effect <= 0 or math.isnan(self.spread) else pairs_needed(effect, self.spread)
 
 
-def judge(claims: Iterable[Claim], results: Results, reported: Sequence[ReportedTable] = ()) -> list[JudgedClaim]:
+def judge(
+    claims: Iterable[Claim], results: Results, reported: Sequence[ReportedTable] = (), longer: Results | None = None
+) -> list[JudgedClaim]:
     """Test claims. A claim is undecided where one of its figures is not defined on some seed.
 
     Args:
         claims: The claims; those that need a run which was not made are left out.
         results: Rows by run.
         reported: The paper's tables, for its effects.
+        longer: Rows of runs that were made for more seeds, in the place of `results` for claims that need these runs alone.
     """
     # The raw verdict of each.
     tested: list[tuple[Claim, list[float], SeedMean, OrderingVerdict, float]] = []
     for claim in claims:
-        if all(run in results for run in claim.runs):
-            n = len(results[claim.runs[0]])
+        rows = longer if longer and all(run in longer for run in claim.runs) else results
+        if all(run in rows for run in claim.runs):
+            n = len(rows[claim.runs[0]])
             first, second = (
-                [one] * n if isinstance(one, float | int) else one.values(results)
-                for one in (claim.larger, claim.smaller)
+                [one] * n if isinstance(one, float | int) else one.values(rows) for one in (claim.larger, claim.smaller)
             )
             margin = claim.margin_from(reported)
             found = ordering(first, second, margin=margin)

@@ -25,6 +25,7 @@ from prmbench.studies.paper_claims import CLAIMS
 from prmbench.studies.paper_tables import NUMBERS, paper_tables
 from prmbench.studies.pictures import FIGURE_SIX, LEARNING_CURVES, curves
 from prmbench.studies.runs import StudyRun
+from prmbench.studies.settings import BEST, LABELS
 from prmbench.studies.world import MiniatureWorld, StudyWorld, WorldFacts
 
 TEST = (
@@ -34,6 +35,8 @@ TEST = (
     "practically equal; else undecided. A star marks a verdict that does not stay at 5% after Holm's rule over its table."
 )
 PICTURES = {"5": (LEARNING_CURVES, "Learning curves"), "fig6": (FIGURE_SIX, "Fig. 6")}
+PAIR = (StudyRun("policy", BEST), StudyRun("policy", "grpo ipvrm"))
+"""Two policies whose difference is small beside its spread, so that they may be made for more seeds than all else."""
 UNORDERED = ("11", "13", "4.3.3", "fig6", OURS)
 """Tables whose rows are no rivals."""
 
@@ -80,6 +83,7 @@ def replicate(
     *,
     world: StudyWorld | None = None,
     seeds: int | None = None,
+    pair_seeds: int | None = None,
     workers: int | None = None,
     output: Path = Path("prmbench-results/replicate"),
 ) -> ReplicatePages:
@@ -90,6 +94,8 @@ def replicate(
         figure: Numbers of figures; only 6 has numbers to replicate.
         world: Where policies, data and problems come from; None is the miniature.
         seeds: Number of seeds, from 0 on; None takes the world's own number. With one seed nothing is decided.
+        pair_seeds: Number of seeds of `PAIR`, the two policies whose difference is small; None, or no more than `seeds`, makes
+            them for the same seeds as all else.
         workers: Number of processes; None lets the world choose.
         output: Folder for the pages.
 
@@ -104,7 +110,10 @@ def replicate(
     except OSError as error:
         raise ArgumentError("output", output, f"cannot be written ({error.strerror}); name another folder") from None
     of = range(seeds or world.facts.seeds)
-    return write_pages(world, layouts, world.perform(runs, of, workers), of, output, absent)
+    results = world.perform(runs, of, workers)
+    pair = [run for run in PAIR if run in runs]
+    longer = world.perform(pair, range(pair_seeds), workers) if pair_seeds and pair_seeds > len(of) else {}
+    return write_pages(world, layouts, results, of, output, absent, longer)
 
 
 def plan_runs(
@@ -149,6 +158,7 @@ def write_pages(
     seeds: Sequence[int],
     folder: Path,
     absent: Sequence[str],
+    longer: Results | None = None,
 ) -> ReplicatePages:
     """Write ``replicate.md``, ``replicate.html`` and ``replicate.json``.
 
@@ -159,11 +169,12 @@ def write_pages(
         seeds: The seeds that the rows are of.
         folder: Folder to write into.
         absent: Numbers of tables without a counterpart that are to be mentioned.
+        longer: Rows of runs that were made for more seeds; claims that need these runs alone are judged with them.
     """
     # Judge the claims; those that are ours are shown apart, at the end.
     reported = read_reported(resource_folder("leaderboards"))
     wanted = {layout.number for layout in layouts}
-    found = judge(CLAIMS, results, reported)
+    found = judge(CLAIMS, results, reported, longer)
     judged = [j for j in found if j.values and not all(map(math.isnan, j.values))]
     lost = [j for j in found if j not in judged and (j.claim.ours or j.claim.tables & wanted)]
     shown = [j for j in judged if j.claim.tables & wanted]
@@ -183,8 +194,8 @@ def write_pages(
     # Write everything.
     facts: dict[str, Any] = {
         "title": world.facts.title,
-        "about": f"Seeds {', '.join(map(str, seeds))}. Means over seeds with the 95% Student-t interval of the mean. "
-        + world.facts.about,
+        "about": f"Seeds {', '.join(map(str, seeds))}.{_of_pair(longer)} Means over seeds with the 95% Student-t interval of the "
+        f"mean. {world.facts.about}",
         "counts": count_verdicts(shown),
         "test": TEST,
         "sections": sections,
@@ -201,8 +212,15 @@ def write_pages(
     markdown, html = folder / "replicate.md", folder / "replicate.html"
     write_atomically(html, environment().get_template("replicate.html").render(**facts))
     write_atomically(markdown, _markdown(facts))
-    write_atomically(folder / "replicate.json", _json(world, results, seeds, [*shown, *ours]))
+    write_atomically(folder / "replicate.json", _json(world, results, seeds, longer or {}, [*shown, *ours]))
     return ReplicatePages(markdown, html, facts["counts"])
+
+
+def _of_pair(longer: Results | None) -> str:
+    if not longer:
+        return ""
+    names = " and ".join(LABELS[run.name] for run in longer)
+    return f" Claims about {names} alone are judged on {len(next(iter(longer.values())))} seeds."
 
 
 def _markdown(facts: dict[str, Any]) -> str:
@@ -257,16 +275,15 @@ def claims_table(judged: Sequence[JudgedClaim]) -> str:
     return markdown_table(["paper", "claim", "the paper's effect", "difference here", "margin", "here"], rows)
 
 
-def _json(world: StudyWorld, results: Results, seeds: Sequence[int], shown: Sequence[JudgedClaim]) -> str:
+def _json(
+    world: StudyWorld, results: Results, seeds: Sequence[int], longer: Results, shown: Sequence[JudgedClaim]
+) -> str:
     """Say where every figure comes from: how each run was made, and the file of each seed's row."""
-    runs = [
-        {
-            **asdict(run),
-            **world.describe(run, seeds),
-            "files": ["/".join(world.place(run, seed).parts[-3:]) for seed in seeds],
-        }
-        for run in results
-    ]
+    runs = []
+    for run, rows in {**results, **longer}.items():
+        of = range(len(rows))
+        files = ["/".join(world.place(run, seed).parts[-3:]) for seed in of]
+        runs.append({**asdict(run), **world.describe(run, of), "files": files})
     claims = [
         {
             "where": j.claim.where,

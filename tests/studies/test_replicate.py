@@ -30,7 +30,7 @@ from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.our_tables import OUR_TABLES, PLACES
 from prmbench.studies.paper_claims import CLAIMS
 from prmbench.studies.paper_tables import ABSENT, NUMBERS, TABLES
-from prmbench.studies.replicate import replicate
+from prmbench.studies.replicate import PAIR, replicate
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import POLICIES, REWARD_MODELS
 from prmbench.studies.work import _perform, perform_runs
@@ -195,6 +195,29 @@ def test_the_page_from_what_is_kept(kept):
     (one,) = (c for c in facts["claims"] if c["where"] == "Table 9")
     assert one["paper"] == pytest.approx({"Qwen3-0.6B-Base": 1.5, "Llama-3.2-1B": 1.0})
     assert one["margin"] == pytest.approx(1.25 / 3)
+
+
+def test_two_policies_may_have_more_seeds_than_all_else(kept):
+    """Claims about them alone are judged on all of their seeds; tables show the seeds that everything has."""
+    for seed in (2, 3):
+        for run in PAIR:
+            place = run.place(Lab(seed).folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(row(run, seed)))
+    pages = replicate(["5", "6"], seeds=2, pair_seeds=4, output=kept / "out")
+    facts = json.loads((kept / "out" / "replicate.json").read_text())
+    seeds = {c["claim"]: len(c["by_seed"]) for c in facts["claims"]}
+    assert seeds["avg@8: DistRL w/ IPVRM above GRPO w/ IPVRM"] == 4
+    assert set(seeds.values()) == {2, 4}
+    assert seeds["avg@8: DistRL w/ IPVRM above SFT"] == 2
+    assert {len(r["files"]) for r in facts["runs"] if StudyRun(r["kind"], r["name"]) in PAIR} == {4}
+    (one,) = (c for c in facts["claims"] if c["where"] == "Table 6" and len(c["by_seed"]) == 4)
+    averages = [[100 * np.mean(row(run, s)["right"]) / 8 for s in range(4)] for run in PAIR]
+    assert one["by_seed"] == pytest.approx(np.subtract(*averages))
+    text = pages.markdown.read_text()
+    assert "Claims about DistRL w/ IPVRM and GRPO w/ IPVRM alone are judged on 4 seeds." in text
+    best = [100 * np.mean(row(PAIR[0], s)["right"]) / 8 for s in (0, 1)]
+    assert re.search(rf"\| DistRL w/ IPVRM \| {np.mean(best):.1f} \[", text)
 
 
 def test_every_sentence_with_figures_is_read_from_the_papers_tables():
