@@ -156,7 +156,16 @@ def about(entry: Entry[Any]) -> list[str]:
         lines.append(MINIATURE)
     if entry.benchmark.limit is not None:
         lines.append(f"Only {entry.benchmark.limit:,} items of each subset: a try, not a result to quote.")
-    return lines
+    return [*lines, *at_risk(entry)]
+
+
+def at_risk(entry: Entry[Any]) -> list[str]:
+    """What puts an entry's figures at risk, a sentence each.
+
+    Args:
+        entry: The entry.
+    """
+    return [f"At risk: {warning}." for warning in (entry.provenance.warnings if entry.provenance else [])]
 
 
 def section_of_columns(benchmark: Benchmark, measured: Measured) -> Section:

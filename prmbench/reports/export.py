@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prmbench.benchmarks.base import Column, Measured
-from prmbench.benchmarks.parts import MINIATURE, Cell
+from prmbench.benchmarks.parts import MINIATURE, Cell, at_risk
 from prmbench.benchmarks.tables import shown
 from prmbench.benchmarks.views import estimates
 from prmbench.errors import UserError
@@ -103,6 +103,8 @@ def to_markdown(measured: Sequence[Measured]) -> str:
             for one in group
         ]
         parts += [f"{for_markdown(about)}:", markdown_table(["subject", *(column.title for column in columns)], rows)]
+        risks = [f"- {for_markdown(f'{one.name}: {risk}')}" for one in group for risk in at_risk(one.entry)]
+        parts += ["\n".join(risks)] if risks else []
     return "\n\n".join(parts) + "\n"
 
 

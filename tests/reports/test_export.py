@@ -191,3 +191,16 @@ def test_a_badge_has_the_first_figure_of_the_table():
     small = resource_folder("leaderboards") / "entries" / "miniature-ipvrm"
     label = json.loads(runner.invoke(app, ["export", str(small), "--format", "badge"]).stdout)["label"]
     assert label == "step errors F1 on tagged, plain, miniature"  # no data of ProcessBench
+
+
+def test_what_puts_figures_at_risk_is_on_the_card_and_on_the_page(entry, tmp_path):
+    """As the command line says it, escaped as all texts are; so does the page say whether a score beats one that knows nothing."""
+    provenance = entry.entry.provenance.model_copy(update={"warnings": ["the <b>prompt</b> | differs"]})
+    at_risk = dataclasses.replace(entry, entry=entry.entry.model_copy(update={"provenance": provenance}))
+    for write in (to_markdown, to_model_card):
+        assert "\n- smollm2-135m-ipvrm: At risk: the " in write([at_risk])
+        assert "<b>" not in write([at_risk])
+        assert "At risk" not in write([entry])
+    section = load_measured(ENTRY).benchmark.section(dataclasses.replace(at_risk, items=load_measured(ENTRY).items), None)
+    assert "At risk: the <b>prompt</b> | differs." in section.about
+    assert any("the best score that knows nothing of the text (length only: 32.9)" in line for line in section.about)

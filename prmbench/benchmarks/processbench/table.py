@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from prmbench.benchmarks.parts import at_risk
 from prmbench.benchmarks.processbench.board import BASELINE_TITLES, main_protocol
 from prmbench.benchmarks.processbench.metrics import TRANSFER_SUBSET
 from prmbench.benchmarks.processbench.schema import ProcessBenchEntry, ProtocolResult, quoted
@@ -106,7 +107,7 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
             f"Oracle thresholds are chosen on the very traces they are scored on: {100 * (oracle - crossfit):+.1f} points "
             f"for {main} here. Quote crossfit."
         )
-    lines += _against_baselines(entry)
+    lines += against_baselines(entry)
     reasons = {
         (subset, rule): reason for subset, result in found.subsets.items() for rule, reason in result.undefined.items()
     }
@@ -119,12 +120,15 @@ def _sentences(entry: ProcessBenchEntry) -> list[str]:
     # Scores made elsewhere come without tokens.
     if any(c["tokens"] for c in counts) and (empty := sum(c["empty_steps"] for c in counts)):
         lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
-    lines += [f"At risk: {warning}." for warning in (entry.provenance.warnings if entry.provenance else [])]
-    return lines
+    return [*lines, *at_risk(entry)]
 
 
-def _against_baselines(entry: ProcessBenchEntry) -> list[str]:
-    """Which protocols are above the best score that knows nothing of the text."""
+def against_baselines(entry: ProcessBenchEntry) -> list[str]:
+    """Say which protocols are above the best score that knows nothing of the text, one sentence for each outcome.
+
+    Args:
+        entry: The entry.
+    """
     blind = {
         name: value
         for name, one in entry.metrics.baselines.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from prmbench.benchmarks.parts import at_risk
 from prmbench.benchmarks.processbench.board import BASELINE_TITLES
 from prmbench.benchmarks.step_labels.board import main_protocol
 from prmbench.benchmarks.step_labels.schema import StepLabelsEntry, StepProtocolResult, quoted
@@ -28,7 +29,7 @@ def render(entry: StepLabelsEntry) -> RenderableType:
     size = f"{n_items:,} traces, steps: {steps}"
     lines = heading(entry, "Step labels", size, f"{entry.benchmark.limit} traces of each subset")
     tables = [table for subset in entry.benchmark.subsets for table in _tables(entry, subset)]
-    return Group(*map(safe, lines), *tables, *map(safe, sentences(entry)))
+    return Group(*map(safe, lines), *tables, *map(safe, [*sentences(entry), *at_risk(entry)]))
 
 
 def _rows(entry: StepLabelsEntry) -> list[tuple[str, StepProtocolResult, bool]]:
@@ -136,7 +137,7 @@ def sentences(entry: StepLabelsEntry) -> list[str]:
         lines.append(
             f"unverified: the preset {entry.subject.preset} was not checked against numbers of its authors' code."
         )
-    return [*lines, *(f"At risk: {one}." for one in (entry.provenance.warnings if entry.provenance else []))]
+    return lines
 
 
 def _value(estimate: Estimate | None) -> float | None:
