@@ -22,7 +22,7 @@ class Advance(Protocol):
 
         Args:
             n: Units just finished.
-            note: The newest figures, which stand behind the time left; None leaves those that stand there.
+            note: The newest figures, which stand on a line below; None leaves those that stand there.
         """
 
 
@@ -71,9 +71,19 @@ def progress(title: str, total: int, unit: str, *, done: int = 0, quiet: bool = 
 
 @contextmanager
 def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class NotedBar(Progress):
+        """A bar with the newest figures on a line of their own: beside it they would push the time left off a terminal."""
+
+        newest = ""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            if self.newest:
+                yield Text(f"  {self.newest}", style="dim")
 
     columns = (
         TextColumn("{task.description}"),
@@ -81,20 +91,18 @@ def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     )
     start = time.monotonic()
     finished = 0
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, rate="", note="")
+    with NotedBar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=done, rate="")
 
         def advance(n: int, /, note: str | None = None) -> None:
             nonlocal finished
             finished += n
             rate = finished / max(time.monotonic() - start, 1e-9)
+            bar.newest = bar.newest if note is None else note
             bar.update(task, advance=n, rate=f"{_figure(rate)} {unit}/s")
-            if note is not None:
-                bar.update(task, note=escape(note))
 
         yield advance
 

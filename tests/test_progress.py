@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from prmbench import progress as module
@@ -20,7 +22,7 @@ def test_the_first_batch_is_said_and_the_last(capsys, monkeypatch):
 
 
 def test_figures_stand_behind_the_time_left(capsys):
-    """Until newer ones come; on a line, and behind a bar."""
+    """Until newer ones come; on a line, and below a bar."""
     with progress("training", 2, "steps") as advance:
         advance(1, "loss 0.5 [a]")
         advance(1)
@@ -29,7 +31,19 @@ def test_figures_stand_behind_the_time_left(capsys):
     assert last.endswith(" left; loss 0.5 [a]")
     with module._bar("training", 2, "steps", 0) as advance:
         advance(1, "loss 0.5 [a]")
-    assert "loss 0.5" in capsys.readouterr().err
+    assert "loss 0.5 [a]" in capsys.readouterr().err
+
+
+def test_many_figures_leave_room_for_the_time_left(capsys, monkeypatch):
+    """A terminal of 80 columns shows the bar, the rate and the time left whole, whatever stands below them."""
+    for name, value in {"TERM": "xterm", "COLUMNS": "80", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with module._bar("training", 4, "steps", 0) as advance:
+        for _ in range(4):
+            advance(1, "accuracy 57.8%, reward model 75.0%, gradient 0.301, " * 3)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert re.search(r"training .*100% .* steps/s \d+:\d\d:\d\d", shown)
+    assert shown.rstrip().endswith("gradient 0.301,")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
