@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support_studies import EVERYTHING, row
 from typer.testing import CliRunner
 
 from prmbench.cli.app import app
@@ -20,79 +21,16 @@ from prmbench.miniature.build import Build
 from prmbench.miniature.solutions import FORMATS
 from prmbench.reports.reported import PAPER, read_reported
 from prmbench.resources import resource_folder
-from prmbench.results.schema import digest
 from prmbench.studies.claims import Claim, judge
 from prmbench.studies.figures import Figure
 from prmbench.studies.lab import Lab
 from prmbench.studies.layout import Layout, cell_text, our_ordering, paper_orderings
-from prmbench.studies.measure_decisions import TOKEN_KINDS
-from prmbench.studies.measure_reward_models import BEST_OF
-from prmbench.studies.our_tables import OUR_TABLES, PLACES
 from prmbench.studies.paper_claims import CLAIMS
 from prmbench.studies.paper_tables import ABSENT, NUMBERS, TABLES
 from prmbench.studies.replicate import PAIR, replicate
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import POLICIES, REWARD_MODELS
 from prmbench.studies.work import _perform, perform_runs
-
-EVERYTHING = list(dict.fromkeys(run for layout in (*TABLES, *OUR_TABLES) for run in layout.runs))
-SIGNALS = ("td", "value", "abs_value", "mean_value", "probability", "policy")
-OF_SIGNAL = (
-    "auc",
-    "pearson",
-    "spearman",
-    "pearson_mean",
-    "corrected",
-    "within",
-    "within_mean",
-    "within_corrected",
-    "agreement",
-)
-
-
-def row(run, seed):
-    """Figures of the shape that the run leaves, drawn at random."""
-    rng = np.random.default_rng(int(digest([run.kind, run.name, seed])[:8], 16))
-
-    def value():
-        return float(rng.random())
-
-    if run.kind == "reward model":
-        f1 = {form: {p: value() for p in ("process", "prefix")} for form in FORMATS}
-        return {"f1": {"crossfit": f1}, "auc_final": value(), "format_share": {"absolute": value()}} | {
-            "truth": {"spearman": value()}
-        }
-    if run.kind == "best-of-n":
-        sizes = {str(n): {"expected": {"value": value()}} for n in BEST_OF}
-        baselines = {
-            name: {str(n): {"expected": {"value": value()}} for n in BEST_OF} for name in ("pass", "majority", "mean")
-        }
-        figures = {"scores": {"prefix_mean": sizes}, "baselines": baselines}
-        return {"figures": figures, "at_one": figures}
-    if run.kind == "policy":
-        names = ("rollouts/accuracy", "reward_model/accuracy", "reward_model/pair_accuracy", "reward_model/score")
-        history = [{name: value() for name in (*names, "seconds/step_before", "peak_memory_gib")} for _ in range(9)]
-        moves = {
-            "decisions": {place: {"gain": value()} for place in PLACES},
-            "tokens": {kind: value() for kind in TOKEN_KINDS},
-        }
-        return {"right": rng.integers(0, 9, 20).tolist(), "n": 8, "history": history, "moves": moves}
-    if run.kind == "credit":
-        return {
-            "decisions": {kind: {"agreement": value()} for kind in ("choice", "result", "misconception")},
-            "tokens": {kind: {"share": value(), "pearson": value()} for kind in TOKEN_KINDS},
-            "pearson": value(),
-        }
-    if run.kind == "candidates":
-        return {
-            "metrics": {
-                "p_min": {
-                    p: {k: {"value": value()} for k in ("size", "mass", "several")} for p in ("0.05", "0.1", "0.2")
-                }
-            }
-        }
-    signals = {s: {f: {"value": value()} for f in OF_SIGNAL} for s in SIGNALS}
-    return {"metrics": {"branches": {"signals": signals}}}
 
 
 @pytest.fixture

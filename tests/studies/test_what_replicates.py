@@ -1,0 +1,52 @@
+"""The pictures and counts of the page on what replicates, from rows drawn at random."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support_studies import EVERYTHING, row
+
+from prmbench.reports.reported import read_reported
+from prmbench.resources import resource_folder
+from prmbench.studies.claims import VERDICTS, judge
+from prmbench.studies.paper_claims import CLAIMS
+from prmbench.studies.what_replicates import pictures_of, verdict_counts
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {run: [row(run, seed) for seed in range(3)] for run in EVERYTHING}
+
+
+@pytest.fixture(scope="module")
+def judged(results):
+    return judge(CLAIMS, results, read_reported(resource_folder("leaderboards")))
+
+
+def test_every_claim_of_the_paper_is_counted_once(judged):
+    lines = verdict_counts(judged).splitlines()[2:]
+    rows = {
+        cells[0]: [int(n or 0) for n in cells[1:]]
+        for cells in ([c.strip() for c in line.split("|")[1:-1]] for line in lines)
+    }
+    paper = [one for one in judged if not one.claim.ours]
+    for i, verdict in enumerate(VERDICTS):
+        assert rows["all"][1 + i] == sum(one.verdict == verdict for one in paper)
+    assert rows["all"][0] == len(paper) == sum(n[0] for where, n in rows.items() if where != "all")
+    for n, *verdicts, starred in rows.values():
+        assert sum(verdicts) == n >= starred
+    assert "ours" not in rows
+
+
+def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):
+    drawn = pictures_of(judged, results)
+    assert set(drawn) == {"claims", "credit", "rare", "moves", "best-of-n"}
+    for caption, picture in drawn.values():
+        assert caption.endswith(".")
+        assert picture.startswith("<svg")
+    # A claim stands in the picture of claims if it has a unit.
+    shown = drawn["claims"][1]
+    with_unit = [one for one in judged if not one.claim.ours and one.margin > 0]
+    assert len(re.findall("(?:Table|Fig\\.|Section) [0-9.]+[^<]*: ", shown)) == len(with_unit)
+    assert "misconception" in drawn["moves"][1]
