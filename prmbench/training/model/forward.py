@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,21 +79,27 @@ def give_logprobs(model: PreTrainedModel, source: str, size: int | None = None) 
             return own(input_ids=input_ids, **others)
         states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns - 1]
         targets = input_ids[rows, columns]
-        layer = (head.weight, head.bias)
-        if size is not None:
-            layer = (head.weight[:size], None if head.bias is None else head.bias[:size])
         if find is not None:
-            found = find_logprobs(states, *layer, targets, find, finish)
-            return {
-                "values": found.logprobs,
-                **{n: getattr(found, n) for n in ("where", "tokens", "picked", "entropy")},
-            }
+            found = head(states, lambda weight, bias: vars(find_logprobs(states, weight, bias, targets, find, finish)))
+            return {"values" if name == "logprobs" else name: value for name, value in found.items()}
         if where is None or tokens is None:
-            return {"values": token_logprobs(states, *layer, targets, finish)}
+            return {"values": head(states, lambda weight, bias: token_logprobs(states, weight, bias, targets, finish))}
         every = torch.cat([torch.arange(len(targets), device=targets.device), where])
-        logprobs = select_logprobs(states, *layer, every, torch.cat([targets, tokens]), finish)
+        both = torch.cat([targets, tokens])
+        logprobs = head(states, lambda weight, bias: select_logprobs(states, weight, bias, every, both, finish))
         return {"values": logprobs[: len(targets)], "picked": logprobs[len(targets) :]}
 
+    plain = head.forward
+
+    def head_forward(states: Tensor, compute: Callable[[Tensor, Tensor | None], Any] | None = None) -> Any:
+        if compute is None:
+            return plain(states)
+        if size is None:
+            return compute(head.weight, head.bias)
+        return compute(head.weight[:size], None if head.bias is None else head.bias[:size])
+
+    # Whatever divides the weights among processes gathers those of a layer when that layer is called.
+    head.forward = head_forward
     model.forward = forward
 
 

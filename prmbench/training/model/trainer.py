@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -30,6 +32,16 @@ torch.serialization.register_package(
 
 
 BEST_NAME = "best.json"
+
+
+def _allow_fsdp_on_cpu() -> None:
+    """Have processes on a CPU shard where they were launched to. accelerate asks for FSDP only where it sees GPUs.
+
+    On a CPU it would train whole copies, and not say so.
+    """
+    state = PartialState()
+    if state.distributed_type is DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        state.distributed_type = DistributedType.MULTI_GPU
 
 
 class _SaveAndStop(TrainerCallback):
@@ -70,6 +82,7 @@ class GuardedTrainer(Trainer):
         Args:
             **arguments: Arguments of the trainer that this class stands before.
         """
+        _allow_fsdp_on_cpu()
         super().__init__(**arguments)
         self.remove_callback(PrinterCallback)
         self.add_callback(_SaveAndStop(self))
