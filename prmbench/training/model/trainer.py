@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -22,6 +20,7 @@ from prmbench.data.records import read_json
 from prmbench.errors import UserError, first_line
 from prmbench.results.store import write_atomically
 from prmbench.training.model.probe import PROBE_NAME, probe
+from prmbench.training.model.sharding import allow_fsdp_on_cpu, keep_float32
 from prmbench.training.run_folder import mark_whole, states_in, writing
 from prmbench.training.watch.stopping import StopRequest, stop_signals
 
@@ -32,16 +31,6 @@ torch.serialization.register_package(
 
 
 BEST_NAME = "best.json"
-
-
-def _allow_fsdp_on_cpu() -> None:
-    """Have processes on a CPU shard where they were launched to. accelerate asks for FSDP only where it sees GPUs.
-
-    On a CPU it would train whole copies, and not say so.
-    """
-    state = PartialState()
-    if state.distributed_type is DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        state.distributed_type = DistributedType.MULTI_GPU
 
 
 class _SaveAndStop(TrainerCallback):
@@ -82,8 +71,9 @@ class GuardedTrainer(Trainer):
         Args:
             **arguments: Arguments of the trainer that this class stands before.
         """
-        _allow_fsdp_on_cpu()
+        allow_fsdp_on_cpu()
         super().__init__(**arguments)
+        keep_float32(self.accelerator)
         self.remove_callback(PrinterCallback)
         self.add_callback(_SaveAndStop(self))
         self.stop_request, self.stopped = StopRequest(), False
