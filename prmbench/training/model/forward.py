@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from prmbench.training.data.pairs import Response
 
+Model = Callable[..., dict[str, Tensor]]
+"""A model whose forward `give_logprobs` has replaced, wrapped or not."""
+
 
 def pack(responses: Sequence[Response]) -> dict[str, Tensor]:
     """Make a batch of responses.
@@ -87,20 +90,33 @@ def give_logprobs(model: PreTrainedModel, source: str, size: int | None = None) 
         every = torch.cat([torch.arange(len(targets), device=targets.device), where])
         both = torch.cat([targets, tokens])
         logprobs = head(states, lambda weight, bias: select_logprobs(states, weight, bias, every, both, finish))
-        return {"values": logprobs[: len(targets)], "picked": logprobs[len(targets) :]}
+        n = len(targets)
+        return {"values": logprobs[:n].clone(), "picked": logprobs[n:].clone()}  # FSDP hooks itself to no views
 
+    lend_weights(head, size)
+    model.forward = forward
+
+
+def lend_weights(head: Any, size: int | None = None) -> None:
+    """Make ``head(states, compute)`` return what ``compute(weight, bias)`` gives, of the weights of an output layer.
+
+    Whatever divides a model among processes gathers a layer when that layer is called, and not before. So nothing may read the
+    weights of a layer that is not called.
+
+    Args:
+        head: The output layer; it is changed in place, and computes as before when it is called with states alone.
+        size: Number of token ids, from 0 on, whose weights are given; None: all.
+    """
     plain = head.forward
 
-    def head_forward(states: Tensor, compute: Callable[[Tensor, Tensor | None], Any] | None = None) -> Any:
+    def forward(states: Tensor, compute: Callable[[Tensor, Tensor | None], Any] | None = None) -> Any:
         if compute is None:
             return plain(states)
         if size is None:
             return compute(head.weight, head.bias)
         return compute(head.weight[:size], None if head.bias is None else head.bias[:size])
 
-    # Whatever divides the weights among processes gathers those of a layer when that layer is called.
-    head.forward = head_forward
-    model.forward = forward
+    head.forward = forward
 
 
 def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> None:
@@ -129,6 +145,7 @@ def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> Non
     def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
         states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
         # The head is found by its name, because an adapter may have put a wrapper in its place.
-        return {"values": getattr(model, VALUE_HEAD)(states[rows, columns + offset])[:, 0].float()}
+        values = getattr(model, VALUE_HEAD)(states[rows, columns + offset])
+        return {"values": values[:, 0].float().clone()}  # FSDP hooks itself to no views
 
     model.forward = forward

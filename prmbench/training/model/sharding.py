@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -21,11 +21,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prmbench.engines.load import LoadOptions, load_causal_lm
-from prmbench.training.model.forward import give_logprobs
+from prmbench.training.model.forward import Model, give_logprobs
 from prmbench.training.model.launch import uses_fsdp
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def allow_fsdp_on_cpu() -> None:
@@ -74,9 +71,7 @@ def beside(options: LoadOptions, accelerator: Accelerator) -> LoadOptions:
     return dataclasses.replace(options, device="cpu") if divides(accelerator) else options
 
 
-def load_frozen(
-    folder: Path, options: LoadOptions, accelerator: Accelerator, size: int | None = None
-) -> PreTrainedModel:
+def load_frozen(folder: Path, options: LoadOptions, accelerator: Accelerator, size: int | None = None) -> Model:
     """Load a model beside the one in training that only gives log-probs, divided as that one is.
 
     Args:

@@ -25,13 +25,13 @@ from prmbench.reward_models.objectives import meaning_of
 from prmbench.reward_models.registry import find_kind
 from prmbench.reward_models.remote import KEY_VARIABLE
 from prmbench.training.data.pairs import Response
-from prmbench.training.model.forward import give_logprobs
+from prmbench.training.model.forward import Model, give_logprobs
 from prmbench.training.model.sharding import beside, divide, divides, like, whole
 from prmbench.training.model.start import mend_generation_settings
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.recipes.optimisation import name_revisions
 from prmbench.training.rl.balance import OnlineObjective, Update
-from prmbench.training.rl.micro import MicroBatch, Model
+from prmbench.training.rl.micro import MicroBatch
 from prmbench.training.rm.heldout import final_values
 
 if TYPE_CHECKING:

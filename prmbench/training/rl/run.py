@@ -58,7 +58,7 @@ from prmbench.verify import verifier_version
 from prmbench.verify.golds import checked_verifier
 
 if TYPE_CHECKING:
-    from prmbench.training.rl.micro import Model
+    from prmbench.training.model.forward import Model
     from prmbench.training.rl.trainer import PolicyTrainer, Setup
 
 REPORT_NAME = "rl.json"
@@ -325,6 +325,8 @@ def _open_samples(run: _PolicyRun, last: str | None) -> SamplesFile | None:
 
 
 def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
+    import torch
+
     recipe, options, folder = run.recipe, run.recipe.reward_model, run.reward_folder
     if run.served is not None:
         return FrozenReward(run.served)
@@ -338,16 +340,20 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
         over_base = recipe.learns_reward and options.lora is not None and of_reference == run.hashes["reward_model"]
         if not over_base:
             reference = _frozen(run, trainer, run.reference) if run.reference else _start(run, trainer)
-    return load_implicit(
-        options,
-        folder,
-        run.recipe.load_options,
-        reference,
-        trainer.accelerator,
-        over_base=over_base,
-        size=run.size,
-        released=recipe.details.released_loss,
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(
+            recipe.seed
+        )  # TRL gives each process another seed; the first weights of an adapter are the same in all
+        return load_implicit(
+            options,
+            folder,
+            run.recipe.load_options,
+            reference,
+            trainer.accelerator,
+            over_base=over_base,
+            size=run.size,
+            released=recipe.details.released_loss,
+        )
 
 
 def _start(run: _PolicyRun, trainer: PolicyTrainer) -> Model:

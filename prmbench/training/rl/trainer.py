@@ -35,12 +35,13 @@ from prmbench.engines.sampling import SamplingParams
 from prmbench.engines.tokenizer import token_ids
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import sample
+from prmbench.training.model.forward import Model
 from prmbench.training.model.sharding import gathered
 from prmbench.training.model.trainer import GuardedTrainer
 from prmbench.training.recipes.optimisation import shared_arguments
 from prmbench.training.rl.batch import PromptGroup, PromptSampler, keep_groups, make_batch
 from prmbench.training.rl.loss import policy_loss
-from prmbench.training.rl.micro import MicroBatch, Model
+from prmbench.training.rl.micro import MicroBatch
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rl.step import Preparation, Processes
