@@ -17,6 +17,7 @@ from prmbench.engines.processes import Share
 from prmbench.errors import UserError, first_line
 from prmbench.results.provenance import versions
 from prmbench.results.store import FolderLock, write_atomically
+from prmbench.training.model.launch import check_launch
 from prmbench.training.recipes.optimisation import WATCHING, Optimisation
 
 RecipeType = TypeVar("RecipeType", bound=Optimisation)
@@ -49,8 +50,9 @@ def hold_output(recipe: Optimisation, share: Share) -> Iterator[None]:
         share: This process among those of the run.
 
     Raises:
-        UserError: Another run writes there, or it cannot be written.
+        UserError: Another run writes there, or it cannot be written; or the processes were launched in a way that cannot train.
     """
+    check_launch()
     output = Path(recipe.output)
     lock = FolderLock(output, "set another output")
     if share.main:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prmbench.training.data.pairs import Response
+
+Model = Callable[..., dict[str, Tensor]]
+"""A model whose forward `give_logprobs` has replaced, wrapped or not."""
 
 
 def pack(responses: Sequence[Response]) -> dict[str, Tensor]:
@@ -79,22 +82,41 @@ def give_logprobs(model: PreTrainedModel, source: str, size: int | None = None) 
             return own(input_ids=input_ids, **others)
         states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns - 1]
         targets = input_ids[rows, columns]
-        layer = (head.weight, head.bias)
-        if size is not None:
-            layer = (head.weight[:size], None if head.bias is None else head.bias[:size])
         if find is not None:
-            found = find_logprobs(states, *layer, targets, find, finish)
-            return {
-                "values": found.logprobs,
-                **{n: getattr(found, n) for n in ("where", "tokens", "picked", "entropy")},
-            }
+            found = head(states, lambda weight, bias: vars(find_logprobs(states, weight, bias, targets, find, finish)))
+            return {"values" if name == "logprobs" else name: value for name, value in found.items()}
         if where is None or tokens is None:
-            return {"values": token_logprobs(states, *layer, targets, finish)}
+            return {"values": head(states, lambda weight, bias: token_logprobs(states, weight, bias, targets, finish))}
         every = torch.cat([torch.arange(len(targets), device=targets.device), where])
-        logprobs = select_logprobs(states, *layer, every, torch.cat([targets, tokens]), finish)
-        return {"values": logprobs[: len(targets)], "picked": logprobs[len(targets) :]}
+        both = torch.cat([targets, tokens])
+        logprobs = head(states, lambda weight, bias: select_logprobs(states, weight, bias, every, both, finish))
+        n = len(targets)
+        return {"values": logprobs[:n].clone(), "picked": logprobs[n:].clone()}  # FSDP hooks itself to no views
 
+    lend_weights(head, size)
     model.forward = forward
+
+
+def lend_weights(head: Any, size: int | None = None) -> None:
+    """Make ``head(states, compute)`` return what ``compute(weight, bias)`` gives, of the weights of an output layer.
+
+    Whatever divides a model among processes gathers a layer when that layer is called, and not before. So nothing may read the
+    weights of a layer that is not called.
+
+    Args:
+        head: The output layer; it is changed in place, and computes as before when it is called with states alone.
+        size: Number of token ids, from 0 on, whose weights are given; None: all.
+    """
+    plain = head.forward
+
+    def forward(states: Tensor, compute: Callable[[Tensor, Tensor | None], Any] | None = None) -> Any:
+        if compute is None:
+            return plain(states)
+        if size is None:
+            return compute(head.weight, head.bias)
+        return compute(head.weight[:size], None if head.bias is None else head.bias[:size])
+
+    head.forward = forward
 
 
 def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> None:
@@ -123,6 +145,7 @@ def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> Non
     def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
         states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
         # The head is found by its name, because an adapter may have put a wrapper in its place.
-        return {"values": getattr(model, VALUE_HEAD)(states[rows, columns + offset])[:, 0].float()}
+        values = getattr(model, VALUE_HEAD)(states[rows, columns + offset])
+        return {"values": values[:, 0].float().clone()}  # FSDP hooks itself to no views
 
     model.forward = forward

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prmbench.engines.load import LoadOptions, load_causal_lm
 from prmbench.errors import UserError
+from prmbench.training.model.launch import launch_divides
 from prmbench.training.recipes.optimisation import Optimisation
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def load_start(recipe: Optimisation, folder: Path, *, train: bool = True) -> Pre
         UserError: The checkpoint is broken, or its type is too coarse for the updates.
     """
     options = LoadOptions(dtype=str(recipe.load_options.resolve_dtype()).removeprefix("torch."))
-    model = load_causal_lm(folder, options if train else dataclasses.replace(options, device="cpu"))
+    # Of a model that is divided, each layer goes to the device when it is divided.
+    away = not train or launch_divides()
+    model = load_causal_lm(folder, dataclasses.replace(options, device="cpu") if away else options)
     mend_generation_settings(model)
     if train and recipe.lora is None and options.dtype != "float32":
         check_moved(model, recipe.learning_rate)

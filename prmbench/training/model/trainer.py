@@ -20,6 +20,7 @@ from prmbench.data.records import read_json
 from prmbench.errors import UserError, first_line
 from prmbench.results.store import write_atomically
 from prmbench.training.model.probe import PROBE_NAME, probe
+from prmbench.training.model.sharding import allow_fsdp_on_cpu, keep_float32
 from prmbench.training.run_folder import mark_whole, states_in, writing
 from prmbench.training.watch.stopping import StopRequest, stop_signals
 
@@ -70,7 +71,9 @@ class GuardedTrainer(Trainer):
         Args:
             **arguments: Arguments of the trainer that this class stands before.
         """
+        allow_fsdp_on_cpu()
         super().__init__(**arguments)
+        keep_float32(self.accelerator)
         self.remove_callback(PrinterCallback)
         self.add_callback(_SaveAndStop(self))
         self.stop_request, self.stopped = StopRequest(), False
@@ -192,7 +195,12 @@ class GuardedTrainer(Trainer):
         """
         folder = Path(output_dir or self.args.output_dir)
         with writing(folder):
-            super().save_model(output_dir, _internal_call)
+            if self.is_fsdp_enabled:  # whatever form its states are saved in, weights are saved whole
+                weights = self.accelerator.get_state_dict(self.model)
+                if self.args.should_save:
+                    self._save(str(folder), state_dict=weights)
+            else:
+                super().save_model(output_dir, _internal_call)
         self._save_probe(self.model_wrapped, folder)
 
     @contextmanager
@@ -258,6 +266,12 @@ class GuardedTrainer(Trainer):
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if state_dict is not None:  # gathered, so that one weight under two names is two tensors
+            tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
+        super()._save(output_dir, state_dict)
 
     def _save_probe(self, model: Any, folder: Path) -> None:
         with self.accelerator.autocast():

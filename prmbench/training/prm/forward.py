@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prmbench.engines.hf.engine import HFEngine
+from prmbench.training.model.forward import lend_weights
 from prmbench.training.prm.recipe import ConcentrationOptions
 
 if TYPE_CHECKING:
@@ -101,9 +102,14 @@ def give_pair_logits(model: PreTrainedModel, pair: tuple[int, int], source: str)
 
     def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
         states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns]
-        bias = None if head.bias is None else head.bias[list(pair)]
-        logits = torch.nn.functional.linear(states, head.weight[list(pair)], bias).float()
+
+        def of_pair(weight: Tensor, bias: Tensor | None) -> Tensor:
+            own = None if bias is None else bias[list(pair)]
+            return torch.nn.functional.linear(states, weight[list(pair)], own)
+
+        logits = head(states, of_pair).float()
         logits = logits if finish is None else finish(logits)
         return {"values": logits[:, 0] - logits[:, 1]}
 
+    lend_weights(head)
     model.forward = forward

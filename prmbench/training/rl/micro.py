@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from prmbench.training.data.pairs import Response
-from prmbench.training.model.forward import pack
+from prmbench.training.model.forward import Model, pack
 from prmbench.training.rl.advantages import last_token
 from prmbench.training.rl.candidates import candidate_finder
 from prmbench.training.rl.loss import Tokens
 from prmbench.training.rl.methods import Algorithm
-
-Model = Callable[..., dict[str, Tensor]]
-"""A model whose forward `prmbench.training.model.forward.give_logprobs` has replaced, wrapped or not."""
 
 
 @dataclass

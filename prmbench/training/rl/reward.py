@@ -25,15 +25,17 @@ from prmbench.reward_models.objectives import meaning_of
 from prmbench.reward_models.registry import find_kind
 from prmbench.reward_models.remote import KEY_VARIABLE
 from prmbench.training.data.pairs import Response
-from prmbench.training.model.forward import give_logprobs
+from prmbench.training.model.forward import Model, give_logprobs
+from prmbench.training.model.sharding import beside, divide, divides, like, whole
 from prmbench.training.model.start import mend_generation_settings
 from prmbench.training.recipes.lora import LoraOptions, add_adapter
 from prmbench.training.recipes.optimisation import name_revisions
 from prmbench.training.rl.balance import OnlineObjective, Update
-from prmbench.training.rl.micro import MicroBatch, Model
+from prmbench.training.rl.micro import MicroBatch
 from prmbench.training.rm.heldout import final_values
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from transformers import PreTrainedModel
 
 STATE_NAME = "state.pt"
@@ -174,6 +176,7 @@ class ImplicitReward(Reward):
         autocast: Makes the context that it computes in.
         optimizer: Optimizer of its updates; None where it is frozen.
         max_grad_norm: Norm that its gradients are clipped to.
+        parts: Number of processes that it is divided among; 1: every process has it whole.
     """
 
     model: PreTrainedModel
@@ -183,6 +186,7 @@ class ImplicitReward(Reward):
     autocast: Callable[[], AbstractContextManager[object]]
     optimizer: torch.optim.AdamW | None = None
     max_grad_norm: float = 1.0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         self.beta = self.objective.beta
@@ -229,44 +233,40 @@ class ImplicitReward(Reward):
         """
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
+        # FSDP averages over processes what is to be summed. It needs every process in every pass.
         for micro in micros:
-            if not micro.real:
+            if not micro.real and self.parts == 1:
                 continue
             with self.autocast():
                 values = self.model(**micro.call)["values"]
-            (values * micro.flat(gradient)).sum().backward()
+            weights = self.parts * micro.flat(gradient) if micro.real else torch.zeros_like(values)
+            (values * weights).sum().backward()
         parameters = list(self.trained().values())
-        for parameter in parameters:
-            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = reduce(own)
+        if self.parts == 1:
+            for parameter in parameters:
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = reduce(own)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return float(whole(norm))
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """Return the parameters that are updated, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def write(self, folder: Path) -> None:
-        """Write its weights as a checkpoint, an adapter merged.
+    def save_state(self, folder: Path, *, write: bool) -> None:
+        """Write what is updated, and the optimizer's state, to go on from. All processes must call it.
 
         Args:
-            folder: The checkpoint's folder.
-        """
-        merged = self.model.merge_and_unload() if hasattr(self.model, "peft_config") else self.model
-        merged.save_pretrained(folder)
-
-    def save_state(self, folder: Path) -> None:
-        """Write what is updated, and the optimizer's state, to go on from.
-
-        Args:
-            folder: Where they are written.
+            folder: Where they are written, whole.
+            write: Whether this process is the one that writes.
         """
         assert self.optimizer is not None
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {"weights": self.trained(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state, folder / STATE_NAME)
+        state = _gather({"weights": self.trained(), "optimizer": self.optimizer.state_dict()}, keep=write)
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(state, folder / STATE_NAME)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote.
@@ -275,11 +275,31 @@ class ImplicitReward(Reward):
             folder: Where it was written.
         """
         assert self.optimizer is not None
-        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        state = _read_state(folder)
+        parameters = list(self.trained().items())
         with torch.no_grad():
-            for name, parameter in self.trained().items():
-                parameter.copy_(state["weights"][name])
+            for name, parameter in parameters:
+                parameter.copy_(like(state["weights"][name], parameter))
+        moments = state["optimizer"]["state"]
+        for index, own in moments.items():
+            # Copied, since the file that they are read from goes when later states are saved.
+            moments[index] = {name: like(value, parameters[index][1]).clone() for name, value in own.items()}
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _gather(found: Any, *, keep: bool) -> Any:
+    """Gather every tensor of nested dictionaries, one after the other, on the CPU. Where `keep` is false, only others keep it."""
+    if isinstance(found, dict):
+        return {name: _gather(value, keep=keep) for name, value in found.items()}
+    if not isinstance(found, Tensor):
+        return found
+    tensor = whole(found.detach())
+    return tensor.cpu() if keep else None
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True, mmap=True)
+    return state
 
 
 def without_adapter(model: Any, call: Callable[..., Any]) -> Model:
@@ -325,20 +345,20 @@ def load_implicit(
     folder: Path,
     load: LoadOptions,
     reference: Model | None,
-    autocast: Callable[[], AbstractContextManager[object]],
+    accelerator: Accelerator,
     *,
     over_base: bool = False,
     size: int | None = None,
     released: bool = False,
 ) -> ImplicitReward:
-    """Load pi_phi, with an optimizer where it is updated.
+    """Load pi_phi, divided as the policy is, with an optimizer where it is updated.
 
     Args:
         options: The recipe's part about it.
         folder: Its folder. An adapter is merged into its base.
         load: How weights are loaded.
         reference: pi_ref; None for pi_old.
-        autocast: Makes the context that it computes in.
+        accelerator: The accelerator of the policy's trainer.
         over_base: Whether pi_ref is what pi_phi starts from. With an adapter it is then pi_phi without it, and no second copy of
             the weights is needed.
         size: Number of token ids, from 0 on, that log-probs are taken over; None: all.
@@ -350,20 +370,61 @@ def load_implicit(
     Raises:
         UserError: The card is broken, or the objective cannot be updated so.
     """
+    card = _card(options, folder)
+    objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
+    model = _load_numerator(options, folder, beside(load, accelerator), size)
+    if options.lora is not None and options.update != "frozen":
+        reference = without_adapter(model, model) if over_base else reference
+    else:
+        model.requires_grad_(options.update != "frozen")
+    if divides(accelerator):
+        divide(model, accelerator)
+    reward = ImplicitReward(
+        model,
+        card,
+        objective,
+        reference,
+        accelerator.autocast,
+        max_grad_norm=options.max_grad_norm,
+        parts=accelerator.num_processes if divides(accelerator) else 1,
+    )
+    if options.update != "frozen":
+        parameters = reward.trained().values()
+        reward.optimizer = torch.optim.AdamW(parameters, lr=options.rate, weight_decay=0.0)
+    return reward
+
+
+def load_updated(options: RewardOptions, folder: Path, load: LoadOptions, state: Path) -> tuple[PreTrainedModel, Card]:
+    """Load a reward model as it was when its state was saved, ready to be written as a checkpoint.
+
+    Args:
+        options: The recipe's part about it.
+        folder: The folder that it started from.
+        load: How weights are loaded.
+        state: Where `ImplicitReward.save_state` wrote.
+
+    Returns:
+        The model, an adapter merged; and its card.
+    """
+    model = _load_numerator(options, folder, load)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weights in _read_state(state)["weights"].items():
+            parameters[name].copy_(weights)
+    return model.merge_and_unload() if hasattr(model, "peft_config") else model, _card(options, folder)
+
+
+def _card(options: RewardOptions, folder: Path) -> Card:
     fields = read_card(folder) or {"kind": "implicit"}
     fields |= {"objective": options.objective} if options.objective is not None else {}
-    card = make_card(fields, str(folder / "prmbench.json"))
-    objective = OnlineObjective.of_card(card, options.update, released=released, minibatch=options.minibatch)
+    return make_card(fields, str(folder / "prmbench.json"))
+
+
+def _load_numerator(options: RewardOptions, folder: Path, load: LoadOptions, size: int | None = None) -> Any:
+    """pi_phi, with the adapter that is updated."""
     model: Any = load_causal_lm(folder, load)
     mend_generation_settings(model)  # or it could not be written at the end
     give_logprobs(model, options.model, size)
     if options.lora is not None and options.update != "frozen":
         model = add_adapter(model, options.lora).eval()  # it scores and is updated without dropout
-        reference = without_adapter(model, model) if over_base else reference
-    else:
-        model.requires_grad_(options.update != "frozen")
-    reward = ImplicitReward(model, card, objective, reference, autocast, max_grad_norm=options.max_grad_norm)
-    if options.update != "frozen":
-        parameters = reward.trained().values()
-        reward.optimizer = torch.optim.AdamW(parameters, lr=options.rate, weight_decay=0.0)
-    return reward
+    return model

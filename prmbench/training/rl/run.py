@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.records import read_json
 from prmbench.data.tokens import TraceEncoder, ids_hash
 from prmbench.engines.checkpoint import checkpoint_hash, locate
-from prmbench.engines.load import eos_ids, load_causal_lm
+from prmbench.engines.load import eos_ids
 from prmbench.engines.processes import Share, current_share
 from prmbench.engines.tokenizer import save_tokenizer
 from prmbench.errors import UserError, first_line
@@ -43,9 +44,9 @@ from prmbench.training.recipes.optimisation import longest_sequence
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import (
     FrozenReward,
-    ImplicitReward,
     Reward,
     load_implicit,
+    load_updated,
     reward_kind,
     without_adapter,
 )
@@ -57,7 +58,7 @@ from prmbench.verify import verifier_version
 from prmbench.verify.golds import checked_verifier
 
 if TYPE_CHECKING:
-    from prmbench.training.rl.micro import Model
+    from prmbench.training.model.forward import Model
     from prmbench.training.rl.trainer import PolicyTrainer, Setup
 
 REPORT_NAME = "rl.json"
@@ -150,9 +151,9 @@ def _work(run: _PolicyRun, last: str | None) -> dict[str, Any]:
     """Train from a saved state, or from the start, and write the results. Returns what is to be reported."""
     if run.share.main:
         _clear(run, last)
-    reward = _train(run, last)
+    _train(run, last)
     run.share.wait()
-    found = _finish(run, reward) if run.share.main else {}
+    found = _finish(run) if run.share.main else {}
     run.share.wait()
     return found
 
@@ -248,12 +249,8 @@ def _warn_of_trl(log: Callable[[str], None]) -> None:
         log(f"warning: TRL {trl.__version__} is not a version that this was tested with ({low} to below {high})")
 
 
-def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
-    """Train, from a saved state where there is one. The last step's state is saved whatever `save_every` says.
-
-    Returns:
-        The reward model, where it was updated.
-    """
+def _train(run: _PolicyRun, last: str | None) -> None:
+    """Train, from a saved state where there is one. The last step's state is saved whatever `save_every` says."""
     from transformers import set_seed
 
     from prmbench.training.rl.trainer import REWARD_STATE, Setup
@@ -297,7 +294,6 @@ def _train(run: _PolicyRun, last: str | None) -> ImplicitReward | None:
         trainer.train(resume_from_checkpoint=last)
     finally:
         trainer.verifier.close()
-    return reward
 
 
 def _make_trainer(setup: Setup, model: Any, callbacks: list[Any]) -> PolicyTrainer:
@@ -329,6 +325,8 @@ def _open_samples(run: _PolicyRun, last: str | None) -> SamplesFile | None:
 
 
 def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
+    import torch
+
     recipe, options, folder = run.recipe, run.recipe.reward_model, run.reward_folder
     if run.served is not None:
         return FrozenReward(run.served)
@@ -341,31 +339,35 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
         of_reference = run.hashes["start" if options.reference == "start" else "reward_model_reference"]
         over_base = recipe.learns_reward and options.lora is not None and of_reference == run.hashes["reward_model"]
         if not over_base:
-            reference = _frozen(run, run.reference) if run.reference else _start(run, trainer)
-    return load_implicit(
-        options,
-        folder,
-        run.recipe.load_options,
-        reference,
-        trainer.accelerator.autocast,
-        over_base=over_base,
-        size=run.size,
-        released=recipe.details.released_loss,
-    )
+            reference = _frozen(run, trainer, run.reference) if run.reference else _start(run, trainer)
+    with torch.random.fork_rng():
+        torch.manual_seed(
+            recipe.seed
+        )  # TRL gives each process another seed; the first weights of an adapter are the same in all
+        return load_implicit(
+            options,
+            folder,
+            run.recipe.load_options,
+            reference,
+            trainer.accelerator,
+            over_base=over_base,
+            size=run.size,
+            released=recipe.details.released_loss,
+        )
 
 
 def _start(run: _PolicyRun, trainer: PolicyTrainer) -> Model:
     """Return the model that the policy started from. With an adapter it is the policy without it."""
     if run.recipe.lora is None:
-        return _frozen(run, run.folder)
+        return _frozen(run, trainer, run.folder)
     policy = trainer.accelerator.unwrap_model(trainer.model)
     return without_adapter(policy, lambda **call: trainer.model_wrapped(**call))
 
 
-def _frozen(run: _PolicyRun, folder: Path) -> Model:
-    model = load_causal_lm(folder, run.recipe.load_options).requires_grad_(False)
-    give_logprobs(model, str(folder), run.size)
-    return model
+def _frozen(run: _PolicyRun, trainer: PolicyTrainer, folder: Path) -> Model:
+    from prmbench.training.model.sharding import load_frozen
+
+    return load_frozen(folder, run.recipe.load_options, trainer.accelerator, run.size)
 
 
 def _export_policy(run: _PolicyRun, trainer: PolicyTrainer, output: Path) -> None:
@@ -430,7 +432,7 @@ def _averages(output: Path) -> dict[int, float]:
     return {step: entries[step].metrics.mean["average"].value or 0.0 for step in sorted(entries)}
 
 
-def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
+def _finish(run: _PolicyRun) -> dict[str, Any]:
     """Make the results of the state that was saved last. Returns what is to be reported."""
     recipe, saved = run.recipe, states_in(run.states)[0]
     state = read_json(saved / "trainer_state.json")
@@ -440,8 +442,8 @@ def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
     if recipe.evaluate is not None:
         _measure(run, steps, run.output)
     written: dict[str, Path] = {}
-    if reward is not None:
-        written["updated_reward_model"] = folder = _export_reward(run, reward)
+    if recipe.learns_reward:
+        written["updated_reward_model"] = folder = _export_reward(run, saved)
         if (folder / "reference").is_dir():
             written["updated_reward_model_reference"] = folder / "reference"
     # The figures of every step, counted in steps instead of updates.
@@ -456,12 +458,17 @@ def _finish(run: _PolicyRun, reward: ImplicitReward | None) -> dict[str, Any]:
     }
 
 
-def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
+def _export_reward(run: _PolicyRun, saved: Path) -> Path:
     """Write a reward model that was updated, with the reference it is a ratio against, ready for ``prmbench eval --rm``."""
+    from prmbench.training.rl.trainer import REWARD_STATE
+
     options, output = run.recipe.reward_model, run.output / REWARD_FOLDER
     assert options is not None
+    assert run.reward_folder is not None
+    load = dataclasses.replace(run.recipe.load_options, device="cpu")  # beside the models in training
+    model, card = load_updated(options, run.reward_folder, load, saved / REWARD_STATE)
     output.mkdir(parents=True, exist_ok=True)
-    reward.write(output)
+    model.save_pretrained(output)
     save_tokenizer(run.recipe.tokenizer(run.folder), output)
     # The card: what it is a ratio against now, and the prompts that it was updated with.
     named = {"old": str(output / "reference"), "start": run.recipe.model}
@@ -469,5 +476,5 @@ def _export_reward(run: _PolicyRun, reward: ImplicitReward) -> Path:
     fields = reference_fields(reference, checkpoint_hash(locate(reference, "reward_model.reference")), output)
     prompts = {"prompt": run.recipe.prompt, "tokens": run.recipe.tokens}
     prompts["chat_template"] = run.encoder.conversation()["chat_template"]
-    write_card(output, reward.card.model_copy(update={**fields, **prompts}))
+    write_card(output, card.model_copy(update={**fields, **prompts}))
     return output

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prmbench.errors import UserError
+from prmbench.training.model.forward import Model
 from prmbench.training.rl.advantages import scaled_td
 from prmbench.training.rl.balance import clamped_accuracy, minibatch_rows, outcome_pairs
 from prmbench.training.rl.batch import RolloutBatch, share_rows
 from prmbench.training.rl.loss import Tokens, candidate_weights, token_weights
 from prmbench.training.rl.methods import Advantages, Algorithm, ScoredBatch, compute_advantages
-from prmbench.training.rl.micro import MicroBatch, Model, make_micro, measure_old
+from prmbench.training.rl.micro import MicroBatch, make_micro, measure_old
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rl.sampler import LARGE_RATIO, VLLMOptions, importance_weights, mismatch
 

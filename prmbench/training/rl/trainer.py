@@ -35,11 +35,13 @@ from prmbench.engines.sampling import SamplingParams
 from prmbench.engines.tokenizer import token_ids
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import sample
+from prmbench.training.model.forward import Model
+from prmbench.training.model.sharding import gathered
 from prmbench.training.model.trainer import GuardedTrainer
 from prmbench.training.recipes.optimisation import shared_arguments
 from prmbench.training.rl.batch import PromptGroup, PromptSampler, keep_groups, make_batch
 from prmbench.training.rl.loss import policy_loss
-from prmbench.training.rl.micro import MicroBatch, Model
+from prmbench.training.rl.micro import MicroBatch
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.reward import ImplicitReward, Reward
 from prmbench.training.rl.step import Preparation, Processes
@@ -196,9 +198,10 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
             unwrap_model_for_generation(
                 self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
             ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
             self._no_dropout(),
             self.accelerator.autocast(),
+            torch.no_grad(),
+            gathered(self.model_wrapped, self.accelerator),
         ):
             base = model.get_base_model() if hasattr(model, "peft_config") else model
             engine = HFEngine(base, allowed=token_ids(self.setup.encoder.tokenizer))
@@ -297,8 +300,8 @@ class PolicyTrainer(GuardedTrainer, GRPOTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.learning_reward is not None and self.is_world_process_zero():
-            self.learning_reward.save_state(Path(output_dir) / REWARD_STATE)
+        if self.learning_reward is not None:
+            self.learning_reward.save_state(Path(output_dir) / REWARD_STATE, write=self.is_world_process_zero())
 
 
 class _StepCallback(TrainerCallback):

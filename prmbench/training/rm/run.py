@@ -160,13 +160,14 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
 
     from prmbench.engines.hf.engine import HFEngine
     from prmbench.reward_models.reference_model import ReferenceModel, reference_identity, reference_logprobs
+    from prmbench.training.model.sharding import load_frozen
     from prmbench.training.rm.trainer import PairData, RewardModelTrainer
     from prmbench.training.watch.callbacks import watch
 
     recipe, kept, held = run.recipe, run.data.kept, run.data.held
 
     # The reference gives log-probs beforehand, or with every batch, or is the model without its adapter.
-    cached, engine = None, None
+    cached, make_reference = None, None
     common = None if run.size is None else np.arange(run.size)
     adapter_is_ratio = recipe.lora is not None and run.reference == run.folder
 
@@ -195,14 +196,14 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
         )
         cached = [one.astype(np.float32) for one in found]
     elif recipe.meaning.kind == "implicit" and not adapter_is_ratio:
-        engine = load()
+        make_reference = functools.partial(load_frozen, run.reference, recipe.load_options, size=run.size)
 
     # Make the trainer.
     updates, cut = recipe.updates(len(kept)), 2 * len(kept)
     return RewardModelTrainer(
         recipe,
         held_out=PairData(held, cached[cut:] if cached is not None else None),
-        reference=engine,
+        make_reference=make_reference,
         model=_make_model(run),
         processing_class=run.encoder.tokenizer,
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from prmbench.engines.hf.engine import HFEngine
 from prmbench.training.data.pairs import Pair, Response
-from prmbench.training.model.forward import pack
+from prmbench.training.model.forward import Model, pack
 from prmbench.training.model.trainer import GuardedTrainer
 from prmbench.training.rm.heldout import held_out_metrics
 from prmbench.training.rm.losses import find_loss
@@ -118,20 +118,25 @@ class RewardModelTrainer(GuardedTrainer):
     """Trains a model whose forward gives a value a response token (`prmbench.training.model.forward`)."""
 
     def __init__(
-        self, recipe: RMRecipe, held_out: PairData, reference: HFEngine | None = None, **arguments: Any
+        self,
+        recipe: RMRecipe,
+        held_out: PairData,
+        make_reference: Callable[[Accelerator], Model] | None = None,
+        **arguments: Any,
     ) -> None:
         """Make the trainer.
 
         Args:
             recipe: Says the objective with its numbers, and the pairs of an update.
             held_out: Pairs for `evaluate`; may be empty.
-            reference: Computes the reference's log-probs with every batch. None where rows carry them, where there is no
-                reference, or where the reference is the model itself with its adapter off.
+            make_reference: Loads the reference, which computes its log-probs with every batch; called with the accelerator. None
+                where rows carry them, where there is no reference, or where it is the model itself with its adapter off.
             **arguments: Arguments of `transformers.Trainer`.
         """
         super().__init__(data_collator=collate, **arguments)
         self.model_accepts_loss_kwargs = False  # losses are means over pairs, so the trainer averages micro-batches
-        self.recipe, self.held_out, self.reference = recipe, held_out, reference
+        self.recipe, self.held_out = recipe, held_out
+        self.reference = None if make_reference is None else make_reference(self.accelerator)
         self.loss, self.has_head = find_loss(recipe.meaning), recipe.has_head
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -178,19 +183,8 @@ class RewardModelTrainer(GuardedTrainer):
             with self.evaluating(), self.accelerator.unwrap_model(model).disable_adapter():
                 found: Tensor = model(**where)["values"].float()
             return found
-        lengths = torch.bincount(where["rows"], minlength=len(where["input_ids"])).tolist()
-        ends = [0] * len(lengths)
-        for row, column in zip(where["rows"].tolist(), where["columns"].tolist(), strict=True):
-            ends[row] = column + 1
-        ids = where["input_ids"].cpu().numpy()
-        with self.accelerator.autocast():
-            scores = self.reference.score(
-                [ids[i, :end] for i, end in enumerate(ends)],
-                [end - n for end, n in zip(ends, lengths, strict=True)],
-                frozenset({"logprob"}),
-            )
-        flat = np.concatenate([one.logprob for one in scores if one.logprob is not None])
-        return torch.from_numpy(flat).float().to(where["rows"].device)
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.reference(**where)["values"]
 
     def held_out_values(self) -> list[NDArray[np.float64]]:
         """Compute the token values of every held-out response.

@@ -147,10 +147,10 @@ def test_a_full_disk_is_one_sentence(world, tmp_path, chosen_outcomes, monkeypat
     rm = save_reward(tmp_path / "rm", "ipvrm", str(world[0]))
     save = ImplicitReward.save_state
 
-    def full(self, folder):
+    def full(self, folder, *, write):
         if "checkpoint-4" in str(folder):
             raise OSError(28, "No space left on device")
-        save(self, folder)
+        save(self, folder, write=write)
 
     monkeypatch.setattr(ImplicitReward, "save_state", full)
     reward = {"model": str(rm), "update": "naive"}
