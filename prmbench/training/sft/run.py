@@ -123,6 +123,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
             **trainer_arguments(recipe, run.states, recipe.updates(len(data.kept))),
             max_length=None,
             completion_only_loss=True,
+            padding_free=recipe.padding_free,
             eval_strategy="epoch" if data.held else "no",
             eval_on_start=bool(data.held) and last is None,
         ),
