@@ -30,8 +30,8 @@ class LoadOptions:
         device: ``auto`` (CUDA where there is one, else CPU), or the name of a torch device.
         dtype: ``auto`` (float32 on a CPU, bfloat16 on CUDA) or one of `DTYPES`.
         trust_remote_code: Whether code that a checkpoint carries is run. It is not unless the user asks.
-        attn_implementation: How attention is computed, one of `prmbench.engines.attention.ATTENTION` or the id of a kernel; None: as
-            transformers has it for the architecture, which is sdpa for most. Only the engine hf has a choice.
+        attn_implementation: How attention is computed: one of `prmbench.engines.attention.ATTENTION`, or the id of a kernel; None:
+            as transformers has it for the architecture, which is sdpa for most. Only the engine hf has a choice.
         padding_free: Whether the sequences of a batch are joined into one row without padding; only with the engine hf.
         liger: Whether the kernels of Liger take the place of norms and feed-forward layers; for training.
         tensor_parallel: Number of devices that share one model. Only vLLM takes more than 1.

@@ -40,7 +40,9 @@ def check_engine(name: str, options: LoadOptions) -> None:
         raise ArgumentError("attn_implementation", attention, problem)
     elif not is_masked(attention) and str(options.resolve_dtype()) == "torch.float32":
         raise ArgumentError(
-            "attn_implementation", attention, f"reads half precision alone; use {argument('dtype', 'bfloat16')}, or sdpa"
+            "attn_implementation",
+            attention,
+            f"reads half precision alone; use {argument('dtype', 'bfloat16')}, or sdpa",
         )
     if name != "vllm":
         for way, number in (("tensor_parallel", options.tensor_parallel), ("data_parallel", options.data_parallel)):

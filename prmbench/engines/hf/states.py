@@ -18,7 +18,7 @@ from prmbench.engines.attention import is_masked
 from prmbench.errors import UserError
 
 _OFF, _OFF_IN_HALF = 1e-3, 0.3
-"""Share of the spread of a hidden state that another way to the same state may change: far above rounding, far below a wrong state."""
+"""Share of a hidden state's spread that another way to the same state may change: far above rounding, far below a wrong state."""
 
 _PROBE = (7, 5)
 """Lengths of the sequences that are run both ways to see whether a decoder can do without padding."""
@@ -98,7 +98,7 @@ def run_without_padding(trunk: Any, source: str) -> None:
     """
     config = trunk.config.get_text_config()
     trunk.without_padding = False
-    # Chunks of attention are counted from the row's beginning, which short sequences do not show; nor does a narrow convolution much.
+    # Chunks of attention are counted from the row's beginning, which short sequences do not show; a convolution hardly shows.
     fits = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
     if fits and "position_ids" in inspect.signature(trunk.forward).parameters:
         device = next(trunk.parameters()).device

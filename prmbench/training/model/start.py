@@ -24,7 +24,8 @@ def load_start(recipe: Optimisation, folder: Path, *, train: bool = True) -> Pre
     Args:
         recipe: The recipe; it says the weights' type, and whether all weights are trained.
         folder: The checkpoint.
-        train: Whether it is to be trained; else it is loaded on the CPU, beside the model in training, and computes in the plain way.
+        train: Whether it is to be trained, and computes as the recipe says; else it is loaded on the CPU, beside the model in
+            training.
 
     Returns:
         The model, with generation settings that can be saved.

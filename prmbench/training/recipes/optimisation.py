@@ -135,7 +135,9 @@ class Optimisation(BaseModel):
         if attention is not None and (problem := unknown_attention(attention)) is not None:
             raise ValueError(f"attn_implementation '{attention}': {problem}")
         if not is_masked(attention) and self.bf16 is False and self.dtype in ("auto", "float32"):
-            raise ValueError(f"attn_implementation {attention}: reads half precision alone; leave bf16 out, or use sdpa")
+            raise ValueError(
+                f"attn_implementation {attention}: reads half precision alone; leave bf16 out, or use sdpa"
+            )
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
         for name in self.trackers:

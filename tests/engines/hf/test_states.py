@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def boundaries():
             edges = cu_seq_lens_q.tolist()
         key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for one in (key, value))
         out = torch.zeros_like(query)
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in itertools.pairwise(edges):
             part = slice(start, end)
             scores = query[:, :, part] @ key[:, :, part].transpose(2, 3) * scaling
             later = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
@@ -165,7 +166,9 @@ def test_an_architecture_that_mixes_what_shares_a_row_is_refused(kind):
         "llama4_text": lambda: Llama4TextConfig(**SMALL, num_local_experts=2, intermediate_size_mlp=64),
     }[kind]()
     trunk = decoder_of(AutoModelForCausalLM.from_config(config))
-    with pytest.raises(UserError, match=rf"^M: padding_free: a {kind} model does not keep sequences apart .*; leave it out$"):
+    with pytest.raises(
+        UserError, match=rf"^M: padding_free: a {kind} model does not keep sequences apart .*; leave it out$"
+    ):
         run_without_padding(trunk, "M")
     assert not trunk.without_padding
 
