@@ -42,6 +42,7 @@ REWARD_MODEL = frozenset(
         "decay",
         "decay_floor",
         "plugin",
+        "padding_free",
         "reference_cache",
         "reference_revision",
     }

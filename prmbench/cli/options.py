@@ -107,6 +107,13 @@ _SHARED = [
     Flag("device", str, "auto, cpu, cuda, cuda:N", COMPUTE, "auto"),
     Flag("dtype", str, "auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16", COMPUTE, "auto"),
     Flag(
+        "attn_implementation",
+        str,
+        "hf: how attention is computed: eager, sdpa, flash_attention_2, ...; default: as transformers has it, mostly sdpa",
+        COMPUTE,
+    ),
+    Flag("padding_free", bool, "hf: join the sequences of a batch into one row; for flash attention", COMPUTE, False),
+    Flag(
         "engine",
         str,
         "where tokens are computed: hf, vllm (policies, all kinds but endo), or api (a server; policies, critics)",
@@ -142,6 +149,7 @@ LOADING = frozenset(
     {
         "device",
         "dtype",
+        "attn_implementation",
         "engine",
         "tensor_parallel",
         "data_parallel",
@@ -437,7 +445,15 @@ def load_options(values: Mapping[str, Any]) -> Any:
     given = {name for name in SERVICE if values.get(name) not in (None, [], SHARED[name].default)}
     if service is None and given:
         raise UserError(f"{flag_names(sorted(given))}: goes with --engine api, a server; leave it out")
-    names = ("device", "dtype", "trust_remote_code", "tensor_parallel", "data_parallel")
+    names = (
+        "device",
+        "dtype",
+        "trust_remote_code",
+        "attn_implementation",
+        "padding_free",
+        "tensor_parallel",
+        "data_parallel",
+    )
     return LoadOptions(**{name: values[name] for name in names if name in values}, service=service)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench.data.records import read_json
 from prmbench.engines.api.service import Service
+from prmbench.engines.attention import missing_for_attention, unknown_attention
 from prmbench.engines.checkpoint import adapter_base, is_adapter, refuse_not_finite, text_config, weight_names
 from prmbench.errors import ArgumentError, UserError, argument, first_line, nearest, shortened
 
@@ -23,12 +24,16 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Where and how weights are loaded.
+    """Where and how weights are loaded, and how a model computes.
 
     Attributes:
         device: ``auto`` (CUDA where there is one, else CPU), or the name of a torch device.
         dtype: ``auto`` (float32 on a CPU, bfloat16 on CUDA) or one of `DTYPES`.
         trust_remote_code: Whether code that a checkpoint carries is run. It is not unless the user asks.
+        attn_implementation: How attention is computed: one of `prmbench.engines.attention.ATTENTION`, or the id of a kernel; None:
+            as transformers has it for the architecture, which is sdpa for most. Only the engine hf has a choice.
+        padding_free: Whether the sequences of a batch are joined into one row without padding; only with the engine hf.
+        liger: Whether the kernels of Liger take the place of norms and feed-forward layers; for training.
         tensor_parallel: Number of devices that share one model. Only vLLM takes more than 1.
         data_parallel: Number of copies of the model, each with devices of its own. Only vLLM takes more than 1.
         service: The server that the engine api asks; None: OpenAI's.
@@ -37,6 +42,9 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     trust_remote_code: bool = False
+    attn_implementation: str | None = None
+    padding_free: bool = False
+    liger: bool = False
     tensor_parallel: int = 1
     data_parallel: int = 1
     service: Service | None = None
@@ -113,7 +121,7 @@ def load_causal_lm(folder: Path, options: LoadOptions) -> PreTrainedModel:
         UserError: There is no config, there are no safetensors, or a shard is missing. Or the checkpoint lacks weights, which
             transformers would fill with random numbers. Or a weight is NaN or infinite; it is named. Or a reward model's
             head is beside the weights: its tied or left-over output layer would pass for a language model's. Or an adapter does
-            not fit.
+            not fit. Or the architecture, or this machine, cannot compute as the options ask.
     """
     if is_adapter(folder):
         from prmbench.engines.adapters import merge
@@ -177,7 +185,10 @@ def _load(
         raise UserError(
             f"{folder}: its config names {layers:,} layers, and there are {weights:,} weights; download it again"
         )
-    trusted = options.trust_remote_code
+    trusted, device = options.trust_remote_code, options.resolve_device()
+    if (problem := attention_problem(options)) is not None:
+        raise UserError(f"attn_implementation {options.attn_implementation}: {problem}")
+    attention = {} if options.attn_implementation is None else {"attn_implementation": options.attn_implementation}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
         known = [name for name in classes if type(config) in getattr(transformers, name)._model_mapping]
@@ -188,6 +199,7 @@ def _load(
             trust_remote_code=trusted,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported; they are an error below
+            **attention,
         )
     except UserError:
         raise
@@ -205,7 +217,31 @@ def _load(
             f"({shown}); is it {what}, and was it saved whole?"
         )
     check_finite(model, folder)
-    return model.to(options.resolve_device()).eval()
+    model = model.to(device).eval()
+    if options.liger:
+        from prmbench.engines.hf.liger import apply_liger
+
+        apply_liger(model, str(folder))
+    if options.padding_free:
+        from prmbench.engines.hf.states import run_without_padding
+
+        run_without_padding(model if model.get_output_embeddings() is None else decoder_of(model), str(folder))
+    return model
+
+
+def attention_problem(options: LoadOptions) -> str | None:
+    """Say what is wrong with the attention that options ask for, on this machine.
+
+    Args:
+        options: The options.
+
+    Returns:
+        What was expected, or is missing; None where nothing is wrong.
+    """
+    name = options.attn_implementation
+    if name is None:
+        return None
+    return unknown_attention(name) or missing_for_attention(name, options.resolve_device())
 
 
 def refuse_heads(folder: Path, names: Iterable[str]) -> None:

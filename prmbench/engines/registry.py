@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.engines.attention import is_masked
 from prmbench.engines.checkpoint import is_adapter
-from prmbench.engines.load import LoadOptions, load_causal_lm
+from prmbench.engines.load import LoadOptions, attention_problem, load_causal_lm
 from prmbench.engines.types import Engine
 from prmbench.errors import ArgumentError, argument, nearest
 
@@ -25,10 +26,24 @@ def check_engine(name: str, options: LoadOptions) -> None:
         options: What it is asked to do.
 
     Raises:
-        ArgumentError: There is no such engine (the nearest is named), or it has no use for several devices.
+        ArgumentError: There is no such engine (the nearest is named), or it has no use for several devices, or no choice of
+            attention; or the attention is not known, or lacks something here.
     """
     if name not in ENGINES:
         raise ArgumentError("engine", name, f"expected {', '.join(ENGINES)}{nearest(name, ENGINES)}")
+    attention = options.attn_implementation
+    if name != "hf":
+        for way, value in (("attn_implementation", attention), ("padding_free", options.padding_free or None)):
+            if value is not None:
+                raise ArgumentError(way, value, f"only {argument('engine', 'hf')} has a choice of this; leave it out")
+    elif (problem := attention_problem(options)) is not None:
+        raise ArgumentError("attn_implementation", attention, problem)
+    elif not is_masked(attention) and str(options.resolve_dtype()) == "torch.float32":
+        raise ArgumentError(
+            "attn_implementation",
+            attention,
+            f"reads half precision alone; use {argument('dtype', 'bfloat16')}, or sdpa",
+        )
     if name != "vllm":
         for way, number in (("tensor_parallel", options.tensor_parallel), ("data_parallel", options.data_parallel)):
             if number > 1:

@@ -199,9 +199,10 @@ def sampling_settings(
         batch_tokens: Padded tokens of a batch.
 
     Returns:
-        Settings that JSON can hold. The engine is among them where it is not the hf one.
+        Settings that JSON can hold. The engine is among them where it is not the hf one, and attention where it is not SDPA.
     """
     revision = split_revision(policy.source)[1]
+    attention = policy.engine.facts().get("attention")
     return {
         "policy": policy.hashed,
         **({} if revision is None else {"revisions": {"policy": revision}}),
@@ -213,6 +214,7 @@ def sampling_settings(
         "seed": seed,
         "batch_tokens": batch_tokens,
         **({} if policy.engine.name == "hf" else {"engine": policy.engine.name}),
+        **({} if attention is None else {"attention": attention}),
         "numerics": list(policy.engine.device_and_dtype()),
     }
 

@@ -186,6 +186,9 @@ def reference_identity(
         kernels["tokens"] = hashlib.sha256(common.tobytes()).hexdigest()
     if autocast is not None:
         kernels["autocast"] = autocast
+    if options.attn_implementation is not None:
+        kernels["attention"] = options.attn_implementation
+    kernels |= {name: "yes" for name in ("padding_free", "liger") if getattr(options, name)}
     if device.type == "cuda":
         kernels["gpu"] = torch.cuda.get_device_name(device)
     else:

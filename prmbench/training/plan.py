@@ -400,16 +400,6 @@ class Memory:
             items.append(MemoryItem("its gradient", vocabulary * width * 4, f"{vocabulary:,} x {width:,} x 4"))
         return items
 
-    def logits(self, tokens: int) -> MemoryItem:
-        """Return the line of an output layer whose logits all exist at once.
-
-        Args:
-            tokens: Tokens of one forward pass.
-        """
-        vocabulary = self.shape.vocabulary
-        how = f"{tokens:,} tokens x {vocabulary:,} x 4 x 2, with their gradient"
-        return MemoryItem("logits", tokens * vocabulary * 4 * 2, how)
-
     def gathered(self) -> MemoryItem:
         """Return what a device gathers of weights that are divided: two layers at a time, embedding and output layer throughout."""
         shape, width = self.shape, self.compute_bytes

@@ -4,7 +4,7 @@ A change of these figures is a change of what is trained, wherever it comes from
 meant. ``PRMBENCH_WRITE_TRAJECTORIES=1`` writes the file anew.
 
 The same figures must come out of settings that are the same computation in other portions: more micro-batches, layers computed
-twice, a run that stopped and went on.
+twice, sequences in one row, a run that stopped and went on.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ RELATIVE, ABSOLUTE = 2e-3, 2e-5
 PORTIONS = {
     "micro-batches": {"micro_batch_size": 2},
     "checkpointing": {"gradient_checkpointing": True},
+    "without padding": {"padding_free": True, "attn_implementation": "eager"},
     "stopped": {},
 }
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from prmbench.engines.hf.generate import generate
 from prmbench.engines.hf.head import HEAD_BLOCK, TILE_ROWS, Tile, head_logits, logit_tiles, read_tiles
 from prmbench.engines.hf.prefix_store import PrefixStore
+from prmbench.engines.hf.states import attention_facts, half_for_flash, read_states
 from prmbench.engines.load import decoder_of, eos_ids, trained_length
 from prmbench.engines.logit_maps import LogitMap, declared_logit_maps
 from prmbench.engines.sampling import Completion, Request, SamplingParams
@@ -98,10 +99,11 @@ class HFEngine:
         return str(self.device), str(self.head.weight.dtype).removeprefix("torch.")
 
     def facts(self) -> dict[str, Any]:
-        """Say architecture and size, for provenance."""
+        """Say architecture, size and attention, for provenance."""
         return {
             "architecture": self.model.config.model_type,
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            **attention_facts(self.trunk),
         }
 
     def eos_ids(self) -> list[int]:
@@ -237,9 +239,12 @@ class HFEngine:
         """Find what this architecture does to the logits of its output layer, by comparing with its own forward."""
         config = self.model.config.get_text_config()
         ids = torch.arange(1, 5, device=self.device)[None] % self.vocabulary
-        whole = self.model(input_ids=ids, use_cache=False).logits[0].float()
-        plain = self._logits(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[0])
-        tolerance = 1e-3 if self.head.weight.dtype == torch.float32 else 0.05
+        half = half_for_flash(self.model)
+        with half:
+            whole = self.model(input_ids=ids, use_cache=False).logits[0].float()
+            plain = self._logits(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[0])
+        exact = self.head.weight.dtype == torch.float32 and not isinstance(half, torch.autocast)
+        tolerance = 1e-3 if exact else 0.05
         # What the config declares comes first: on weak logits a soft cap is within half-precision rounding of none.
         known = declared_logit_maps(config)
         for change in [*known, None]:
@@ -272,9 +277,7 @@ def states_at(
     padded = torch.zeros((len(sequences), max(len(ids) for ids in sequences)), dtype=torch.long)
     for row, ids in enumerate(sequences):
         padded[row, : len(ids)] = torch.from_numpy(ids)
-    states = trunk(input_ids=padded.to(device), use_cache=False).last_hidden_state
     counts = torch.tensor([len(one) for one in positions])
     rows = torch.repeat_interleave(torch.arange(len(sequences)), counts).to(device)
     columns = torch.from_numpy(np.concatenate(positions)).to(device)
-    picked: torch.Tensor = states[rows, columns]
-    return picked
+    return read_states(trunk, padded.to(device), rows, columns)

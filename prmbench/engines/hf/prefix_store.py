@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from prmbench.engines.hf.kv_cache import GrowingLayer, growing_cache
+from prmbench.engines.hf.states import same_states
 
 Ids = NDArray[np.int64]
-
-_OFF, _OFF_IN_HALF = 1e-3, 0.3
-"""Share of the spread of a hidden state that a kept prefix may change: far above rounding, far below a state that is lost."""
 
 
 @dataclass(eq=False)
@@ -270,9 +268,7 @@ class PrefixStore:
         self.checked_tokens += len(ids)
         tokens = torch.from_numpy(ids)[None].to(self.device)
         whole = self.trunk(input_ids=tokens, use_cache=False).last_hidden_state[0, -1]
-        exact = whole.dtype == torch.float32 and not torch.is_autocast_enabled(self.device.type)
-        off = (state - whole).float().std() / whole.float().std().clamp(min=1e-6)
-        return bool(off <= (_OFF if exact else _OFF_IN_HALF))
+        return same_states(state, whole)
 
 
 def stacked(cache: DynamicCache, start: int, rows: Sequence[int] | slice = slice(None)) -> torch.Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prmbench.engines.hf.engine import states_at
 from prmbench.engines.hf.prefix_store import PrefixStore
+from prmbench.engines.hf.states import attention_facts
 from prmbench.engines.load import LoadOptions, load_trunk, trained_length
 
 
@@ -61,10 +62,11 @@ class Trunk:
         return str(self.device), str(self.model.dtype).removeprefix("torch.")
 
     def facts(self) -> dict[str, Any]:
-        """Say architecture and size, for provenance."""
+        """Say architecture, size and attention, for provenance."""
         return {
             "architecture": self.model.config.model_type,
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            **attention_facts(self.model),
         }
 
     @torch.inference_mode()

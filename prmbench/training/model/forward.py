@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.hf.states import read_states
 from prmbench.reward_models.card import ReadState
 from prmbench.reward_models.q_rm import VALUE_HEAD, state_offset
 from prmbench.training.model.logprobs import Find, find_logprobs, select_logprobs, token_logprobs
@@ -80,7 +81,7 @@ def give_logprobs(model: PreTrainedModel, source: str, size: int | None = None) 
     ) -> Any:
         if rows is None or columns is None:
             return own(input_ids=input_ids, **others)
-        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns - 1]
+        states = read_states(trunk, input_ids, rows, columns - 1)
         targets = input_ids[rows, columns]
         if find is not None:
             found = head(states, lambda weight, bias: vars(find_logprobs(states, weight, bias, targets, find, finish)))
@@ -143,9 +144,9 @@ def give_values(model: PreTrainedModel, read_state: ReadState, seed: int) -> Non
     trunk, offset = model.get_decoder(), state_offset(read_state)
 
     def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
-        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+        states = read_states(trunk, input_ids, rows, columns + offset)
         # The head is found by its name, because an adapter may have put a wrapper in its place.
-        values = getattr(model, VALUE_HEAD)(states[rows, columns + offset])
+        values = getattr(model, VALUE_HEAD)(states)
         return {"values": values[:, 0].float().clone()}  # FSDP hooks itself to no views
 
     model.forward = forward

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prmbench.engines.load import LoadOptions, load_causal_lm
+from prmbench.engines.load import load_causal_lm
 from prmbench.errors import UserError
 from prmbench.training.model.launch import launch_divides
 from prmbench.training.recipes.optimisation import Optimisation
@@ -25,7 +25,8 @@ def load_start(recipe: Optimisation, folder: Path, *, train: bool = True) -> Pre
     Args:
         recipe: The recipe; it says the weights' type, and whether all weights are trained.
         folder: The checkpoint.
-        train: Whether it is to be trained; else it is loaded on the CPU, beside the model in training.
+        train: Whether it is to be trained, and computes as the recipe says; else it is loaded on the CPU, beside the model in
+            training.
 
     Returns:
         The model, with generation settings that can be saved.
@@ -33,7 +34,8 @@ def load_start(recipe: Optimisation, folder: Path, *, train: bool = True) -> Pre
     Raises:
         UserError: The checkpoint is broken, or its type is too coarse for the updates.
     """
-    options = LoadOptions(dtype=str(recipe.load_options.resolve_dtype()).removeprefix("torch."))
+    options = recipe.load_options if train else recipe.scoring_options
+    options = dataclasses.replace(options, dtype=str(options.resolve_dtype()).removeprefix("torch."))
     # Of a model that is divided, each layer goes to the device when it is divided.
     away = not train or launch_divides()
     model = load_causal_lm(folder, dataclasses.replace(options, device="cpu") if away else options)

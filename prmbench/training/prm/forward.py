@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.hf.states import read_states
 from prmbench.training.model.forward import lend_weights
 from prmbench.training.prm.recipe import ConcentrationOptions
 
@@ -56,7 +57,7 @@ def give_step_logits(
     trunk = model.get_decoder()
 
     def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
-        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns]
+        states = read_states(trunk, input_ids, rows, columns)
         # The heads are found by their names, because an adapter may have put a wrapper in their place.
         logits = getattr(model, SCORE_HEAD)(states).float()
         found = {"values": logits[:, 1] - logits[:, 0]}
@@ -101,7 +102,7 @@ def give_pair_logits(model: PreTrainedModel, pair: tuple[int, int], source: str)
     trunk, head, finish = engine.trunk, engine.head, engine.finish
 
     def forward(input_ids: Tensor, rows: Tensor, columns: Tensor, **_: Any) -> dict[str, Tensor]:
-        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns]
+        states = read_states(trunk, input_ids, rows, columns)
 
         def of_pair(weight: Tensor, bias: Tensor | None) -> Tensor:
             own = None if bias is None else bias[list(pair)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prmbench.data.revisions import with_revision
+from prmbench.engines.attention import is_masked, unknown_attention
 from prmbench.engines.checkpoint import max_positions, model_folder
 from prmbench.engines.load import DTYPES, LoadOptions
 from prmbench.engines.tokenizer import load_tokenizer
@@ -90,6 +92,15 @@ class Optimisation(BaseModel):
     dtype: str = Field("float32", description="type of the weights that are trained: a torch name, or auto")
     bf16: bool | None = Field(None, description="compute in bfloat16 by autocast; null: on CUDA only")
     gradient_checkpointing: bool = Field(False, description="save memory by computing the layers twice")
+    attn_implementation: str | None = Field(
+        None,
+        description="how attention is computed: eager, sdpa, flex_attention, flash_attention_2, flash_attention_3, or the id of a "
+        "kernel; null: as transformers has it, mostly sdpa",
+    )
+    padding_free: bool = Field(
+        False, description="join the sequences of a micro-batch into one row without padding; for flash attention"
+    )
+    liger: bool = Field(False, description="compute norms and feed-forward layers by Liger's kernels; on CUDA only")
     lora: LoraOptions | None = Field(None, description="adapter to train; null: all weights are trained")
     chat_template: str | None = Field(
         None,
@@ -120,6 +131,13 @@ class Optimisation(BaseModel):
     def _names_known(self) -> Optimisation:
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(f"dtype '{self.dtype}': expected auto, {', '.join(DTYPES)}")
+        attention = self.attn_implementation
+        if attention is not None and (problem := unknown_attention(attention)) is not None:
+            raise ValueError(f"attn_implementation '{attention}': {problem}")
+        if not is_masked(attention) and self.bf16 is False and self.dtype in ("auto", "float32"):
+            raise ValueError(
+                f"attn_implementation {attention}: reads half precision alone; leave bf16 out, or use sdpa"
+            )
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule '{self.schedule}': expected {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
         for name in self.trackers:
@@ -151,7 +169,20 @@ class Optimisation(BaseModel):
 
     @property
     def load_options(self) -> LoadOptions:
-        """How the model is loaded. Weights that are all trained are float32 unless the recipe names another type."""
+        """How the models of the training are loaded, and how they compute.
+
+        Weights that are all trained are float32 unless the recipe names another type.
+        """
+        return dataclasses.replace(
+            self.scoring_options,
+            attn_implementation=self.attn_implementation,
+            padding_free=self.padding_free,
+            liger=self.liger,
+        )
+
+    @property
+    def scoring_options(self) -> LoadOptions:
+        """How a model is loaded that the commands of evaluation would load too; these know nothing of the training."""
         return LoadOptions(dtype="float32" if self.dtype == "auto" and self.lora is None else self.dtype)
 
     def tokenizer(self, folder: Path) -> PreTrainedTokenizerFast:

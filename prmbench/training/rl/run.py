@@ -333,7 +333,7 @@ def _load_reward(run: _PolicyRun, trainer: PolicyTrainer) -> Reward:
     assert options is not None
     assert folder is not None
     if run.kind != "implicit":
-        return FrozenReward(load_reward_model(folder, kind=run.kind, load_options=run.recipe.load_options))
+        return FrozenReward(load_reward_model(folder, kind=run.kind, load_options=run.recipe.scoring_options))
     reference, over_base = None, False
     if options.reference != "old":
         of_reference = run.hashes["start" if options.reference == "start" else "reward_model_reference"]
@@ -405,7 +405,7 @@ def _measure(run: _PolicyRun, step: int, checkpoint: Path) -> None:
     recipe, options = run.recipe, run.recipe.evaluate
     assert options is not None
     entry, _ = evaluate_policy(
-        load_policy(str(checkpoint), find_prompt(recipe.prompt), run.recipe.load_options, tokens=recipe.tokens),
+        load_policy(str(checkpoint), find_prompt(recipe.prompt), recipe.scoring_options, tokens=recipe.tokens),
         find_problems(options.problems, options.limit),
         name=f"{run.output.name}-step-{step}",
         source=run.output.name,

@@ -124,4 +124,5 @@ class SFTRecipe(Optimisation):
         )
         memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
         tokens = self.micro_batch_size * self.max_length
-        return memory.plan(data, source, 1, [*memory.weights(), *memory.activations(tokens), memory.logits(tokens)])
+        items = [*memory.weights(), *memory.activations(tokens), *memory.blocks(tokens, gradient=not self.lora)]
+        return memory.plan(data, source, 1, items)

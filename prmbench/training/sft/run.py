@@ -111,6 +111,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
     class Finetuner(GuardedTrainer, SFTTrainer):
         """TRL's trainer."""
 
+    bound_tiles()
     # Make the trainer. A stopping rule measures before figures are shown, and leaves the number of steps open.
     recipe, tokenizer = run.recipe, run.encoder.tokenizer
     callbacks = watch(run, "training" if recipe.stop is None else "training, at most")
@@ -123,6 +124,7 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
             **trainer_arguments(recipe, run.states, recipe.updates(len(data.kept))),
             max_length=None,
             completion_only_loss=True,
+            padding_free=recipe.padding_free,
             eval_strategy="epoch" if data.held else "no",
             eval_on_start=bool(data.held) and last is None,
         ),
@@ -149,6 +151,16 @@ def _train(run: TrainingRun[SFTRecipe], data: SFTData, verifier: Verifier, last:
         data.prompts.write(run.output)
     history = trainer.state.log_history
     return {"steps": trainer.state.global_step, "pass_rate": last_pass_rate(history), "history": history}
+
+
+def bound_tiles() -> None:
+    """Have TRL hold no more logits at once than the other trainings do. Its own tiles have eight times as many."""
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    from prmbench.engines.hf.head import HEAD_BLOCK
+
+    chunked_logprob.TOKEN_CHUNK_SIZE = HEAD_BLOCK // utils._CHUNKED_LOGPROB_CHUNK_SIZE
 
 
 def _dataset(records: Sequence[Encoded]) -> Dataset:

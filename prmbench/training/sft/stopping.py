@@ -11,6 +11,7 @@ from prmbench.data.problems import load_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.data.tokens import TraceEncoder
 from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.hf.states import half_for_flash
 from prmbench.engines.sampling import SamplingParams
 from prmbench.engines.tokenizer import token_ids
 from prmbench.policies.policy import Policy
@@ -78,7 +79,8 @@ class StopAtPassRate(TrainerCallback):
             seed=self.seed,
             batch_tokens=BATCH_TOKENS,
         )
-        right = [rollout.correct for batch in batches for rollout in batch]
+        with half_for_flash(model):
+            right = [rollout.correct for batch in batches for rollout in batch]
         model.train(was_training)
         return sum(right) / len(right)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from prmbench.engines.load import LoadOptions
 from prmbench.errors import UserError
 from prmbench.training.recipes.optimisation import trainer_arguments
 from prmbench.training.rm.recipe import RMRecipe
@@ -37,3 +38,22 @@ def test_updates():
     assert RMRecipe(**BASE, objective="dpo").updates(20) == 2  # full ones only
     assert RMRecipe(**BASE, objective="dpo", epochs=1.5).updates(20) == 3
     assert SFTRecipe(**BASE, max_steps=7).updates(20) == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"attn_implementation": "flash"}, r"attn_implementation 'flash': expected eager, sdpa, flex_attention"),
+        ({"attn_implementation": "flash_attention_2", "bf16": False}, "reads half precision alone; leave bf16 out"),
+    ],
+)
+def test_an_attention_that_is_not_known_or_cannot_read_the_weights_is_refused(fields, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        SFTRecipe(**BASE, **fields)
+
+
+def test_models_of_a_training_compute_as_it_says_and_those_of_evaluation_do_not():
+    asked = {"attn_implementation": "flash_attention_2", "padding_free": True, "liger": True}
+    recipe = SFTRecipe(**BASE, **asked, bf16=False, dtype="bfloat16")
+    assert {name: getattr(recipe.load_options, name) for name in asked} == asked
+    assert recipe.scoring_options == LoadOptions(dtype="bfloat16")
