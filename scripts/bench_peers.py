@@ -11,7 +11,7 @@
 The peers are run as they are. The release is read from a clone of github.com/gaoshiping/IPVRM, which `--ipvrm` names; without one
 its kind is left out. TRL has no trainer of explicit PRMs from 1.13 on.
 
-Both sides begin from the same random weights, see the same token ids, and compute in float32. Completions are given, so that nothing
+Both sides begin from the same random weights, see the same token ids, and compute in float32. Completions are given, so nothing
 is sampled, and responses are equally long, so that nothing is padded. A step of `grpo` has 4 prompts with 4 completions each, the
 log-probs of pi_old, and two updates. A step of `dpo` and `ipvrm` has 4 pairs, the log-probs of the reference, and one update; the
 first losses must agree.
@@ -41,7 +41,6 @@ from bench_tools import alternate, random_llama
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-KINDS = ("grpo", "dpo", "ipvrm")
 PROMPTS, SAMPLES = 4, 4
 RATE = 1e-6
 
@@ -235,15 +234,10 @@ def pairs(options: argparse.Namespace, folder: Path, meter: Meter, side: str) ->
         from datasets import Dataset
         from trl import DPOConfig, DPOTrainer
 
-        rows = [
-            {
-                "prompt": text(prompts[p]),
-                "chosen": " " + text(responses[p, 0, :-1]),
-                "rejected": " " + text(responses[p, 1, :-1]),
-            }
-            for p in range(PROMPTS)
-        ]
-        rows = [{**row, "chosen": row["chosen"] + " ", "rejected": row["rejected"] + " "} for row in rows]
+        rows = []
+        for p in range(PROMPTS):  # TRL adds the end of turn
+            chosen, rejected = (f" {text(responses[p, k, :-1])}" for k in (0, 1))
+            rows.append({"prompt": text(prompts[p]), "chosen": chosen, "rejected": rejected})
         args = DPOConfig(**shared(folder, PROMPTS), beta=0.05, max_length=None, dataloader_drop_last=True)
         data = Dataset.from_list(rows)
         return DPOTrainer(
@@ -359,7 +353,9 @@ def report(kind: str, ours: list[dict[str, float]], peer: list[dict[str, float]]
 def main() -> None:
     """Take the sides in turn, kind by kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"what to measure: {', '.join(KINDS)}; all by default")
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"what to measure: {', '.join(MAKERS)}; all by default"
+    )
     parser.add_argument("--ipvrm", type=Path, help="a clone of the paper's release")
     for name, value in {
         "vocabulary": 49_152,
