@@ -1,6 +1,6 @@
 """Measure training steps beside those of other projects: time, and peak memory, as ratios.
 
-    python scripts/bench_peers.py [KIND ...] [--ipvrm RELEASE] [--repeats 3]
+    python scripts/bench_peers.py [KIND ...] [--ipvrm RELEASE] [--repeats 2]
 
 | kind | ours | the peer |
 |---|---|---|
@@ -12,7 +12,7 @@ The peers are run as they are. The release is read from a clone of github.com/ga
 its kind is left out. TRL has no trainer of explicit PRMs from 1.13 on.
 
 Both sides begin from the same random weights, see the same token ids, and compute in float32. Completions are given, so nothing
-is sampled, and responses are equally long, so that nothing is padded. A step of `grpo` has 4 prompts with 4 completions each, the
+is sampled, and responses are equally long, so that nothing is padded. A step of `grpo` has 2 prompts with 4 completions each, the
 log-probs of pi_old, and two updates. A step of `dpo` and `ipvrm` has 4 pairs, the log-probs of the reference, and one update; the
 first losses must agree.
 
@@ -41,7 +41,8 @@ from bench_tools import alternate, random_llama
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-PROMPTS, SAMPLES = 4, 4
+ROWS, SAMPLES = 8, 4
+"""Sequences of a step, and completions of a prompt in `grpo`."""
 RATE = 1e-6
 
 
@@ -125,9 +126,9 @@ def words(vocabulary: int) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    inner = Tokenizer(models.WordLevel({"<end>": 0, **{f"t{i}": i for i in range(1, vocabulary)}}, unk_token="t1"))
+    inner = Tokenizer(models.WordLevel({"<end>": 0, "<unk>": 1, **{f"t{i}": i for i in range(2, vocabulary)}}, "<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>", unk_token="t1")
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>", unk_token="<unk>")
     made.chat_template = "{% for one in messages %}{{ one['content'] }} {{ '<end>' }}{% endfor %}"
     return made
 
@@ -137,11 +138,11 @@ def text(ids: np.ndarray) -> str:
     return " ".join(f"t{i}" for i in ids)
 
 
-def rows_of(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(options: argparse.Namespace, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw prompts, and responses that end with the end of turn. Shapes [prompts, p] and [prompts, samples, t]."""
     rng, quarter = np.random.default_rng(1), options.tokens // 4
-    prompts = rng.integers(2, options.vocabulary, (PROMPTS, quarter))
-    responses = rng.integers(2, options.vocabulary, (PROMPTS, SAMPLES, options.tokens - quarter))
+    prompts = rng.integers(2, options.vocabulary, (ROWS // samples, quarter))
+    responses = rng.integers(2, options.vocabulary, (ROWS // samples, samples, options.tokens - quarter))
     responses[..., -1] = 0
     return prompts, responses
 
@@ -162,7 +163,7 @@ def shared(folder: Path, rows: int) -> dict[str, Any]:
 
 def grpo(options: argparse.Namespace, folder: Path, meter: Meter, side: str) -> Any:
     """Make the trainer of a policy on given completions."""
-    prompts, responses = rows_of(options)
+    prompts, responses = rows_of(options, SAMPLES)
     tokenizer = words(options.vocabulary)
     model = random_llama(options.vocabulary, options.width, options.layers, seed=0)
     if side == "peer":
@@ -179,15 +180,15 @@ def grpo(options: argparse.Namespace, folder: Path, meter: Meter, side: str) -> 
 
         args = GRPOConfig(
             **shared(folder, options.micro),
-            gradient_accumulation_steps=PROMPTS * SAMPLES // 2 // options.micro,
-            steps_per_generation=PROMPTS * SAMPLES // options.micro,
+            gradient_accumulation_steps=ROWS // 2 // options.micro,
+            steps_per_generation=ROWS // options.micro,
             num_generations=SAMPLES,
             max_completion_length=responses.shape[2],
             beta=0.0,
             loss_type="grpo",
             disable_dropout=True,
         )
-        data = Dataset.from_list([{"prompt": str(p)} for p in range(PROMPTS)])
+        data = Dataset.from_list([{"prompt": str(p)} for p in range(len(prompts))])
         return GRPOTrainer(
             model, reward, args, data, processing_class=tokenizer, rollout_func=stored, callbacks=[watch(meter)]
         )
@@ -212,19 +213,19 @@ def grpo(options: argparse.Namespace, folder: Path, meter: Meter, side: str) -> 
             return made
 
     recipe = RLRecipe(
-        model="policy", problems="problems", output=str(folder), method="grpo", batch_size=PROMPTS, oversample=1, samples=SAMPLES,
-        minibatches=2, micro_batch_size=options.micro, max_new_tokens=responses.shape[2], max_steps=1_000, save_every=1_000,
-        learning_rate=RATE,
+        model="policy", problems="problems", output=str(folder), method="grpo", batch_size=len(prompts), oversample=1,
+        samples=SAMPLES, minibatches=2, micro_batch_size=options.micro, max_new_tokens=responses.shape[2], max_steps=1_000,
+        save_every=1_000, learning_rate=RATE,
     )  # fmt: skip
     give_logprobs(model, "the policy")
-    problems = [(Problem(str(p), "", ""), prompts[p]) for p in range(PROMPTS)]
+    problems = [(Problem(str(p), "", ""), prompts[p]) for p in range(len(prompts))]
     setup = Setup(recipe, problems, TraceEncoder(tokenizer), frozenset({0}), 1, folder)
     return Stored(setup, model, [watch(meter)])
 
 
 def pairs(options: argparse.Namespace, folder: Path, meter: Meter, side: str) -> Any:
     """Make the trainer of a reward model on pairs, or the loop of the release."""
-    prompts, responses = rows_of(options)
+    prompts, responses = rows_of(options, 2)
     model, reference = (random_llama(options.vocabulary, options.width, options.layers, seed) for seed in (0, 1))
     reference.requires_grad_(False)
     if side == "peer" and options.kind == "ipvrm":
@@ -235,10 +236,10 @@ def pairs(options: argparse.Namespace, folder: Path, meter: Meter, side: str) ->
         from trl import DPOConfig, DPOTrainer
 
         rows = []
-        for p in range(PROMPTS):  # TRL adds the end of turn
+        for p in range(ROWS // 2):  # TRL adds the end of turn
             chosen, rejected = (f" {text(responses[p, k, :-1])}" for k in (0, 1))
             rows.append({"prompt": text(prompts[p]), "chosen": chosen, "rejected": rejected})
-        args = DPOConfig(**shared(folder, PROMPTS), beta=0.05, max_length=None, dataloader_drop_last=True)
+        args = DPOConfig(**shared(folder, ROWS // 2), beta=0.05, max_length=None, dataloader_drop_last=True)
         data = Dataset.from_list(rows)
         return DPOTrainer(
             model, reference, args, train_dataset=data, processing_class=tokenizer, callbacks=[watch(meter)]
@@ -251,14 +252,14 @@ def pairs(options: argparse.Namespace, folder: Path, meter: Meter, side: str) ->
     from prmbench.training.rm.trainer import PairData, RewardModelTrainer
 
     recipe = RMRecipe(
-        model="rm", data="rollouts", output=str(folder), objective=options.kind, batch_size=PROMPTS, micro_batch_size=PROMPTS,
+        model="rm", data="rollouts", output=str(folder), objective=options.kind, batch_size=ROWS // 2, micro_batch_size=ROWS // 2,
         max_steps=1_000, save_every=1_000, learning_rate=RATE, schedule="constant", warmup_ratio=0.0, weight_decay=0.0,
         reference_logprobs="as-needed",
     )  # fmt: skip
     give_logprobs(model, "the reward model")
     data = [
         Pair(str(p), *(Response(np.concatenate([prompts[p], responses[p, k]]), len(prompts[p])) for k in (0, 1)))
-        for p in range(PROMPTS)
+        for p in range(ROWS // 2)
     ]
     made = RewardModelTrainer(
         recipe,
@@ -282,8 +283,8 @@ def released(options: argparse.Namespace, meter: Meter, model: Any, reference: A
     release = importlib.import_module("train_rm_with_accelerate")
     settings = SimpleNamespace(loss_type="ipvrm", reward_type="logp_ratio", beta=10.0, gamma=5.0)
     wrapped = release.RewardModel(model, settings.reward_type, logprob_chunk_size=128).train()
-    prompts, responses = rows_of(options)
-    rows = [(p, k) for p in range(PROMPTS) for k in (0, 1)]
+    prompts, responses = rows_of(options, 2)
+    rows = [(p, k) for p in range(ROWS // 2) for k in (0, 1)]
     ids = torch.from_numpy(np.stack([np.concatenate([prompts[p], responses[p, k]]) for p, k in rows]))
     mask = torch.zeros_like(ids)
     mask[:, prompts.shape[1] :] = 1
@@ -366,8 +367,8 @@ def main() -> None:
         "threads": 1,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each side")
-    parser.add_argument("--steps", type=int, default=2, help="steps of a process that count")
+    parser.add_argument("--repeats", type=int, default=2, help="processes of each side")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a process that count")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:

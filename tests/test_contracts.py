@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prmbench.engines.hf.kv_cache import cache_argument
 from prmbench.resources import resource_folder
+from prmbench.training.recipes.optimisation import checkpointing_argument
 from prmbench.training.rl.batch import PromptSampler
 
 ROOT = resource_folder("training").parent
@@ -203,7 +205,7 @@ TAKEN = [
      ["prompt_ids", "images", "multimodal_fields", "num_generations"]),
     ("training/recipes/optimisation.py", "transformers.TrainingArguments",
      ["output_dir", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "bf16",
-      "gradient_checkpointing", "save_strategy", "save_total_limit", "logging_nan_inf_filter", "report_to", "run_name", "project",
+      "save_strategy", "save_total_limit", "logging_nan_inf_filter", "report_to", "run_name", "project",
       "disable_tqdm", "seed", "use_cpu", "num_train_epochs", "max_steps", "per_device_train_batch_size",
       "per_device_eval_batch_size", "gradient_accumulation_steps", "save_steps", "logging_steps"]),
     ("training/rl/recipe.py", "trl.GRPOConfig",
@@ -332,6 +334,25 @@ def test_lines_that_ours_stand_beside_are_there(dotted):
     source = inspect.getsource(find(dotted))
     gone = [line for line in LINES[dotted] if line not in source]
     assert not gone, f"{dotted} of {named(dotted.split('.')[0])} no longer has {gone}"
+
+
+@pytest.mark.parametrize("model", ["LlamaModel", "Qwen3Model", "Gemma2Model", "DeepseekV3Model", "MambaModel"])
+def test_models_name_their_cache_as_ours_expects(model):
+    known = cache_argument(find(f"transformers.{model}"))
+    assert known is not None, (
+        f"{model} of {named('transformers')} takes its cache under a name that kv_cache.py does not know"
+    )
+
+
+def test_the_argument_that_computes_layers_twice_is_the_one_that_is_not_deprecated(tmp_path):
+    """A warning is an error in tests; all trainers of TRL take the argument too."""
+    from transformers import TrainingArguments
+    from trl import GRPOConfig, SFTConfig
+
+    for made in (TrainingArguments, GRPOConfig, SFTConfig):
+        for wanted in (True, False):
+            arguments = made(output_dir=str(tmp_path), use_cpu=True, bf16=False, **{checkpointing_argument(): wanted})
+            assert arguments.gradient_checkpointing is wanted
 
 
 def test_trl_gives_a_step_the_prompts_that_ours_lays_out():

@@ -85,11 +85,11 @@ class GrowingLayer(DynamicLayer):
         return buffer[:, :, :end]
 
 
-def cache_argument(trunk: torch.nn.Module) -> str | None:
+def cache_argument(trunk: torch.nn.Module | type[torch.nn.Module]) -> str | None:
     """Find the name under which a decoder takes its cache.
 
     Args:
-        trunk: The decoder.
+        trunk: The decoder, or its class.
 
     Returns:
         The name; None where its forward has none that is known.
