@@ -1,9 +1,9 @@
-# make setup | vllm | demo | test | test-slow | lint | docs | bench: one word each, from a fresh clone, with Python 3.11 or newer and
-# nothing else.
+# make setup | vllm | demo | test | test-slow | newest | lint | docs | bench: one word each, from a fresh clone, with Python 3.11 or
+# newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup vllm demo test test-slow lint docs bench
+.PHONY: setup vllm demo test test-slow newest lint docs bench
 
 # A process a core, each with one thread; tests of a file share their models, so a file stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
@@ -38,6 +38,12 @@ test: setup
 # Trainings that are killed and go on, several processes, vLLM, lm-eval.
 test-slow: setup
 	$(PYTEST) -m slow
+
+# The tests with the newest versions of everything but torch, in environments of their own: what has changed in other libraries, and
+# whether the ranges in pyproject.toml may follow. Not part of .ci/run, because what it finds is not the fault of a change here.
+newest:
+	$(PYTHON) scripts/newest.py
+	$(PYTHON) scripts/newest.py --vllm -- -q tests/engines/vllm tests/search/test_search_vllm.py
 
 lint: setup
 	$(BIN)/ruff format --check .

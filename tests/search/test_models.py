@@ -18,6 +18,7 @@ from prmbench.benchmarks.best_of_n.metrics import completion_scores
 from prmbench.benchmarks.best_of_n.run import evaluate_best_of_n
 from prmbench.data.completions import StoredCompletion
 from prmbench.data.prompts import find_prompt
+from prmbench.engines.hf.kv_cache import cache_argument
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.policies.policy import load_policy
 from prmbench.reward_models.loading import load_reward_model
@@ -257,7 +258,7 @@ def test_operations_are_those_that_torch_counts(policy, smollm2):
         with torch.inference_mode():
             cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
             with FlopCounterMode(display=False) as counted:
-                model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+                model(input_ids=ids[:, -1:], use_cache=True, **{cache_argument(model): cache})
             assert counted.get_total_flops() == pytest.approx(shape.forward(16, 17, 1), rel=1e-3)
             with FlopCounterMode(display=False) as counted:
                 model(input_ids=ids, use_cache=False)

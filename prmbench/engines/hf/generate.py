@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.attention import attend_together
-from prmbench.engines.hf.kv_cache import growing_cache
+from prmbench.engines.hf.kv_cache import cache_argument, growing_cache
 from prmbench.engines.hf.token_choice import choose
 from prmbench.engines.sampling import Completion, Request, SamplingParams, uniforms
 from prmbench.errors import UserError, argument
@@ -94,8 +93,7 @@ def generate(
     forced = torch.tensor([-1 if r.forced is None else r.forced for r in requests], device=device)
 
     # The prompts, padded on the left; each once where the cache can be spread over several completions.
-    takes = inspect.signature(engine.trunk.forward).parameters
-    argument_name = "cache_params" if "cache_params" in takes else "past_key_values"
+    argument_name = cache_argument(engine.trunk) or "past_key_values"
     cache = growing_cache(engine.model.config)
     selectable = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)  # recurrent states are not
     prompts, which = _distinct([r.prompt for r in requests]) if selectable else ([r.prompt for r in requests], [])

@@ -144,7 +144,7 @@ def grow(
                     attention_mask=mask if padded else None,
                     position_ids=positions,
                     use_cache=True,
-                    past_key_values=cache,
+                    **{store.argument: cache},
                 ).last_hidden_state[:, -1]
                 # The first states that come from the cache are checked on the row that is shortest.
                 if t == 1 and (way := (len(alive) > 1, padded, True, True)) not in engine.cached_ways:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from transformers.cache_utils import DynamicLayer
 
 _SPARE = 0.5  # share of its length by which a buffer is made longer than what must go in
 _LEAST_SPARE = 64
+
+CACHE_ARGUMENTS = ("cache_params", "cache", "past_key_values")
+"""How models name the cache that their forward takes: with recurrent states, from transformers 5.24 on, and before that."""
 
 State = tuple[torch.Tensor, torch.Tensor]
 """Keys and values. Shape of each [rows, heads, length, width]."""
@@ -79,6 +83,19 @@ class GrowingLayer(DynamicLayer):
             self._buffers[name] = buffer
         buffer[:, :, length:end] = new
         return buffer[:, :, :end]
+
+
+def cache_argument(trunk: torch.nn.Module | type[torch.nn.Module]) -> str | None:
+    """Find the name under which a decoder takes its cache.
+
+    Args:
+        trunk: The decoder, or its class.
+
+    Returns:
+        The name; None where its forward has none that is known.
+    """
+    takes = inspect.signature(trunk.forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in takes), None)
 
 
 def growing_cache(config: PretrainedConfig) -> DynamicCache:

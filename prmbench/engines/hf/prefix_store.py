@@ -10,7 +10,6 @@ whole sequence, sequences are run whole: results are right, and nothing is saved
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from prmbench.engines.hf.kv_cache import GrowingLayer, growing_cache
+from prmbench.engines.hf.kv_cache import GrowingLayer, cache_argument, growing_cache
 from prmbench.engines.hf.states import same_states
 
 Ids = NDArray[np.int64]
@@ -76,6 +75,7 @@ class PrefixStore:
         trunk: The decoder.
         device: Where it computes.
         works: Whether states are kept; otherwise sequences are run whole.
+        argument: Name under which the decoder takes its cache; empty: it takes none.
         tokens: Number of tokens that have run, without padding.
         checked_tokens: Number of tokens that were run once more, to see that states are right.
     """
@@ -89,11 +89,9 @@ class PrefixStore:
         """
         self.trunk, self.device = trunk, device
         self.tokens, self.checked_tokens = 0, 0
-        takes = inspect.signature(trunk.forward).parameters
         layers = growing_cache(trunk.config).layers
-        self.works = (
-            "past_key_values" in takes and bool(layers) and all(type(layer) is GrowingLayer for layer in layers)
-        )
+        self.argument = cache_argument(trunk) or ""
+        self.works = bool(self.argument and layers) and all(type(layer) is GrowingLayer for layer in layers)
         self._checked: set[tuple[bool, bool]] = set()
         self._roots: dict[int, Node] = {}
 
@@ -240,7 +238,7 @@ class PrefixStore:
             attention_mask=mask if padded else None,
             position_ids=positions.to(self.device),
             use_cache=True,
-            past_key_values=cache,
+            **{self.argument: cache},
         ).last_hidden_state
         longest = before.shape[1]
         if not self._holds(cache, [(one, states[row, new[row] - 1]) for row, (one, _) in enumerate(todo)], before):

@@ -328,7 +328,7 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
         "warmup_steps": round(recipe.warmup_ratio * updates),
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
-        "gradient_checkpointing": recipe.gradient_checkpointing,
+        checkpointing_argument(): recipe.gradient_checkpointing,
         "bf16": recipe.autocasts(),
         "save_strategy": "steps",
         "save_total_limit": 2,  # a run goes on from the state before the last one where that is damaged
@@ -340,6 +340,14 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
         "seed": recipe.seed,
         "use_cpu": not torch.cuda.is_available(),
     }
+
+
+def checkpointing_argument() -> str:
+    """Find what transformers calls the argument that computes layers twice to save memory: it has a new name from 5.24 on."""
+    from transformers import TrainingArguments
+
+    new = "activation_checkpointing"
+    return new if new in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
 
 
 def longest_sequence(recipe: Optimisation, folder: Path) -> int:

@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from prmbench.engines.hf.attention import attend_together, shared_attention
 from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.hf.generate import generate
-from prmbench.engines.hf.kv_cache import growing_cache
+from prmbench.engines.hf.kv_cache import cache_argument, growing_cache
 from prmbench.engines.sampling import Request, SamplingParams, uniforms
 
 
@@ -146,7 +146,7 @@ def test_sampling_equals_running_everything_again(name):
     engine = HFEngine(model)
     cache = growing_cache(model.config)
     with attend_together(cache) as together:
-        engine.trunk(input_ids=torch.tensor([[4, 5, 6]]), past_key_values=cache, use_cache=True)
+        engine.trunk(input_ids=torch.tensor([[4, 5, 6]]), use_cache=True, **{cache_argument(engine.trunk): cache})
         assert together.may_share() == shared
     stop = frozenset({3, 5})
     prompt, other = np.arange(4, 13), np.arange(20, 25)
@@ -172,7 +172,7 @@ def test_another_attention_is_left_as_it_is():
     model.set_attn_implementation("eager")
     cache = growing_cache(model.config)
     with attend_together(cache) as together:
-        model(torch.tensor([[4, 5, 6]]), past_key_values=cache)
+        model(torch.tensor([[4, 5, 6]]), **{cache_argument(model): cache})
     assert not together.may_share()
 
 
@@ -180,7 +180,7 @@ def test_half_precision_does_not_share():
     model = support.tiny_llama(40).to(torch.bfloat16)
     cache = growing_cache(model.config)
     with attend_together(cache) as together:
-        model(torch.tensor([[4, 5, 6]]), past_key_values=cache)
+        model(torch.tensor([[4, 5, 6]]), **{cache_argument(model): cache})
     assert together.reached == [0, 1]
     assert not together.may_share()
 

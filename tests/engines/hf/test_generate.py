@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import support
@@ -123,9 +125,13 @@ def test_a_shared_prompt_runs_once_and_changes_nothing(engine, temperature, monk
     params = SamplingParams(max_new_tokens=20, temperature=temperature)
     rows = []
     forward = engine.trunk.forward
-    monkeypatch.setattr(
-        engine.trunk, "forward", lambda *a, **k: rows.append(tuple(k["input_ids"].shape)) or forward(*a, **k)
-    )
+
+    @functools.wraps(forward)
+    def counted(*a, **k):
+        rows.append(tuple(k["input_ids"].shape))
+        return forward(*a, **k)
+
+    monkeypatch.setattr(engine.trunk, "forward", counted)
     found = generate(engine, requests, STOP, params, seed=1)
     assert rows[0] == (2, 5)  # two prompts for six completions
     assert rows[1][0] == 6

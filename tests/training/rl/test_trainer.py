@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 
 import numpy as np
@@ -13,13 +12,10 @@ import torch
 from rl_driver import make_recipe, same_weights, save_reward
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from trl import GRPOTrainer
-from trl.trainer.utils import RepeatSampler
 
 from prmbench.errors import UserError
 from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.training.rl.balance import OnlineObjective
-from prmbench.training.rl.batch import PromptSampler
 from prmbench.training.rl.reference_step import PlainReward, reference_step, sample_groups
 from prmbench.training.rl.run import train_rl
 
@@ -255,33 +251,3 @@ def test_a_reward_model_that_is_no_number_stops_the_run(world, tmp_path, chosen_
     )
     with pytest.raises(UserError, match="is not a finite number; lower reward_model.learning_rate"):
         train_rl(recipe)
-
-
-def test_trl_is_what_this_was_written_for():
-    """Where this fails TRL has changed: read its changelog, mend `PolicyTrainer`, raise TESTED_TRL."""
-    parameters = {
-        "_prepare_inputs": ["self", "generation_batch"],
-        "_compute_loss": ["self", "model", "inputs"],
-        "_save_checkpoint": ["self", "model", "trial"],
-        "_generate_single_turn": [
-            "self",
-            "prompt_ids",
-            "images",
-            "multimodal_fields",
-            "num_generations",
-            "has_tool_images",
-        ],
-    }
-    for name, wanted in parameters.items():
-        found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
-        assert found == wanted, f"GRPOTrainer.{name} takes {found}; PolicyTrainer was written for {wanted}"
-    source = inspect.getsource(GRPOTrainer)
-    for used in ("self._step += 1", "self._buffered_inputs", "self._metrics[", "self._dist = ", "self.vllm_generation"):
-        assert used in source, f"GRPOTrainer no longer has `{used}`, which PolicyTrainer relies on"
-    assert "return self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
-    assert GRPOTrainer.loss_is_scaled_for_ga is True, "TRL now lets transformers scale the loss"
-    theirs = RepeatSampler(list(range(5)), mini_repeat_count=2, batch_size=2, repeat_count=3, shuffle=False)
-    ours = list(PromptSampler(5, 2, 2, 3, seed=0))
-    order = np.random.default_rng([0, 0]).permutation(5)
-    assert ours == [int(order[i]) for i in theirs], "TRL's loader now wants prompts in another layout"
-    assert len(PromptSampler(5, 2, 2, 3, seed=0)) == len(ours) == len(theirs)
