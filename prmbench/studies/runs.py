@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
-from prmbench.studies.lab import RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
+from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
+from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED, LabelSettings
 from prmbench.studies.measure_decisions import measure_credit
+from prmbench.studies.measure_labels import LABEL_SIZES, measure_labels
 from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
@@ -24,7 +26,7 @@ from prmbench.studies.settings import (
 )
 
 Row = dict[str, Any]
-Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit"]
+Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit", "labels"]
 
 MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "reward model": (measure_reward_model, 60),
@@ -33,8 +35,13 @@ MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "td": (measure_td, 60),
     "candidates": (measure_candidate_sets, 15),
     "credit": (measure_credit, 10),
+    "labels": (measure_labels, 60),
 }
 """How each kind is measured, and about how many seconds it takes on one core, without what it stands on."""
+
+
+SEARCHED = {*SEARCHED_POLICIES, *SEARCHED_REWARD_MODELS, *SEARCHED_LABELLED}
+"""Names of runs that settings are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,18 @@ class StudyRun:
 
     Attributes:
         kind: What is measured.
-        name: Name of the reward model or the policy, in `prmbench.studies.settings`; ``sft`` for ``candidates``.
+        name: Name of the reward model or the policy, in `prmbench.studies.settings`, or of the study of labels, in
+            `prmbench.studies.label_settings`; ``sft`` for ``candidates``.
     """
 
     kind: Kind
     name: str
 
     @property
-    def settings(self) -> RewardModelSettings | PolicySettings | None:
+    def settings(self) -> RewardModelSettings | PolicySettings | LabelSettings | None:
         """How what is measured is trained; None for ``candidates``, which are of the SFT policy."""
+        if self.kind == "labels":
+            return (LABELLED | SEARCHED_LABELLED)[self.name]
         if self.kind == "policy":
             return (POLICIES | SEARCHED_POLICIES)[self.name]
         return (REWARD_MODELS | SEARCHED_REWARD_MODELS).get(self.name)
@@ -64,7 +74,7 @@ class StudyRun:
     @property
     def split(self) -> Split:
         """Split that it is measured on: validation where settings are searched."""
-        return "validation" if self.name in SEARCHED_POLICIES | SEARCHED_REWARD_MODELS else "test"
+        return "validation" if self.name in SEARCHED else "test"
 
     @property
     def facts(self) -> Row:
@@ -79,8 +89,13 @@ class StudyRun:
         Args:
             folder: Folder of a seed's build.
         """
-        recipes = {"candidates": [], "policy": [RM_RECIPE, RL_RECIPE]}.get(self.kind, [RM_RECIPE])
-        key = digest([self.kind, self.facts, self.split, SIZES, [recipe_text(name) for name in recipes]])
+        recipes = {
+            "candidates": [],
+            "policy": [RM_RECIPE, RL_RECIPE],
+            "labels": [RM_RECIPE, PRM_RECIPE],
+        }.get(self.kind, [RM_RECIPE])
+        sizes = [*SIZES, LABEL_SIZES] if self.kind == "labels" else SIZES
+        key = digest([self.kind, self.facts, self.split, sizes, [recipe_text(name) for name in recipes]])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 
 
