@@ -24,6 +24,7 @@ from prmbench.miniature.true_model import values_after
 from prmbench.miniature.world import parse_problem
 from prmbench.results.schema import Estimate, Subject
 from prmbench.results.store import write_atomically
+from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.objectives import Convention, meaning_of
 from prmbench.stats.auc import ranking_auc
@@ -70,9 +71,7 @@ def measure_labels(lab: Lab, settings: LabelSettings, output: Path) -> dict[str,
         of prefix values with the true ones.
     """
     chosen = choose(lab, settings)
-    model = load_reward_model(lab.policy, kind="endo") if settings.source == "nothing" else None
-    if model is None:
-        model = load_reward_model(_train(lab, settings, chosen, output))
+    model = trained_on(lab, settings, output, chosen)
     found: dict[str, Any] = {"data": _describe(lab, settings, chosen)}
     run: dict[str, Any] = {"n_resamples": N_RESAMPLES, "batch_tokens": BATCH_TOKENS, "miniature": True}
     # Completions: at the evaluation preset for the test, as for training where settings are searched.
@@ -114,6 +113,20 @@ def measure_labels(lab: Lab, settings: LabelSettings, output: Path) -> dict[str,
     for folder in ("model", "data"):
         shutil.rmtree(output / folder, ignore_errors=True)
     return found
+
+
+def trained_on(lab: Lab, settings: LabelSettings, output: Path, chosen: Chosen | None = None) -> RewardModel:
+    """Train a reward model of the study of labels, and load it.
+
+    Args:
+        lab: The seed's data and models.
+        settings: How it is trained.
+        output: Folder for the training.
+        chosen: What it is trained on; None chooses it.
+    """
+    if settings.source == "nothing":
+        return load_reward_model(lab.policy, kind="endo")
+    return load_reward_model(_train(lab, settings, chosen or choose(lab, settings), output))
 
 
 def _train(lab: Lab, settings: LabelSettings, chosen: Chosen, output: Path) -> Path:

@@ -16,6 +16,7 @@ from prmbench.studies.measure_labels import LABEL_SIZES, measure_labels
 from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
+from prmbench.studies.measure_search import SEARCH_SIZES, SEARCHES, SearchSettings, measure_searches
 from prmbench.studies.settings import (
     POLICIES,
     REWARD_MODELS,
@@ -26,7 +27,7 @@ from prmbench.studies.settings import (
 )
 
 Row = dict[str, Any]
-Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit", "labels"]
+Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit", "labels", "search"]
 
 MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "reward model": (measure_reward_model, 60),
@@ -36,6 +37,7 @@ MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "candidates": (measure_candidate_sets, 15),
     "credit": (measure_credit, 10),
     "labels": (measure_labels, 60),
+    "search": (measure_searches, 300),
 }
 """How each kind is measured, and about how many seconds it takes on one core, without what it stands on."""
 
@@ -50,18 +52,20 @@ class StudyRun:
 
     Attributes:
         kind: What is measured.
-        name: Name of the reward model or the policy, in `prmbench.studies.settings`, or of the study of labels, in
-            `prmbench.studies.label_settings`; ``sft`` for ``candidates``.
+        name: Name of the reward model or the policy, in `prmbench.studies.settings`, of the study of labels, in
+            `prmbench.studies.label_settings`, or of that of guided search; ``sft`` for ``candidates``.
     """
 
     kind: Kind
     name: str
 
     @property
-    def settings(self) -> RewardModelSettings | PolicySettings | LabelSettings | None:
+    def settings(self) -> RewardModelSettings | PolicySettings | LabelSettings | SearchSettings | None:
         """How what is measured is trained; None for ``candidates``, which are of the SFT policy."""
         if self.kind == "labels":
             return (LABELLED | SEARCHED_LABELLED)[self.name]
+        if self.kind == "search":
+            return SEARCHES[self.name]
         if self.kind == "policy":
             return (POLICIES | SEARCHED_POLICIES)[self.name]
         return (REWARD_MODELS | SEARCHED_REWARD_MODELS).get(self.name)
@@ -93,8 +97,10 @@ class StudyRun:
             "candidates": [],
             "policy": [RM_RECIPE, RL_RECIPE],
             "labels": [RM_RECIPE, PRM_RECIPE],
+            "search": [RM_RECIPE, PRM_RECIPE],
         }.get(self.kind, [RM_RECIPE])
-        sizes = [*SIZES, LABEL_SIZES] if self.kind == "labels" else SIZES
+        own: dict[Kind, list[Any]] = {"labels": [LABEL_SIZES], "search": [LABEL_SIZES, SEARCH_SIZES]}
+        sizes = [*SIZES, *own.get(self.kind, [])]
         key = digest([self.kind, self.facts, self.split, sizes, [recipe_text(name) for name in recipes]])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 

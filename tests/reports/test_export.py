@@ -201,6 +201,8 @@ def test_what_puts_figures_at_risk_is_on_the_card_and_on_the_page(entry, tmp_pat
         assert "\n- smollm2-135m-ipvrm: At risk: the " in write([at_risk])
         assert "<b>" not in write([at_risk])
         assert "At risk" not in write([entry])
-    section = load_measured(ENTRY).benchmark.section(dataclasses.replace(at_risk, items=load_measured(ENTRY).items), None)
+    section = load_measured(ENTRY).benchmark.section(
+        dataclasses.replace(at_risk, items=load_measured(ENTRY).items), None
+    )
     assert "At risk: the <b>prompt</b> | differs." in section.about
     assert any("the best score that knows nothing of the text (length only: 32.9)" in line for line in section.about)
