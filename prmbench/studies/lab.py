@@ -37,7 +37,7 @@ from prmbench.studies.settings import RewardModelSettings
 from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.rm.run import train_rm
 
-RM_RECIPE, RL_RECIPE = "miniature/rm.yaml", "miniature/rl.yaml"
+RM_RECIPE, PRM_RECIPE, RL_RECIPE = "miniature/rm.yaml", "miniature/prm.yaml", "miniature/rl.yaml"
 RM_SAVE_EVERY, RL_SAVE_EVERY = 100, 10
 """Steps between two saved states of a training, from which it goes on after a stop; they change nothing of its result."""
 N_OUTCOMES, N_ROLLOUTS = (4_500, 5), (600, 4)
@@ -114,14 +114,32 @@ class Lab:
             return sample_split(self.build, self.policy, split, *size, params)
 
     @cached_property
+    def _outcomes(self) -> tuple[Path, list[Rollout]]:
+        return self._sample("train", N_OUTCOMES)
+
+    @property
     def outcomes(self) -> Path:
         """Folder of the verified rollouts that reward models are trained on."""
-        return self._sample("train", N_OUTCOMES)[0]
+        return self._outcomes[0]
+
+    @property
+    def outcome_rollouts(self) -> list[Rollout]:
+        """The same rollouts, by problem and then by sample."""
+        return self._outcomes[1]
 
     @cached_property
+    def _rollouts(self) -> tuple[Path, list[Rollout]]:
+        return self._sample(self.split, N_ROLLOUTS)
+
+    @property
     def rollouts(self) -> list[Rollout]:
         """Verified rollouts of the split's problems."""
-        return self._sample(self.split, N_ROLLOUTS)[1]
+        return self._rollouts[1]
+
+    @property
+    def rollouts_folder(self) -> Path:
+        """Folder of the same rollouts."""
+        return self._rollouts[0]
 
     @cached_property
     def candidates(self) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ from scipy.stats import spearmanr
 from prmbench.benchmarks.search.benchmark import SearchOptions
 from prmbench.benchmarks.search.run import evaluate_search
 from prmbench.benchmarks.search.schema import SearchMetrics
-from prmbench.benchmarks.search.table import standing
-from prmbench.data.problems import Problem
+from prmbench.data.problems import Problem, load_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.engines.sampling import SamplingParams
-from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT
+from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT, make_problems, write_lines
 from prmbench.miniature.true_model import TrueValueModel
 from prmbench.policies.policy import Policy
-from prmbench.reports.pages import markdown_table
 from prmbench.results.schema import Estimate
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.objectives import Convention
@@ -32,11 +31,83 @@ from prmbench.search.paths import Path as ResponsePath
 from prmbench.search.sampler import PolicySampler
 from prmbench.search.scorer import ModelScorer
 from prmbench.search.step_ends import StepEnds
+from prmbench.studies.lab import Lab
+from prmbench.studies.label_settings import LABELLED
+from prmbench.studies.measure_labels import trained_on
+from prmbench.studies.settings import REWARD_MODELS
 
 PARAMS = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
 BUDGETS = (4, 16)
-MANY = 1_024
-"""Samples of each problem for the curve of over-optimisation."""
+N_SEARCHED, N_MANY, MANY = 100, 32, 1_024
+"""Problems of the methods, problems of the curve of over-optimisation, and samples of each of these."""
+SEARCH_SIZES = [N_SEARCHED, N_MANY, MANY, list(BUDGETS)]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What scores the paths of the study of guided search.
+
+    Attributes:
+        scores: ``true values``, the name of a reward model of the tables, or the name of one of the study of labels.
+    """
+
+    scores: str
+
+
+SEARCHES: dict[str, SearchSettings] = {
+    name: SearchSettings(name) for name in ("true values", "ipvrm", "implicit_prm", "q_rm", "exact @16")
+}
+"""The study's ways to score, by the name of their run. ``exact @16`` is an explicit PRM, trained on exact labels."""
+
+
+def measure_searches(lab: Lab, settings: SearchSettings, output: Path) -> dict[str, Any]:
+    """Measure every method of guided search with one way to score paths.
+
+    Args:
+        lab: The seed's data and models.
+        settings: What scores the paths.
+        output: Folder of the entries.
+
+    Returns:
+        ``methods``: by method and budget ``accuracy``, ``best_of_n`` (at equal compute), ``equal_n``, ``difference``,
+        ``any_right``, ``sampled`` tokens and ``flops`` of a problem. ``curve``: by N ``accuracy`` and ``any_right`` of Best-of-N,
+        exact over all subsets of `MANY` samples. ``agreement``: what `agreement` says; 1 for the true values themselves.
+    """
+    # What scores paths.
+    policy = lab.load_policy()
+    truth = TrueValueModel(lab.build.world, policy.encoder)
+    if settings.scores == "true values":
+        model: RewardModel = truth
+    elif settings.scores in REWARD_MODELS:
+        model = lab.reward_model(REWARD_MODELS[settings.scores])
+    else:
+        model = trained_on(lab, LABELLED[settings.scores], output / "reward-model")
+    # Problems that no reward model was trained on, as test problems are.
+    seed = 40_000 + lab.build.seed
+    file = write_lines(output / "problems.jsonl", make_problems(lab.build.world, "test", N_SEARCHED, seed))
+    problems = load_problems(file)
+    # The methods, and many samples.
+    found = measure_search(model, policy, problems, settings.scores, output / "methods")
+    many = measure_many(model, policy, problems[:N_MANY], settings.scores, output / "many", MANY)
+    agrees = 1.0 if model is truth else agreement(model, truth, policy, problems).value
+    return {
+        "methods": {
+            name: {
+                "accuracy": one.accuracy.value,
+                "best_of_n": one.best_of_n.value,
+                "equal_n": one.equal_n,
+                "difference": one.difference.value,
+                "any_right": one.any_right.value,
+                "sampled": one.sampled,
+                "flops": (one.policy_flops or 0.0) + (one.model_flops or 0.0),
+            }
+            for name, one in found.mean.methods.items()
+        },
+        "curve": {
+            n: {"accuracy": one.accuracy.value, "any_right": one.any_right.value} for n, one in many.mean.curve.items()
+        },
+        "agreement": agrees,
+    }
 
 
 def score_of(model: RewardModel) -> str:
@@ -153,74 +224,3 @@ def agreement(
     means = np.array([np.mean(one) for one in by_problem.values()])
     half = 1.96 * float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
     return Estimate(value=float(means.mean()), low=float(means.mean()) - half, high=float(means.mean()) + half)
-
-
-def cell(found: Estimate, *, signed: bool = False) -> str:
-    """Write a share in percent with its interval.
-
-    Args:
-        found: The figure.
-        signed: Whether a plus is written before a figure above 0.
-    """
-    assert found.value is not None
-    text = f"{100 * found.value:{'+' if signed else ''}.1f}"
-    return (
-        text if found.low is None or found.high is None else f"{text} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    )
-
-
-def methods_table(results: Mapping[str, SearchMetrics]) -> str:
-    """Write a row a reward model, method and budget.
-
-    Args:
-        results: Figures by the reward model's name.
-    """
-    rows = []
-    for name, metrics in results.items():
-        for method, found in metrics.mean.methods.items():
-            pooled = method.startswith("best-of-n@")
-            flops = ((found.policy_flops or 0.0) + (found.model_flops or 0.0)) / 1e6
-            against = (
-                ["", ""]
-                if pooled
-                else [
-                    f"{100 * (found.best_of_n.value or 0):.1f} @{found.equal_n:.1f}",
-                    cell(found.difference, signed=True),
-                ]
-            )
-            rows.append([name, method, cell(found.accuracy), *against, f"{found.sampled:,.0f}", f"{flops:,.0f}"])
-    titles = ["scores by", "method", "right", "best-of-n, equal compute", "difference", "tokens", "MFLOPs"]
-    return markdown_table(titles, rows)
-
-
-def winners(results: Mapping[str, SearchMetrics]) -> list[str]:
-    """Say of each reward model which searches are better and which are worse than Best-of-N at equal compute.
-
-    Args:
-        results: Figures by the reward model's name.
-    """
-    lines = []
-    for name, metrics in results.items():
-        groups: dict[str, list[str]] = {}
-        for method, found in metrics.mean.methods.items():
-            if not method.startswith("best-of-n@"):
-                groups.setdefault(standing(found.difference), []).append(method)
-        said = "; ".join(f"{words} Best-of-N: {', '.join(some)}" for words, some in groups.items())
-        lines.append(f"- {name}: {said}.")
-    return lines
-
-
-def curve_table(results: Mapping[str, SearchMetrics]) -> str:
-    """Write Best-of-N against N, a row a reward model.
-
-    Args:
-        results: Figures by the reward model's name, all of the same samples.
-    """
-    sizes = list(next(iter(results.values())).mean.curve)
-    first = next(iter(results.values())).mean.curve
-    rows = [
-        [name, *(f"{100 * (one.mean.curve[n].accuracy.value or 0):.1f}" for n in sizes)]
-        for name, one in results.items()
-    ]
-    rows.append(["any right", *(f"{100 * (first[n].any_right.value or 0):.1f}" for n in sizes)])
-    return markdown_table(["scores by", *(f"@{n}" for n in sizes)], rows)

@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
-from prmbench.studies.lab import RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
+from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
+from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED, LabelSettings
 from prmbench.studies.measure_decisions import measure_credit
+from prmbench.studies.measure_labels import LABEL_SIZES, measure_labels
 from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
+from prmbench.studies.measure_search import SEARCH_SIZES, SEARCHES, SearchSettings, measure_searches
 from prmbench.studies.settings import (
     POLICIES,
     REWARD_MODELS,
@@ -24,7 +27,7 @@ from prmbench.studies.settings import (
 )
 
 Row = dict[str, Any]
-Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit"]
+Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit", "labels", "search"]
 
 MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "reward model": (measure_reward_model, 60),
@@ -33,8 +36,14 @@ MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
     "td": (measure_td, 60),
     "candidates": (measure_candidate_sets, 15),
     "credit": (measure_credit, 10),
+    "labels": (measure_labels, 60),
+    "search": (measure_searches, 300),
 }
 """How each kind is measured, and about how many seconds it takes on one core, without what it stands on."""
+
+
+SEARCHED = {*SEARCHED_POLICIES, *SEARCHED_REWARD_MODELS, *SEARCHED_LABELLED}
+"""Names of runs that settings are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +52,20 @@ class StudyRun:
 
     Attributes:
         kind: What is measured.
-        name: Name of the reward model or the policy, in `prmbench.studies.settings`; ``sft`` for ``candidates``.
+        name: Name of the reward model or the policy, in `prmbench.studies.settings`, of the study of labels, in
+            `prmbench.studies.label_settings`, or of that of guided search; ``sft`` for ``candidates``.
     """
 
     kind: Kind
     name: str
 
     @property
-    def settings(self) -> RewardModelSettings | PolicySettings | None:
+    def settings(self) -> RewardModelSettings | PolicySettings | LabelSettings | SearchSettings | None:
         """How what is measured is trained; None for ``candidates``, which are of the SFT policy."""
+        if self.kind == "labels":
+            return (LABELLED | SEARCHED_LABELLED)[self.name]
+        if self.kind == "search":
+            return SEARCHES[self.name]
         if self.kind == "policy":
             return (POLICIES | SEARCHED_POLICIES)[self.name]
         return (REWARD_MODELS | SEARCHED_REWARD_MODELS).get(self.name)
@@ -64,7 +78,7 @@ class StudyRun:
     @property
     def split(self) -> Split:
         """Split that it is measured on: validation where settings are searched."""
-        return "validation" if self.name in SEARCHED_POLICIES | SEARCHED_REWARD_MODELS else "test"
+        return "validation" if self.name in SEARCHED else "test"
 
     @property
     def facts(self) -> Row:
@@ -79,8 +93,15 @@ class StudyRun:
         Args:
             folder: Folder of a seed's build.
         """
-        recipes = {"candidates": [], "policy": [RM_RECIPE, RL_RECIPE]}.get(self.kind, [RM_RECIPE])
-        key = digest([self.kind, self.facts, self.split, SIZES, [recipe_text(name) for name in recipes]])
+        recipes = {
+            "candidates": [],
+            "policy": [RM_RECIPE, RL_RECIPE],
+            "labels": [RM_RECIPE, PRM_RECIPE],
+            "search": [RM_RECIPE, PRM_RECIPE],
+        }.get(self.kind, [RM_RECIPE])
+        own: dict[Kind, list[Any]] = {"labels": [LABEL_SIZES], "search": [LABEL_SIZES, SEARCH_SIZES]}
+        sizes = [*SIZES, *own.get(self.kind, [])]
+        key = digest([self.kind, self.facts, self.split, sizes, [recipe_text(name) for name in recipes]])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 
 

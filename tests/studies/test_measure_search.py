@@ -11,14 +11,10 @@ from prmbench.miniature.build import PROMPT, SHIPPED, Build, make_problems, writ
 from prmbench.miniature.true_model import TrueValueModel
 from prmbench.policies.policy import load_policy
 from prmbench.reward_models.loading import load_reward_model
-from prmbench.studies.measure_search import (
-    agreement,
-    curve_table,
-    measure_many,
-    measure_search,
-    methods_table,
-    winners,
-)
+from prmbench.studies import measure_search as study
+from prmbench.studies.lab import Lab
+from prmbench.studies.measure_search import agreement, measure_many, measure_search
+from prmbench.studies.runs import StudyRun, perform
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +37,19 @@ def test_true_values_order_prefixes_as_themselves_and_win(policy, tmp_path):
     assert [one.accuracy.value for one in many.mean.curve.values()] == pytest.approx(
         [one.any_right.value for one in many.mean.curve.values()]
     )
-    table = methods_table({"true values": found})
-    assert table.count("\n") == 1 + 10
-    assert "| true values | beam@16 |" in table
-    assert winners({"true values": found})[0].startswith("- true values: ")
-    assert curve_table({"true values": many}).splitlines()[-1].startswith("| any right |")
+
+
+@pytest.mark.slow
+def test_a_run_of_the_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, size in {"N_SEARCHED": 3, "N_MANY": 2, "MANY": 16}.items():
+        monkeypatch.setattr(study, name, size)
+    row = perform(StudyRun("search", "true values"), Lab(0))
+    assert set(row["methods"]) == {
+        f"{m}@{n}" for m in ("best-of-n", "weighted", "beam", "dvts", "particles") for n in (4, 16)
+    }
+    beam = row["methods"]["beam@16"]
+    assert beam["difference"] == pytest.approx(beam["accuracy"] - beam["best_of_n"])
+    assert beam["flops"] > 0
+    assert row["curve"]["16"]["accuracy"] == row["curve"]["16"]["any_right"]
+    assert row["agreement"] == 1

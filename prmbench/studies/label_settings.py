@@ -1,0 +1,78 @@
+"""The study of labels: what each reward model is trained on, by the name of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from prmbench.studies.settings import LABELS, RATE
+
+Source = Literal["nothing", "outcomes", "exact labels", "true values", "rollouts"]
+
+KS = (1, 4, 16)
+"""Continuations of every state that rollout labels are made of."""
+MOST = KS[-1]
+RATES = (1e-4, 3e-4, 1e-3)
+"""Learning rates that were tried."""
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """How a reward model of the study of labels is trained.
+
+    Attributes:
+        objective: Name of the training objective; ``endo`` scores with the policy itself and trains nothing.
+        source: What is known of the solutions that it is trained on: whether each is right (``outcomes``), which step is its first
+            wrong one (``exact labels``), the demonstrator's true value after every step (``true values``), or how many
+            continuations from the end of every step are right (``rollouts``).
+        k: Continuations of every state, of ``rollouts``.
+        budget: Number of continuations of the base solutions whose tokens, with those of the base solutions themselves, may be
+            spent; 0 takes the base solutions.
+        learning_rate: Peak learning rate.
+    """
+
+    objective: str
+    source: Source
+    k: int = 0
+    budget: int = 0
+    learning_rate: float = 0.0
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether it is trained on something for every step."""
+        return self.source in ("exact labels", "true values", "rollouts")
+
+
+CE_RATE = SOFT_RATE = 3e-4
+"""Learning rates of labels and of soft labels. The study chose them on seed 100 and validation problems."""
+
+LABELLED: dict[str, LabelSettings] = {
+    "exact": LabelSettings("step_ce", "exact labels", learning_rate=CE_RATE),
+    "true values": LabelSettings("step_soft", "true values", learning_rate=SOFT_RATE),
+    **{f"k={k}": LabelSettings("step_soft", "rollouts", k, learning_rate=SOFT_RATE) for k in KS},
+    **{name: LabelSettings(name, "outcomes", learning_rate=RATE) for name in ("ipvrm", "implicit_prm", "dpo", "q_rm")},
+    "endo": LabelSettings("endo", "nothing"),
+    **{f"ipvrm @{k}": LabelSettings("ipvrm", "outcomes", 0, k, RATE) for k in KS},
+    f"implicit_prm @{MOST}": LabelSettings("implicit_prm", "outcomes", 0, MOST, RATE),
+    f"k=4 @{MOST}": LabelSettings("step_soft", "rollouts", 4, MOST, SOFT_RATE),
+    f"exact @{MOST}": LabelSettings("step_ce", "exact labels", 0, MOST, CE_RATE),
+}
+"""Reward models of the study. ``@16`` stands for the tokens of 16 continuations of the base solutions."""
+
+EQUAL_DATA = tuple(name for name, settings in LABELLED.items() if settings.budget == 0)
+"""Those that are trained on the base solutions."""
+
+SEARCHED_LABELLED: dict[str, LabelSettings] = {
+    **{f"exact rate={rate:g}": replace(LABELLED["exact"], learning_rate=rate) for rate in RATES},
+    **{f"k=4 rate={rate:g}": replace(LABELLED["k=4"], learning_rate=rate) for rate in RATES},
+}
+"""Reward models among which `CE_RATE` and `SOFT_RATE` were chosen."""
+
+_SOURCES = {"exact": "explicit, exact labels", "true values": "explicit, true values"}
+_SOURCES |= {f"k={k}": f"explicit, K = {k}" for k in KS} | LABELS
+
+TITLES = {
+    name: ", solutions for the tokens of K = ".join(_SOURCES.get(part, part) for part in name.split(" @"))
+    for name in LABELLED
+}
+"""What the page calls them."""

@@ -1,0 +1,61 @@
+"""The page of the study of guided search, from rows made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prmbench.studies.search_page import RUNS, curve_picture, curve_table, methods_table, paragraphs, winners
+
+METHODS = ("best-of-n@4", "beam@4", "beam@16")
+
+
+def row(run, seed):
+    rng = np.random.default_rng([RUNS.index(run), seed])
+    difference = {"true values": 0.2, "ipvrm": -0.2}.get(run.name, 0.0)
+    methods = {
+        method: {
+            "accuracy": 0.5 + 0.01 * seed,
+            "best_of_n": 0.4,
+            "equal_n": 3.5,
+            "difference": difference + 0.01 * rng.normal(),
+            "any_right": 0.9,
+            "sampled": 172.0,
+            "flops": 6.08e8,
+        }
+        for method in METHODS
+    }
+    curve = {str(n): {"accuracy": 0.3 + 0.1 * seed, "any_right": 1.0} for n in (1, 2, 1024)}
+    return {"methods": methods, "curve": curve, "agreement": 0.25}
+
+
+@pytest.fixture
+def results():
+    return {run: [row(run, seed) for seed in range(3)] for run in RUNS}
+
+
+def test_tables_have_means_over_seeds(results):
+    table = methods_table(results).splitlines()
+    assert len(table) == 2 + len(RUNS) * len(METHODS)
+    # 50, 51 and 52: Student's interval of three is 4.303 standard errors of 1 / sqrt(3) wide on either side.
+    assert table[2] == "| true values | best-of-n@4 | 51.0 [48.5, 53.5] |  |  | 172 | 608 |"
+    assert "| 40.0 @3.5 | +" in table[3]
+    curve = curve_table(results).splitlines()
+    assert curve[0] == "| scores by | @1 | @2 | @1024 |"
+    assert curve[2] == "| true values | 40.0 | 40.0 | 40.0 |"
+    assert curve[-1] == "| any right | 100.0 | 100.0 | 100.0 |"
+
+
+def test_winners_by_the_interval_over_seeds(results):
+    lines = winners(results)
+    assert lines[0] == "- true values: better than Best-of-N: beam@4, beam@16."
+    assert lines[1] == "- IPVRM: worse than Best-of-N: beam@4, beam@16."
+    assert "not clearly different from Best-of-N" in lines[2]
+
+
+def test_the_page_and_its_picture(results):
+    text = "\n".join(paragraphs(results))
+    assert "3 seeds" in text
+    assert "- explicit PRM, exact labels: 0.25 [0.25, 0.25]" in text
+    assert "true values: 1" not in text
+    assert curve_picture(results).startswith("<svg")
