@@ -12,8 +12,8 @@ Source = Literal["nothing", "outcomes", "exact labels", "true values", "rollouts
 KS = (1, 4, 16)
 """Continuations of every state that rollout labels are made of."""
 MOST = KS[-1]
-RATES = (1e-4, 3e-4, 1e-3)
-"""Learning rates that were tried."""
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+"""Learning rates that were tried: three first, then one more beyond the edge that was best."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ LABELLED: dict[str, LabelSettings] = {
     "exact": LabelSettings("step_ce", "exact labels", learning_rate=STEP_RATE),
     "true values": LabelSettings("step_soft", "true values", learning_rate=STEP_RATE),
     **{f"k={k}": LabelSettings("step_soft", "rollouts", k, learning_rate=STEP_RATE) for k in KS},
+    f"k={MOST} any": LabelSettings("step_ce", "rollouts", MOST, learning_rate=STEP_RATE),
     **{name: LabelSettings(name, "outcomes", learning_rate=RATE) for name in ("ipvrm", "implicit_prm", "dpo", "q_rm")},
     "endo": LabelSettings("endo", "nothing"),
     **{f"ipvrm @{k}": LabelSettings("ipvrm", "outcomes", 0, k, RATE) for k in KS},
@@ -69,6 +70,7 @@ SEARCHED_LABELLED: dict[str, LabelSettings] = {
 
 _SOURCES = {"exact": "explicit, exact labels", "true values": "explicit, true values"}
 _SOURCES |= {f"k={k}": f"explicit, K = {k}" for k in KS} | LABELS
+_SOURCES[f"k={MOST} any"] = f"explicit, K = {MOST}, hard labels"
 
 TITLES = {
     name: ", solutions for the tokens of K = ".join(_SOURCES.get(part, part) for part in name.split(" @"))

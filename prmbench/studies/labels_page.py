@@ -79,7 +79,14 @@ LINES: Mapping[str, tuple[str, ...]] = {
 """The lines of the picture."""
 
 CONTRASTS = {
-    "equal data": (("exact", "ipvrm"), ("k=16", "ipvrm"), ("k=16", "k=1"), ("exact", "k=16"), ("true values", "k=16")),
+    "equal data": (
+        ("exact", "ipvrm"),
+        ("k=16", "ipvrm"),
+        ("k=16", "k=1"),
+        ("exact", "k=16"),
+        ("true values", "k=16"),
+        ("k=16 any", "k=16"),
+    ),
     "equal tokens": (
         *((f"k={k}", f"ipvrm @{k}") for k in KS),
         (f"k={MOST}", f"implicit_prm @{MOST}"),

@@ -127,10 +127,11 @@ def test_every_kind_of_run_and_the_page(small):
     rows = {name: perform(StudyRun("labels", name), small) for name in kinds}
     for name, row in rows.items():
         assert not list((small.folder / "runs").rglob("*.safetensors"))
-        for figure in FIGURES:
+        for figure in FIGURES[:-1]:  # so little training may leave a model as it was, and equal values have no ranks
             assert np.isfinite(figure.of(name).values({StudyRun("labels", name): [row]})), figure.text
     assert rows["endo"]["data"]["sampled"] == 0
     assert rows["ipvrm @1"]["data"]["solutions"] > rows["ipvrm"]["data"]["solutions"]
+    assert 0 < rows["k=1"]["spearman"] <= 1
     # The page, of rows that stand for each other where they have the same fields.
     like = {
         name: "k=1" if s.source == "rollouts" else "exact" if s.is_explicit else "ipvrm @1"
@@ -148,7 +149,7 @@ def test_every_kind_of_run_and_the_page(small):
 
 
 def test_the_search_prefers_the_highest_auc():
-    aucs = dict(zip(SEARCHED_LABELLED, (0.6, 0.8, 0.7), strict=True))
+    aucs = dict(zip(SEARCHED_LABELLED, (0.6, 0.8, 0.7, 0.5), strict=True))
     searched = {StudyRun("labels", name): [{"auc_final": auc}] for name, auc in aucs.items()}
     assert chosen_step_rate(searched) == 3e-4
 
