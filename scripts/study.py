@@ -1,8 +1,9 @@
-"""Run a study of the miniature and write its page in docs/studies/: reward models, Best-of-N, or policies.
+"""Run a study of the miniature and write its page in docs/studies/: reward models, Best-of-N, policies, or step labels.
 
     python scripts/study.py reward-models [--seeds 6] [--workers 2]
     python scripts/study.py best-of-n
     python scripts/study.py policies
+    python scripts/study.py labels
 
 A study first searches its settings on a seed and on problems that its tables do not use, and then measures what it compares on the
 seeds of the tables. Everything is kept under $XDG_CACHE_HOME/prmbench/miniature, shared with `prmbench replicate`, and goes on

@@ -12,8 +12,8 @@ Source = Literal["nothing", "outcomes", "exact labels", "true values", "rollouts
 KS = (1, 4, 16)
 """Continuations of every state that rollout labels are made of."""
 MOST = KS[-1]
-RATES = (1e-4, 3e-4, 1e-3)
-"""Learning rates that were tried."""
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+"""Learning rates that were tried: three first, then one more beyond the edge that was best."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,20 @@ class LabelSettings:
         return self.source in ("exact labels", "true values", "rollouts")
 
 
-CE_RATE = SOFT_RATE = 3e-4
-"""Learning rates of labels and of soft labels. The study chose them on seed 100 and validation problems."""
+STEP_RATE = 1e-3
+"""Learning rate of every explicit model. The study chose it on seed 100 and validation problems, with exact labels."""
 
 LABELLED: dict[str, LabelSettings] = {
-    "exact": LabelSettings("step_ce", "exact labels", learning_rate=CE_RATE),
-    "true values": LabelSettings("step_soft", "true values", learning_rate=SOFT_RATE),
-    **{f"k={k}": LabelSettings("step_soft", "rollouts", k, learning_rate=SOFT_RATE) for k in KS},
+    "exact": LabelSettings("step_ce", "exact labels", learning_rate=STEP_RATE),
+    "true values": LabelSettings("step_soft", "true values", learning_rate=STEP_RATE),
+    **{f"k={k}": LabelSettings("step_soft", "rollouts", k, learning_rate=STEP_RATE) for k in KS},
+    f"k={MOST} any": LabelSettings("step_ce", "rollouts", MOST, learning_rate=STEP_RATE),
     **{name: LabelSettings(name, "outcomes", learning_rate=RATE) for name in ("ipvrm", "implicit_prm", "dpo", "q_rm")},
     "endo": LabelSettings("endo", "nothing"),
     **{f"ipvrm @{k}": LabelSettings("ipvrm", "outcomes", 0, k, RATE) for k in KS},
     f"implicit_prm @{MOST}": LabelSettings("implicit_prm", "outcomes", 0, MOST, RATE),
-    f"k=4 @{MOST}": LabelSettings("step_soft", "rollouts", 4, MOST, SOFT_RATE),
-    f"exact @{MOST}": LabelSettings("step_ce", "exact labels", 0, MOST, CE_RATE),
+    f"k=4 @{MOST}": LabelSettings("step_soft", "rollouts", 4, MOST, STEP_RATE),
+    f"exact @{MOST}": LabelSettings("step_ce", "exact labels", 0, MOST, STEP_RATE),
 }
 """Reward models of the study. ``@16`` stands for the tokens of 16 continuations of the base solutions."""
 
@@ -63,13 +64,13 @@ EQUAL_DATA = tuple(name for name, settings in LABELLED.items() if settings.budge
 """Those that are trained on the base solutions."""
 
 SEARCHED_LABELLED: dict[str, LabelSettings] = {
-    **{f"exact rate={rate:g}": replace(LABELLED["exact"], learning_rate=rate) for rate in RATES},
-    **{f"k=4 rate={rate:g}": replace(LABELLED["k=4"], learning_rate=rate) for rate in RATES},
+    f"exact rate={rate:g}": replace(LABELLED["exact"], learning_rate=rate) for rate in RATES
 }
-"""Reward models among which `CE_RATE` and `SOFT_RATE` were chosen."""
+"""Reward models among which `STEP_RATE` was chosen."""
 
 _SOURCES = {"exact": "explicit, exact labels", "true values": "explicit, true values"}
 _SOURCES |= {f"k={k}": f"explicit, K = {k}" for k in KS} | LABELS
+_SOURCES[f"k={MOST} any"] = f"explicit, K = {MOST}, hard labels"
 
 TITLES = {
     name: ", solutions for the tokens of K = ".join(_SOURCES.get(part, part) for part in name.split(" @"))

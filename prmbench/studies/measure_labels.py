@@ -42,7 +42,7 @@ SOLUTIONS_AN_UPDATE, LEAST_UPDATES = 32, 60
 """Every update reads this many solutions. There is one for each so many solutions of the data, and at least so many."""
 HELD_OUT_SHARE, MOST_HELD_OUT = 5, 64
 """One problem in five is kept back, up to so many; the weights with the lowest held-out loss are measured."""
-N_CHOSEN = 100
+N_CHOSEN = 60
 """Problems of Best-of-N."""
 LABEL_SIZES = [N_BASE, SOLUTIONS_AN_UPDATE, LEAST_UPDATES, HELD_OUT_SHARE, MOST_HELD_OUT, N_CHOSEN]
 PAIRS = {
@@ -66,49 +66,28 @@ def measure_labels(lab: Lab, settings: LabelSettings, output: Path) -> dict[str,
 
     Returns:
         ``data``: what it was trained on, and the tokens that were sampled for it. ``auc_final``: AUC of a completion's own score
-        against its verdict. On the test split also ``f1`` by threshold rule, format and protocol; ``step_auc`` by format and
-        protocol; ``best_of_n``: accuracy by score and size, under ``own`` the name of its own score; ``spearman``: rank correlation
-        of prefix values with the true ones.
+        against its verdict. On the test split also ``f1`` by threshold rule, format and protocol; ``baselines``: F1 by format and
+        baseline; ``step_auc`` by format and protocol; ``best_of_n``: accuracy by score and size, under ``own`` the name of its own
+        score; ``spearman``: rank correlation of prefix values with the true ones.
     """
+    # Choose the data, train.
     chosen = choose(lab, settings)
     model = trained_on(lab, settings, output, chosen)
-    found: dict[str, Any] = {"data": _describe(lab, settings, chosen)}
-    run: dict[str, Any] = {"n_resamples": N_RESAMPLES, "batch_tokens": BATCH_TOKENS, "miniature": True}
-    # Completions: at the evaluation preset for the test, as for training where settings are searched.
+    run: dict[str, Any] = {"name": settings.objective, "n_resamples": N_RESAMPLES, "batch_tokens": BATCH_TOKENS}
+    # Score completions: for the test those at the evaluation preset, where settings are searched those at temperature 1.
     testing = lab.split == "test"
     completions, sizes = (lab.candidates, BEST_OF) if testing else (lab.rollouts_folder, N_ROLLOUTS[1:])
-    finished = rerank(
-        model,
-        [completions],
-        name=settings.objective,
-        output=output / "completions",
-        limit=N_CHOSEN if testing else None,
-        sizes=sizes,
-        **run,
-    )
+    limit = N_CHOSEN if testing else None
+    finished = rerank(model, [completions], output=output / "completions", limit=limit, sizes=sizes, **run)
     assert finished is not None  # nothing is shared between processes
-    subject, items = finished[0].subject, load_measured(output / "completions").items
-    convention = Convention.of(subject)
-    own = [completion_scores(item, convention)[convention.own] for item in items]
-    found["auc_final"] = ranking_auc(np.array(own), np.array([item.correct for item in items]))
+    items = load_measured(output / "completions").items
+    found = {"data": _describe(lab, settings, chosen), "auc_final": _final_auc(items, finished[0].subject)}
+    # Score traces.
     if testing:
-        entry, _ = evaluate_traces(
-            model,
-            load_traces(lab.traces, list(FORMATS)),
-            name=settings.objective,
-            source=settings.objective,
-            output=output / "traces",
-            **run,
-        )
-        protocols = entry.metrics.protocols
         found |= {
-            "f1": f1_by_rule(protocols, FORMATS),
-            "step_auc": {
-                form: {name: result.subsets[form].step_auc.value for name, result in protocols.items()}
-                for form in FORMATS
-            },
+            **_on_traces(model, lab, output=output / "traces", **run),
             "best_of_n": _best_of_n(finished[0].metrics),
-            "spearman": _agreement(lab, items, subject),
+            "spearman": _agreement(lab, items, finished[0].subject),
         }
     for folder in ("model", "data"):
         shutil.rmtree(output / folder, ignore_errors=True)
@@ -169,6 +148,27 @@ def _describe(lab: Lab, settings: LabelSettings, chosen: Chosen) -> dict[str, An
     if settings.source == "rollouts":
         found["quality"] = label_quality(chosen.records, lab.build.world)
     return found
+
+
+def _final_auc(items: Sequence[CompletionScores], subject: Subject) -> float:
+    """AUC of the own scores of completions against their verdicts."""
+    convention = Convention.of(subject)
+    own = [completion_scores(item, convention)[convention.own] for item in items]
+    return ranking_auc(np.array(own), np.array([item.correct for item in items]))
+
+
+def _on_traces(model: RewardModel, lab: Lab, **run: Any) -> dict[str, Any]:
+    """ProcessBench figures of the seed's traces."""
+    traces = load_traces(lab.traces, list(FORMATS))
+    entry, _ = evaluate_traces(model, traces, source=run["name"], miniature=True, **run)
+    protocols = entry.metrics.protocols
+    return {
+        "f1": f1_by_rule(protocols, FORMATS),
+        "baselines": f1_by_rule(entry.metrics.baselines, FORMATS)["crossfit"],
+        "step_auc": {
+            form: {name: result.subsets[form].step_auc.value for name, result in protocols.items()} for form in FORMATS
+        },
+    }
 
 
 def _best_of_n(metrics: BestOfNMetrics) -> dict[str, Any]:

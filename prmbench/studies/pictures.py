@@ -1,13 +1,15 @@
-"""Pictures of the studies, as SVG: learning curves, and the reliability of prefix values."""
+"""Pictures of the studies, as SVG: learning curves, the reliability of prefix values, and figures against sampled tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from prmbench.benchmarks.parts import to_svg
+from prmbench.stats.seeds import seed_mean
+from prmbench.studies import figures
 from prmbench.studies.figures import Results
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import BEST, LABELS, UPDATES
@@ -88,3 +90,40 @@ def reliability_diagram(results: Results, names: Sequence[str]) -> str:
         axis.legend(fontsize=7, loc="upper left")
     axes[0].set_ylabel("true value (share of right continuations)")
     return to_svg(figure, "Reliability of prefix values")
+
+
+def against_tokens(
+    results: Results,
+    panels: Sequence[figures.Figure],
+    tokens: figures.Figure,
+    lines: Mapping[str, Sequence[str]],
+    level: tuple[str, str],
+) -> str:
+    """Draw figures against sampled tokens, one line a family, with the 95% interval over seeds where there are several.
+
+    Args:
+        results: Rows by run.
+        panels: The figures, one a panel.
+        tokens: The figure of the tokens.
+        lines: Names of the runs of each family, by what the legend calls it.
+        level: Name of a run without a cost, drawn as a level, and what the legend calls it.
+
+    Returns:
+        The picture as SVG.
+    """
+    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    for axis, panel in zip(axes, panels, strict=True):
+        for (label, names), marker in zip(lines.items(), "os^Dv", strict=False):
+            x = [float(np.mean(tokens.of(name).values(results))) for name in names]
+            means = [seed_mean(panel.of(name).values(results)) for name in names]
+            half = np.nan_to_num([one.high - one.mean for one in means])
+            y = [one.mean for one in means]
+            axis.errorbar(x, y, yerr=half if half.any() else None, marker=marker, capsize=3, label=label, linewidth=1.4)
+        name, label = level
+        axis.axhline(float(np.mean(panel.of(name).values(results))), color="0.5", linestyle=":", label=label)
+        axis.set(title=panel.text, xlabel="sampled tokens", xscale="log")
+        axis.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    return to_svg(figure, "Figures against sampled tokens")

@@ -1,4 +1,4 @@
-"""The studies behind the settings: reward models, Best-of-N, policies.
+"""The studies behind the settings: reward models, Best-of-N, policies, and what step labels buy.
 
 Each is run, its rows are kept as JSON, and its figures are written under the hand-written part of its page in ``docs/studies/``.
 """
@@ -22,6 +22,8 @@ from prmbench.studies import figures
 from prmbench.studies.claims import JudgedClaim, count_verdicts, judge
 from prmbench.studies.figures import Figure, Results, RunFigure
 from prmbench.studies.lab import N_CANDIDATES
+from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED
+from prmbench.studies.labels_page import write_labels
 from prmbench.studies.layout import LayoutRow, cell_text, rows_of, write_rows
 from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.paper_claims import CLAIMS
@@ -377,6 +379,12 @@ STUDIES = {
     ),
     "policies": Study(
         "Policies in the miniature", _runs("policy", POLICIES), _runs("policy", SEARCHED_POLICIES), _write_policies
+    ),
+    "labels": Study(
+        "What a step label buys, in the miniature",
+        _runs("labels", LABELLED),
+        _runs("labels", SEARCHED_LABELLED),
+        write_labels,
     ),
 }
 """The studies, by the name of their page."""
