@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prmbench.data.records import read_json
@@ -74,6 +75,7 @@ class GuardedTrainer(Trainer):
         allow_fsdp_on_cpu()
         super().__init__(**arguments)
         keep_float32(self.accelerator)
+        unset_hf_deepspeed_config()  # with it, ZeRO-3 would divide every checkpoint that is loaded from here on
         self.remove_callback(PrinterCallback)
         self.add_callback(_SaveAndStop(self))
         self.stop_request, self.stopped = StopRequest(), False

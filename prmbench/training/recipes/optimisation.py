@@ -17,6 +17,7 @@ from prmbench.engines.checkpoint import max_positions, model_folder
 from prmbench.engines.load import DTYPES, LoadOptions
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError, nearest
+from prmbench.training.model.launch import launch_divides
 from prmbench.training.recipes.chat_templates import find_template, shipped_templates
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.recipes.shapes import Backbone, Expected
@@ -339,6 +340,8 @@ def shared_arguments(recipe: Optimisation, states: Path, updates: int) -> dict[s
         "disable_tqdm": True,
         "seed": recipe.seed,
         "use_cpu": not torch.cuda.is_available(),
+        # Gradients that are summed over micro-batches before they are divided would be whole on every device.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": launch_divides()}},
     }
 
 
