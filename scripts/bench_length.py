@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -129,10 +129,15 @@ ATTENTION = {
 }
 
 
-def print_row(length: int, found: dict[str, float], before: dict[str, float], seconds: float) -> None:
-    """Print one row of a table: MiB, times `full`, times the row before."""
+def print_row(
+    length: int, names: Iterable[str], found: dict[str, float], before: dict[str, float], seconds: float
+) -> None:
+    """Print one row of a table: MiB, times `full`, times the row before; nothing where it was left out."""
     cells = []
-    for name, held in found.items():
+    for name in names:
+        if (held := found.get(name)) is None:
+            cells.append(" " * 23)
+            continue
         of_full = f"{held / found['full']:6.3f}x" if "full" in found and name != "full" else " " * 7
         grown = f"{held / before[name]:5.2f}" if name in before else " " * 5
         cells.append(f"{held / 2**20:9,.0f} {of_full} {grown}")
@@ -160,7 +165,7 @@ def main() -> None:
         start = time.perf_counter()
         fits = length * options.vocabulary * 4 * 3 <= options.most * 2**30
         found = {name: peak(WAYS[name](length, options.vocabulary)) for name in ways if name != "full" or fits}
-        print_row(length, found, before, time.perf_counter() - start)
+        print_row(length, ways, found, before, time.perf_counter() - start)
         before = found
     heading = " | ".join(f"{name:>9} {'':7} grown" for name in ATTENTION)
     print(f"\nMiB of the trunk's forward pass\n tokens | {heading}")
@@ -173,7 +178,7 @@ def main() -> None:
             for name, make in ATTENTION.items()
             if length**2 * 4 * 3 * heads.get(name, 1) <= options.most * 2**30
         }
-        print_row(length, found, before, time.perf_counter() - start)
+        print_row(length, ATTENTION, found, before, time.perf_counter() - start)
         before = found
 
 
