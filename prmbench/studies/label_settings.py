@@ -55,7 +55,7 @@ LABELLED: dict[str, LabelSettings] = {
     "endo": LabelSettings("endo", "nothing"),
     **{f"ipvrm @{k}": LabelSettings("ipvrm", "outcomes", 0, k, RATE) for k in KS},
     f"implicit_prm @{MOST}": LabelSettings("implicit_prm", "outcomes", 0, MOST, RATE),
-    f"k=4 @{MOST}": LabelSettings("step_soft", "rollouts", 4, MOST, STEP_RATE),
+    "k=1 @4": LabelSettings("step_soft", "rollouts", 1, 4, STEP_RATE),
     f"exact @{MOST}": LabelSettings("step_ce", "exact labels", 0, MOST, STEP_RATE),
 }
 """Reward models of the study. ``@16`` stands for the tokens of 16 continuations of the base solutions."""

@@ -73,7 +73,7 @@ LINES: Mapping[str, tuple[str, ...]] = {
     "IPVRM": ("ipvrm", *(f"ipvrm @{k}" for k in KS)),
     "Implicit PRM": ("implicit_prm", f"implicit_prm @{MOST}"),
     "explicit, K = " + ", ".join(map(str, KS)) + " on the base solutions": tuple(f"k={k}" for k in KS),
-    "explicit, K = 4, more solutions": ("k=4", f"k=4 @{MOST}"),
+    "explicit, K = 1, more solutions": ("k=1", "k=1 @4"),
     "explicit, exact labels": ("exact", f"exact @{MOST}"),
 }
 """The lines of the picture."""
@@ -90,7 +90,7 @@ CONTRASTS = {
     "equal tokens": (
         *((f"k={k}", f"ipvrm @{k}") for k in KS),
         (f"k={MOST}", f"implicit_prm @{MOST}"),
-        (f"k={MOST}", f"k=4 @{MOST}"),
+        ("k=4", "k=1 @4"),
     ),
     "equal solutions": ((f"exact @{MOST}", f"ipvrm @{MOST}"),),
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from prmbench.benchmarks.parts import to_svg
 from prmbench.stats.seeds import seed_mean
@@ -123,6 +124,9 @@ def against_tokens(
         name, label = level
         axis.axhline(float(np.mean(panel.of(name).values(results))), color="0.5", linestyle=":", label=label)
         axis.set(title=panel.text, xlabel="sampled tokens", xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
