@@ -41,8 +41,8 @@ class MemoryItem:
         bytes: How much it is.
         how: The arithmetic behind it.
         part: What it is of a model, which stays between two updates, and which a launch may divide (`SHARDED`); ``other models`` is
-            all of one beside the one that is trained, and ``whole`` of one that no launch divides. None for what comes and goes with
-            a forward pass.
+            all of one beside the one that is trained, and ``whole`` of one that no launch divides. None for what comes and goes
+            with a forward pass.
     """
 
     name: str
