@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 
-Part = Literal["weights", "gradients", "moments", "copies", "model"]
+Part = Literal["weights", "gradients", "moments", "copies", "other models", "whole"]
 Sharding = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 SHARDED: dict[str, frozenset[str]] = {
     "ddp": frozenset(),
     "zero1": frozenset({"moments"}),
     "zero2": frozenset({"moments", "gradients"}),
-    "zero3": frozenset({"moments", "gradients", "weights", "copies"}),
-    "fsdp": frozenset({"moments", "gradients", "weights", "copies"}),
+    "zero3": frozenset({"moments", "gradients", "weights", "copies", "other models"}),
+    "fsdp": frozenset({"moments", "gradients", "weights", "copies", "other models"}),
 }
-"""What each way of launching divides among the devices. Models beside the one that is trained are whole on every device."""
+"""What each way of launching divides among the devices."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class MemoryItem:
         name: What the memory holds.
         bytes: How much it is.
         how: The arithmetic behind it.
-        part: What it is of a model, which stays between two updates, and which a launch may divide (`SHARDED`); ``model`` is all of
-            one that is not trained. None for what comes and goes with a forward pass.
+        part: What it is of a model, which stays between two updates, and which a launch may divide (`SHARDED`); ``other models`` is
+            all of one beside the one that is trained, and ``whole`` of one that no launch divides. None for what comes and goes
+            with a forward pass.
     """
 
     name: str
@@ -233,7 +234,7 @@ class TrainingPlan:
         lines.append(_memory_line(self.total(replace(launch, devices=1)), "together"))
         # The memory of one device of several.
         if launch.devices > 1:
-            parts = sorted(SHARDED[launch.sharding])
+            parts = sorted(SHARDED[launch.sharding] & {item.part for item in self.memory})
             said = f"on each of {launch.devices} devices ({launch.sharding}): "
             said += (
                 f"{', '.join(parts)} divided by {launch.devices}" if parts else "nothing is divided, gradients twice"
@@ -358,15 +359,17 @@ class Memory:
             items.append(MemoryItem("bfloat16 copies", self.parameters * 2, how, "copies"))
         return items
 
-    def model(self, name: str, remark: str = "") -> MemoryItem:
-        """Return the line of another model of the same shapes that only computes.
+    def model(self, name: str, remark: str = "", *, whole: bool = False) -> MemoryItem:
+        """Return the line of another model of the same shapes.
 
         Args:
             name: What the model is.
             remark: What to add to the arithmetic.
+            whole: Whether every device holds all of it, whatever the launch divides.
         """
         size = self.weight_bytes
-        return MemoryItem(name, self.parameters * size, f"{self.parameters:,} x {size}{remark}", "model")
+        part: Part = "whole" if whole else "other models"
+        return MemoryItem(name, self.parameters * size, f"{self.parameters:,} x {size}{remark}", part)
 
     def activations(self, tokens: int) -> list[MemoryItem]:
         """Return the lines of what the backward pass needs of the layers.

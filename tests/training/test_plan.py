@@ -293,11 +293,17 @@ def test_what_each_launch_divides():
         assert plan.total(Launch(1, sharding)) == weights + gradients + moments + copies + forward
 
 
-def test_models_beside_the_trained_one_are_whole_on_every_device():
+def test_models_beside_the_trained_one_are_divided_as_it_is():
     plan = load_recipe("qwen3-8b/distrl_ipvrm.yaml", RLRecipe, ["engine=hf"]).plan()
-    held = {item.name: item.bytes for item in plan.on_device(Launch(64, "fsdp"))}
-    assert held["reward model"] == 2 * plan.parameters
-    assert held["weights"] == -(-2 * plan.parameters // 64)
+    for sharding, parts in {"fsdp": 64, "zero3": 64, "zero2": 1, "ddp": 1}.items():
+        held = {item.name: item.bytes for item in plan.on_device(Launch(64, sharding))}
+        assert held["reward model"] == held["weights"] == -(-2 * plan.parameters // parts)
+    assert held.get("gathered") is None
+    divided = {item.name: item.bytes for item in plan.on_device(Launch(64, "fsdp"))}
+    assert divided["gathered"] == 2 * plan.parameters  # the policy, while it samples
+    frozen = load_recipe("qwen3-8b/reinforce.yaml", RLRecipe).plan()
+    held = {item.name: item.bytes for item in frozen.on_device(Launch(64, "fsdp"))}
+    assert held["reward model"] == 2 * frozen.parameters  # a head's kind: scored as the evaluation scores it
 
 
 def test_the_share_of_vllm():

@@ -31,7 +31,8 @@ def probe(model: Any, *, has_head: bool = False) -> NDArray[np.float64]:
     was_training = model.training
     model.eval()
     embedding = getattr(model, "module", model).get_input_embeddings().weight
-    ids = ((torch.arange(LENGTH) * 7919 + 11) % embedding.shape[0]).to(embedding.device)
+    vocabulary = getattr(embedding, "ds_shape", embedding.shape)[0]  # ZeRO-3 empties what it has not gathered
+    ids = ((torch.arange(LENGTH) * 7919 + 11) % vocabulary).to(embedding.device)
     columns = torch.arange(1, LENGTH, device=ids.device)
     if has_head:
         values = model(input_ids=ids[None], rows=torch.zeros_like(columns), columns=columns)["values"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,11 @@ class RLRecipe(Algorithm, Optimisation):
             sampler = memory.sampler(
                 options.gpu_memory_utilization, options.tensor_parallel_size, sleeps=options.enable_sleep_mode
             )
-        return memory.plan(data, source, self.samples, items, sampled / self.minibatches, sampler)
+        plan = memory.plan(data, source, self.samples, items, sampled / self.minibatches, sampler)
+        if self.engine == "vllm":
+            return plan
+        how = f"all {plan.parameters:,} weights x {memory.compute_bytes}, to sample"
+        return replace(plan, gathered=replace(plan.gathered, bytes=plan.parameters * memory.compute_bytes, how=how))
 
     def _planned_data(self) -> tuple[Expected, str]:
         if self.expected is not None:
@@ -284,11 +289,14 @@ class RLRecipe(Algorithm, Optimisation):
         reward, items = self.reward_model, []
         references = int(self.rules.from_start and not self.lora)
         if reward is not None and not is_url(reward.model):
-            items.append(memory.model("reward model", ", as large as the policy"))
+            whole = self._planned_kind() != "implicit"
+            items.append(memory.model("reward model", ", as large as the policy", whole=whole))
             if reward.update != "frozen":
                 learns, width = trained_count(memory.shape, reward.lora), memory.learned_bytes(reward.lora)
                 items.append(
-                    MemoryItem("its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}", "model")
+                    MemoryItem(
+                        "its gradients and moments", 3 * learns * width, f"{learns:,} x 3 x {width}", "other models"
+                    )
                 )
             origin = self.model if reward.reference == "start" else reward.reference
             shared = bool(reward.lora) and self.learns_reward and origin == reward.model

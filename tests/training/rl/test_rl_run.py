@@ -330,6 +330,7 @@ def test_rates_of_online_reward_models(world, tmp_path, changes, rate, warns):
 @pytest.mark.slow
 def test_an_adapter_and_its_reference_share_their_weights(world, tmp_path, chosen_outcomes, monkeypatch):
     """A reward model that starts from its own reference: pi_ref is pi_phi without the adapter, and nothing else is loaded."""
+    from prmbench.training.model import sharding
     from prmbench.training.rl import reward as reward_module
     from prmbench.training.rl import run as run_module
 
@@ -337,11 +338,11 @@ def test_an_adapter_and_its_reference_share_their_weights(world, tmp_path, chose
     write_card(rm, Card(kind="implicit", objective="implicit_prm", reference=str(world[0])))
     loaded = []
 
-    def load(folder, options, load=run_module.load_causal_lm):
+    def load(folder, options, load=sharding.load_causal_lm):
         loaded.append(folder)
         return load(folder, options)
 
-    for module in (run_module, reward_module):
+    for module in (sharding, reward_module):
         monkeypatch.setattr(module, "load_causal_lm", load)
     options = {"model": str(rm), "update": "dlw", "reference": "start", "lora": {"rank": 2, "alpha": 8}}
     changes = {"method": "prime", "max_steps": 2, "reward_model": {**options, "learning_rate": 1e-2}}
@@ -352,8 +353,8 @@ def test_an_adapter_and_its_reference_share_their_weights(world, tmp_path, chose
             monkeypatch.setattr(run_module, "checkpoint_hash", str)  # as if the weights were others
         found[name] = train_rl(make_recipe(world, tmp_path / name, **changes)).history
         assert (
-            len(loaded) == {"shared": 1, "apart": 2}[name]
-        )  # the reward model, its reference; the policy comes otherwise
+            len(loaded) == {"shared": 2, "apart": 3}[name]
+        )  # the reward model, at the end once more, and its reference; the policy comes otherwise
     assert found["shared"][0]["reward_model/score"] != 0  # after its first update
     for mine, theirs in zip(found["shared"], found["apart"], strict=True):
         for figure in ("reward_model/loss", "reward_model/score", "loss/sampled"):
