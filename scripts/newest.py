@@ -37,7 +37,7 @@ def plain(name: str) -> str:
 
 
 def split(requirement: str) -> tuple[str, list[str]]:
-    """Split a requirement into the package and its limits: ``trl>=1.14,<1.17`` into ``trl`` and ``>=1.14``, ``<1.17``."""
+    """Split a requirement into the package and its limits: ``trl>=1.15,<1.17`` into ``trl`` and ``>=1.15``, ``<1.17``."""
     match = re.fullmatch(r"([\w.-]+)\s*(.*)", requirement)
     assert match, requirement
     return match[1], [limit.strip() for limit in match[2].split(",") if limit.strip()]

@@ -21,7 +21,7 @@ def newest():
 
 def test_upper_limits_are_lifted(newest):
     wanted = {
-        "trl>=1.14,<1.17": "trl>=1.14",
+        "trl>=1.15,<1.17": "trl>=1.15",
         "vllm>=0.22,<=0.31": "vllm>=0.22",
         "a-b>1,!=1.2,==1.*,~=1.3": "a-b>1,!=1.2",
         "huggingface_hub": "huggingface_hub",
@@ -43,10 +43,10 @@ def test_what_is_asked_for_is_what_the_project_needs(newest):
 
 def test_versions_stand_beside_the_pins(newest):
     found = newest.table(
-        ["trl>=1.14,<1.17", "peft"], {"trl": "1.16.0", "peft": "0.21.2"}, {"trl": "1.18.0", "peft": "0.21.2"}
+        ["trl>=1.15,<1.17", "peft"], {"trl": "1.16.0", "peft": "0.21.2"}, {"trl": "1.18.0", "peft": "0.21.2"}
     )
     assert found == [
         "package  range         pin     newest",
-        "trl      >=1.14,<1.17  1.16.0  1.18.0  *",
+        "trl      >=1.15,<1.17  1.16.0  1.18.0  *",
         "peft                   0.21.2  0.21.2",
     ]

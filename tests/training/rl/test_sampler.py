@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer
 
 from prmbench.errors import UserError
+from prmbench.training.recipes.optimisation import checkpointing_argument
 from prmbench.training.rl.loss import Tokens, policy_loss
 from prmbench.training.rl.run import train_rl
 from prmbench.training.rl.sampler import VLLMOptions, importance_weights, mismatch
@@ -116,7 +117,9 @@ def test_factors_worked_by_hand():
 
 
 def test_the_defaults_are_those_of_trl():
-    theirs = GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to=[])
+    theirs = GRPOConfig(
+        output_dir="unused", use_cpu=True, bf16=False, report_to=[], **{checkpointing_argument(): False}
+    )
     for name, value in VLLMOptions().arguments(8).items():
         if name != "vllm_max_model_length":  # TRL takes the model's, for which there may be no memory
             assert getattr(theirs, name) == value, name

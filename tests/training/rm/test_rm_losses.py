@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prmbench.errors import UserError
 from prmbench.reward_models.objectives import OBJECTIVES
+from prmbench.training.recipes.optimisation import checkpointing_argument
 from prmbench.training.rm.losses import find_loss, ipvrm, ipvrm_early, ipvrm_late
 from prmbench.training.rm.recipe import RMRecipe
 
@@ -206,7 +207,13 @@ def test_dpo_equals_trl(tiny, tiny_tuned, tmp_path):
         model=models[0],
         ref_model=models[1],
         args=DPOConfig(
-            output_dir=str(tmp_path), beta=0.7, per_device_train_batch_size=2, use_cpu=True, report_to=[], bf16=False
+            output_dir=str(tmp_path),
+            beta=0.7,
+            per_device_train_batch_size=2,
+            use_cpu=True,
+            report_to=[],
+            bf16=False,
+            **{checkpointing_argument(): False},
         ),
         train_dataset=Dataset.from_dict(rows),
         processing_class=AutoTokenizer.from_pretrained(tiny),
