@@ -187,11 +187,12 @@ def _best_of_n(metrics: BestOfNMetrics) -> dict[str, Any]:
     }
 
 
-def _agreement(lab: Lab, items: Sequence[CompletionScores], subject: Subject) -> float:
+def _agreement(lab: Lab, items: Sequence[CompletionScores], subject: Subject) -> float | None:
     """Rank correlation of a model's prefix values with the demonstrator's true ones, over all steps but a solution's last.
 
     A token-valued model's prefix value is the sum of its token values up to the end of the step, or their mean where that is its
-    own way; a step-valued model's is the score of the step.
+    own way; a step-valued model's is the score of the step. None where all values are equal, such as those of a log-ratio whose
+    best weights are those that it started from.
     """
     world, means = lab.build.world, meaning_of(subject.objective, subject.kind).final == "token_mean"
     steps = {one.key: (one.problem, rollout_steps(one)) for one in read_rollouts(lab.candidates)}
@@ -208,4 +209,5 @@ def _agreement(lab: Lab, items: Sequence[CompletionScores], subject: Subject) ->
             mine = np.cumsum(item.sums) / (np.cumsum(item.n_tokens) if means else 1)
         values.append(mine[:-1])
         truth.append(values_after(parse_problem(problem), texts, world)[:-1])
-    return float(spearmanr(np.concatenate(values), np.concatenate(truth)).statistic)
+    found = np.concatenate(values)
+    return float(spearmanr(found, np.concatenate(truth)).statistic) if np.ptp(found) else None
