@@ -3,6 +3,7 @@
     python scripts/study_search.py [--seeds 3] [--workers 2]
 
 Everything is kept under $XDG_CACHE_HOME/prmbench/miniature, shared with the other studies, and goes on where it was stopped.
+Figures of finished runs are also in docs/studies/rows, from where another machine takes them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from pathlib import Path
 from prmbench.quiet import quiet_libraries
 from prmbench.results.store import write_atomically
 from prmbench.studies.search_page import RUNS, curve_picture, paragraphs
-from prmbench.studies.shared_rows import give_rows, take_rows
-from prmbench.studies.work import perform_runs
+from prmbench.studies.shared_rows import perform_shared
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "studies"
 MARK = "<!-- What follows is written by scripts/study_search.py. -->"
@@ -27,12 +27,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes, one thread each; default: one a core")
     options = parser.parse_args()
     quiet_libraries()
-    rows, seeds = PAGES / "rows", range(options.seeds)
-    take_rows(rows, RUNS, seeds)
-    try:
-        results = perform_runs(RUNS, seeds, options.workers)
-    finally:
-        give_rows(rows, RUNS, seeds)
+    results = perform_shared(PAGES / "rows", RUNS, range(options.seeds), options.workers)
     page = PAGES / "search.md"
     before = page.read_text(encoding="utf-8").partition(MARK)[0]
     write_atomically(page, "\n\n".join([before.rstrip(), MARK, *paragraphs(results)]) + "\n")

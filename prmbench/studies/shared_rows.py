@@ -13,8 +13,10 @@ from typing import Any
 
 from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
+from prmbench.studies.figures import Results
 from prmbench.studies.lab import Lab
 from prmbench.studies.runs import StudyRun
+from prmbench.studies.work import perform_runs
 
 
 def rows_file(folder: Path, seed: int) -> Path:
@@ -99,3 +101,22 @@ def give_rows(folder: Path, runs: Iterable[StudyRun], seeds: Sequence[int]) -> i
             write_atomically(rows_file(folder, seed), gzip.compress(text.encode(), mtime=0))
             given += len(done)
     return given
+
+
+def perform_shared(folder: Path, runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | None = None) -> Results:
+    """Take what the folder has, perform what is missing, and give what was done, before a stop too.
+
+    Args:
+        folder: Folder of the rows of all seeds.
+        runs: The runs.
+        seeds: The seeds that each run is made for.
+        workers: Number of processes; None takes one a core.
+
+    Returns:
+        Rows by run, in the order of the seeds.
+    """
+    take_rows(folder, runs, seeds)
+    try:
+        return perform_runs(runs, seeds, workers)
+    finally:
+        give_rows(folder, runs, seeds)

@@ -39,7 +39,7 @@ from prmbench.studies.settings import (
     SEARCHED_POLICIES,
     SEARCHED_REWARD_MODELS,
 )
-from prmbench.studies.work import perform_runs
+from prmbench.studies.shared_rows import perform_shared
 
 MARK = "<!-- What follows is written by scripts/study.py. -->"
 SEARCH_SEED = 100
@@ -84,7 +84,8 @@ def run_study(name: str, folder: Path, *, seeds: int = 6, workers: int | None = 
 
     Args:
         name: One of `STUDIES`.
-        folder: Folder of the page and of the rows.
+        folder: Folder of the page and of the rows. Rows that other machines have finished are taken from its folder ``rows``, and
+            given to it.
         seeds: Number of seeds of the tables, from 0 on.
         workers: Number of processes, one thread each; None takes one a core.
 
@@ -98,7 +99,7 @@ def run_study(name: str, folder: Path, *, seeds: int = 6, workers: int | None = 
         raise ArgumentError("name", name, f"not known{nearest(name, STUDIES)}; known: {', '.join(STUDIES)}")
     study = STUDIES[name]
     for suffix, runs, of in (("-search", study.search_runs, [SEARCH_SEED]), ("", study.runs, range(seeds))):
-        rows = [_short(row) for found in perform_runs(runs, of, workers).values() for row in found]
+        rows = [_short(row) for found in perform_shared(folder / "rows", runs, of, workers).values() for row in found]
         if rows:
             lines = ",\n".join(map(json.dumps, rows))
             write_atomically(folder / f"{name}{suffix}.json", f"[\n{lines}\n]\n")

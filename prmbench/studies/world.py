@@ -14,7 +14,7 @@ from prmbench.studies.layout import Layout
 from prmbench.studies.our_tables import OUR_TABLES
 from prmbench.studies.paper_tables import ABSENT, MINIATURE_NOTES
 from prmbench.studies.runs import StudyRun
-from prmbench.studies.shared_rows import give_rows, take_rows
+from prmbench.studies.shared_rows import perform_shared
 from prmbench.studies.work import perform_runs
 
 
@@ -112,11 +112,7 @@ class MiniatureWorld:
         """
         if self.rows is None:
             return perform_runs(runs, seeds, workers)
-        take_rows(self.rows, runs, seeds)
-        try:
-            return perform_runs(runs, seeds, workers)
-        finally:  # what was done before a stop is given too
-            give_rows(self.rows, runs, seeds)
+        return perform_shared(self.rows, runs, seeds, workers)
 
     def place(self, run: StudyRun, seed: int) -> Path:
         """Return the file that holds a run's figures, which its content names.

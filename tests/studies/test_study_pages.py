@@ -75,12 +75,13 @@ def test_a_study_runs_what_is_missing_and_keeps_its_rows(folder, tmp_path, monke
     """Rows come from the file beside the page instead of hours of training; the page and the rows are the same again."""
     asked = []
 
-    def rows(runs, seeds, workers):
+    def rows(folder_of_rows, runs, seeds, workers):
+        assert folder_of_rows == made / "rows"
         asked.append((runs, list(seeds)))
         name = "best-of-n" if runs else None
         return _read(folder / f"{name}.json", runs) if name else {}
 
-    monkeypatch.setattr("prmbench.studies.study_pages.perform_runs", rows)
+    monkeypatch.setattr("prmbench.studies.study_pages.perform_shared", rows)
     made = tmp_path / "made"
     made.mkdir()
     page = run_study("best-of-n", made)
