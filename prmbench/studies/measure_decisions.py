@@ -42,7 +42,7 @@ TOKEN_KINDS = ("choice", "result", "synonym", "other")
 
 
 @dataclass(frozen=True)
-class Solution:
+class TaggedSolution:
     """A tagged solution of the SFT policy with its true values.
 
     Attributes:
@@ -62,7 +62,7 @@ class Solution:
     ways: NDArray[np.int64]
 
 
-def solutions_of(lab: Lab, policy: Policy) -> list[Solution]:
+def solutions_of(lab: Lab, policy: Policy) -> list[TaggedSolution]:
     """Read well-formed solutions of a seed's rollouts, the first completion of each problem.
 
     Args:
@@ -82,7 +82,7 @@ def solutions_of(lab: Lab, policy: Policy) -> list[Solution]:
         places = list(decisions(values, content))
         ways = [tokenizer.convert_tokens_to_ids([place.better, place.worse]) for place in places]
         found.append(
-            Solution(
+            TaggedSolution(
                 np.concatenate([prompt, one.ids[: len(tokens)]]),
                 len(prompt),
                 true_advantages(after, values.start),
@@ -107,7 +107,7 @@ def _kinds(tokens: Sequence[str], hard: Sequence[bool]) -> NDArray[np.str_]:
     return np.array(kinds)
 
 
-def logprobs_at(engine: HFEngine, solutions: Sequence[Solution]) -> tuple[list[Floats], list[Floats]]:
+def logprobs_at(engine: HFEngine, solutions: Sequence[TaggedSolution]) -> tuple[list[Floats], list[Floats]]:
     """Give the log-probs of the tokens of some solutions, and of both ways of their decisions.
 
     Args:
@@ -160,7 +160,7 @@ def measure_credit(lab: Lab, settings: RewardModelSettings, _: Path) -> dict[str
 
 
 def credit(
-    solutions: Sequence[Solution], td: tuple[Sequence[Floats], Sequence[Floats]], logprobs: Sequence[Floats]
+    solutions: Sequence[TaggedSolution], td: tuple[Sequence[Floats], Sequence[Floats]], logprobs: Sequence[Floats]
 ) -> dict[str, Any]:
     """Compare TD with true advantages.
 
@@ -244,7 +244,7 @@ def measure_moves(lab: Lab, trained: Policy) -> dict[str, Any]:
 
 
 def moves(
-    solutions: Sequence[Solution],
+    solutions: Sequence[TaggedSolution],
     before: tuple[Sequence[Floats], Sequence[Floats]],
     after: tuple[Sequence[Floats], Sequence[Floats]],
 ) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from prmbench.miniature.decisions import decisions
 from prmbench.miniature.solutions import demonstrate
 from prmbench.miniature.values import Values, true_advantages
 from prmbench.miniature.world import World, draw_problem, is_hard
-from prmbench.studies.measure_decisions import TELLING_GAP, Solution, _kinds, credit, moves, pearson
+from prmbench.studies.measure_decisions import TELLING_GAP, TaggedSolution, _kinds, credit, moves, pearson
 
 WORLD = World()
 
@@ -26,7 +26,9 @@ def solutions():
         kinds = _kinds(tokens, [is_hard(*operation) for operation in problem.operations])
         ids = np.zeros(len(tokens), dtype=np.int64)
         places = list(decisions(values, content))
-        found.append(Solution(ids, 0, true_advantages(after, values.start), kinds, places, np.zeros((len(places), 2))))
+        found.append(
+            TaggedSolution(ids, 0, true_advantages(after, values.start), kinds, places, np.zeros((len(places), 2)))
+        )
     return found
 
 
