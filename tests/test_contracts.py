@@ -169,7 +169,8 @@ REWARD, STEPS = "prmbench.training.rm.trainer.RewardModelTrainer", "prmbench.tra
 
 REPLACED = {
     (TRAINER, "transformers.Trainer"): {
-        "train", "training_step", "evaluate", "log", "save_model", "_run_epoch", "_maybe_log_save_evaluate", "_save_checkpoint", "_save",
+        "train", "training_step", "evaluate", "log", "save_model", "_run_epoch", "_maybe_log_save_evaluate", "_save_checkpoint",
+        "_save",
     },
     (REWARD, "transformers.Trainer"): {"_get_train_sampler", "compute_loss", "evaluate"},
     (STEPS, "transformers.Trainer"): {"_get_train_sampler", "compute_loss", "evaluate", "create_optimizer"},
