@@ -147,7 +147,7 @@ def plan_runs(
         raise ArgumentError("table", absent[0], facts.absent[absent[0]])
     # Claims of a table may need runs of other tables.
     numbers = {layout.number for layout in layouts}
-    of_claims = (run for claim in CLAIMS if claim.tables & numbers or not asked for run in claim.runs)
+    of_claims = (run for claim in CLAIMS if claim.tables & numbers for run in claim.runs)
     return layouts, absent, list(dict.fromkeys([*(run for layout in layouts for run in layout.runs), *of_claims]))
 
 
