@@ -76,7 +76,8 @@ def reward_model(device: Any, name: str) -> list[float]:
     trainer.loss, trainer.has_head = find_loss(meaning), meaning.kind == "q_rm"
     trainer.recipe = SimpleNamespace(scale=meaning.beta, offset=meaning.margin or 0.0)
     trainer.accelerator = SimpleNamespace(autocast=nullcontext)
-    trainer.reference = HFEngine(model(device, 1))
+    trainer.reference = model(device, 1)
+    give_logprobs(trainer.reference, "reference")
     give_values(made, "after", 0) if trainer.has_head else give_logprobs(made, "it")
     rows = [Row(Response(ids, 2), None) for ids in (*SEQUENCES, SEQUENCES[0][:6])]
     batch = {key: value.to(device) for key, value in collate([tuple(rows[:2]), tuple(rows[2:])]).items()}

@@ -132,10 +132,11 @@ def test_settings_that_cannot_be_saved_are_mended_before_the_first_step(world, t
     result = train_rl(make_recipe((policy, world[1]), tmp_path / "out", reward_model=reward))
     assert (result.reward_model / "model.safetensors").exists()
 
+    from prmbench.training.rl import reward as rewards
     from prmbench.training.rl import run
 
     monkeypatch.setattr(run, "_export", lambda *_: (_ for _ in ()).throw(ValueError("no such format")))
-    monkeypatch.setattr(run.ImplicitReward, "learn", lambda *_: pytest.fail("it had begun to learn"))
+    monkeypatch.setattr(rewards.ImplicitReward, "learn", lambda *_: pytest.fail("it had begun to learn"))
     with pytest.raises(UserError, match=r"the model cannot be saved \(no such format\)"):
         train_rl(make_recipe((policy, world[1]), tmp_path / "other", reward_model=reward))
 
