@@ -5,6 +5,7 @@ import json
 import pytest
 
 from prmbench.errors import UserError
+from prmbench.studies import work
 from prmbench.studies.lab import Lab
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.shared_rows import give_rows, read_rows, rows_file, take_rows
@@ -22,6 +23,7 @@ def made(run, seed, value):
 
 
 def test_another_machine_takes_what_was_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "_labs", {})  # those of other tests look elsewhere
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     made(RUNS[0], 0, 1.5)
     made(RUNS[1], 0, 2.5)
