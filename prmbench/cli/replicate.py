@@ -72,7 +72,13 @@ def replicate_command(
             typer.echo(line)
         return
     pages = replicate(
-        table or [], figure or [], world=recipes or MiniatureWorld(rows), seeds=seeds, workers=workers, output=output
+        table or [],
+        figure or [],
+        world=recipes or MiniatureWorld(rows),
+        seeds=seeds,
+        pair_seeds=pair_seeds,
+        workers=workers,
+        output=output,
     )
     typer.echo(f"claims: {pages.counts}")
     typer.echo(f"tables: {pages.markdown}")
