@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from prmbench.benchmarks.parts import to_svg
+from prmbench.benchmarks.search.table import standing
 from prmbench.reports.pages import markdown_table
+from prmbench.results.schema import Estimate
 from prmbench.stats.seeds import seed_mean
 from prmbench.studies.claims import with_interval
 from prmbench.studies.figures import Results
@@ -72,9 +74,7 @@ def winners(results: Results) -> list[str]:
         for method in rows[0]["methods"]:
             if not method.startswith(POOLED):
                 found = seed_mean([row["methods"][method]["difference"] for row in rows])
-                words = (
-                    "better than" if found.low > 0 else "worse than" if found.high < 0 else "not clearly different from"
-                )
+                words = standing(Estimate(value=found.mean, low=found.low, high=found.high))
                 groups.setdefault(words, []).append(method)
         lines.append(
             f"- {title_of(run)}: "
