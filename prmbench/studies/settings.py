@@ -78,13 +78,8 @@ REWARD_MODELS: dict[str, RewardModelSettings] = {
 }
 """Reward models of the tables."""
 
-SEARCHED_RATES = {
-    # Three rates first, 1e-4 to 1e-3; then one more beyond the edge that was best.
-    "ipvrm": (3e-5, 1e-4, 3e-4, 1e-3),
-    "implicit_prm": (3e-5, 1e-4, 3e-4, 1e-3),
-    "dpo": (3e-5, 1e-4, 3e-4, 1e-3),
-    "q_rm": (1e-4, 3e-4, 1e-3, 3e-3),
-}
+SEARCHED_RATES = {name: (1e-4, 3e-4, 1e-3) for name in ("ipvrm", "implicit_prm", "dpo", "q_rm")}
+"""Learning rates that are tried, by objective."""
 
 SEARCHED_REWARD_MODELS: dict[str, RewardModelSettings] = {
     f"{objective} rate={rate:g}": RewardModelSettings(objective, rate)
@@ -118,17 +113,14 @@ POLICIES: dict[str, PolicySettings] = {
 }
 """Policies of the tables. ``distrl ipvrm`` has both online corrections, the behaviour policy as its reference, and alpha 0.1."""
 
+STEPS = 20
+"""Rollout batches of every policy's training."""
+
 SEARCHED_POLICIES: dict[str, PolicySettings] = {
-    "sft search": PolicySettings("sft"),
-    **{f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate) for rate in (5e-5, 1e-4, 2e-4)},
-    **{
-        f"grpo ipvrm gae={weight:g} rate={rate:g}": PolicySettings(
-            "grpo", "ipvrm", "dlw+adb", gae_weight=weight, reward_learning_rate=rate
-        )
-        for weight, rate in ((1.0, 1e-4), (0.3, 1e-4), (0.1, 1e-4), (0.1, 3e-5), (0.1, 3e-4))
-    },
+    "sft search": PolicySettings("sft", steps=STEPS),
+    **{f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate, steps=STEPS) for rate in (1e-4, 2e-4, 4e-4, 8e-4)},
 }
-"""Policies among which `BASE` was chosen: first the policy's own learning rate, then what the reward model adds."""
+"""Policies among which the policies' learning rate is chosen."""
 
 BEST = "distrl ipvrm"
 """The paper's own method, by its name in `POLICIES`."""
