@@ -200,7 +200,7 @@ class Lab:
         Args:
             settings: How it is trained.
         """
-        name = f"{settings.objective}-{digest([settings.__dict__, recipe_text(RM_RECIPE)])[:12]}"
+        name = f"{settings.objective}-{digest([settings.__dict__, recipe_keys(RM_RECIPE)])[:12]}"
         folder = self.folder / "rm" / name
         with self._lock(f"train-{name}"):
             if not (folder / "rm.json").exists():
@@ -234,10 +234,13 @@ class Lab:
         return load_reward_model(self.reward_model_folder(settings))
 
 
-def recipe_text(name: str) -> str:
-    """Return the text of a recipe that ships with the project.
+def recipe_keys(name: str) -> dict[str, Any]:
+    """Return the keys of a recipe that ships with the project, as its file has them; comments do not count.
 
     Args:
         name: Its path below ``training/``.
     """
-    return (resource_folder("training") / name).read_text(encoding="utf-8")
+    import yaml
+
+    keys: dict[str, Any] = yaml.safe_load((resource_folder("training") / name).read_text(encoding="utf-8"))
+    return keys

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
-from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_text
+from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_keys
 from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED, LabelSettings
 from prmbench.studies.measure_decisions import measure_credit
 from prmbench.studies.measure_labels import LABEL_SIZES, measure_labels
@@ -101,7 +101,7 @@ class StudyRun:
         }.get(self.kind, [RM_RECIPE])
         own: dict[Kind, list[Any]] = {"labels": [LABEL_SIZES], "search": [LABEL_SIZES, SEARCH_SIZES]}
         sizes = [*SIZES, *own.get(self.kind, [])]
-        key = digest([self.kind, self.facts, self.split, sizes, [recipe_text(name) for name in recipes]])
+        key = digest([self.kind, self.facts, self.split, sizes, [recipe_keys(name) for name in recipes]])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 
 
