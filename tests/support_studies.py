@@ -37,6 +37,10 @@ def row(run, seed):
         f1 = {form: {p: value() for p in ("process", "prefix")} for form in FORMATS}
         return {"f1": {"crossfit": f1}, "auc_final": value(), "format_share": {"absolute": value()}} | {
             "truth": {"spearman": value()}
+            | {
+                link: {part: [value() for _ in range(4)] for part in ("predicted", "observed", "share")}
+                for link in ("margin", "naive")
+            }
         }
     if run.kind == "best-of-n":
         sizes = {str(n): {"expected": {"value": value()}} for n in BEST_OF}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,7 @@ class Lab:
         return load_reward_model(self.reward_model_folder(settings))
 
 
+@cache
 def recipe_keys(name: str) -> dict[str, Any]:
     """Return the keys of a recipe that ships with the project, as its file has them; comments do not count.
 

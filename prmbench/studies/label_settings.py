@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prmbench.studies.settings import LABELS, RATE
+from prmbench.studies.settings import LABELS
 
 Source = Literal["nothing", "outcomes", "exact labels", "true values", "rollouts"]
 
@@ -43,6 +43,8 @@ class LabelSettings:
         return self.source in ("exact labels", "true values", "rollouts")
 
 
+OUTCOME_RATE = 3e-4
+"""Learning rate of every implicit model of this study."""
 STEP_RATE = 1e-3
 """Learning rate of every explicit model. The study chose it on seed 100 and validation problems, with exact labels."""
 
@@ -51,10 +53,13 @@ LABELLED: dict[str, LabelSettings] = {
     "true values": LabelSettings("step_soft", "true values", learning_rate=STEP_RATE),
     **{f"k={k}": LabelSettings("step_soft", "rollouts", k, learning_rate=STEP_RATE) for k in KS},
     f"k={MOST} any": LabelSettings("step_ce", "rollouts", MOST, learning_rate=STEP_RATE),
-    **{name: LabelSettings(name, "outcomes", learning_rate=RATE) for name in ("ipvrm", "implicit_prm", "dpo", "q_rm")},
+    **{
+        name: LabelSettings(name, "outcomes", learning_rate=OUTCOME_RATE)
+        for name in ("ipvrm", "implicit_prm", "dpo", "q_rm")
+    },
     "endo": LabelSettings("endo", "nothing"),
-    **{f"ipvrm @{k}": LabelSettings("ipvrm", "outcomes", 0, k, RATE) for k in KS},
-    f"implicit_prm @{MOST}": LabelSettings("implicit_prm", "outcomes", 0, MOST, RATE),
+    **{f"ipvrm @{k}": LabelSettings("ipvrm", "outcomes", 0, k, OUTCOME_RATE) for k in KS},
+    f"implicit_prm @{MOST}": LabelSettings("implicit_prm", "outcomes", 0, MOST, OUTCOME_RATE),
     "k=1 @4": LabelSettings("step_soft", "rollouts", 1, 4, STEP_RATE),
     f"exact @{MOST}": LabelSettings("step_ce", "exact labels", 0, MOST, STEP_RATE),
 }

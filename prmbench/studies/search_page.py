@@ -126,11 +126,14 @@ def curve_picture(results: Results) -> str:
     return to_svg(drawing, "Best-of-N against N")
 
 
-def paragraphs(results: Results) -> list[str]:
+def write_search(results: Results) -> tuple[list[str], dict[str, str]]:
     """Write the figures of the page.
 
     Args:
         results: Rows by run.
+
+    Returns:
+        Paragraphs of the page, and pictures by their file's name.
     """
     n_seeds = len(next(iter(results.values())))
     agreement = [
@@ -138,7 +141,7 @@ def paragraphs(results: Results) -> list[str]:
         for run, rows in results.items()
         if run.name != "true values"
     ]
-    return [
+    paragraphs = [
         "## Figures",
         f"{n_seeds} seeds, {N_SEARCHED} test problems each, temperature 1, M = 4, budgets {' and '.join(map(str, BUDGETS))}. Means "
         "over seeds with the 95% Student-t interval of the mean; differences are paired by problem within a seed.",
@@ -150,3 +153,4 @@ def paragraphs(results: Results) -> list[str]:
         "![Best-of-N against the number of samples](search-many.svg)",
         curve_table(results),
     ]
+    return paragraphs, {"search-many.svg": curve_picture(results)}

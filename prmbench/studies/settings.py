@@ -64,21 +64,21 @@ class PolicySettings:
         return None if self.objective is None else REWARD_MODELS[self.objective]
 
 
-RATE = 3e-4
-"""Learning rate of every trained reward model. The study of reward models chose it on seed 100 and validation problems."""
+RATES = {"q_rm": 3e-4, "dpo": 3e-4, "implicit_prm": 3e-4, "ipvrm": 3e-4}
+"""Learning rate by objective, as docs/studies/settings.md chose it; the variants of IPVRM take its rate."""
 
 REWARD_MODELS: dict[str, RewardModelSettings] = {
     settings.name: settings
     for settings in (
-        RewardModelSettings("q_rm", RATE),
         RewardModelSettings("endo"),
-        *(RewardModelSettings(name, RATE) for name in ("dpo", "implicit_prm", "ipvrm", "ipvrm_late", "ipvrm_early")),
-        *(RewardModelSettings("ipvrm", RATE, margin=margin) for margin in (0.0, 10.0)),
+        *(RewardModelSettings(name, rate) for name, rate in RATES.items()),
+        *(RewardModelSettings(name, RATES["ipvrm"]) for name in ("ipvrm_late", "ipvrm_early")),
+        *(RewardModelSettings("ipvrm", RATES["ipvrm"], margin=margin) for margin in (0.0, 10.0)),
     )
 }
 """Reward models of the tables."""
 
-SEARCHED_RATES = {name: (1e-4, 3e-4, 1e-3) for name in ("ipvrm", "implicit_prm", "dpo", "q_rm")}
+SEARCHED_RATES = dict.fromkeys(("ipvrm", "implicit_prm", "dpo", "q_rm"), (1e-4, 3e-4, 1e-3))
 """Learning rates that are tried, by objective."""
 
 SEARCHED_REWARD_MODELS: dict[str, RewardModelSettings] = {
@@ -86,10 +86,13 @@ SEARCHED_REWARD_MODELS: dict[str, RewardModelSettings] = {
     for objective, rates in SEARCHED_RATES.items()
     for rate in rates
 }
-"""Reward models among which `RATE` was chosen."""
+"""Reward models among which `RATES` were chosen."""
 
-BASE = PolicySettings("grpo", steps=20, learning_rate=1e-4, gae_weight=0.1, reward_learning_rate=1e-4)
-"""What all policies of the tables share. The study of policies chose it on seed 100 and validation problems."""
+STEPS = 20
+"""Rollout batches of every policy's training."""
+
+BASE = PolicySettings("grpo", steps=STEPS, learning_rate=1e-4, gae_weight=0.1, reward_learning_rate=1e-4)
+"""What all policies of the tables share; docs/studies/settings.md says how it was chosen."""
 
 _DISTRL_IPVRM = replace(BASE, method="distrl", objective="ipvrm", update="dlw+adb")
 
@@ -113,12 +116,12 @@ POLICIES: dict[str, PolicySettings] = {
 }
 """Policies of the tables. ``distrl ipvrm`` has both online corrections, the behaviour policy as its reference, and alpha 0.1."""
 
-STEPS = 20
-"""Rollout batches of every policy's training."""
-
 SEARCHED_POLICIES: dict[str, PolicySettings] = {
     "sft search": PolicySettings("sft", steps=STEPS),
-    **{f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate, steps=STEPS) for rate in (1e-4, 2e-4, 4e-4, 8e-4)},
+    **{
+        f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate, steps=STEPS)
+        for rate in (1e-4, 2e-4, 4e-4, 8e-4)
+    },
 }
 """Policies among which the policies' learning rate is chosen."""
 

@@ -104,7 +104,7 @@ def give_rows(folder: Path, runs: Iterable[StudyRun], seeds: Sequence[int]) -> i
 
 
 def perform_shared(folder: Path, runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | None = None) -> Results:
-    """Take what the folder has, perform what is missing, and give what was done, before a stop too.
+    """Take what the folder has, perform what is missing, and give every run when it is done.
 
     Args:
         folder: Folder of the rows of all seeds.
@@ -116,7 +116,5 @@ def perform_shared(folder: Path, runs: Sequence[StudyRun], seeds: Sequence[int],
         Rows by run, in the order of the seeds.
     """
     take_rows(folder, runs, seeds)
-    try:
-        return perform_runs(runs, seeds, workers)
-    finally:
-        give_rows(folder, runs, seeds)
+    give_rows(folder, runs, seeds)
+    return perform_runs(runs, seeds, workers, lambda run, seed: give_rows(folder, [run], [seed]))

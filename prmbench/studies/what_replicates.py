@@ -12,13 +12,18 @@ from matplotlib.figure import Figure as Drawing
 from prmbench.benchmarks.parts import to_svg
 from prmbench.miniature.decisions import DecisionKind
 from prmbench.reports.pages import markdown_table
+from prmbench.reports.reported import read_reported
+from prmbench.resources import resource_folder
 from prmbench.stats.seeds import SeedMean, seed_mean
 from prmbench.studies import figures
-from prmbench.studies.claims import MARGIN_SHARE, VERDICTS, JudgedClaim, family
+from prmbench.studies.claims import MARGIN_SHARE, VERDICTS, JudgedClaim, count_verdicts, family, judge
 from prmbench.studies.figures import Results, RunFigure
 from prmbench.studies.measure_decisions import RARE, TOKEN_KINDS
 from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.our_tables import PLACES, RATIOS
+from prmbench.studies.paper_claims import CLAIMS
+from prmbench.studies.pictures import reliability_diagram
+from prmbench.studies.replicate import TEST, claims_table
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import BEST, LABELS
 
@@ -27,6 +32,8 @@ COLOURS = {"appears": "#00867e", "does not appear": "#be1e2d", "practically equa
 COMPARED = ("grpo", "grpo ipvrm", BEST)
 """Policies whose moves are drawn."""
 KINDS: tuple[DecisionKind, ...] = ("choice", "result", "misconception")
+RELIABLE = ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10")
+"""Reward models whose values are drawn against true ones."""
 CLIP = 4.0
 """Differences of more than so many times the paper's effect are drawn at the edge."""
 
@@ -218,4 +225,51 @@ def pictures_of(judged: Sequence[JudgedClaim], results: Results) -> dict[str, tu
             moves_picture(results),
         ),
         "best-of-n": ("Best-of-N by reward model, with 95% intervals over seeds.", best_of_n_picture(results)),
+        "values": (
+            "Values of prefixes against true ones, by link; a dot's size is its share of prefixes.",
+            reliability_diagram(results, RELIABLE),
+        ),
     }
+
+
+def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
+    """Write the page's figures.
+
+    Args:
+        results: Rows by run, of all that the paper's tables need.
+        pair: Rows of the runs that were made for more seeds.
+
+    Returns:
+        Paragraphs of the page, and pictures by their file's name.
+    """
+    judged = judge(CLAIMS, results, read_reported(resource_folder("leaderboards")), pair)
+    paper, ours = ([one for one in judged if one.claim.ours is mine] for mine in (False, True))
+    pictures = pictures_of(judged, results)
+
+    def show(name: str) -> str:
+        return f"![{pictures[name][0]}](what-replicates-{name}.svg)"
+
+    open_claims = [
+        [one.claim.where, one.claim.text, one.shown, str(one.seeds_needed or "")]
+        for one in paper
+        if one.verdict == "undecided"
+    ]
+    paragraphs = [
+        "## Verdicts",
+        f"{_n_seeds(results)} seeds; {_n_seeds(pair)} of DistRL and GRPO with IPVRM. {TEST}",
+        verdict_counts(judged),
+        show("claims"),
+        "[Every table and every claim](replicate.md).",
+        "### What is undecided",
+        "Beside each: the seeds that decide the paper's own effect at 80% power with the spread seen here, where the paper prints it.",
+        markdown_table(["paper", "claim", "difference here", "seeds for the paper's effect"], open_claims),
+        "## Why",
+        f"Claims of ours, which the paper does not make: {count_verdicts(ours)}.",
+        claims_table(ours),
+        *(show(name) for name in pictures if name != "claims"),
+    ]
+    return paragraphs, {f"what-replicates-{name}.svg": picture for name, (_, picture) in pictures.items()}
+
+
+def _n_seeds(results: Results) -> int:
+    return len(next(iter(results.values())))

@@ -18,7 +18,7 @@ from prmbench.studies.runs import StudyRun, perform
 from prmbench.workers import Worker, interrupt_workers, serve, start_worker, stop_workers
 
 FIRST = "reward model"
-"""Kind of the runs that come first: the others start from the same models, and would wait for each other."""
+"""Kind of a seed's first runs: its others start from the same models, and would wait for each other."""
 
 SAVING_SECONDS = 60.0
 """Time that workers have at a stop to finish the step of a training and to save its state."""
@@ -26,7 +26,12 @@ SAVING_SECONDS = 60.0
 _labs: dict[tuple[int, Split], Lab] = {}
 
 
-def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | None = None) -> Results:
+def perform_runs(
+    runs: Sequence[StudyRun],
+    seeds: Sequence[int],
+    workers: int | None = None,
+    finished: Callable[[StudyRun, int], object] = lambda run, seed: None,
+) -> Results:
     """Return the rows of every run, and compute them first where they are not kept yet.
 
     Args:
@@ -34,6 +39,7 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
         seeds: The seeds that each run is made for.
         workers: Number of processes. Each has one thread, so that the figures do not depend on their number. None takes one a
             core.
+        finished: Called after every run that was computed here, with the run and its seed.
 
     Returns:
         Rows by run, in the order of the seeds.
@@ -42,7 +48,7 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
         UserError: A worker process ended before its time.
         KeyboardInterrupt: Stopped; the message says how much is kept.
     """
-    jobs = sorted(((run, seed) for seed in seeds for run in runs), key=lambda job: (job[0].kind != FIRST, job[1]))
+    jobs = sorted(((run, seed) for seed in seeds for run in runs), key=lambda job: (job[1], job[0].kind != FIRST))
     folders = {seed: Lab(seed).folder for seed in seeds}
 
     def done(run: StudyRun, seed: int) -> bool:
@@ -54,7 +60,12 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
     if todo:
         try:
             with progress("replicating", total, "units of work", done=total - left) as advance:
-                _perform(todo, workers or os.cpu_count() or 1, advance, len(jobs) - len(todo))
+
+                def count(run: StudyRun, seed: int) -> None:
+                    advance(run.seconds)
+                    finished(run, seed)
+
+                _perform(todo, workers or os.cpu_count() or 1, count, len(jobs) - len(todo))
         except KeyboardInterrupt:
             kept = sum(done(*job) for job in jobs)
             raise KeyboardInterrupt(
@@ -65,20 +76,20 @@ def perform_runs(runs: Sequence[StudyRun], seeds: Sequence[int], workers: int | 
 
 
 def _perform(
-    jobs: Sequence[tuple[StudyRun, int]], workers: int, advance: Callable[[int], None], n_kept: int = 0
+    jobs: Sequence[tuple[StudyRun, int]], workers: int, finished: Callable[[StudyRun, int], None], n_kept: int = 0
 ) -> None:
     """Perform runs in worker processes.
 
     Args:
         jobs: The runs that are missing, with their seeds.
         workers: Number of processes.
-        advance: Called with the units of work of a run when it is done.
+        finished: Called with a run and its seed when it is done.
         n_kept: Number of runs that were kept before; 0 where every run is missing.
     """
     waiting = list(jobs)
     started = [start_worker(_work) for _ in range(min(workers, len(jobs)))]
     idle = list(started)
-    running: dict[Any, tuple[Worker, StudyRun]] = {}
+    running: dict[Any, tuple[Worker, tuple[StudyRun, int]]] = {}
     try:
         while waiting or running:
             while waiting and idle:
@@ -89,16 +100,16 @@ def _perform(
                     file=sys.stderr,
                     flush=True,
                 )
-                running[worker.link] = worker, job[0]
+                running[worker.link] = worker, job
                 with contextlib.suppress(BrokenPipeError):  # its reply says that it has ended
                     worker.link.send(job)
             for link in wait(list(running)):
-                worker, run = running.pop(link)
+                worker, (run, seed) = running.pop(link)
                 idle.append(worker)
                 reply = worker.reply()
                 if isinstance(reply, Exception):
                     raise UserError(f"{run.kind} {run.name}: its {reply}") if isinstance(reply, OSError) else reply
-                advance(run.seconds)
+                finished(run, seed)
     except KeyboardInterrupt:
         print("stopping: trainings under way are saved first; Ctrl-C again stops at once", file=sys.stderr, flush=True)
         interrupt_workers(started, SAVING_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prmbench.studies.search_page import RUNS, curve_picture, curve_table, methods_table, paragraphs, winners
+from prmbench.studies.search_page import RUNS, curve_table, methods_table, winners, write_search
 
 METHODS = ("best-of-n@4", "beam@4", "beam@16")
 
@@ -54,8 +54,9 @@ def test_winners_by_the_interval_over_seeds(results):
 
 
 def test_the_page_and_its_picture(results):
-    text = "\n".join(paragraphs(results))
+    paragraphs, pictures = write_search(results)
+    text = "\n".join(paragraphs)
     assert "3 seeds" in text
     assert "- explicit PRM, exact labels: 0.25 [0.25, 0.25]" in text
     assert "true values: 1" not in text
-    assert curve_picture(results).startswith("<svg")
+    assert pictures["search-many.svg"].startswith("<svg")

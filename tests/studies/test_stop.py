@@ -114,6 +114,6 @@ def test_a_stop_lets_workers_save_first(monkeypatch, capsys):
     )
     monkeypatch.setattr(work_module, "stop_workers", lambda workers: calls.append("ended"))
     with pytest.raises(KeyboardInterrupt):
-        work_module._perform([(TrainingRun(), 0)], 1, lambda n: None)
+        work_module._perform([(TrainingRun(), 0)], 1, lambda run, seed: None)
     assert calls == ["job", ("told", 1), "ended"]
     assert "trainings under way are saved first" in capsys.readouterr().err

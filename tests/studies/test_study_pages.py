@@ -1,94 +1,91 @@
+"""The pages of the studies, from the rows that are committed beside them and from rows drawn at random."""
+
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from support_studies import row
 
 from prmbench.errors import ArgumentError, UserError
-from prmbench.studies.settings import RATE, SEARCHED_RATES
-from prmbench.studies.study_pages import MARK, STUDIES, _read, chosen_rates, run_study, write_page
+from prmbench.studies.settings import BASE, RATES
+from prmbench.studies.settings_page import chosen_policy_rate, chosen_rates
+from prmbench.studies.shared_rows import rows_file
+from prmbench.studies.study_pages import MARK, SEARCH_SEED, STUDIES, finished_rows, run_study, write_page
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "studies"
 
 
-def as_now(row):
-    """A row of the world before, which had two formats and candidates at one temperature, with what rows have now."""
-    row = json.loads(json.dumps(row))
-    for formats in (
-        *(row.get(part, {}).get(rule) for part in ("f1", "f1_content") for rule in ("crossfit", "oracle")),
-        row.get("baselines"),
-    ):
-        if formats:
-            formats["prose"] = formats["plain"]
-    if "figures" in row:
-        row["at_one"] = row["figures"]
-    return row
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """The committed pages with rows of the shape that runs leave now."""
-    folder = shutil.copytree(PAGES, tmp_path / "pages")
-    for name in STUDIES:
-        for path in folder.glob(f"{name}*.json"):
-            path.write_text(json.dumps([as_now(row) for row in json.loads(path.read_text())]))
-    return folder
+def give(folder, runs, seed):
+    """Put rows drawn at random where finished ones lie."""
+    lines = [{"file": run.place(folder).name, "row": row(run, seed)} for run in runs]
+    rows_file(folder, seed).write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_page_is_made_of_the_rows_beside_it(folder, name):
-    text = write_page(name, folder).read_text()
-    assert text == write_page(name, folder).read_text()
-    assert text.count(MARK) == 1
-    assert text.partition(MARK)[0] == (PAGES / f"{name}.md").read_text().partition(MARK)[0]
-    for picture in folder.glob(f"{name}*.svg"):
-        assert picture.read_text().startswith("<svg")
+def test_the_committed_page_is_what_the_committed_rows_give(name, tmp_path):
+    folder = shutil.copytree(PAGES, tmp_path / "pages")
+    assert write_page(name, folder).read_text() == (PAGES / f"{name}.md").read_text()
+    assert (PAGES / f"{name}.md").read_text().count(MARK) == 1
+    for picture in PAGES.glob(f"{name}-*.svg"):
+        assert (folder / picture.name).read_text().startswith("<svg")
 
 
-def test_the_search_chose_the_rate_of_the_tables():
-    study = STUDIES["reward-models"]
-    assert chosen_rates(_read(PAGES / "reward-models-search.json", study.search_runs)) == dict.fromkeys(
-        SEARCHED_RATES, RATE
-    )
+def test_the_search_chose_the_settings_of_the_tables():
+    searched = finished_rows(PAGES / "rows", STUDIES["settings"].search_runs, [SEARCH_SEED])
+    assert chosen_rates(searched) == RATES
+    assert chosen_policy_rate(searched) == BASE.learning_rate
 
 
 def test_searched_runs_are_measured_on_validation_problems_and_kept_apart(tmp_path):
     for study in STUDIES.values():
         assert {run.split for run in study.search_runs} <= {"validation"}
-        assert {run.split for run in study.runs} == {"test"}
+        assert {run.split for run in study.runs} <= {"test"}
+        assert set(study.pair) <= set(study.runs)
     places = [run.place(tmp_path) for study in STUDIES.values() for run in (*study.runs, *study.search_runs)]
     assert len(set(places)) == len(places)
 
 
-def test_an_unfinished_table_and_an_unknown_study(folder):
-    rows = json.loads((folder / "best-of-n.json").read_text())
-    (folder / "best-of-n.json").write_text(json.dumps(rows[:-1]))
-    with pytest.raises(UserError, match="a run lacks a seed"):
-        write_page("best-of-n", folder)
-    with pytest.raises(ArgumentError, match=r"`name=policy`: not known \(did you mean 'policies'"):
-        run_study("policy", folder)
+def test_only_seeds_with_every_run_are_shown(tmp_path):
+    study = STUDIES["what-replicates"]
+    for seed in (0, 2):
+        give(tmp_path, study.runs, seed)
+    give(tmp_path, study.runs[1:], 1)
+    give(tmp_path, study.pair, 7)
+    found = finished_rows(tmp_path, study.runs)
+    assert {len(rows) for rows in found.values()} == {2}
+    assert found[study.runs[3]] == [row(study.runs[3], seed) for seed in (0, 2)]
+    assert len(finished_rows(tmp_path, study.pair)[study.pair[0]]) == 4
+    assert finished_rows(tmp_path, []) == {}
+    with pytest.raises(UserError, match="no seed has every run of the study yet"):
+        finished_rows(tmp_path, STUDIES["labels"].runs)
 
 
-def test_a_study_runs_what_is_missing_and_keeps_its_rows(folder, tmp_path, monkeypatch):
-    """Rows come from the file beside the page instead of hours of training; the page and the rows are the same again."""
+def test_a_study_runs_what_is_missing_and_writes_its_page(tmp_path, monkeypatch):
+    """Rows are drawn at random in the place of hours of training."""
     asked = []
 
-    def rows(folder_of_rows, runs, seeds, workers):
-        assert folder_of_rows == made / "rows"
-        asked.append((runs, list(seeds)))
-        name = "best-of-n" if runs else None
-        return _read(folder / f"{name}.json", runs) if name else {}
+    def perform(folder, runs, seeds, workers):
+        asked.append((list(runs), list(seeds)))
+        folder.mkdir(exist_ok=True)
+        for seed in seeds:
+            if not rows_file(folder, seed).exists():
+                give(folder, runs, seed)
 
-    monkeypatch.setattr("prmbench.studies.study_pages.perform_shared", rows)
-    made = tmp_path / "made"
-    made.mkdir()
-    page = run_study("best-of-n", made)
-    assert asked[-1] == (STUDIES["best-of-n"].runs, list(range(6)))
-    wanted = write_page("best-of-n", folder).read_text().partition(MARK)[2]
-    assert page.read_text() == f"# Best-of-N in the miniature\n\n{MARK}{wanted}"
-    again = json.loads((made / "best-of-n.json").read_text())
-    assert sorted(map(json.dumps, again)) == sorted(
-        map(json.dumps, json.loads((folder / "best-of-n.json").read_text()))
-    )
+    monkeypatch.setattr("prmbench.studies.study_pages.perform_shared", perform)
+    study = STUDIES["what-replicates"]
+    page = run_study("what-replicates", tmp_path, seeds=2, pair_seeds=3)
+    assert asked == [(list(study.runs), [0, 1]), (list(study.pair), [0, 1, 2])]
+    text = page.read_text()
+    assert text.startswith(f"# {study.title}\n\n{MARK}\n\n## Verdicts\n\n2 seeds; 3 of DistRL and GRPO with IPVRM.")
+    page.write_text(text.replace(f"{MARK}", f"By hand.\n\n{MARK}"))
+    assert write_page("what-replicates", tmp_path).read_text().startswith(f"# {study.title}\n\nBy hand.\n\n{MARK}")
+    assert len(list(tmp_path.glob("what-replicates-*.svg"))) == 6
+
+
+def test_an_unknown_study(tmp_path):
+    with pytest.raises(ArgumentError, match=r"`name=label`: not known \(did you mean 'labels'"):
+        run_study("label", tmp_path)

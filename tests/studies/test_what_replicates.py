@@ -11,7 +11,10 @@ from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
 from prmbench.studies.claims import VERDICTS, judge
 from prmbench.studies.paper_claims import CLAIMS
-from prmbench.studies.what_replicates import pictures_of, verdict_counts
+from prmbench.studies.replicate import PAIR
+from prmbench.studies.what_replicates import pictures_of, verdict_counts, write
+
+REPORTED = read_reported(resource_folder("leaderboards"))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def judged(results):
-    return judge(CLAIMS, results, read_reported(resource_folder("leaderboards")))
+    return judge(CLAIMS, results, REPORTED)
 
 
 def test_every_claim_of_the_paper_is_counted_once(judged):
@@ -41,7 +44,7 @@ def test_every_claim_of_the_paper_is_counted_once(judged):
 
 def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):
     drawn = pictures_of(judged, results)
-    assert set(drawn) == {"claims", "credit", "rare", "moves", "best-of-n"}
+    assert set(drawn) == {"claims", "credit", "rare", "moves", "best-of-n", "values"}
     for caption, picture in drawn.values():
         assert caption.endswith(".")
         assert picture.startswith("<svg")
@@ -50,3 +53,18 @@ def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):
     with_unit = [one for one in judged if not one.claim.ours and one.margin > 0]
     assert len(re.findall("(?:Table|Fig\\.|Section) [0-9.]+[^<]*: ", shown)) == len(with_unit)
     assert "misconception" in drawn["moves"][1]
+
+
+def test_the_page_counts_and_shows_everything(judged, results):
+    pair = {run: [row(run, seed) for seed in range(5)] for run in PAIR}
+    paragraphs, pictures = write(results, pair)
+    text = "\n\n".join(paragraphs)
+    assert "3 seeds; 5 of DistRL and GRPO with IPVRM." in text
+    assert verdict_counts(judge(CLAIMS, results, REPORTED, pair)) in text
+    for file in pictures:
+        assert f"]({file})" in text
+    # Every undecided claim stands in the list of what is undecided.
+    part = text.partition("### What is undecided")[2].partition("## Why")[0]
+    undecided = [one for one in judge(CLAIMS, results, REPORTED, pair) if one.verdict == "undecided"]
+    for one in undecided:
+        assert (one.claim.text in part) != one.claim.ours
