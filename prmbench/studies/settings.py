@@ -118,12 +118,13 @@ POLICIES: dict[str, PolicySettings] = {
 
 SEARCHED_POLICIES: dict[str, PolicySettings] = {
     "sft search": PolicySettings("sft", steps=STEPS),
+    **{f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate, steps=STEPS) for rate in (1e-4, 2e-4, 4e-4)},
     **{
-        f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate, steps=STEPS)
-        for rate in (1e-4, 2e-4, 4e-4, 8e-4)
+        f"grpo ipvrm gae={weight:g}": PolicySettings("grpo", "ipvrm", "dlw+adb", gae_weight=weight, steps=STEPS)
+        for weight in (1.0, 0.3, 0.1)
     },
 }
-"""Policies among which the policies' learning rate is chosen."""
+"""Policies among which `BASE` was chosen: first the learning rate, then the weight of what the reward model says."""
 
 BEST = "distrl ipvrm"
 """The paper's own method, by its name in `POLICIES`."""

@@ -14,6 +14,9 @@ from prmbench.studies.layout import cell_text
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import LABELS, SEARCHED_POLICIES, SEARCHED_REWARD_MODELS
 
+ROOM = 85.0
+"""avg@8, in %, that GRPO is to stay below."""
+
 
 def chosen_rates(searched: Results) -> dict[str, float]:
     """Choose the learning rate of each searched objective: the one with the highest AUC of the final value.
@@ -34,17 +37,31 @@ def chosen_rates(searched: Results) -> dict[str, float]:
 
 
 def chosen_policy_rate(searched: Results) -> float:
-    """Choose the policies' learning rate: the one with which GRPO, without a reward model, has the highest avg@8.
+    """Choose the policies' learning rate: the highest with which GRPO, without a reward model, stays below `ROOM`.
+
+    Above it a policy has little left to learn, and methods can no longer differ.
 
     Args:
         searched: Rows of the search.
     """
-    found = {
-        settings.learning_rate: float(np.mean(figures.AVERAGE.of(name).values(searched)))
-        for name, settings in SEARCHED_POLICIES.items()
-        if settings.method == "grpo"
-    }
-    return max(found, key=lambda rate: found[rate])
+    found = {SEARCHED_POLICIES[name].learning_rate: average for name, average in _averages(searched, "grpo rate")}
+    return max(rate for rate, average in found.items() if average < ROOM)
+
+
+def chosen_gae_weight(searched: Results) -> float:
+    """Choose the weight of the advantages that GAE gives: the one with which GRPO with IPVRM has the highest avg@8.
+
+    Args:
+        searched: Rows of the search.
+    """
+    name, _ = max(_averages(searched, "grpo ipvrm"), key=lambda one: one[1])
+    return SEARCHED_POLICIES[name].gae_weight
+
+
+def _averages(searched: Results, start: str) -> list[tuple[str, float]]:
+    """avg@8 of the searched policies whose names begin so."""
+    names = [name for name in SEARCHED_POLICIES if name.startswith(start)]
+    return [(name, float(np.mean(figures.AVERAGE.of(name).values(searched)))) for name in names]
 
 
 def paragraphs(searched: Results) -> list[str]:
@@ -53,7 +70,7 @@ def paragraphs(searched: Results) -> list[str]:
     Args:
         searched: Rows of the search.
     """
-    rates, rate = chosen_rates(searched), chosen_policy_rate(searched)
+    rates, rate, weight = chosen_rates(searched), chosen_policy_rate(searched), chosen_gae_weight(searched)
     shown = [figures.FINAL_AUC, *map(figures.f1, FORMATS)]
     models = [
         [
@@ -64,18 +81,16 @@ def paragraphs(searched: Results) -> list[str]:
         ]
         for name, settings in sorted(SEARCHED_REWARD_MODELS.items(), key=lambda one: astuple(one[1])[:2])
     ]
-    policies = [
-        [
-            LABELS[settings.name],
-            "" if settings.method == "sft" else f"{settings.learning_rate:g}",
-            cell_text(figures.AVERAGE.of(name), searched),
-            "chosen" if settings.method != "sft" and settings.learning_rate == rate else "",
-        ]
-        for name, settings in SEARCHED_POLICIES.items()
-    ]
+    policies = []
+    for name, settings in SEARCHED_POLICIES.items():
+        trained, rewarded = settings.method != "sft", settings.objective is not None
+        chosen = settings.gae_weight == weight if rewarded else trained and settings.learning_rate == rate
+        cells = [f"{settings.learning_rate:g}" if trained else "", f"{settings.gae_weight:g}" if rewarded else ""]
+        average = cell_text(figures.AVERAGE.of(name), searched)
+        policies.append([LABELS[settings.name], *cells, average, "chosen" if chosen else ""])
     return [
         "## Reward models",
         markdown_table(["objective", "learning rate", "AUC", *(f"process F1, {form}" for form in FORMATS), ""], models),
         "## Policies",
-        markdown_table(["run", "learning rate", "avg@8", ""], policies),
+        markdown_table(["run", "learning rate", "weight of GAE", "avg@8", ""], policies),
     ]

@@ -5,7 +5,7 @@ from support_studies import row
 
 from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import SEARCHED_POLICIES, SEARCHED_REWARD_MODELS
-from prmbench.studies.settings_page import chosen_policy_rate, chosen_rates, paragraphs
+from prmbench.studies.settings_page import chosen_gae_weight, chosen_policy_rate, chosen_rates, paragraphs
 
 MODELS = [StudyRun("reward model", name) for name in SEARCHED_REWARD_MODELS]
 TRAINED = [StudyRun("policy", name) for name in SEARCHED_POLICIES]
@@ -16,15 +16,16 @@ def searched():
     return {run: [row(run, 100)] for run in (*MODELS, *TRAINED)}
 
 
-def test_the_highest_auc_and_the_highest_average_are_chosen(searched):
-    """By hand: every objective's second rate, and the policies' third, are made the best."""
+def test_what_is_chosen(searched):
+    """By hand: every objective's second rate has the highest AUC; GRPO leaves room at two rates; a weight of 0.3 is best."""
     for i, run in enumerate(MODELS):
         searched[run][0]["auc_final"] = 0.9 if i % 3 == 1 else 0.5
-    for i, run in enumerate(TRAINED):
-        searched[run][0]["right"] = [6] * 20 if i == 3 else [3] * 20
-    searched[TRAINED[0]][0]["right"] = [8] * 20  # the SFT policy has no rate, so it is never chosen
+    for run, right in zip(TRAINED, (3, 5, 6, 7, 5, 6, 4), strict=True):
+        searched[run][0]["right"] = [right] * 20
     assert chosen_rates(searched) == dict.fromkeys(("ipvrm", "implicit_prm", "dpo", "q_rm"), 3e-4)
-    assert chosen_policy_rate(searched) == SEARCHED_POLICIES[TRAINED[3].name].learning_rate
+    assert chosen_policy_rate(searched) == 2e-4
+    assert chosen_gae_weight(searched) == 0.3
     text = "\n".join(paragraphs(searched))
-    assert text.count("| chosen |") == 5
-    assert "| GRPO w/ VR | 0.0004 | 75.0 | chosen |" in text
+    assert text.count("| chosen |") == 6
+    assert "| GRPO w/ VR | 0.0002 |  | 75.0 | chosen |" in text
+    assert "| GRPO w/ IPVRM | 0.0001 | 0.3 | 75.0 | chosen |" in text
