@@ -83,7 +83,7 @@ SEARCHED_RATES = {
     "ipvrm": (3e-4, 1e-3, 3e-3),
     "implicit_prm": (3e-4, 1e-3, 3e-3),
     "dpo": (1e-4, 3e-4, 1e-3),
-    "q_rm": (3e-4, 1e-3, 3e-3),
+    "q_rm": (1e-4, 3e-4, 1e-3),
 }
 """Learning rates that were tried, by objective."""
 
