@@ -16,7 +16,7 @@ from prmbench.studies import labels_page, search_page, settings_page, what_repli
 from prmbench.studies.figures import Results
 from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED
 from prmbench.studies.replicate import PAIR, plan_runs
-from prmbench.studies.runs import Kind, StudyRun
+from prmbench.studies.runs import Kind, Row, StudyRun
 from prmbench.studies.settings import SEARCHED_POLICIES, SEARCHED_REWARD_MODELS
 from prmbench.studies.shared_rows import perform_shared, read_rows
 from prmbench.studies.world import MiniatureWorld
@@ -119,7 +119,7 @@ def finished_rows(folder: Path, runs: Sequence[StudyRun], seeds: Iterable[int] =
     Raises:
         UserError: No seed has every run.
     """
-    found: Results = {run: [] for run in runs}
+    found: dict[StudyRun, list[Row]] = {run: [] for run in runs}
     names = {run: run.place(folder).name for run in runs}
     for seed in seeds if runs else ():
         rows = read_rows(folder, seed)
@@ -128,7 +128,7 @@ def finished_rows(folder: Path, runs: Sequence[StudyRun], seeds: Iterable[int] =
                 found[run].append(rows[name])
     if runs and not found[runs[0]]:
         raise UserError(f"{folder}: no seed has every run of the study yet; run it without --page-only")
-    return found
+    return dict(found)
 
 
 def _find(name: str) -> Study:

@@ -261,7 +261,7 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
         show("claims"),
         "[Every table and every claim](replicate.md).",
         "### What is undecided",
-        "Beside each: the seeds that decide the paper's own effect at 80% power with the spread seen here, where the paper prints it.",
+        "Beside each: the seeds that decide the paper's effect at 80% power with the spread seen here, where the paper prints it.",
         markdown_table(["paper", "claim", "difference here", "seeds for the paper's effect"], open_claims),
         "## Why",
         f"Claims of ours, which the paper does not make: {count_verdicts(ours)}.",
