@@ -32,14 +32,16 @@ from prmbench.search.sampler import PolicySampler
 from prmbench.search.scorer import ModelScorer
 from prmbench.search.step_ends import StepEnds
 from prmbench.studies.lab import Lab
-from prmbench.studies.label_settings import LABELLED
+from prmbench.studies.label_settings import LABELLED, LabelSettings
 from prmbench.studies.measure_labels import trained_on
-from prmbench.studies.settings import REWARD_MODELS
+from prmbench.studies.settings import REWARD_MODELS, RewardModelSettings
 
 PARAMS = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
 BUDGETS = (4, 16)
 N_SEARCHED, N_MANY, MANY = 100, 32, 1_024
 """Problems of the methods, problems of the curve of over-optimisation, and samples of each of these."""
+TRUTH = "true values"
+"""What scores paths exactly; in the study of labels a reward model that is trained on them has the same name."""
 SEARCH_SIZES = [N_SEARCHED, N_MANY, MANY, list(BUDGETS)]
 
 
@@ -48,14 +50,19 @@ class SearchSettings:
     """What scores the paths of the study of guided search.
 
     Attributes:
-        scores: ``true values``, the name of a reward model of the tables, or the name of one of the study of labels.
+        scores: `TRUTH`, the name of a reward model of the tables, or the name of one of the study of labels.
     """
 
     scores: str
 
+    @property
+    def reward(self) -> RewardModelSettings | LabelSettings | None:
+        """How the reward model is trained; None for the true values."""
+        return None if self.scores == TRUTH else REWARD_MODELS.get(self.scores) or LABELLED[self.scores]
+
 
 SEARCHES: dict[str, SearchSettings] = {
-    name: SearchSettings(name) for name in ("true values", "ipvrm", "implicit_prm", "q_rm", "exact @16")
+    name: SearchSettings(name) for name in (TRUTH, "ipvrm", "implicit_prm", "q_rm", "exact @16")
 }
 """The study's ways to score, by the name of their run. ``exact @16`` is an explicit PRM, trained on exact labels."""
 
@@ -76,7 +83,7 @@ def measure_searches(lab: Lab, settings: SearchSettings, output: Path) -> dict[s
     # What scores paths.
     policy = lab.load_policy()
     truth = TrueValueModel(lab.build.world, policy.encoder)
-    if settings.scores == "true values":
+    if settings.scores == TRUTH:
         model: RewardModel = truth
     elif settings.scores in REWARD_MODELS:
         model = lab.reward_model(REWARD_MODELS[settings.scores])

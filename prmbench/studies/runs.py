@@ -82,9 +82,9 @@ class StudyRun:
 
     @property
     def facts(self) -> Row:
-        """The settings, and those of the reward model that a policy's training starts from, for JSON."""
+        """The settings, and those of the reward model that a policy's training or a search uses, for JSON."""
         settings = self.settings
-        reward = settings.reward if isinstance(settings, PolicySettings) else None
+        reward = settings.reward if isinstance(settings, PolicySettings | SearchSettings) else None
         return {"settings": settings and asdict(settings), "reward": reward and asdict(reward)}
 
     def place(self, folder: Path) -> Path:

@@ -118,9 +118,8 @@ POLICIES: dict[str, PolicySettings] = {
     "distrl implicit_prm": replace(BASE, method="distrl", objective="implicit_prm", update="naive"),
     "distrl ipvrm start": replace(_DISTRL_IPVRM, reference="start"),
     **{f"distrl ipvrm {update}": replace(_DISTRL_IPVRM, update=update) for update in UPDATES},
-    **{f"distrl ipvrm alpha={alpha}": replace(_DISTRL_IPVRM, alpha=alpha) for alpha in (0.05, 0.2, 0.5)},
 }
-"""Policies of the tables. ``distrl ipvrm`` has both online corrections, the behaviour policy as its reference, and alpha 0.1."""
+"""Policies of the tables. ``distrl ipvrm`` has both online corrections, and the behaviour policy as its reference."""
 
 SEARCHED_POLICIES: dict[str, PolicySettings] = {
     "sft search": PolicySettings("sft", steps=STEPS),
@@ -161,8 +160,5 @@ LABELS = {
     "distrl ipvrm naive": "DistRL w/ IPVRM, naive",
     "distrl ipvrm dlw": "DistRL w/ IPVRM, DLW",
     "distrl ipvrm adb": "DistRL w/ IPVRM, ADB",
-    "distrl ipvrm alpha=0.05": "DistRL w/ IPVRM, alpha 0.05",
-    "distrl ipvrm alpha=0.2": "DistRL w/ IPVRM, alpha 0.2",
-    "distrl ipvrm alpha=0.5": "DistRL w/ IPVRM, alpha 0.5",
 }
 """What pages call the entries of `REWARD_MODELS` and `POLICIES`, in the order of the pages."""
