@@ -81,7 +81,7 @@ REWARD_MODELS: dict[str, RewardModelSettings] = {
 SEARCHED_RATES = {
     # 3e-4 and 1e-3 first; then on from the better of the two, until the best one lies between two others.
     "ipvrm": (3e-4, 1e-3, 3e-3),
-    "implicit_prm": (1e-3, 3e-3, 1e-2),
+    "implicit_prm": (3e-4, 1e-3, 3e-3, 1e-2),
     "dpo": (1e-4, 3e-4, 1e-3),
     "q_rm": (1e-4, 3e-4, 1e-3),
 }
