@@ -64,7 +64,7 @@ class PolicySettings:
         return None if self.objective is None else REWARD_MODELS[self.objective]
 
 
-RATES = {"q_rm": 3e-4, "dpo": 3e-4, "implicit_prm": 3e-3, "ipvrm": 1e-3}
+RATES = {"q_rm": 3e-4, "dpo": 3e-4, "implicit_prm": 1e-3, "ipvrm": 1e-3}
 """Learning rate by objective, as docs/studies/settings.md chose it; the variants of IPVRM take its rate."""
 
 REWARD_MODELS: dict[str, RewardModelSettings] = {

@@ -17,9 +17,10 @@ def searched():
 
 
 def test_what_is_chosen(searched):
-    """By hand: every objective has its highest AUC at 1e-3; GRPO leaves room at two rates; a weight of 0.3 is best."""
+    """By hand: 1e-3 has the highest AUC, or one within a standard error of it; GRPO leaves room at two rates; 0.3 is best."""
     for run in MODELS:
-        searched[run][0]["auc_final"] = 0.9 if SEARCHED_REWARD_MODELS[run.name].learning_rate == 1e-3 else 0.5
+        rate = SEARCHED_REWARD_MODELS[run.name].learning_rate
+        searched[run][0]["auc_final"] = {3e-4: 0.894, 1e-3: 0.9, 3e-3: 0.904}.get(rate, 0.5)
     for run, right in zip(TRAINED, (3, 5, 6, 7, 5, 6, 4), strict=True):
         searched[run][0]["right"] = [right] * 20
     assert chosen_rates(searched) == dict.fromkeys(("ipvrm", "implicit_prm", "dpo", "q_rm"), 1e-3)
