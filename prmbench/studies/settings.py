@@ -33,7 +33,7 @@ class PolicySettings:
 
     Attributes:
         method: Method of policy optimisation; ``sft`` trains nothing and measures the policy that all others start from.
-        objective: Objective of the reward model; None uses no reward model.
+        objective: Name of the reward model, in `REWARD_MODELS` or in `SEARCHED_REWARD_MODELS`; None uses none.
         update: How the reward model is updated during training.
         reference: Reference of the reward model: ``old`` for the behaviour policy, ``start`` for the SFT policy.
         alpha: Weight of the loss over candidate sets.
@@ -55,13 +55,13 @@ class PolicySettings:
 
     @property
     def name(self) -> str:
-        """The method, with the objective where there is one."""
-        return self.method if self.objective is None else f"{self.method} {self.objective}"
+        """The method, with the objective where there is one, whatever its rate."""
+        return self.method if self.objective is None else f"{self.method} {self.objective.partition(' rate=')[0]}"
 
     @property
     def reward(self) -> RewardModelSettings | None:
         """The reward model that training starts from."""
-        return None if self.objective is None else REWARD_MODELS[self.objective]
+        return None if self.objective is None else (REWARD_MODELS | SEARCHED_REWARD_MODELS)[self.objective]
 
 
 RATES = {"q_rm": 3e-4, "dpo": 3e-4, "implicit_prm": 1e-3, "ipvrm": 1e-3}
@@ -125,7 +125,9 @@ SEARCHED_POLICIES: dict[str, PolicySettings] = {
     "sft search": PolicySettings("sft", steps=STEPS),
     **{f"grpo rate={rate:g}": PolicySettings("grpo", learning_rate=rate, steps=STEPS) for rate in (1e-4, 2e-4, 4e-4)},
     **{
-        f"grpo ipvrm gae={weight:g}": PolicySettings("grpo", "ipvrm", "dlw+adb", gae_weight=weight, steps=STEPS)
+        f"grpo ipvrm gae={weight:g}": PolicySettings(
+            "grpo", "ipvrm rate=0.0003", "dlw+adb", gae_weight=weight, steps=STEPS
+        )
         for weight in (1.0, 0.3, 0.1)
     },
 }

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from prmbench.errors import UserError
 from prmbench.results.store import write_atomically
 from prmbench.studies.figures import Results
@@ -91,15 +93,18 @@ def give_rows(folder: Path, runs: Iterable[StudyRun], seeds: Sequence[int]) -> i
         Number of rows that were added.
     """
     wanted, given = list(runs), 0
-    folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        rows, home = read_rows(folder, seed), Lab(seed).folder
-        done = [place for run in wanted if (place := run.place(home)).exists() and place.name not in rows]
-        if done:
-            rows |= {place.name: json.loads(place.read_text(encoding="utf-8")) for place in done}
-            text = "".join(json.dumps({"file": name, "row": rows[name]}) + "\n" for name in sorted(rows))
-            write_atomically(rows_file(folder, seed), gzip.compress(text.encode(), mtime=0))
-            given += len(done)
+        home = Lab(seed).folder
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / ".rows.lock"):  # other studies of this machine may give rows of the same seed
+            rows = read_rows(folder, seed)
+            done = [place for run in wanted if (place := run.place(home)).exists() and place.name not in rows]
+            if done:
+                rows |= {place.name: json.loads(place.read_text(encoding="utf-8")) for place in done}
+                text = "".join(json.dumps({"file": name, "row": rows[name]}) + "\n" for name in sorted(rows))
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(rows_file(folder, seed), gzip.compress(text.encode(), mtime=0))
+                given += len(done)
     return given
 
 
