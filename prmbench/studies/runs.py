@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,18 +30,42 @@ from prmbench.studies.settings import (
 Row = dict[str, Any]
 Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit", "labels", "search"]
 
-MEASURES: dict[Kind, tuple[Callable[[Lab, Any, Path], Row], int]] = {
-    "reward model": (measure_reward_model, 60),
-    "best-of-n": (measure_best_of_n, 30),
-    "policy": (measure_policy, 50),
-    "td": (measure_td, 60),
-    "candidates": (measure_candidate_sets, 15),
-    "credit": (measure_credit, 10),
-    "labels": (measure_labels, 60),
-    "search": (measure_searches, 300),
-}
-"""How each kind is measured, and about how many seconds it takes on one core, without what it stands on."""
 
+@dataclass(frozen=True)
+class Measured:
+    """A kind of run.
+
+    Attributes:
+        measure: Measures one run, with a folder for what it leaves.
+        seconds: About how many seconds it takes on one core, without what it stands on.
+        settings: How what is measured is trained, by the run's name. A name that is not there needs no training.
+        recipes: Recipes that its trainings are made from.
+        sizes: Its sizes, beside those of the seed's data.
+    """
+
+    measure: Callable[[Lab, Any, Path], Row]
+    seconds: int
+    settings: Mapping[str, Any]
+    recipes: Sequence[str] = (RM_RECIPE,)
+    sizes: Sequence[Any] = ()
+
+
+_REWARDS = ChainMap[str, Any](REWARD_MODELS, SEARCHED_REWARD_MODELS)
+_WITH_EXPLICIT = (RM_RECIPE, PRM_RECIPE)
+
+MEASURES: dict[Kind, Measured] = {
+    "reward model": Measured(measure_reward_model, 60, _REWARDS),
+    "best-of-n": Measured(measure_best_of_n, 30, _REWARDS),
+    "policy": Measured(measure_policy, 50, ChainMap[str, Any](POLICIES, SEARCHED_POLICIES), (RM_RECIPE, RL_RECIPE)),
+    "td": Measured(measure_td, 60, _REWARDS),
+    "candidates": Measured(measure_candidate_sets, 15, _REWARDS, ()),
+    "credit": Measured(measure_credit, 10, _REWARDS),
+    "labels": Measured(
+        measure_labels, 60, ChainMap[str, Any](LABELLED, SEARCHED_LABELLED), _WITH_EXPLICIT, [LABEL_SIZES]
+    ),
+    "search": Measured(measure_searches, 300, SEARCHES, _WITH_EXPLICIT, [LABEL_SIZES, SEARCH_SIZES]),
+}
+"""Every kind of run."""
 
 SEARCHED = {*SEARCHED_POLICIES, *SEARCHED_REWARD_MODELS, *SEARCHED_LABELLED}
 """Names of runs that settings are chosen by."""
@@ -62,18 +87,14 @@ class StudyRun:
     @property
     def settings(self) -> RewardModelSettings | PolicySettings | LabelSettings | SearchSettings | None:
         """How what is measured is trained; None for ``candidates``, which are of the SFT policy."""
-        if self.kind == "labels":
-            return (LABELLED | SEARCHED_LABELLED)[self.name]
-        if self.kind == "search":
-            return SEARCHES[self.name]
-        if self.kind == "policy":
-            return (POLICIES | SEARCHED_POLICIES)[self.name]
-        return (REWARD_MODELS | SEARCHED_REWARD_MODELS).get(self.name)
+        found: RewardModelSettings | PolicySettings | LabelSettings | SearchSettings | None
+        found = MEASURES[self.kind].settings.get(self.name)
+        return found
 
     @property
     def seconds(self) -> int:
         """About how long it takes on one core, for the time left."""
-        return MEASURES[self.kind][1]
+        return MEASURES[self.kind].seconds
 
     @property
     def split(self) -> Split:
@@ -93,15 +114,9 @@ class StudyRun:
         Args:
             folder: Folder of a seed's build.
         """
-        recipes = {
-            "candidates": [],
-            "policy": [RM_RECIPE, RL_RECIPE],
-            "labels": [RM_RECIPE, PRM_RECIPE],
-            "search": [RM_RECIPE, PRM_RECIPE],
-        }.get(self.kind, [RM_RECIPE])
-        own: dict[Kind, list[Any]] = {"labels": [LABEL_SIZES], "search": [LABEL_SIZES, SEARCH_SIZES]}
-        sizes = [*SIZES, *own.get(self.kind, [])]
-        key = digest([self.kind, self.facts, self.split, sizes, [recipe_keys(name) for name in recipes]])
+        kind = MEASURES[self.kind]
+        recipes = [recipe_keys(name) for name in kind.recipes]
+        key = digest([self.kind, self.facts, self.split, [*SIZES, *kind.sizes], recipes])
         return folder / "runs" / f"{self.kind}-{self.name}-{key[:12]}.json".replace(" ", "-")
 
 
@@ -118,7 +133,7 @@ def perform(run: StudyRun, lab: Lab) -> Row:
     place = run.place(lab.folder)
 
     def make() -> Row:
-        found = MEASURES[run.kind][0](lab, run.settings, place.with_suffix(""))
+        found = MEASURES[run.kind].measure(lab, run.settings, place.with_suffix(""))
         return {"name": run.name, **run.facts, "seed": lab.build.seed, "split": run.split, **found}
 
     row: Row = kept(place, make)
