@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prmbench.errors import ArgumentError, UserError, nearest
+from prmbench.errors import ArgumentError, nearest
 from prmbench.results.store import write_atomically
 from prmbench.studies import labels_page, search_page, settings_page, what_replicates
 from prmbench.studies.figures import Results
@@ -24,6 +24,8 @@ from prmbench.studies.world import MiniatureWorld
 MARK = "<!-- What follows is written by scripts/study.py. -->"
 SEARCH_SEED = 100
 """A seed that no table uses."""
+
+UNFINISHED = "No seed has every run of this study yet."
 
 Written = tuple[list[str], Mapping[str, str]]
 """Paragraphs of a page, and pictures by their file's name."""
@@ -90,14 +92,15 @@ def write_page(name: str, folder: Path) -> Path:
 
     Raises:
         ArgumentError: There is no such study.
-        UserError: No seed has every run of the study.
     """
     study, page, rows = _find(name), folder / f"{name}.md", folder / "rows"
-    paragraphs, pictures = study.write(
+    groups = (
         finished_rows(rows, study.runs),
         finished_rows(rows, study.search_runs, [SEARCH_SEED]),
         finished_rows(rows, study.pair),
     )
+    is_finished = all(found for group in groups for found in group.values())
+    paragraphs, pictures = study.write(*groups) if is_finished else ([UNFINISHED], {})
     said = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else f"# {study.title}\n\n"
     write_atomically(page, said + "\n\n".join([MARK, *paragraphs]) + "\n")
     for file, picture in pictures.items():
@@ -114,10 +117,7 @@ def finished_rows(folder: Path, runs: Sequence[StudyRun], seeds: Iterable[int] =
         seeds: The seeds that are looked at.
 
     Returns:
-        Rows by run, in the order of the seeds; nothing where there are no runs.
-
-    Raises:
-        UserError: No seed has every run.
+        Rows by run, in the order of the seeds; no rows where no seed has every run.
     """
     found: dict[StudyRun, list[Row]] = {run: [] for run in runs}
     names = {run: run.place(folder).name for run in runs}
@@ -126,8 +126,6 @@ def finished_rows(folder: Path, runs: Sequence[StudyRun], seeds: Iterable[int] =
         if all(name in rows for name in names.values()):
             for run, name in names.items():
                 found[run].append(rows[name])
-    if runs and not found[runs[0]]:
-        raise UserError(f"{folder}: no seed has every run of the study yet; run it without --page-only")
     return dict(found)
 
 

@@ -259,7 +259,7 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
         f"{_n_seeds(results)} seeds; {_n_seeds(pair)} of DistRL and GRPO with IPVRM. {TEST}",
         verdict_counts(judged),
         show("claims"),
-        "[Every table and every claim](replicate.md).",
+        "Every table and every claim: `prmbench replicate --rows docs/studies/rows`.",
         "### What is undecided",
         "Beside each: the seeds that decide the paper's effect at 80% power with the spread seen here, where the paper prints it.",
         markdown_table(["paper", "claim", "difference here", "seeds for the paper's effect"], open_claims),
