@@ -70,7 +70,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a job, a second time where it was stopped. Returns what this process held."""
     recipe_type, train = KINDS[job["kind"]]
     recipe = recipe_type.model_validate(job["recipe"])
-    found: dict[str, Any] = {"models": [], "types": []}
+    found: dict[str, Any] = {"models": [], "types": [], "seconds": None}
     step, passes, before = GuardedTrainer.training_step, [0], alive()
 
     def watched(self: Any, *arguments: Any, **others: Any) -> Any:
@@ -84,6 +84,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         if passes[0] == 1:
             handle.remove()
             found["models"] = held(before)
+            found["seconds"] = _patience()
             trained = [one for one in self.model.parameters() if one.requires_grad]
             found["gradients"] = [
                 sum(part.numel() for part in parts) for parts in zip(*map(_both, trained), strict=True)
@@ -106,6 +107,13 @@ def _both(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What this process holds of a weight, and of its gradient."""
     gradient = torch.zeros(0) if weight.grad is None else weight.grad
     return getattr(weight, "_local_tensor", weight), getattr(gradient, "_local_tensor", gradient)
+
+
+def _patience() -> float:
+    """How many seconds this process waits for the others."""
+    group = torch.distributed.distributed_c10d._get_default_group()
+    options: Any = group._get_backend(torch.device("cpu")).options
+    return float(options._timeout.total_seconds())
 
 
 def _floats(found: Any) -> list[torch.Tensor]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
+
+WAIT = timedelta(hours=6)
+"""How long processes wait for each other: as long as one of them evaluates or writes what all have made."""
 
 
 @dataclass(frozen=True)
@@ -45,5 +49,6 @@ def current_share(cpu: bool = False) -> Share:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu or not torch.cuda.is_available())  # it would not join a group on a CPU by itself
+    # It would not join a group on a CPU by itself. The first to join says how long all wait, so no trainer can say it later.
+    state = PartialState(cpu=cpu or not torch.cuda.is_available(), timeout=WAIT)
     return Share(state.process_index, state.num_processes)

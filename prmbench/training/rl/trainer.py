@@ -31,6 +31,7 @@ from prmbench.data.rollouts import Rollout
 from prmbench.data.tokens import TraceEncoder
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.processes import WAIT
 from prmbench.engines.sampling import SamplingParams
 from prmbench.engines.tokenizer import token_ids
 from prmbench.policies.policy import Policy
@@ -345,7 +346,7 @@ def _config(setup: Setup) -> GRPOConfig:
         save_steps=recipe.save_every * recipe.minibatches,
         logging_steps=recipe.minibatches,
         ddp_find_unused_parameters=False,
-        ddp_timeout=6 * 3600,  # processes wait while the first one evaluates
+        ddp_timeout=int(WAIT.total_seconds()),
         generation_kwargs={"stop_token_ids": sorted(setup.stop)} if recipe.engine == "vllm" else None,
         use_vllm=recipe.engine == "vllm",
         **recipe.vllm.arguments(recipe.max_length),

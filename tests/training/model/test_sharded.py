@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from support_training import write_chats, write_outcomes
 
+from prmbench.engines.processes import WAIT
 from prmbench.errors import UserError
 from prmbench.resources import resource_folder
 
@@ -212,6 +213,12 @@ def test_gradients_are_divided_before_they_are_summed(divided):
     for found in divided[1].values():
         for weights, gradients in [one["gradients"] for one in found]:
             assert gradients == weights > 0
+
+
+@pytest.mark.slow
+def test_processes_wait_while_one_of_them_works(divided):
+    for found in divided[1].values():
+        assert [one["seconds"] for one in found] == [WAIT.total_seconds()] * 2
 
 
 @pytest.mark.slow
