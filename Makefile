@@ -55,7 +55,7 @@ lint: setup
 
 # The site, into build/site: any warning (a broken link, a parameter without an entry) is an error. Needs no network.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
 	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done
