@@ -76,8 +76,9 @@ def measure_searches(lab: Lab, settings: SearchSettings, output: Path) -> dict[s
         output: Folder of the entries.
 
     Returns:
-        ``methods``: by method and budget ``accuracy``, ``best_of_n`` (at equal compute), ``equal_n``, ``difference``,
-        ``any_right``, ``sampled`` tokens and ``flops`` of a problem. ``curve``: by N ``accuracy`` and ``any_right`` of Best-of-N,
+        ``methods``: by method and budget ``accuracy`` and ``difference`` (from Best-of-N at equal compute), each with ``value``,
+        ``low`` and ``high`` over the problems; ``best_of_n``, ``equal_n``, ``any_right``, ``sampled`` tokens and ``flops`` of a
+        problem. ``curve``: by N ``accuracy`` and ``any_right`` of Best-of-N,
         exact over all subsets of `MANY` samples. ``agreement``: what `agreement` says; 1 for the true values themselves.
     """
     # What scores paths.
@@ -100,10 +101,10 @@ def measure_searches(lab: Lab, settings: SearchSettings, output: Path) -> dict[s
     return {
         "methods": {
             name: {
-                "accuracy": one.accuracy.value,
+                "accuracy": one.accuracy.model_dump(),
+                "difference": one.difference.model_dump(),
                 "best_of_n": one.best_of_n.value,
                 "equal_n": one.equal_n,
-                "difference": one.difference.value,
                 "any_right": one.any_right.value,
                 "sampled": one.sampled,
                 "flops": (one.policy_flops or 0.0) + (one.model_flops or 0.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
@@ -11,14 +11,12 @@ from prmbench.benchmarks.parts import to_svg
 from prmbench.benchmarks.search.table import standing
 from prmbench.reports.pages import markdown_table
 from prmbench.results.schema import Estimate
-from prmbench.stats.seeds import seed_mean
-from prmbench.studies.claims import with_interval
 from prmbench.studies.figures import Results
-from prmbench.studies.measure_search import BUDGETS, MANY, N_MANY, N_SEARCHED, SEARCHES
+from prmbench.studies.measure_search import BUDGETS, MANY, N_MANY, N_SEARCHED, SEARCHES, TRUTH
 from prmbench.studies.runs import Row, StudyRun
 from prmbench.studies.settings import LABELS
 
-TITLES = {"true values": "true values", "exact @16": "explicit PRM, exact labels"}
+TITLES = {TRUTH: "true values", "exact @16": "explicit PRM, exact labels"}
 RUNS = [StudyRun("search", name) for name in SEARCHES]
 POOLED = "best-of-n@"
 """How the methods begin that choose from plain samples and are compared with nothing."""
@@ -33,8 +31,28 @@ def title_of(run: StudyRun) -> str:
     return TITLES.get(run.name) or LABELS[run.name]
 
 
+def over_problems(estimates: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
+    """Take the mean over seeds, with the interval that the problems of these seeds give.
+
+    It says nothing of other seeds: a few are too few for that.
+
+    Args:
+        estimates: ``value``, ``low`` and ``high`` of each seed. Problems of different seeds are independent, so the squares of half
+            widths add.
+
+    Returns:
+        The mean, and the lower and the upper end of its interval.
+    """
+    value, low, high = (np.array([one[part] for one in estimates]) for part in ("value", "low", "high"))
+    mean, n = float(value.mean()), len(value)
+    down, up = (float(np.linalg.norm(part)) / n for part in (value - low, high - value))
+    return mean, mean - down, mean + up
+
+
 def _shown(rows: Sequence[Row], method: str, figure: str, *, sign: bool = False) -> str:
-    return with_interval(seed_mean([100 * row["methods"][method][figure] for row in rows]), 1, sign=sign)
+    found, plus = over_problems([row["methods"][method][figure] for row in rows]), "+" if sign else ""
+    value, low, high = (f"{100 * part:{plus}.1f}" for part in found)
+    return f"{value} [{low}, {high}]"
 
 
 def _mean(rows: Sequence[Row], method: str, figure: str) -> float:
@@ -50,15 +68,25 @@ def methods_table(results: Results) -> str:
     cells = []
     for run, rows in results.items():
         for method in rows[0]["methods"]:
-            against = ["", ""]
+            against = ["", "", ""]
             if not method.startswith(POOLED):
                 against = [
                     f"{100 * _mean(rows, method, 'best_of_n'):.1f} @{_mean(rows, method, 'equal_n'):.1f}",
                     _shown(rows, method, "difference", sign=True),
+                    ", ".join(f"{100 * row['methods'][method]['difference']['value']:+.1f}" for row in rows),
                 ]
             cost = [f"{_mean(rows, method, 'sampled'):,.0f}", f"{_mean(rows, method, 'flops') / 1e6:,.0f}"]
             cells.append([title_of(run), method, _shown(rows, method, "accuracy"), *against, *cost])
-    titles = ["scores by", "method", "right", "best-of-n, equal compute", "difference", "tokens", "MFLOPs"]
+    titles = [
+        "scores by",
+        "method",
+        "right",
+        "best-of-n, equal compute",
+        "difference",
+        "seed by seed",
+        "tokens",
+        "MFLOPs",
+    ]
     return markdown_table(titles, cells)
 
 
@@ -73,8 +101,8 @@ def winners(results: Results) -> list[str]:
         groups: dict[str, list[str]] = {}
         for method in rows[0]["methods"]:
             if not method.startswith(POOLED):
-                found = seed_mean([row["methods"][method]["difference"] for row in rows])
-                words = standing(Estimate(value=found.mean, low=found.low, high=found.high))
+                value, low, high = over_problems([row["methods"][method]["difference"] for row in rows])
+                words = standing(Estimate(value=value, low=low, high=high))
                 groups.setdefault(words, []).append(method)
         lines.append(
             f"- {title_of(run)}: "
@@ -137,17 +165,17 @@ def write_search(results: Results) -> tuple[list[str], dict[str, str]]:
     """
     n_seeds = len(next(iter(results.values())))
     agreement = [
-        f"- {title_of(run)}: {with_interval(seed_mean([row['agreement'] for row in rows]), 2)}"
+        f"- {title_of(run)}: " + ", ".join(f"{row['agreement']:.2f}" for row in rows)
         for run, rows in results.items()
-        if run.name != "true values"
+        if run.name != TRUTH
     ]
     paragraphs = [
         "## Figures",
         f"{n_seeds} seeds, {N_SEARCHED} test problems each, temperature 1, M = 4, budgets {' and '.join(map(str, BUDGETS))}. Means "
-        "over seeds with the 95% Student-t interval of the mean; differences are paired by problem within a seed.",
+        "over seeds; in brackets the 95% interval over the problems of these seeds. Differences are paired by problem.",
         methods_table(results),
         "At equal compute:\n\n" + "\n".join(winners(results)),
-        "How well scores order prefixes of a problem as true values do (Spearman, 16 paths of equally many steps):\n\n"
+        "How well scores order prefixes of a problem as true values do (Spearman, 16 paths of equally many steps), by seed:\n\n"
         + "\n".join(agreement),
         f"Best-of-N, exact over all subsets of {MANY:,} samples of {N_MANY} problems a seed:",
         "![Best-of-N against the number of samples](search-many.svg)",
