@@ -146,7 +146,8 @@ def curve_picture(results: Results) -> str:
         ("any right", first, "any_right"),
     ]:
         curve = np.array([[100 * point[figure] for point in row["curve"].values()] for row in rows])
-        axis.plot(sizes, curve.mean(axis=0), label=name, color="0.6" if figure == "any_right" else None)
+        colour, style = ("0.3", ":") if figure == "any_right" else (None, "-")
+        axis.plot(sizes, curve.mean(axis=0), label=name, color=colour, linestyle=style)
     axis.set_xscale("log", base=2)
     axis.set(xlabel="samples of a problem", ylabel="right, %", title=f"Best-of-N up to {MANY:,} samples")
     axis.grid(alpha=0.3)
