@@ -98,7 +98,9 @@ def _bars(
         axis.bar(x, values, width, yerr=error, label=name, error_kw={"linewidth": 0.7})
     axis.set_xticks(range(len(groups)), [group.replace(", ", ",\n") for group in groups], fontsize=7)
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=7)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.2 * (high - low))  # for the legend
+    axis.legend(fontsize=7, loc="upper center", ncols=3)
 
 
 def credit_picture(results: Results) -> str:
@@ -256,7 +258,7 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
     ]
     paragraphs = [
         "## Verdicts",
-        f"{_n_seeds(results)} seeds; {_n_seeds(pair)} of DistRL and GRPO with IPVRM. {TEST}",
+        f"Seeds: {_n_seeds(results)}; of DistRL and GRPO with IPVRM: {_n_seeds(pair)}. One seed decides nothing. {TEST}",
         verdict_counts(judged),
         show("claims"),
         "Every table and every claim: `prmbench replicate --rows docs/studies/rows`.",

@@ -81,7 +81,7 @@ def test_a_study_runs_what_is_missing_and_writes_its_page(tmp_path, monkeypatch)
     page = run_study("what-replicates", tmp_path, seeds=2, pair_seeds=3)
     assert asked == [(list(study.runs), [0, 1]), (list(study.pair), [0, 1, 2])]
     text = page.read_text()
-    assert text.startswith(f"# {study.title}\n\n{MARK}\n\n## Verdicts\n\n2 seeds; 3 of DistRL and GRPO with IPVRM.")
+    assert text.startswith(f"# {study.title}\n\n{MARK}\n\n## Verdicts\n\nSeeds: 2; of DistRL and GRPO with IPVRM: 3.")
     page.write_text(text.replace(f"{MARK}", f"By hand.\n\n{MARK}"))
     assert write_page("what-replicates", tmp_path).read_text().startswith(f"# {study.title}\n\nBy hand.\n\n{MARK}")
     assert len(list(tmp_path.glob("what-replicates-*.svg"))) == 6

@@ -59,7 +59,7 @@ def test_the_page_counts_and_shows_everything(judged, results):
     pair = {run: [row(run, seed) for seed in range(5)] for run in PAIR}
     paragraphs, pictures = write(results, pair)
     text = "\n\n".join(paragraphs)
-    assert "3 seeds; 5 of DistRL and GRPO with IPVRM." in text
+    assert "Seeds: 3; of DistRL and GRPO with IPVRM: 5." in text
     assert verdict_counts(judge(CLAIMS, results, REPORTED, pair)) in text
     for file in pictures:
         assert f"]({file})" in text
