@@ -32,7 +32,7 @@ Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credi
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunKind:
     """A kind of run.
 
     Attributes:
@@ -53,17 +53,17 @@ class Measured:
 _REWARDS = ChainMap[str, Any](REWARD_MODELS, SEARCHED_REWARD_MODELS)
 _WITH_EXPLICIT = (RM_RECIPE, PRM_RECIPE)
 
-MEASURES: dict[Kind, Measured] = {
-    "reward model": Measured(measure_reward_model, 60, _REWARDS),
-    "best-of-n": Measured(measure_best_of_n, 30, _REWARDS),
-    "policy": Measured(measure_policy, 50, ChainMap[str, Any](POLICIES, SEARCHED_POLICIES), (RM_RECIPE, RL_RECIPE)),
-    "td": Measured(measure_td, 60, _REWARDS),
-    "candidates": Measured(measure_candidate_sets, 15, _REWARDS, ()),
-    "credit": Measured(measure_credit, 10, _REWARDS),
-    "labels": Measured(
+MEASURES: dict[Kind, RunKind] = {
+    "reward model": RunKind(measure_reward_model, 60, _REWARDS),
+    "best-of-n": RunKind(measure_best_of_n, 30, _REWARDS),
+    "policy": RunKind(measure_policy, 50, ChainMap[str, Any](POLICIES, SEARCHED_POLICIES), (RM_RECIPE, RL_RECIPE)),
+    "td": RunKind(measure_td, 60, _REWARDS),
+    "candidates": RunKind(measure_candidate_sets, 15, _REWARDS, ()),
+    "credit": RunKind(measure_credit, 10, _REWARDS),
+    "labels": RunKind(
         measure_labels, 60, ChainMap[str, Any](LABELLED, SEARCHED_LABELLED), _WITH_EXPLICIT, [LABEL_SIZES]
     ),
-    "search": Measured(measure_searches, 300, SEARCHES, _WITH_EXPLICIT, [LABEL_SIZES, SEARCH_SIZES]),
+    "search": RunKind(measure_searches, 300, SEARCHES, _WITH_EXPLICIT, [LABEL_SIZES, SEARCH_SIZES]),
 }
 """Every kind of run."""
 
