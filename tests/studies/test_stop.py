@@ -86,7 +86,7 @@ def test_the_studies_save_states_on_the_way(monkeypatch, tmp_path):
     monkeypatch.setattr(Lab, "policy_problems", (tmp_path / "train.jsonl", tmp_path / "test.jsonl"))
     monkeypatch.setattr(Lab, "reward_model_folder", lambda self, settings: tmp_path / "rm")
     lab = Lab(0)
-    lab._train(next(iter(REWARD_MODELS.values())), tmp_path / "rm")
+    lab._train(REWARD_MODELS["ipvrm"], tmp_path / "rm")
     assert found[0].save_every == 100
     settings = next(one for one in POLICIES.values() if one.method != "sft")
     recipe = measure_policies._recipe(lab, settings, tmp_path / "out")

@@ -163,9 +163,12 @@ def run_stopped(name, folder):
 
 
 def follow(found, wanted):
+    """Before its first update a reward model is its reference: the order of its values is that of rounding, which is skipped."""
     assert found.keys() == wanted.keys()
     for key, values in wanted.items():
-        assert found[key] == pytest.approx(values, rel=RELATIVE, abs=ABSOLUTE), key
+        first = 1 if key == "eval_pair_accuracy" else 0
+        assert len(found[key]) == len(values)
+        assert found[key][first:] == pytest.approx(values[first:], rel=RELATIVE, abs=ABSOLUTE), key
 
 
 def kept():
