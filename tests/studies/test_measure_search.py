@@ -49,7 +49,7 @@ def test_a_run_of_the_study(tmp_path, monkeypatch):
         f"{m}@{n}" for m in ("best-of-n", "weighted", "beam", "dvts", "particles") for n in (4, 16)
     }
     beam = row["methods"]["beam@16"]
-    assert beam["difference"] == pytest.approx(beam["accuracy"] - beam["best_of_n"])
+    assert beam["difference"]["value"] == pytest.approx(beam["accuracy"]["value"] - beam["best_of_n"])
     assert beam["flops"] > 0
     assert row["curve"]["16"]["accuracy"] == row["curve"]["16"]["any_right"]
     assert row["agreement"] == 1

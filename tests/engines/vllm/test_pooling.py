@@ -238,8 +238,10 @@ def test_parts_and_kept_states_change_nothing(smol, tmp_path):
         found[name] = engine.pool(sequences, everywhere)
         again = engine.pool(sequences[::-1], everywhere[::-1])[::-1]
         engine.close()
-        assert max(differences(again, found[name])) < 1e-5
-    assert max(differences(found["parts"], found["whole"])) < 1e-5
+        assert (
+            max(differences(again, found[name])) < 1e-4
+        )  # of logits up to 30: a few units in the last place of float32
+    assert max(differences(found["parts"], found["whole"])) < 1e-4
     assert [one.shape for one in found["whole"]] == [(len(ids), 3) for ids in sequences]
     assert np.abs(found["whole"][0][:300] - found["whole"][1]).max() < 1e-3  # causal: what follows does not matter
 
