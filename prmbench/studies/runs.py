@@ -38,7 +38,7 @@ class RunKind:
     Attributes:
         measure: Measures one run, with a folder for what it leaves.
         seconds: About how many seconds it takes on one core, without what it stands on.
-        settings: How what is measured is trained, by the run's name. A name that is not there needs no training.
+        settings: How what is measured is trained, by the run's name; None for what needs no training.
         recipes: Recipes that its trainings are made from.
         sizes: Its sizes, beside those of the seed's data.
     """
@@ -58,7 +58,7 @@ MEASURES: dict[Kind, RunKind] = {
     "best-of-n": RunKind(measure_best_of_n, 30, _REWARDS),
     "policy": RunKind(measure_policy, 50, ChainMap[str, Any](POLICIES, SEARCHED_POLICIES), (RM_RECIPE, RL_RECIPE)),
     "td": RunKind(measure_td, 60, _REWARDS),
-    "candidates": RunKind(measure_candidate_sets, 15, _REWARDS, ()),
+    "candidates": RunKind(measure_candidate_sets, 15, {"sft": None}, ()),
     "credit": RunKind(measure_credit, 10, _REWARDS),
     "labels": RunKind(
         measure_labels, 60, ChainMap[str, Any](LABELLED, SEARCHED_LABELLED), _WITH_EXPLICIT, [LABEL_SIZES]
@@ -88,7 +88,7 @@ class StudyRun:
     def settings(self) -> RewardModelSettings | PolicySettings | LabelSettings | SearchSettings | None:
         """How what is measured is trained; None for ``candidates``, which are of the SFT policy."""
         found: RewardModelSettings | PolicySettings | LabelSettings | SearchSettings | None
-        found = MEASURES[self.kind].settings.get(self.name)
+        found = MEASURES[self.kind].settings[self.name]
         return found
 
     @property

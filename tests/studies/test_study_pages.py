@@ -12,7 +12,7 @@ from support_studies import row
 
 from prmbench.errors import ArgumentError
 from prmbench.studies.settings import BASE, RATES
-from prmbench.studies.settings_page import chosen_policy_rate, chosen_rates
+from prmbench.studies.settings_page import chosen_gae_weight, chosen_policy_rate, chosen_rates
 from prmbench.studies.shared_rows import rows_file
 from prmbench.studies.study_pages import MARK, SEARCH_SEED, STUDIES, UNFINISHED, finished_rows, run_study, write_page
 
@@ -38,6 +38,7 @@ def test_the_search_chose_the_settings_of_the_tables():
     searched = finished_rows(PAGES / "rows", STUDIES["settings"].search_runs, [SEARCH_SEED])
     assert chosen_rates(searched) == RATES
     assert chosen_policy_rate(searched) == BASE.learning_rate
+    assert chosen_gae_weight(searched) == BASE.gae_weight
 
 
 def test_searched_runs_are_measured_on_validation_problems_and_kept_apart(tmp_path):
