@@ -1,9 +1,9 @@
-# make setup | vllm | demo | test | test-slow | newest | lint | docs | bench: one word each, from a fresh clone, with Python 3.11 or
-# newer and nothing else.
+# make setup | vllm | demo | test | test-slow | test-long | newest | lint | docs | bench: one word each, from a fresh clone, with
+# Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup vllm demo test test-slow newest lint docs bench
+.PHONY: setup vllm demo test test-slow test-long newest lint docs bench
 
 # A process a core, each with one thread; tests of a file share their models, so a file stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
@@ -39,7 +39,11 @@ test: setup
 
 # Trainings that are killed and go on, several processes, vLLM, lm-eval.
 test-slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not long"
+
+# Every run of the paper with a real backbone, at a size of minutes each; not part of .ci/run.
+test-long: setup
+	$(PYTEST) -m long
 
 # The tests with the newest versions of everything but torch, in environments of their own: what has changed in other libraries, and
 # whether the ranges in pyproject.toml may follow. Not part of .ci/run, because what it finds is not the fault of a change here.

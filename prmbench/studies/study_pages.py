@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prmbench.errors import ArgumentError, nearest
 from prmbench.results.store import write_atomically
-from prmbench.studies import labels_page, search_page, settings_page, what_replicates
+from prmbench.studies import labels_page, power_page, search_page, settings_page, what_replicates
 from prmbench.studies.figures import Results
 from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED
 from prmbench.studies.replicate import PAIR, plan_runs
@@ -23,7 +23,7 @@ from prmbench.studies.world import MiniatureWorld
 
 MARK = "<!-- What follows is written by scripts/study.py. -->"
 SEARCH_SEED = 100
-"""A seed that no table uses."""
+"""The first seed that no table uses: settings are searched on it, and it is the first of the pilot seeds."""
 
 UNFINISHED = "No seed has every run of this study yet."
 
@@ -41,6 +41,7 @@ class Study:
         runs: Runs of its tables.
         search_runs: Runs of its search, which are on `SEARCH_SEED` and validation problems.
         pair: Runs that may be made for more seeds than the others.
+        first: First seed of the tables.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Study:
     runs: Sequence[StudyRun] = field(default=())
     search_runs: Sequence[StudyRun] = field(default=())
     pair: Sequence[StudyRun] = field(default=())
+    first: int = 0
 
 
 def run_study(
@@ -58,7 +60,7 @@ def run_study(
     Args:
         name: One of `STUDIES`.
         folder: Folder of the page. Rows that other machines have finished are taken from its folder ``rows``, and given to it.
-        seeds: Number of seeds of the tables, from 0 on.
+        seeds: Number of seeds of the tables, from the study's first one on.
         pair_seeds: Number of seeds of the study's pair; None takes `seeds`.
         workers: Number of processes, one thread each; None takes one a core.
 
@@ -71,7 +73,7 @@ def run_study(
     study = _find(name)
     parts = (
         (study.search_runs, [SEARCH_SEED]),
-        (study.runs, range(seeds)),
+        (study.runs, range(study.first, study.first + seeds)),
         (study.pair, range(max(seeds, pair_seeds or 0))),
     )
     for runs, of in parts:
@@ -95,7 +97,7 @@ def write_page(name: str, folder: Path) -> Path:
     """
     study, page, rows = _find(name), folder / f"{name}.md", folder / "rows"
     groups = (
-        finished_rows(rows, study.runs),
+        finished_rows(rows, study.runs, range(study.first, study.first + SEARCH_SEED)),
         finished_rows(rows, study.search_runs, [SEARCH_SEED]),
         finished_rows(rows, study.pair),
     )
@@ -139,16 +141,25 @@ def _runs(kind: Kind, names: Iterable[str]) -> list[StudyRun]:
     return [StudyRun(kind, name) for name in names]
 
 
+EVERYTHING = plan_runs((), (), MiniatureWorld().facts)[2]
+"""What all tables and claims need."""
+
 STUDIES = {
     "settings": Study(
         "How the settings of the studies were chosen",
         lambda _, searched, __: (settings_page.paragraphs(searched), {}),
         search_runs=[*_runs("reward model", SEARCHED_REWARD_MODELS), *_runs("policy", SEARCHED_POLICIES)],
     ),
+    "power": Study(
+        "What a number of seeds can decide",
+        lambda results, _, __: (power_page.write_power(results), {}),
+        EVERYTHING,
+        first=SEARCH_SEED,
+    ),
     "what-replicates": Study(
         "What replicates in the miniature",
         lambda results, _, pair: what_replicates.write(results, pair),
-        plan_runs((), (), MiniatureWorld().facts)[2],
+        EVERYTHING,
         pair=PAIR,
     ),
     "labels": Study(

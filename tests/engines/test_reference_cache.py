@@ -260,6 +260,8 @@ def test_a_kill_leaves_a_cache_that_works(at):
     for _ in range(5):
         one = multiprocessing.get_context("fork").Process(target=write_many, args=(at, 0, 100_000))
         one.start()
+        while not at.exists():  # a busy machine starts a process late
+            time.sleep(0.01)
         time.sleep(rng.uniform(0.05, 0.2))
         os.kill(one.pid, signal.SIGKILL)
         one.join()

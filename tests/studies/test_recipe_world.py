@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from prmbench.studies.runs import StudyRun
 from prmbench.studies.settings import POLICIES, REWARD_MODELS
 
 SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
-SHARED = {"prompt": "bare", "max_length": 200, "micro_batch_size": 16, "batch_size": 16}
 WORLD = World()
 
 
@@ -34,39 +34,49 @@ def write_recipe(folder, name, **fields):
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Recipes at a size of seconds, whose checkpoint is the miniature's: one that solves some problems and fails at others."""
-    base = tmp_path_factory.mktemp("world")
+def write_world(base, made, *, prompt, max_new_tokens, max_length, rates, n_steps, batch_size, branches):
+    """Write data and recipes of a small world.
+
+    Args:
+        base: Folder to write into.
+        made: ``model``; ``traces`` by subset, ``problems`` by name and ``chats``, each as records.
+        prompt: Name of the prompt template.
+        max_new_tokens: Longest completion.
+        max_length: Longest text of a training.
+        rates: Learning rates of ``sft``, ``rm`` and ``rl``.
+        n_steps: Steps of a policy's training.
+        batch_size: Prompts of a step.
+        branches: Branches of the probes.
+
+    Returns:
+        The folder of the recipes.
+    """
     data, out, found = base / "data", base / "out", base / "recipes"
     found.mkdir()
-    for i, subset in enumerate(SUBSETS):
-        records = []
-        for j, (problem, content, form) in enumerate(draw_solutions(WORLD, "test", 30, i)):
-            steps = write_steps(content, form)
-            record = {"id": f"{subset}-{j}", "generator": "made", "problem": problem.text(), "steps": steps}
-            right = content[1] == problem.answer(WORLD)
-            records.append({**record, "final_answer_correct": right, "label": first_wrong_step(problem, steps, WORLD)})
-        (data / "traces").mkdir(parents=True, exist_ok=True)
+    (data / "traces").mkdir(parents=True)
+    for subset, records in made["traces"].items():
         write_lines(data / "traces" / f"{subset}.jsonl", records)
-    for name, split, n in (("train", "train", 80), ("first", "test", 4), ("second", "test", 3)):
-        write_lines(data / f"{name}.jsonl", make_problems(WORLD, split, n, len(name)))
-    write_lines(data / "chats.jsonl", make_chats(WORLD, 32, 0))
+    for name, records in made["problems"].items():
+        write_lines(data / f"{name}.jsonl", records)
+    write_lines(data / "chats.jsonl", made["chats"])
     tests = [str(data / f"{name}.jsonl") for name in ("first", "second")]
-    own = {key: value for key, value in SHARED.items() if key != "prompt"}
-    write_recipe(found, "sft", **own, model=SHIPPED, data=data / "chats.jsonl", output=out / "sft", learning_rate=1e-5)
-    rm = {**SHARED, "model": out / "sft", "data": out / "rollouts", "output": out / "ipvrm", "objective": "ipvrm"}
-    write_recipe(found, "ipvrm", **rm, learning_rate=3e-4)
-    evaluate = {"problems": tests, "n": 8, "max_new_tokens": MAX_NEW_TOKENS, "resamples": 50}
+    own = {"max_length": max_length, "micro_batch_size": 16, "batch_size": 16}
+    shared = {**own, "prompt": prompt}
+    sft = {**own, "model": made["model"], "data": data / "chats.jsonl", "output": out / "sft"}
+    write_recipe(found, "sft", **sft, learning_rate=rates["sft"])
+    rm = {**shared, "model": out / "sft", "data": out / "rollouts", "output": out / "ipvrm", "objective": "ipvrm"}
+    write_recipe(found, "ipvrm", **rm, learning_rate=rates["rm"])
     rl = {
-        **SHARED,
+        **shared,
         "model": out / "sft",
         "problems": data / "train.jsonl",
-        "batch_size": 4,
+        "batch_size": batch_size,
         "minibatches": 2,
-        "max_steps": 3,
+        "max_steps": n_steps,
+        "max_new_tokens": max_new_tokens,
+        "learning_rate": rates["rl"],
+        "evaluate": {"problems": tests, "n": 8, "max_new_tokens": max_new_tokens, "resamples": 50},
     }
-    rl |= {"max_new_tokens": MAX_NEW_TOKENS, "learning_rate": 1e-4, "evaluate": evaluate}
     write_recipe(found, "grpo", **rl, output=out / "grpo", method="grpo")
     reward = {"model": str(out / "ipvrm"), "update": "dlw+adb"}
     write_recipe(found, "distrl_ipvrm", **rl, output=out / "distrl_ipvrm", method="distrl", reward_model=reward)
@@ -74,11 +84,98 @@ def folder(tmp_path_factory):
         "rollouts": {"n": 5},
         "traces": {"data": str(data / "traces"), "subsets": list(SUBSETS)},
         "best_of_n": {"problems": tests},
-        "probes": {"problems": tests, "branches": 20, "rollouts_per_branch": 4, "limit": 3},
+        "probes": {"problems": tests, "branches": branches, "rollouts_per_branch": 4, "limit": 3},
         "note": "Its figures mean nothing: a trial of the commands.",
     }
     (found / "world.yaml").write_text(yaml.safe_dump(options))
     return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Recipes at a size of seconds, whose checkpoint is the miniature's: one that solves some problems and fails at others."""
+    traces = {}
+    for i, subset in enumerate(SUBSETS):
+        traces[subset] = []
+        for j, (problem, content, form) in enumerate(draw_solutions(WORLD, "test", 30, i)):
+            steps = write_steps(content, form)
+            record = {"id": f"{subset}-{j}", "generator": "made", "problem": problem.text(), "steps": steps}
+            right = content[1] == problem.answer(WORLD)
+            label = first_wrong_step(problem, steps, WORLD)
+            traces[subset].append({**record, "final_answer_correct": right, "label": label})
+    sizes = (("train", "train", 80), ("first", "test", 4), ("second", "test", 3))
+    made = {
+        "model": SHIPPED,
+        "traces": traces,
+        "problems": {name: make_problems(WORLD, split, n, len(name)) for name, split, n in sizes},
+        "chats": make_chats(WORLD, 32, 0),
+    }
+    return write_world(
+        tmp_path_factory.mktemp("world"),
+        made,
+        prompt="bare",
+        max_new_tokens=MAX_NEW_TOKENS,
+        max_length=200,
+        rates={"sft": 1e-5, "rm": 3e-4, "rl": 1e-4},
+        n_steps=3,
+        batch_size=4,
+        branches=20,
+    )
+
+
+def add(rng, errors=0.0):
+    """Draw a sum of three numbers with its solution in two steps, in which each step is wrong with the chance `errors`.
+
+    Returns:
+        The problem, the right answer, the steps, and the index of the first wrong step, -1 where there is none.
+    """
+    a, b, c = (rng.randint(1, 9) for _ in range(3))
+    wrong = [rng.random() < errors for _ in range(2)]
+    first = a + b + wrong[0]
+    last = first + c + wrong[1]
+    steps = [f"{a} + {b} = {first}", f"{first} + {c} = {last}, so \\boxed{{{last}}}"]
+    return f"{a} + {b} + {c}", a + b + c, steps, wrong.index(True) if any(wrong) else -1
+
+
+@pytest.fixture(scope="module")
+def smollm2_folder(smollm2, tmp_path_factory):
+    """Recipes at a size of minutes for SmolLM2-135M, which first learns to add as the traces do."""
+    rng = random.Random(0)
+
+    def problems(name, n):
+        drawn = [add(rng) for _ in range(n)]
+        return [{"id": f"{name}-{i}", "problem": one[0], "answer": str(one[1])} for i, one in enumerate(drawn)]
+
+    traces = {}
+    for subset in SUBSETS:
+        traces[subset] = []
+        for j in range(12):
+            problem, answer, steps, label = add(rng, errors=0.3)
+            right = steps[-1].endswith(f"\\boxed{{{answer}}}")
+            record = {"id": f"{subset}-{j}", "generator": "made", "problem": problem, "steps": steps, "label": label}
+            traces[subset].append({**record, "final_answer_correct": right})
+    chats = []
+    for problem, _, steps, _ in (add(rng) for _ in range(160)):
+        said = (("user", problem), ("assistant", "\n\n".join(steps)))
+        chats.append({"messages": [{"role": role, "content": content} for role, content in said]})
+    sizes = {"train": 24, "first": 1, "second": 1}
+    made = {
+        "model": smollm2,
+        "traces": traces,
+        "problems": {name: problems(name, n) for name, n in sizes.items()},
+        "chats": chats,
+    }
+    return write_world(
+        tmp_path_factory.mktemp("smollm2"),
+        made,
+        prompt="bare",
+        max_new_tokens=32,
+        max_length=96,
+        rates={"sft": 2e-4, "rm": 1e-4, "rl": 1e-5},
+        n_steps=2,
+        batch_size=2,
+        branches=8,
+    )
 
 
 def in_this_process(arguments):
@@ -246,9 +343,8 @@ def test_a_process_of_its_own_gives_its_exit_code():
     assert start_process(["train", "rm", "none.yaml"]) == 2
 
 
-@pytest.mark.slow
-def test_all_tables_of_a_folder_of_recipes(folder, tmp_path):
-    """End to end: every table is filled, what is kept is reused, and a second call runs nothing."""
+def check_all_tables(folder, tmp_path):
+    """Run everything: every table is filled, what is kept is reused, and a second call runs nothing."""
     done = []
 
     def start(arguments):
@@ -283,3 +379,15 @@ def test_all_tables_of_a_folder_of_recipes(folder, tmp_path):
     once_more = replicate(world=RecipeWorld(str(folder), start), output=tmp_path / "once-more")
     assert once_more.markdown.read_text() == text
     assert len(done) == n_commands == len({tuple(one) for one in done})
+
+
+@pytest.mark.slow
+def test_all_tables_of_a_folder_of_recipes(folder, tmp_path):
+    check_all_tables(folder, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_all_tables_of_smollm2(smollm2_folder, tmp_path):
+    """The same end to end with a real backbone: `make test-long`."""
+    check_all_tables(smollm2_folder, tmp_path)

@@ -46,7 +46,8 @@ def test_searched_runs_are_measured_on_validation_problems_and_kept_apart(tmp_pa
         assert {run.split for run in study.search_runs} <= {"validation"}
         assert {run.split for run in study.runs} <= {"test"}
         assert set(study.pair) <= set(study.runs)
-    places = [run.place(tmp_path) for study in STUDIES.values() for run in (*study.runs, *study.search_runs)]
+    runs = {run for study in STUDIES.values() for run in (*study.runs, *study.search_runs)}  # two studies share theirs
+    places = [run.place(tmp_path) for run in runs]
     assert len(set(places)) == len(places)
 
 
@@ -86,6 +87,23 @@ def test_a_study_runs_what_is_missing_and_writes_its_page(tmp_path, monkeypatch)
     page.write_text(text.replace(f"{MARK}", f"By hand.\n\n{MARK}"))
     assert write_page("what-replicates", tmp_path).read_text().startswith(f"# {study.title}\n\nBy hand.\n\n{MARK}")
     assert len(list(tmp_path.glob("what-replicates-*.svg"))) == 6
+
+
+def test_pilot_seeds_are_none_that_the_tables_use(tmp_path, monkeypatch):
+    """The seeds of the tables stop before the first pilot seed, whichever of them lie in the folder."""
+    asked = []
+    monkeypatch.setattr(
+        "prmbench.studies.study_pages.perform_shared", lambda folder, runs, seeds, workers: asked.extend(seeds)
+    )
+    (tmp_path / "rows").mkdir()
+    for seed in (0, 99, 100, 102):
+        give(tmp_path / "rows", STUDIES["power"].runs, seed)
+    page = run_study("power", tmp_path, seeds=3)
+    assert asked == [100, 101, 102]
+    assert "Pilot seeds: 2." in page.read_text()
+    of_tables = STUDIES["what-replicates"]
+    assert set(STUDIES["power"].runs) == set(of_tables.runs)
+    assert {len(rows) for rows in finished_rows(tmp_path / "rows", of_tables.runs).values()} == {2}
 
 
 def test_an_unknown_study(tmp_path):
