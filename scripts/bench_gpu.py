@@ -151,7 +151,8 @@ def reward_trainer(setting: Setting) -> tuple[Callable[[], Any], int, float]:
     give_logprobs(model, "the reward model")
     trainer = object.__new__(RewardModelTrainer)
     trainer.loss, trainer.has_head = find_loss(meaning), False
-    trainer.recipe = argparse.Namespace(scale=meaning.beta, offset=meaning.margin)
+    recipe: Any = argparse.Namespace(scale=meaning.beta, offset=meaning.margin)
+    trainer.recipe = recipe
     prompt = setting.tokens // 4
     known = np.full(setting.tokens - prompt, -11.9, dtype=np.float32)
     rows = [Row(Response(ids, prompt), known) for ids in sequences(setting)]
@@ -216,6 +217,7 @@ def policy_trainer(setting: Setting) -> tuple[Callable[[], Any], int, float]:
         micros = preparation.run(policy, batch, learn=True)
         for start in range(0, len(micros), parts):
             for micro in micros[start : start + parts]:
+                assert micro.sampled is not None
                 with context():
                     found = policy(**micro.call, **micro.pick())
                     loss = policy_loss(

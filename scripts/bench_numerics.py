@@ -96,9 +96,9 @@ def compare(folders: tuple[Path, Path], options: argparse.Namespace) -> None:
 
 def with_noise(path: Path) -> None:
     """Print F1 of float32 items with normal noise added to each token, by the noise's size beside the spread of the step sums."""
-    from prmbench.results.items import read_items
+    from prmbench.benchmarks.registry import find_benchmark
 
-    items = read_items(path)
+    items = find_benchmark("processbench").read_items(path)
     labels, ids = [item.label for item in items], [f"{item.subset}/{item.id}" for item in items]
     rows = [item.sums for item in items if item.sums is not None]
     counts = [item.n_tokens for item in items]

@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from bench_tools import alternate, medians, random_llama, timed_steps
@@ -99,7 +100,7 @@ def worker(options: argparse.Namespace) -> None:
                     algorithm, found["values"], micro.sampled, found.get("picked"), micro.candidates
                 ).loss
 
-            losses.append(update([lambda m=m: of(m) for m in micros[start : start + per_minibatch]]))
+            losses.append(update([partial(of, m) for m in micros[start : start + per_minibatch]]))
         return losses[0]
 
     # The same step with whole distributions kept.
@@ -146,7 +147,7 @@ def worker(options: argparse.Namespace) -> None:
                 return policy_loss(algorithm, taken_now, sampled, now[where, tokens], others).loss
 
             pieces = [minibatch[i : i + options.micro] for i in range(0, len(minibatch), options.micro)]
-            losses.append(update([lambda p=p, of=of: of(p) for p in pieces]))
+            losses.append(update([partial(of, p) for p in pieces]))
         return losses[0]
 
     # A step to warm up, then timed ones.

@@ -21,7 +21,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from peer_tools import score_usual, score_with_peer
@@ -57,14 +57,18 @@ def cause(theirs: int, own: int, last: bool) -> str:
 def report(rm: Path, reference: Path, peer: Path | None, subset: str, limit: int, *, own_pad: bool) -> str:
     """Compare, and say what was found."""
     from prmbench.data.traces import load_traces
+    from prmbench.reward_models.implicit import ImplicitRewardModel
     from prmbench.reward_models.loading import load_reward_model
     from prmbench.studies.measure_reward_models import token_values
 
     model = load_reward_model(rm, reference=reference, reference_cache=False, tokens={"step_prefix": "Step {i}: "})
+    if not isinstance(model, ImplicitRewardModel):
+        raise SystemExit(f"{rm}: holds a reward model of kind {model.card.kind}; expected an implicit one")
     traces = load_traces(None, [subset], limit)
     encoded = [model.encode(trace.problem, trace.steps) for trace in traces]
     values = token_values(model, encoded, 2_048)
-    whole = [model.model.model, model.reference.engine().model]
+    engines: list[Any] = [model.model, model.reference.engine()]
+    whole = [one.model for one in engines]
     tokenizer = model.encoder.tokenizer
     if own_pad:
         tokenizer.pad_token = unused_token(tokenizer, encoded)

@@ -41,7 +41,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import support_goldens  # noqa: E402
+import support_goldens  # type: ignore[import-not-found]  # noqa: E402
 
 Scores = list[float]
 Kept = tuple[Scores, list[int]]
@@ -97,7 +97,7 @@ def take(file: Path, names: set[str], of: str | None = None, **known: Any) -> di
         for argument in [*node.args.args, *node.args.kwonlyargs]:
             argument.annotation = None
     space: dict[str, Any] = {"torch": torch, **known}
-    exec(compile(ast.Module(found, type_ignores=[]), str(file), "exec"), space)
+    exec(compile(ast.Module([*found], type_ignores=[]), str(file), "exec"), space)
     return space
 
 

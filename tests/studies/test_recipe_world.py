@@ -34,18 +34,16 @@ def write_recipe(folder, name, **fields):
     )
 
 
-def write_world(base, made, *, prompt, max_new_tokens, max_length, rates, n_steps, batch_size, branches):
+def write_world(base, made, *, shared, sft, rm, rl, branches):
     """Write data and recipes of a small world.
 
     Args:
         base: Folder to write into.
         made: ``model``; ``traces`` by subset, ``problems`` by name and ``chats``, each as records.
-        prompt: Name of the prompt template.
-        max_new_tokens: Longest completion.
-        max_length: Longest text of a training.
-        rates: Learning rates of ``sft``, ``rm`` and ``rl``.
-        n_steps: Steps of a policy's training.
-        batch_size: Prompts of a step.
+        shared: Keys of every recipe.
+        sft: Keys of the recipe of the SFT policy.
+        rm: Keys of the recipe of reward models.
+        rl: Keys of the recipes of policies, ``max_new_tokens`` among them.
         branches: Branches of the probes.
 
     Returns:
@@ -60,23 +58,13 @@ def write_world(base, made, *, prompt, max_new_tokens, max_length, rates, n_step
         write_lines(data / f"{name}.jsonl", records)
     write_lines(data / "chats.jsonl", made["chats"])
     tests = [str(data / f"{name}.jsonl") for name in ("first", "second")]
-    own = {"max_length": max_length, "micro_batch_size": 16, "batch_size": 16}
-    shared = {**own, "prompt": prompt}
-    sft = {**own, "model": made["model"], "data": data / "chats.jsonl", "output": out / "sft"}
-    write_recipe(found, "sft", **sft, learning_rate=rates["sft"])
-    rm = {**shared, "model": out / "sft", "data": out / "rollouts", "output": out / "ipvrm", "objective": "ipvrm"}
-    write_recipe(found, "ipvrm", **rm, learning_rate=rates["rm"])
-    rl = {
-        **shared,
-        "model": out / "sft",
-        "problems": data / "train.jsonl",
-        "batch_size": batch_size,
-        "minibatches": 2,
-        "max_steps": n_steps,
-        "max_new_tokens": max_new_tokens,
-        "learning_rate": rates["rl"],
-        "evaluate": {"problems": tests, "n": 8, "max_new_tokens": max_new_tokens, "resamples": 50},
-    }
+    own = {**shared, "model": made["model"], "data": data / "chats.jsonl", "output": out / "sft"}
+    write_recipe(found, "sft", **own | sft)
+    own = {**shared, "prompt": "bare", "model": out / "sft"}
+    files = {"data": out / "rollouts", "output": out / "ipvrm"}
+    write_recipe(found, "ipvrm", **own | files | rm, objective="ipvrm")
+    evaluate = {"problems": tests, "n": 8, "max_new_tokens": rl["max_new_tokens"], "resamples": 50}
+    rl = {**own, "problems": data / "train.jsonl", "minibatches": 2, "evaluate": evaluate, **rl}
     write_recipe(found, "grpo", **rl, output=out / "grpo", method="grpo")
     reward = {"model": str(out / "ipvrm"), "update": "dlw+adb"}
     write_recipe(found, "distrl_ipvrm", **rl, output=out / "distrl_ipvrm", method="distrl", reward_model=reward)
@@ -113,12 +101,10 @@ def folder(tmp_path_factory):
     return write_world(
         tmp_path_factory.mktemp("world"),
         made,
-        prompt="bare",
-        max_new_tokens=MAX_NEW_TOKENS,
-        max_length=200,
-        rates={"sft": 1e-5, "rm": 3e-4, "rl": 1e-4},
-        n_steps=3,
-        batch_size=4,
+        shared={"max_length": 200, "micro_batch_size": 16, "batch_size": 16},
+        sft={"learning_rate": 1e-5},
+        rm={"learning_rate": 3e-4},
+        rl={"learning_rate": 1e-4, "max_new_tokens": MAX_NEW_TOKENS, "batch_size": 4, "max_steps": 3},
         branches=20,
     )
 
@@ -168,12 +154,10 @@ def smollm2_folder(smollm2, tmp_path_factory):
     return write_world(
         tmp_path_factory.mktemp("smollm2"),
         made,
-        prompt="bare",
-        max_new_tokens=32,
-        max_length=96,
-        rates={"sft": 2e-4, "rm": 1e-4, "rl": 1e-5},
-        n_steps=2,
-        batch_size=2,
+        shared={"max_length": 96, "micro_batch_size": 8, "batch_size": 8},
+        sft={"learning_rate": 1e-4},
+        rm={"learning_rate": 1e-4},
+        rl={"learning_rate": 1e-5, "max_new_tokens": 32, "batch_size": 2, "max_steps": 2},
         branches=8,
     )
 
