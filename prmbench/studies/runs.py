@@ -54,12 +54,12 @@ _REWARDS = ChainMap[str, Any](REWARD_MODELS, SEARCHED_REWARD_MODELS)
 _WITH_EXPLICIT = (RM_RECIPE, PRM_RECIPE)
 
 MEASURES: dict[Kind, RunKind] = {
-    "reward model": RunKind(measure_reward_model, 60, _REWARDS),
-    "best-of-n": RunKind(measure_best_of_n, 30, _REWARDS),
-    "policy": RunKind(measure_policy, 50, ChainMap[str, Any](POLICIES, SEARCHED_POLICIES), (RM_RECIPE, RL_RECIPE)),
-    "td": RunKind(measure_td, 60, _REWARDS),
+    "reward model": RunKind(measure_reward_model, 160, _REWARDS),
+    "best-of-n": RunKind(measure_best_of_n, 80, _REWARDS),
+    "policy": RunKind(measure_policy, 120, ChainMap[str, Any](POLICIES, SEARCHED_POLICIES), (RM_RECIPE, RL_RECIPE)),
+    "td": RunKind(measure_td, 30, _REWARDS),
     "candidates": RunKind(measure_candidate_sets, 15, {"sft": None}, ()),
-    "credit": RunKind(measure_credit, 10, _REWARDS),
+    "credit": RunKind(measure_credit, 5, _REWARDS),
     "labels": RunKind(
         measure_labels, 60, ChainMap[str, Any](LABELLED, SEARCHED_LABELLED), _WITH_EXPLICIT, [LABEL_SIZES]
     ),
