@@ -34,7 +34,7 @@ def measure_policy(lab: Lab, settings: PolicySettings, output: Path) -> dict[str
         problem. ``history``: what training logged at every step, empty for ``sft``. ``moves``: what
         `prmbench.studies.measure_decisions.measure_moves` says of the trained policy.
     """
-    recipe = _recipe(lab, settings, output)
+    recipe = policy_recipe(lab, settings, output)
     assert recipe.evaluate is not None
     history: list[dict[str, Any]] = []
     moved = {}
@@ -70,7 +70,14 @@ def measure_policy(lab: Lab, settings: PolicySettings, output: Path) -> dict[str
     }
 
 
-def _recipe(lab: Lab, settings: PolicySettings, output: Path) -> RLRecipe:
+def policy_recipe(lab: Lab, settings: PolicySettings, output: Path) -> RLRecipe:
+    """Return the recipe that a policy of the studies is trained with.
+
+    Args:
+        lab: The seed's data and models. The reward model that it starts from is trained first where it is not there.
+        settings: How it is trained.
+        output: Folder for the training run and its entries.
+    """
     train, test = lab.policy_problems
     changes = {
         "model": lab.policy,

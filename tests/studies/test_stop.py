@@ -89,7 +89,7 @@ def test_the_studies_save_states_on_the_way(monkeypatch, tmp_path):
     lab._train(REWARD_MODELS["ipvrm"], tmp_path / "rm")
     assert found[0].save_every == 100
     settings = next(one for one in POLICIES.values() if one.method != "sft")
-    recipe = measure_policies._recipe(lab, settings, tmp_path / "out")
+    recipe = measure_policies.policy_recipe(lab, settings, tmp_path / "out")
     assert recipe.save_every == 10 < settings.steps
 
 

@@ -1,0 +1,118 @@
+"""What the two ways of a choice are worth to the SFT policy, and to a policy that was trained from it, by continuations of each.
+
+    python scripts/own_values.py [--seed 0] [--policy "grpo ipvrm"]
+
+Prints, for choices whose better way the SFT policy preferred and for those whose other way it preferred: the true gap of the two
+ways for the demonstrator, and for each policy the share of right continuations after either way. Trains the policy where it is not
+there, beside the other things of its seed under $XDG_CACHE_HOME/prmbench/miniature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+
+import numpy as np
+import torch
+
+from prmbench.data.prompts import find_prompt
+from prmbench.data.verdicts import Verdict
+from prmbench.engines.batching import plan_batches
+from prmbench.engines.hf.engine import HFEngine
+from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT
+from prmbench.miniature.world import parse_problem
+from prmbench.policies.policy import Policy, load_policy
+from prmbench.quiet import quiet_libraries
+from prmbench.stats.seeds import seed_mean
+from prmbench.studies.lab import Lab
+from prmbench.studies.measure_decisions import BATCH_TOKENS, TaggedSolution, logprobs_at, solutions_of
+from prmbench.studies.measure_policies import policy_recipe
+from prmbench.studies.settings import POLICIES
+from prmbench.training.rl.run import train_rl
+from prmbench.verify import Verifier
+
+N_CHOICES, N_CONTINUATIONS = 80, 32
+
+
+def shares_right(lab: Lab, policy: Policy, asked: list[tuple[TaggedSolution, int]]) -> np.ndarray:
+    """Continue solutions after both ways of a decision.
+
+    Args:
+        lab: The seed's world.
+        policy: Who goes on.
+        asked: Solutions, each with the index of one of its decisions.
+
+    Returns:
+        Share of right continuations after the better and after the other way. Shape [asked, 2].
+    """
+    template = find_prompt(PROMPT)
+    requests, answers, n_prompts = [], [], []
+    for i, (one, place) in enumerate(asked):
+        text = policy.encoder.tokenizer.decode(one.ids[: one.n_prompt], skip_special_tokens=True)
+        answer = str(parse_problem(text.strip()).answer(lab.build.world))
+        for way in one.ways[place]:
+            so_far = np.concatenate([one.ids[: one.n_prompt + one.decisions[place].at], [way]])
+            requests += [Request(so_far, f"{i}:{way}", k) for k in range(N_CONTINUATIONS)]
+            answers += [answer] * N_CONTINUATIONS
+            n_prompts += [one.n_prompt] * N_CONTINUATIONS
+    right = np.zeros(len(requests))
+    params = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
+    with Verifier() as verifier:
+        for batch in plan_batches([len(one.prompt) + MAX_NEW_TOKENS for one in requests], BATCH_TOKENS):
+            found = policy.engine.generate([requests[j] for j in batch], policy.stop, params, lab.build.seed)
+            whole = [
+                np.concatenate([requests[j].prompt[n_prompts[j] :], one.ids])
+                for j, one in zip(batch, found, strict=True)
+            ]
+            texts = [policy.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in whole]
+            verdicts = verifier.verify(texts, [answers[j] for j in batch], style=template.style)
+            right[batch] = [verdict == Verdict.CORRECT for verdict in verdicts]
+    return right.reshape(len(asked), 2, N_CONTINUATIONS).mean(axis=2)
+
+
+def main() -> None:
+    """Print both groups."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--policy", choices=[name for name in POLICIES if name != "sft"], default="grpo ipvrm")
+    options = parser.parse_args()
+    quiet_libraries()
+    torch.set_num_threads(1)
+    # The policies.
+    lab = Lab(options.seed)
+    output = lab.folder / "own-values" / options.policy.replace(" ", "-")
+    recipe = policy_recipe(lab, POLICIES[options.policy], output).model_copy(update={"evaluate": None})
+    train_rl(recipe)
+    policies = {"SFT policy": lab.load_policy(), "trained policy": load_policy(str(output), find_prompt(PROMPT))}
+    # The choices, by which way the SFT policy preferred.
+    solutions = solutions_of(lab, policies["SFT policy"])
+    engines = [policy.engine for policy in policies.values()]
+    ways = [logprobs_at(engine, solutions)[1] for engine in engines if isinstance(engine, HFEngine)]
+    groups: dict[bool, list[tuple[TaggedSolution, int, list[float]]]] = {True: [], False: []}
+    for i, one in enumerate(solutions):
+        for place, decision in enumerate(one.decisions):
+            if decision.kind == "choice":
+                likely = [float(1 / (1 + np.exp(w[i][place, 1] - w[i][place, 0]))) for w in ways]
+                groups[likely[0] > 0.5].append((one, place, likely))
+    for preferred, members in groups.items():
+        before, after = np.mean([likely for _, _, likely in members], axis=0)
+        tokens = {one.decisions[place].better for one, place, _ in members}
+        print(
+            f"{len(members)} choices whose {'better' if preferred else 'other'} way the SFT policy preferred, better "
+            f"{' or '.join(sorted(tokens))}: its probability {before:.2f} -> {after:.2f}"
+        )
+        some = random.Random(options.seed).sample(members, min(N_CHOICES, len(members)))
+        gap = np.mean([one.decisions[place].gap for one, place, _ in some])
+        print(f"  true gap for the demonstrator, {len(some)} of them: {gap:+.3f}")
+        for name, policy in policies.items():
+            shares = shares_right(lab, policy, [(one, place) for one, place, _ in some])
+            found = seed_mean((shares[:, 0] - shares[:, 1]).tolist())
+            better, other = shares.mean(axis=0)
+            print(
+                f"  {name}: {better:.3f} and {other:.3f}, gap {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            )
+
+
+if __name__ == "__main__":
+    main()
