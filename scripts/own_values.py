@@ -18,7 +18,6 @@ import torch
 from prmbench.data.prompts import find_prompt
 from prmbench.data.verdicts import Verdict
 from prmbench.engines.batching import plan_batches
-from prmbench.engines.hf.engine import HFEngine
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT
 from prmbench.miniature.world import parse_problem
@@ -26,7 +25,7 @@ from prmbench.policies.policy import Policy, load_policy
 from prmbench.quiet import quiet_libraries
 from prmbench.stats.seeds import seed_mean
 from prmbench.studies.lab import Lab
-from prmbench.studies.measure_decisions import BATCH_TOKENS, TaggedSolution, logprobs_at, solutions_of
+from prmbench.studies.measure_decisions import BATCH_TOKENS, TaggedSolution, hf_engine, logprobs_at, solutions_of
 from prmbench.studies.measure_policies import policy_recipe
 from prmbench.studies.settings import POLICIES
 from prmbench.training.rl.run import train_rl
@@ -87,8 +86,7 @@ def main() -> None:
     policies = {"SFT policy": lab.load_policy(), "trained policy": load_policy(str(output), find_prompt(PROMPT))}
     # The choices, by which way the SFT policy preferred.
     solutions = solutions_of(lab, policies["SFT policy"])
-    engines = [policy.engine for policy in policies.values()]
-    ways = [logprobs_at(engine, solutions)[1] for engine in engines if isinstance(engine, HFEngine)]
+    ways = [logprobs_at(hf_engine(policy), solutions)[1] for policy in policies.values()]
     groups: dict[bool, list[tuple[TaggedSolution, int, list[float]]]] = {True: [], False: []}
     for i, one in enumerate(solutions):
         for place, decision in enumerate(one.decisions):

@@ -130,7 +130,12 @@ def logprobs_at(engine: HFEngine, solutions: Sequence[TaggedSolution]) -> tuple[
     return [sampled[i] for i in range(len(solutions))], [ways[i] for i in range(len(solutions))]
 
 
-def _engine(policy: Policy) -> HFEngine:
+def hf_engine(policy: Policy) -> HFEngine:
+    """Return the engine of a policy that was loaded without another one.
+
+    Args:
+        policy: The policy.
+    """
     assert isinstance(policy.engine, HFEngine)
     return policy.engine
 
@@ -148,7 +153,7 @@ def measure_credit(lab: Lab, settings: RewardModelSettings, _: Path) -> dict[str
     """
     policy = lab.load_policy()
     solutions = solutions_of(lab, policy)
-    own = logprobs_at(_engine(policy), solutions)
+    own = logprobs_at(hf_engine(policy), solutions)
     if settings.objective == "endo":
         return credit(solutions, own, own[0])
     model = branching_model(lab.reward_model(settings))
@@ -240,7 +245,7 @@ def measure_moves(lab: Lab, trained: Policy) -> dict[str, Any]:
     """
     policy = lab.load_policy()
     solutions = solutions_of(lab, policy)
-    return moves(solutions, logprobs_at(_engine(policy), solutions), logprobs_at(_engine(trained), solutions))
+    return moves(solutions, logprobs_at(hf_engine(policy), solutions), logprobs_at(hf_engine(trained), solutions))
 
 
 def moves(

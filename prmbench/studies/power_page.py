@@ -62,8 +62,8 @@ def write_power(results: Results) -> list[str]:
 
 
 def _decided(claim: JudgedClaim) -> float:
-    found = smallest_effect(planned_seeds(claim), claim.spread)
-    return math.inf if math.isnan(found) else found
+    """The smallest difference that the planned seeds decide; NaN where the spread is not known."""
+    return smallest_effect(planned_seeds(claim), claim.spread)
 
 
 def _cells(claim: JudgedClaim) -> Sequence[str]:
@@ -74,6 +74,6 @@ def _cells(claim: JudgedClaim) -> Sequence[str]:
         claim.paper_said,
         "n/a" if math.isnan(claim.spread) else f"{claim.spread:.{digits}f}",
         str(claim.seeds_needed or ""),
-        "n/a" if math.isinf(decided) else f"{decided:.{digits}f}",
+        "n/a" if math.isnan(decided) else f"{decided:.{digits}f}",
         f"{claim.margin:.{digits}f}" if claim.margin else "",
     ]

@@ -34,6 +34,11 @@ def write_recipe(folder, name, **fields):
     )
 
 
+def trace_record(name, problem, steps, right, label):
+    made = {"id": name, "generator": "made", "problem": problem, "steps": steps}
+    return {**made, "final_answer_correct": right, "label": label}
+
+
 def write_world(base, made, *, shared, sft, rm, rl, branches):
     """Write data and recipes of a small world.
 
@@ -87,10 +92,8 @@ def folder(tmp_path_factory):
         traces[subset] = []
         for j, (problem, content, form) in enumerate(draw_solutions(WORLD, "test", 30, i)):
             steps = write_steps(content, form)
-            record = {"id": f"{subset}-{j}", "generator": "made", "problem": problem.text(), "steps": steps}
-            right = content[1] == problem.answer(WORLD)
-            label = first_wrong_step(problem, steps, WORLD)
-            traces[subset].append({**record, "final_answer_correct": right, "label": label})
+            right, label = content[1] == problem.answer(WORLD), first_wrong_step(problem, steps, WORLD)
+            traces[subset].append(trace_record(f"{subset}-{j}", problem.text(), steps, right, label))
     sizes = (("train", "train", 80), ("first", "test", 4), ("second", "test", 3))
     made = {
         "model": SHIPPED,
@@ -138,8 +141,7 @@ def smollm2_folder(smollm2, tmp_path_factory):
         for j in range(12):
             problem, answer, steps, label = add(rng, errors=0.3)
             right = steps[-1].endswith(f"\\boxed{{{answer}}}")
-            record = {"id": f"{subset}-{j}", "generator": "made", "problem": problem, "steps": steps, "label": label}
-            traces[subset].append({**record, "final_answer_correct": right})
+            traces[subset].append(trace_record(f"{subset}-{j}", problem, steps, right, label))
     chats = []
     for problem, _, steps, _ in (add(rng) for _ in range(160)):
         said = (("user", problem), ("assistant", "\n\n".join(steps)))
