@@ -16,22 +16,19 @@ import numpy as np
 import torch
 
 from prmbench.data.prompts import find_prompt
-from prmbench.data.verdicts import Verdict
-from prmbench.engines.batching import plan_batches
-from prmbench.engines.sampling import Request, SamplingParams
-from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT
+from prmbench.miniature.build import PROMPT
 from prmbench.miniature.world import parse_problem
 from prmbench.policies.policy import Policy, load_policy
 from prmbench.quiet import quiet_libraries
 from prmbench.stats.seeds import seed_mean
 from prmbench.studies.lab import Lab
-from prmbench.studies.measure_decisions import BATCH_TOKENS, TaggedSolution, hf_engine, logprobs_at, solutions_of
+from prmbench.studies.measure_decisions import TaggedSolution, hf_engine, logprobs_at, solutions_of
 from prmbench.studies.measure_policies import policy_recipe
+from prmbench.studies.prefix_values import CONTINUATIONS, Prefix, count_right
 from prmbench.studies.settings import POLICIES
 from prmbench.training.rl.run import train_rl
-from prmbench.verify import Verifier
 
-N_CHOICES, N_CONTINUATIONS = 80, 32
+N_CHOICES = 80
 
 
 def shares_right(lab: Lab, policy: Policy, asked: list[tuple[TaggedSolution, int]]) -> np.ndarray:
@@ -45,29 +42,13 @@ def shares_right(lab: Lab, policy: Policy, asked: list[tuple[TaggedSolution, int
     Returns:
         Share of right continuations after the better and after the other way. Shape [asked, 2].
     """
-    template = find_prompt(PROMPT)
-    requests, answers, n_prompts = [], [], []
+    prefixes = []
     for i, (one, place) in enumerate(asked):
-        text = policy.encoder.tokenizer.decode(one.ids[: one.n_prompt], skip_special_tokens=True)
-        answer = str(parse_problem(text.strip()).answer(lab.build.world))
-        for way in one.ways[place]:
-            so_far = np.concatenate([one.ids[: one.n_prompt + one.decisions[place].at], [way]])
-            requests += [Request(so_far, f"{i}:{way}", k) for k in range(N_CONTINUATIONS)]
-            answers += [answer] * N_CONTINUATIONS
-            n_prompts += [one.n_prompt] * N_CONTINUATIONS
-    right = np.zeros(len(requests))
-    params = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
-    with Verifier() as verifier:
-        for batch in plan_batches([len(one.prompt) + MAX_NEW_TOKENS for one in requests], BATCH_TOKENS):
-            found = policy.engine.generate([requests[j] for j in batch], policy.stop, params, lab.build.seed)
-            whole = [
-                np.concatenate([requests[j].prompt[n_prompts[j] :], one.ids])
-                for j, one in zip(batch, found, strict=True)
-            ]
-            texts = [policy.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in whole]
-            verdicts = verifier.verify(texts, [answers[j] for j in batch], style=template.style)
-            right[batch] = [verdict == Verdict.CORRECT for verdict in verdicts]
-    return right.reshape(len(asked), 2, N_CONTINUATIONS).mean(axis=2)
+        prompt, solution = one.ids[: one.n_prompt], one.ids[one.n_prompt :]
+        problem = parse_problem(policy.encoder.tokenizer.decode(prompt, skip_special_tokens=True).strip())
+        answer, before = str(problem.answer(lab.build.world)), solution[: one.decisions[place].at]
+        prefixes += [Prefix(prompt, np.append(before, way), answer, f"{i}:{way}") for way in one.ways[place]]
+    return count_right(policy, prefixes, lab.build.seed).reshape(len(asked), 2) / CONTINUATIONS
 
 
 def main() -> None:

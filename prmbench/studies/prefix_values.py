@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
@@ -45,11 +46,61 @@ class PrefixValue:
         return self.right / self.n
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """The start of a solution, to be continued.
+
+    Attributes:
+        prompt: Token ids of the prompt. int64, shape [prompt].
+        start: Token ids of the solution so far, at least one. int64, shape [start].
+        answer: The right answer.
+        key: What it is called; its continuations are drawn by this name.
+    """
+
+    prompt: NDArray[np.int64]
+    start: NDArray[np.int64]
+    answer: str
+    key: str
+
+
+def count_right(policy: Policy, prefixes: Sequence[Prefix], seed: int) -> NDArray[np.int64]:
+    """Continue prefixes and count the continuations that end right.
+
+    The policy continues at temperature 1, as it sampled, and the verifier judges a prefix and its continuation together. A
+    continuation that is cut off is wrong.
+
+    Args:
+        policy: Who goes on.
+        prefixes: Prefixes of solutions.
+        seed: Seed of the continuations.
+
+    Returns:
+        Right ones of `CONTINUATIONS` continuations each. Shape [prefixes].
+    """
+    style, decode = find_prompt(PROMPT).style, policy.encoder.tokenizer.decode
+    requests = [
+        Request(np.concatenate([one.prompt, one.start]), one.key, k) for one in prefixes for k in range(CONTINUATIONS)
+    ]
+    params = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
+    right = np.zeros(len(prefixes), dtype=np.int64)
+    with Verifier() as verifier:
+        for batch in plan_batches([len(r.prompt) + MAX_NEW_TOKENS for r in requests], BATCH_TOKENS):
+            found = policy.engine.generate([requests[j] for j in batch], policy.stop, params, seed)
+            of = [j // CONTINUATIONS for j in batch]
+            texts = [
+                decode(np.concatenate([prefixes[i].start, one.ids]), skip_special_tokens=True)
+                for i, one in zip(of, found, strict=True)
+            ]
+            verdicts = verifier.verify(texts, [prefixes[i].answer for i in of], style=style)
+            for i, verdict, one in zip(of, verdicts, found, strict=True):
+                right[i] += verdict == Verdict.CORRECT and one.finish_reason == "stop"
+    return right
+
+
 def sample_prefix_values(policy: Policy, rollouts: Sequence[Rollout], *, seed: int, name: str) -> list[PrefixValue]:
     """Draw prefixes of rollouts and estimate the value of each.
 
-    At most one rollout of a problem is taken. The policy continues at temperature 1, as it sampled, and the verifier judges the
-    prefix and its continuation together.
+    At most one rollout of a problem is taken.
 
     Args:
         policy: The policy that sampled the rollouts.
@@ -60,7 +111,6 @@ def sample_prefix_values(policy: Policy, rollouts: Sequence[Rollout], *, seed: i
     Returns:
         `N_PREFIXED` times `PREFIXES_EACH` prefixes; fewer where the rollouts run out.
     """
-    # Draw the prefixes.
     rng = random.Random(f"prefixes-{seed}-{name}")
     firsts = [i for i, r in enumerate(rollouts) if r.sample == 0 and len(r.ids) > PREFIXES_EACH]
     drawn = [
@@ -68,28 +118,8 @@ def sample_prefix_values(policy: Policy, rollouts: Sequence[Rollout], *, seed: i
         for i in rng.sample(firsts, min(N_PREFIXED, len(firsts)))
         for t in sorted(rng.sample(range(1, len(rollouts[i].ids)), PREFIXES_EACH))
     ]
-    # Continue each of them.
     template = find_prompt(PROMPT)
     prompts = {i: policy.encoder.prompt_ids(template.render(rollouts[i].problem)) for i, _ in drawn}
-    requests = [
-        Request(np.concatenate([prompts[i], rollouts[i].ids[:t]]), f"{rollouts[i].id}:{t}", k)
-        for i, t in drawn
-        for k in range(CONTINUATIONS)
-    ]
-    params = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
-    right = np.zeros(len(drawn), dtype=np.int64)
-    with Verifier() as verifier:
-        for batch in plan_batches([len(r.prompt) + MAX_NEW_TOKENS for r in requests], BATCH_TOKENS):
-            found = policy.engine.generate([requests[j] for j in batch], policy.stop, params, seed)
-            # Judge each with its prefix before it.
-            of = [drawn[j // CONTINUATIONS] for j in batch]
-            texts = [
-                policy.encoder.tokenizer.decode(
-                    np.concatenate([rollouts[i].ids[:t], one.ids]), skip_special_tokens=True
-                )
-                for (i, t), one in zip(of, found, strict=True)
-            ]
-            verdicts = verifier.verify(texts, [rollouts[i].answer for i, _ in of], style=template.style)
-            for j, verdict, one in zip(batch, verdicts, found, strict=True):
-                right[j // CONTINUATIONS] += verdict == Verdict.CORRECT and one.finish_reason == "stop"
+    prefixes = [Prefix(prompts[i], rollouts[i].ids[:t], rollouts[i].answer, f"{rollouts[i].id}:{t}") for i, t in drawn]
+    right = count_right(policy, prefixes, seed)
     return [PrefixValue(i, t, int(n), CONTINUATIONS) for (i, t), n in zip(drawn, right, strict=True)]
