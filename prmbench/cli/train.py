@@ -5,54 +5,82 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from prmbench.cli.common import interruptible
+from prmbench.cli.options import Flag, shared, with_flags
 from prmbench.errors import ArgumentError, nearest
 from prmbench.progress import announce_loading
 
-if TYPE_CHECKING:
-    from prmbench.training.plan import Launch, Sharding
-
-_STRICT = "refuse data with a row of no use; without, a few are left out, counted and named"
-_DRY_RUN = "check the recipe and print steps, tokens and a memory estimate; loads no model, needs no hub"
-
-_DEVICES = "of a dry run: number of devices"
-_LAUNCH = "of a dry run: what the devices divide: ddp, zero1, zero2, zero3 or fsdp"
-_DEVICE_MEMORY = "of a dry run: memory of a device in GiB; it says whether the run fits"
-_THROUGHPUT = "of a dry run: tokens a second of one device; it says the hours"
+RECIPE, DRY_RUN = "Recipe", "Dry run"
+_FLAGS = {
+    flag.name: flag
+    for flag in (
+        Flag("override", list[str], "a.b=value, over the recipe; may be repeated", RECIPE, flags=("--set",)),
+        Flag("strict", bool, "refuse data with a row of no use; else a few are left out and named", RECIPE, False),
+        Flag("dry_run", bool, "check the recipe, print steps, tokens and memory; loads no model", DRY_RUN, False),
+        Flag("devices", int, "number of devices", DRY_RUN, 1, low=1),
+        Flag("launch", str, "what the devices divide: ddp, zero1, zero2, zero3 or fsdp", DRY_RUN, "fsdp"),
+        Flag("device_memory", float, "memory of a device in GiB; it says whether the run fits", DRY_RUN, low=0.001),
+        Flag("throughput", float, "tokens a second of one device; it says the hours", DRY_RUN, low=0.001),
+    )
+} | shared(as_json={"help": "print the result (or plan) as JSON on stdout, nothing else"})
+_ARGUMENTS = {
+    "recipe": Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")]
+}
 
 train = typer.Typer(help="Train models from recipes.", no_args_is_help=True)
 
 
-@train.command(name="sft")
-@interruptible
-def train_sft_command(
-    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as miniature/sft.yaml is one that ships")],
-    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
-    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
-    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
-    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="of a dry run: print the plan as JSON")] = False,
-) -> None:
+def _overrides(values: dict[str, Any]) -> list[str]:
+    """What the command line puts over the recipe."""
+    return [*(values["override"] or ()), *(["strict=true"] if values.get("strict") else [])]
+
+
+def _is_plan(recipe: Any, values: dict[str, Any]) -> bool:
+    """Print the plan where a dry run is asked for; else say that the model is loaded."""
+    if not values["dry_run"]:
+        announce_loading(recipe.model)
+        return False
+    from prmbench.training.plan import SHARDED, Launch
+
+    if (launch := values["launch"]) not in SHARDED:
+        raise ArgumentError("launch", launch, f"expected {', '.join(SHARDED)}{nearest(launch, SHARDED)}")
+    where = Launch(values["devices"], launch, values["device_memory"], values["throughput"])
+    plan = recipe.plan()
+    typer.echo(plan.as_json(where) if values["as_json"] else plan.text(where))
+    return True
+
+
+def _log(values: dict[str, Any]) -> Callable[[str], None]:
+    """Where the lines of a training go: beside the JSON, not into it."""
+    return functools.partial(print, file=sys.stderr) if values["as_json"] else typer.echo
+
+
+def _echo_json(output: Path, steps: int, **more: Any) -> None:
+    typer.echo(json.dumps({"output": str(output), "steps": steps, **more}, indent=2))
+
+
+def _train_sft(recipe: str, **values: Any) -> None:
     """Supervised fine-tuning, on ids tokenized as they are at evaluation."""
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.sft.recipe import SFTRecipe
 
-    checked = load_recipe(recipe, SFTRecipe, [*(override or ()), *(["strict=true"] if strict else [])])
-    if dry_run:
-        _show_plan(checked, _launch(devices, launch, device_memory, throughput), as_json=as_json)
+    checked = load_recipe(recipe, SFTRecipe, _overrides(values))
+    if _is_plan(checked, values):
         return
-    announce_loading(checked.model)
     from prmbench.training.sft.run import train_sft
 
-    result = train_sft(checked, log=typer.echo)
+    result = train_sft(checked, log=_log(values))
     if result is None:
+        return
+    if values["as_json"]:
+        counts = {"records": result.n_records, "overlong": result.n_overlong}
+        _echo_json(result.output, result.steps, **counts, pass_rate=result.pass_rate)
         return
     rate = f", pass rate {result.pass_rate:.1%}" if result.pass_rate is not None else ""
     became = "cut" if checked.overlong == "truncate" else "left out"
@@ -62,19 +90,7 @@ def train_sft_command(
     typer.echo(f"checkpoint: {result.output}")
 
 
-@train.command(name="rm")
-@interruptible
-def train_rm_command(
-    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")],
-    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
-    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
-    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
-    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
-) -> None:
+def _train_rm(recipe: str, **values: Any) -> None:
     """Train a reward model: IPVRM and its variants, Implicit PRM, DPO-RM, Q-RM; or an explicit PRM.
 
     Explicit PRMs have the objectives step_ce, step_soft, token_pair, beta_binomial and prefix_gain.
@@ -83,24 +99,21 @@ def train_rm_command(
     from prmbench.training.recipes.read import load_recipe, read_fields
     from prmbench.training.rm.recipe import RMRecipe
 
-    overrides = [*(override or ()), *(["strict=true"] if strict else [])]
+    overrides = _overrides(values)
     explicit = is_explicit(read_fields(recipe, overrides)[1].get("objective"))
     checked: PRMRecipe | RMRecipe = load_recipe(recipe, PRMRecipe if explicit else RMRecipe, overrides)  # type: ignore[assignment]
-    if dry_run:
-        _show_plan(checked, _launch(devices, launch, device_memory, throughput), as_json=as_json)
+    if _is_plan(checked, values):
         return
-    announce_loading(checked.model)
     from prmbench.reward_models.card import read_card
     from prmbench.training.prm.run import train_prm
     from prmbench.training.rm.run import train_rm
 
-    log = functools.partial(print, file=sys.stderr) if as_json else typer.echo
+    log = _log(values)
     result = train_prm(checked, log=log) if isinstance(checked, PRMRecipe) else train_rm(checked, log=log)
     if result is None:
         return
-    if as_json:
-        shown = {"output": str(result.output), "steps": result.steps, "best_step": result.best_step}
-        typer.echo(json.dumps({**shown, "metrics": result.metrics}, indent=2))
+    if values["as_json"]:
+        _echo_json(result.output, result.steps, best_step=result.best_step, metrics=result.metrics)
         return
     typer.echo(f"{result.steps:,} steps; the best weights by held-out loss are those of step {result.best_step:,}")
     typer.echo(f"checkpoint: {result.output}")
@@ -110,37 +123,25 @@ def train_rm_command(
     typer.echo(f"next:  prmbench eval --rm {result.output}" + (f" --reference {checked.model}" if elsewhere else ""))
 
 
-@train.command(name="rl")
-@interruptible
-def train_rl_command(
-    recipe: Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/spro.yaml is one that ships")],
-    override: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the recipe")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_RUN)] = False,
-    devices: Annotated[int, typer.Option(min=1, help=_DEVICES)] = 1,
-    launch: Annotated[str, typer.Option(help=_LAUNCH)] = "fsdp",
-    device_memory: Annotated[float | None, typer.Option(min=0.001, help=_DEVICE_MEMORY)] = None,
-    throughput: Annotated[float | None, typer.Option(min=0.001, help=_THROUGHPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result (or plan) as JSON, nothing else")] = False,
-) -> None:
+def _train_rl(recipe: str, **values: Any) -> None:
     """Optimise a policy: GRPO, DistRL, PRIME, SPRO, REINFORCE with Q-RM; the reward model may learn with it."""
     from prmbench.training.recipes.read import load_recipe
     from prmbench.training.rl.recipe import RLRecipe
 
-    checked = load_recipe(recipe, RLRecipe, override or ())
-    if dry_run:
+    checked = load_recipe(recipe, RLRecipe, _overrides(values))
+    if values["dry_run"]:
         for remark in checked.remarks():
             typer.echo(remark, err=True)
-        _show_plan(checked, _launch(devices, launch, device_memory, throughput), as_json=as_json)
+    if _is_plan(checked, values):
         return
-    announce_loading(checked.model)
     from prmbench.training.rl.run import train_rl
 
-    result = train_rl(checked, log=functools.partial(print, file=sys.stderr) if as_json else typer.echo)
+    result = train_rl(checked, log=_log(values))
     if result is None:
         return
-    if as_json:
-        shown = {"output": str(result.output), "steps": result.steps, "evaluations": result.evaluations}
-        typer.echo(json.dumps({**shown, "reward_model": result.reward_model and str(result.reward_model)}, indent=2))
+    if values["as_json"]:
+        updated = result.reward_model and str(result.reward_model)
+        _echo_json(result.output, result.steps, evaluations=result.evaluations, reward_model=updated)
         return
     typer.echo(f"{result.steps:,} steps; figures of each are in {result.output / 'rl.json'}")
     typer.echo(f"policy: {result.output}")
@@ -149,17 +150,12 @@ def train_rl_command(
     typer.echo(f"next:  prmbench eval --policy {result.output}")
 
 
-def _launch(devices: int, sharding: str, device_memory: float | None, throughput: float | None) -> Launch:
-    from prmbench.training.plan import SHARDED, Launch
-
-    if sharding not in SHARDED:
-        raise ArgumentError("launch", sharding, f"expected {', '.join(SHARDED)}{nearest(sharding, SHARDED)}")
-    return Launch(devices, cast("Sharding", sharding), device_memory, throughput)
-
-
-def _show_plan(recipe: Any, launch: Launch, *, as_json: bool) -> None:
-    plan = recipe.plan()
-    typer.echo(plan.as_json(launch) if as_json else plan.text(launch))
+for _name, _command, _flags in (
+    ("sft", _train_sft, _FLAGS),
+    ("rm", _train_rm, _FLAGS),
+    ("rl", _train_rl, {name: flag for name, flag in _FLAGS.items() if name != "strict"}),
+):
+    train.command(name=_name)(interruptible(with_flags(_command, _flags, _ARGUMENTS)))
 
 
 @train.command(name="keys")

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from support_training import mean_loss, write_chats
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
+from prmbench.cli.app import app
 from prmbench.data.tokens import TraceEncoder
 from prmbench.errors import UserError
 from prmbench.reward_models.loading import load_reward_model
@@ -57,6 +59,18 @@ def test_lora_is_merged_into_an_ordinary_checkpoint(recipe, tiny):
     result = train_sft(recipe.model_copy(update={"lora": LoraOptions(rank=4, alpha=8), "max_steps": 3}))
     assert not (result.output / "adapter_config.json").exists()
     assert mean_loss(result.output, recipe) < mean_loss(tiny, recipe)
+
+
+def test_the_command_line(recipe, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(recipe.model_copy(update={"max_steps": 1}).model_dump_json())  # JSON is YAML
+    done = CliRunner().invoke(app, ["train", "sft", str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.stdout)
+    assert shown == {"output": recipe.output, "steps": 1, "records": 20, "overlong": 0, "pass_rate": None}
+    again = CliRunner().invoke(app, ["train", "sft", str(file)])  # the same call after the end does nothing
+    assert "1 steps on 20 records (0 too long, cut)" in again.output
+    assert f"checkpoint: {recipe.output}" in again.output
 
 
 @pytest.mark.slow
