@@ -24,7 +24,7 @@ from prmbench.stats.seeds import seed_mean
 from prmbench.studies.lab import Lab
 from prmbench.studies.measure_decisions import TaggedSolution, hf_engine, logprobs_at, solutions_of
 from prmbench.studies.measure_policies import policy_recipe
-from prmbench.studies.prefix_values import CONTINUATIONS, Prefix, count_right
+from prmbench.studies.prefix_values import CONTINUATIONS, Beginning, count_right
 from prmbench.studies.settings import POLICIES
 from prmbench.training.rl.run import train_rl
 
@@ -47,7 +47,7 @@ def shares_right(lab: Lab, policy: Policy, asked: list[tuple[TaggedSolution, int
         prompt, solution = one.ids[: one.n_prompt], one.ids[one.n_prompt :]
         problem = parse_problem(policy.encoder.tokenizer.decode(prompt, skip_special_tokens=True).strip())
         answer, before = str(problem.answer(lab.build.world)), solution[: one.decisions[place].at]
-        prefixes += [Prefix(prompt, np.append(before, way), answer, f"{i}:{way}") for way in one.ways[place]]
+        prefixes += [Beginning(prompt, np.append(before, way), answer, f"{i}:{way}") for way in one.ways[place]]
     return count_right(policy, prefixes, lab.build.seed).reshape(len(asked), 2) / CONTINUATIONS
 
 

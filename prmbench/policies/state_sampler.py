@@ -10,6 +10,7 @@ import numpy as np
 
 from prmbench.data.prompts import PromptTemplate
 from prmbench.engines.sampling import Request, SamplingParams
+from prmbench.policies.continuations import continue_and_judge
 from prmbench.policies.policy import Policy
 from prmbench.policies.state_counts import LabelOptions, StateCount
 from prmbench.policies.states import State
@@ -91,17 +92,20 @@ class StateSampler:
             Request(np.concatenate([s.prompt, s.ids]), ":".join(s.key), k, room(s)) for s in states for k in samples
         ]
         of = [s for s in states for _ in samples]
-        completions = self.policy.engine.generate(requests, self.policy.stop, self.params, self.seed)
-        texts = [
-            self.policy.encoder.tokenizer.decode(np.concatenate([s.ids, one.ids]), skip_special_tokens=True)
-            for s, one in zip(of, completions, strict=True)
-        ]
-        verdicts = self.verifier.verify(texts, [s.problem.answer for s in of], style=self.template.style)
+        completions, right = continue_and_judge(
+            self.policy,
+            requests,
+            [s.ids for s in of],
+            [s.problem.answer for s in of],
+            params=self.params,
+            seed=self.seed,
+            verifier=self.verifier,
+            style=self.template.style,
+        )
         n, found = len(samples), []
         for i, state in enumerate(states):
             mine = slice(i * n, (i + 1) * n)
-            ended = [one.finish_reason == "stop" for one in completions[mine]]
-            right = sum(v == Verdict.CORRECT and end for v, end in zip(verdicts[mine], ended, strict=True))
+            cut = sum(one.finish_reason != "stop" for one in completions[mine])
             tokens = sum(len(one.ids) for one in completions[mine])
-            found.append(StateCount(*state.key, right, n, n - sum(ended), tokens))
+            found.append(StateCount(*state.key, int(right[mine].sum()), n, cut, tokens))
         return found

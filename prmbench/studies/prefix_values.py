@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
-from prmbench.data.verdicts import Verdict
 from prmbench.engines.batching import plan_batches
 from prmbench.engines.sampling import Request, SamplingParams
 from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT
+from prmbench.policies.continuations import continue_and_judge
 from prmbench.policies.policy import Policy
 from prmbench.verify import Verifier
 
@@ -47,7 +47,7 @@ class PrefixValue:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class Beginning:
     """The start of a solution, to be continued.
 
     Attributes:
@@ -63,7 +63,7 @@ class Prefix:
     key: str
 
 
-def count_right(policy: Policy, prefixes: Sequence[Prefix], seed: int) -> NDArray[np.int64]:
+def count_right(policy: Policy, prefixes: Sequence[Beginning], seed: int) -> NDArray[np.int64]:
     """Continue prefixes and count the continuations that end right.
 
     The policy continues at temperature 1, as it sampled, and the verifier judges a prefix and its continuation together. A
@@ -77,24 +77,26 @@ def count_right(policy: Policy, prefixes: Sequence[Prefix], seed: int) -> NDArra
     Returns:
         Right ones of `CONTINUATIONS` continuations each. Shape [prefixes].
     """
-    style, decode = find_prompt(PROMPT).style, policy.encoder.tokenizer.decode
     requests = [
         Request(np.concatenate([one.prompt, one.start]), one.key, k) for one in prefixes for k in range(CONTINUATIONS)
     ]
-    params = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
-    right = np.zeros(len(prefixes), dtype=np.int64)
+    params, style = SamplingParams(max_new_tokens=MAX_NEW_TOKENS), find_prompt(PROMPT).style
+    right = np.zeros(len(requests), dtype=np.int64)
     with Verifier() as verifier:
         for batch in plan_batches([len(r.prompt) + MAX_NEW_TOKENS for r in requests], BATCH_TOKENS):
-            found = policy.engine.generate([requests[j] for j in batch], policy.stop, params, seed)
-            of = [j // CONTINUATIONS for j in batch]
-            texts = [
-                decode(np.concatenate([prefixes[i].start, one.ids]), skip_special_tokens=True)
-                for i, one in zip(of, found, strict=True)
-            ]
-            verdicts = verifier.verify(texts, [prefixes[i].answer for i in of], style=style)
-            for i, verdict, one in zip(of, verdicts, found, strict=True):
-                right[i] += verdict == Verdict.CORRECT and one.finish_reason == "stop"
-    return right
+            of = [prefixes[j // CONTINUATIONS] for j in batch]
+            starts, answers = [one.start for one in of], [one.answer for one in of]
+            _, right[batch] = continue_and_judge(
+                policy,
+                [requests[j] for j in batch],
+                starts,
+                answers,
+                params=params,
+                seed=seed,
+                verifier=verifier,
+                style=style,
+            )
+    return right.reshape(-1, CONTINUATIONS).sum(axis=1)
 
 
 def sample_prefix_values(policy: Policy, rollouts: Sequence[Rollout], *, seed: int, name: str) -> list[PrefixValue]:
@@ -120,6 +122,8 @@ def sample_prefix_values(policy: Policy, rollouts: Sequence[Rollout], *, seed: i
     ]
     template = find_prompt(PROMPT)
     prompts = {i: policy.encoder.prompt_ids(template.render(rollouts[i].problem)) for i, _ in drawn}
-    prefixes = [Prefix(prompts[i], rollouts[i].ids[:t], rollouts[i].answer, f"{rollouts[i].id}:{t}") for i, t in drawn]
+    prefixes = [
+        Beginning(prompts[i], rollouts[i].ids[:t], rollouts[i].answer, f"{rollouts[i].id}:{t}") for i, t in drawn
+    ]
     right = count_right(policy, prefixes, seed)
     return [PrefixValue(i, t, int(n), CONTINUATIONS) for (i, t), n in zip(drawn, right, strict=True)]

@@ -10,7 +10,7 @@ from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT, Build, train_policy
 from prmbench.miniature.split_data import sample_split
 from prmbench.policies.policy import load_policy
 from prmbench.studies import prefix_values
-from prmbench.studies.prefix_values import Prefix, count_right, sample_prefix_values
+from prmbench.studies.prefix_values import Beginning, count_right, sample_prefix_values
 from prmbench.verify import verify
 
 STYLE = find_prompt(PROMPT).style
@@ -26,9 +26,9 @@ def sampled(tmp_path_factory):
         yield load_policy(str(folder), find_prompt(PROMPT)), rollouts
 
 
-def prefix_of(policy, rollout, t: int) -> Prefix:
+def prefix_of(policy, rollout, t: int) -> Beginning:
     prompt = policy.encoder.prompt_ids(find_prompt(PROMPT).render(rollout.problem))
-    return Prefix(prompt, rollout.ids[:t], rollout.answer, f"{rollout.id}:{t}")
+    return Beginning(prompt, rollout.ids[:t], rollout.answer, f"{rollout.id}:{t}")
 
 
 def test_right_continuations_are_counted_as_one_by_one(sampled, monkeypatch):

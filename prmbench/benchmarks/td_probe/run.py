@@ -30,11 +30,12 @@ from prmbench.data.traces import data_hash
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import Request, SamplingParams, uniforms
 from prmbench.errors import ArgumentError, UserError, argument
+from prmbench.policies.continuations import continue_and_judge
 from prmbench.policies.policy import Policy
 from prmbench.policies.rollout import prompt_rules, rollout
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.subject import describe
-from prmbench.verify import Verdict, Verifier, verifier_version
+from prmbench.verify import Verifier, verifier_version
 
 if TYPE_CHECKING:
     from prmbench.reward_models.implicit import ImplicitRewardModel
@@ -308,24 +309,31 @@ class _Probe:
         self, states: Sequence[BranchState], prefixes: Sequence[NDArray[np.int64]], tokens: Sequence[NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rollouts that end right, and that are cut, of each branch. Shape [states, top] each."""
-        requests, which = [], []
-        for i, s in enumerate(states):
-            for rank, token in enumerate(tokens[i]):
-                for k in range(self.options.rollouts_per_branch):
-                    key = f"{s.problem.id}:{s.rollout.sample}:{rank}"
-                    requests.append(Request(prefixes[i], key, k, self.params.max_new_tokens - s.t, int(token)))
-                    which.append((i, rank))
-        completions = self.policy.engine.generate(requests, self.policy.stop, self.params, self.seed)
-        self.sampled += sum(len(one.ids) for one in completions)
-        texts = [
-            self.policy.encoder.tokenizer.decode(np.concatenate([states[i].ids, one.ids]), skip_special_tokens=True)
-            for (i, _), one in zip(which, completions, strict=True)
+        each = self.options.rollouts_per_branch
+        branches = [(i, rank) for i in range(len(states)) for rank in range(len(tokens[i]))]
+        requests = [
+            Request(
+                prefixes[i],
+                f"{states[i].problem.id}:{states[i].rollout.sample}:{rank}",
+                k,
+                self.params.max_new_tokens - states[i].t,
+                int(tokens[i][rank]),
+            )
+            for i, rank in branches
+            for k in range(each)
         ]
-        answers = [states[i].problem.answer for i, _ in which]
-        verdicts = self.verifier.verify(texts, answers, style=self.template.style)
-        right = np.zeros((len(states), self.options.top), dtype=np.int64)
-        cut = np.zeros_like(right)
-        for (i, rank), one, verdict in zip(which, completions, verdicts, strict=True):
-            cut[i, rank] += one.finish_reason == "length"
-            right[i, rank] += verdict == Verdict.CORRECT and one.finish_reason == "stop"
-        return right, cut
+        of = [states[i] for i, _ in branches for _ in range(each)]
+        completions, right = continue_and_judge(
+            self.policy,
+            requests,
+            [s.ids for s in of],
+            [s.problem.answer for s in of],
+            params=self.params,
+            seed=self.seed,
+            verifier=self.verifier,
+            style=self.template.style,
+        )
+        self.sampled += sum(len(one.ids) for one in completions)
+        cut = np.array([one.finish_reason == "length" for one in completions])
+        shape = (len(states), self.options.top, each)
+        return right.reshape(shape).sum(axis=2), cut.reshape(shape).sum(axis=2)
