@@ -238,6 +238,11 @@ class PairedComparison(ShownComparison):
     sides: list[Side]
     pairs: list[ComparedPair]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Number of items of each subset."""
+        return [len(one.ids) for one in self.sides[0].subsets.values()]
+
     def render(self, *, groups: bool) -> RenderableType:
         """The comparison on the screen.
 

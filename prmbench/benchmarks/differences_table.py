@@ -12,6 +12,8 @@ from prmbench.stats.paired import McNemar
 
 SHOWN_FLIPS = 5
 SIGNIFICANT = 0.05
+FEW = 30
+"""With fewer items in a subset, the intervals and p of a bootstrap are too narrow to trust: false alarms are well above 5%."""
 
 
 def render(comparison: PairedComparison, *, groups: bool) -> RenderableType:
@@ -44,6 +46,10 @@ def _heading(comparison: PairedComparison) -> list[str]:
             )
     if any(entry.miniature for entry in entries):
         lines.append(MINIATURE)
+    if (fewest := min(comparison.sizes)) < FEW:
+        lines.append(
+            f"A subset has only {fewest:,} item{'s' * (fewest != 1)}: intervals are too narrow and p too small below about {FEW}."
+        )
     if data.limit is not None:
         lines.append(f"Only {data.limit:,} items of each subset: a try, not a result to quote.")
     return lines

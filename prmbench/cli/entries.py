@@ -33,7 +33,9 @@ def compare_command(
     power: Annotated[
         bool, typer.Option("--power", help="also what so many items can decide, and how many would")
     ] = False,
-    points: Annotated[float, typer.Option(min=0.01, max=100, help="difference in points that --power plans for")] = 2.0,
+    points: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="difference in points that --power plans for; default: 2")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of folds and resamples")] = 0,
     resamples: Annotated[int, typer.Option(min=1, help="bootstrap resamples")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, nothing else")] = False,
@@ -43,9 +45,11 @@ def compare_command(
 
     from prmbench.reports.compare import compare
 
+    if points is not None and not power:
+        raise UserError(f"--points {points:g}: belongs to --power; add it, or leave this out")
     choice = {"protocol": protocol, "thresholds": thresholds, "n": n}
     found = compare(entries, n_resamples=resamples, seed=seed, **choice)
-    planned = _power(found, points) if power else []
+    planned = _power(found, 2.0 if points is None else points) if power else []
     if as_json:
         extra = {"power": [asdict(one) for one in planned]} if power else {}
         typer.echo(json.dumps(found.as_json() | extra, indent=2))

@@ -108,6 +108,10 @@ def _check_plan(values: dict[str, Any]) -> None:
         raise UserError(
             "--plan-for: is for policies (--policy CKPT, --from-rollouts RUN, or --from-items of such a run)"
         )
+    if values["policy"] is not None and (values["temperature"] == 0 or max(values["n"] or [2]) < 2):
+        raise UserError(
+            "--plan-for: needs at least 2 completions of each problem at a temperature above 0, to tell sampling from problems"
+        )
 
 
 def show_plan(entry_or_items: Path, points: float) -> None:
@@ -131,19 +135,14 @@ def show_plan(entry_or_items: Path, points: float) -> None:
     measured = load_measured(entry_or_items)
     if measured.benchmark.name != "policy":
         raise UserError(f"--plan-for: {entry_or_items} is of {measured.benchmark.name}; expected a policy's run")
-    right: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    sets: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for item in measured.items:
-        right[item.subset, item.id].append(item.verdict == Verdict.CORRECT)
-    if min(map(len, right.values())) < 2:
-        raise UserError(
-            "--plan-for: needs at least 2 completions of each problem, to tell sampling from problems; pass --n 2 or more"
-        )
-    if all(len(set(one)) == 1 for one in right.values()):
-        raise UserError(
-            "--plan-for: the completions of each problem are all right or all wrong, so nothing is known of the noise of sampling; "
-            "take more problems, or a temperature above 0"
-        )
-    Console().print(render_plan(plan_policies(right, points), points, len(right)))
+        sets[item.subset][item.id].append(item.verdict == Verdict.CORRECT)
+    try:
+        plans = plan_policies(sets, points)
+    except UserError as error:
+        raise UserError(f"--plan-for: {error}") from None
+    Console().print(render_plan(plans, points, [len(problems) for problems in sets.values()]))
 
 
 eval_command = interruptible(with_flags(_evaluate, EVAL_FLAGS))
