@@ -2,8 +2,9 @@
 
 Seed by seed the difference of the two figures is taken. Each seed has its own policy, data, models and test items. Where the 95%
 Student-t interval of the mean difference is above 0 the claim appears, where it is below 0 the claim does not appear, where it lies
-within a margin that is named beforehand the two are practically equal, else the claim is undecided. A seed's figure is a mean over
-its own items, so their sampling is part of what differs between seeds. With one seed nothing is decided.
+within a margin that is named beforehand the two are practically equal, else the claim is undecided. Where the paper says only
+that one is no worse, the same is asked of the difference plus the margin. A seed's figure is a mean over its own items, so their
+sampling is part of what differs between seeds. With one seed nothing is decided.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from prmbench.reports.reported import PAPER, ReportedTable
 from prmbench.stats.paired import holm
 from prmbench.stats.power import pairs_needed
 from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_p_value
-from prmbench.studies.figures import Results, RunDifference, RunFigure
+from prmbench.studies.figures import Results, RunDifference, RunFigure, RunRatio
 from prmbench.studies.runs import StudyRun
 
+Compared = RunFigure | RunDifference | RunRatio | float
+"""What a claim compares: a figure over seeds, or a constant."""
 VERDICTS: tuple[OrderingVerdict, ...] = get_args(OrderingVerdict)
 MARGIN_SHARE = 1 / 3
 """The margin of a claim, as a share of the paper's mean effect, where the claim names no margin of its own."""
@@ -38,7 +41,6 @@ class PaperRows:
         smaller: Method that is said to be below.
         column: Index of the column; the last one is the paper's average.
         smaller_column: Index of the column of the smaller figure, where it is another one.
-        less_is_more: Whether the paper's figure is the better the smaller it is.
     """
 
     table: str
@@ -46,7 +48,6 @@ class PaperRows:
     smaller: str
     column: int = -1
     smaller_column: int | None = None
-    less_is_more: bool = False
 
     def effects(self, reported: Sequence[ReportedTable]) -> dict[str, float]:
         """Return the paper's difference, larger minus smaller, of each backbone that has both rows.
@@ -58,9 +59,8 @@ class PaperRows:
         rows = [row for table in tables for row in table.rows]
         found = {(row.backbone, row.method): row.values for row in rows}
         second = self.column if self.smaller_column is None else self.smaller_column
-        sign = -1 if self.less_is_more else 1
         return {
-            backbone: sign * (found[backbone, self.larger][self.column] - found[backbone, self.smaller][second])
+            backbone: found[backbone, self.larger][self.column] - found[backbone, self.smaller][second]
             for backbone in dict.fromkeys(row.backbone for row in rows)
             if (backbone, self.larger) in found and (backbone, self.smaller) in found
         }
@@ -81,17 +81,20 @@ class Claim:
         sentence: The paper's sentence that it is, shortened, with its section.
         paper: The rows that the paper's effect is read from; None where the paper prints no figures for it.
         margin: Differences up to this size do not matter; None takes a third of the paper's mean effect.
+        at_least: Whether the paper says only that the larger figure is no worse: it appears where it is above the smaller one less
+            the margin.
     """
 
     where: str
     text: str
-    larger: RunFigure | RunDifference | float
-    smaller: RunFigure | RunDifference | float
+    larger: Compared
+    smaller: Compared
     digits: int = 1
     note: str = ""
     sentence: str = ""
     paper: PaperRows | None = None
     margin: float | None = None
+    at_least: bool = False
 
     @property
     def ours(self) -> bool:
@@ -171,6 +174,14 @@ class JudgedClaim:
         return self.verdict not in ("appears", "does not appear") or self.adjusted < 0.05
 
     @property
+    def verdict_shown(self) -> str:
+        """The verdict, with a star where it does not stay after Holm's rule, and what it is worth."""
+        star = "" if self.holds_after_holm else "*"
+        inside = -self.margin <= self.difference.low and self.difference.high <= self.margin
+        small = self.verdict in ("appears", "does not appear") and inside and not self.claim.at_least
+        return f"{self.verdict}{star}" + (", within the margin" if small else "")
+
+    @property
     def paper_said(self) -> str:
         """The paper's effect in words: its mean, and on how many of its backbones it has this direction."""
         if not self.effects:
@@ -207,7 +218,7 @@ def judge(
         longer: Rows of runs that were made for more seeds, in the place of `results` for claims that need these runs alone.
     """
     # The raw verdict of each.
-    tested: list[tuple[Claim, list[float], SeedMean, OrderingVerdict, float]] = []
+    tested: list[tuple[Claim, list[float], SeedMean, OrderingVerdict, float, float]] = []
     for claim in claims:
         rows = longer if longer and all(run in longer for run in claim.runs) else results
         if all(run in rows for run in claim.runs):
@@ -216,10 +227,14 @@ def judge(
                 [one] * n if isinstance(one, float | int) else one.values(rows) for one in (claim.larger, claim.smaller)
             )
             margin = claim.margin_from(reported)
-            found = ordering(first, second, margin=margin)
-            tested.append((claim, np.subtract(first, second).tolist(), *found, margin))
+            values = np.subtract(first, second)
+            difference, verdict = ordering(first, second, margin=margin)
+            allowed = margin if claim.at_least else 0.0
+            if claim.at_least:
+                _, verdict = ordering((values + allowed).tolist(), [0.0] * n)
+            tested.append((claim, values.tolist(), difference, verdict, margin, allowed))
     # Holm's rule within each table.
-    p_values = [seed_p_value(values) for _, values, *_ in tested]
+    p_values = [seed_p_value([one + allowed for one in values]) for _, values, _, _, _, allowed in tested]
     adjusted = [math.nan] * len(tested)
     for where in dict.fromkeys(family(claim) for claim, *_ in tested):
         members = [i for i, (claim, *_) in enumerate(tested) if family(claim) == where and not math.isnan(p_values[i])]
@@ -227,7 +242,7 @@ def judge(
             adjusted[i] = p
     return [
         JudgedClaim(claim, difference, verdict, values, margin, claim.effects(reported), p, q)
-        for (claim, values, difference, verdict, margin), p, q in zip(tested, p_values, adjusted, strict=True)
+        for (claim, values, difference, verdict, margin, _), p, q in zip(tested, p_values, adjusted, strict=True)
     ]
 
 

@@ -77,7 +77,7 @@ class RunFigure:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """One figure of a run less the same figure of another run.
+    """One figure less another: mostly the same figure of two runs.
 
     Attributes:
         larger: The figure that the other is taken from.
@@ -89,8 +89,8 @@ class RunDifference:
 
     @property
     def runs(self) -> tuple[StudyRun, ...]:
-        """Both runs."""
-        return (self.larger.run, self.smaller.run)
+        """Their runs, which may be one."""
+        return tuple(dict.fromkeys((self.larger.run, self.smaller.run)))
 
     def values(self, results: Results) -> list[float]:
         """Return the difference of every seed.
@@ -100,6 +100,33 @@ class RunDifference:
         """
         pairs = zip(self.larger.values(results), self.smaller.values(results), strict=True)
         return [a - b for a, b in pairs]
+
+
+@dataclass(frozen=True)
+class RunRatio:
+    """One figure of a run, divided by the same figure of another run.
+
+    Attributes:
+        upper: The figure that is divided.
+        lower: The figure that it is divided by.
+    """
+
+    upper: RunFigure
+    lower: RunFigure
+
+    @property
+    def runs(self) -> tuple[StudyRun, ...]:
+        """Both runs."""
+        return (self.upper.run, self.lower.run)
+
+    def values(self, results: Results) -> list[float]:
+        """Return the ratio of every seed.
+
+        Args:
+            results: Rows of both runs, and maybe of others.
+        """
+        pairs = zip(self.upper.values(results), self.lower.values(results), strict=True)
+        return [a / b for a, b in pairs]
 
 
 def last_third(row: Row, name: str) -> float:
@@ -303,7 +330,7 @@ RM_SCORE_MEAN = over_training("reward_model/score", "RM score over training", 3)
 """Mean log-ratio of a token (Eq. 19), over all steps, as Table 7 averages."""
 
 STEP_SECONDS = logged("seconds/step_before", "seconds a step", 2)
-STEP_SECONDS_AND_A_TENTH = logged("seconds/step_before", "seconds a step and a tenth more", 2, scale=1.1)
+PEAK_MEMORY = logged("peak_memory_gib", "peak resident memory", 2)
 
 
 def _halfway(row: Row) -> float:

@@ -268,7 +268,7 @@ def claims_table(judged: Sequence[JudgedClaim]) -> str:
             j.paper_said,
             j.shown,
             f"{j.margin:.{j.claim.digits + 1}f}" if j.margin else "",
-            j.verdict + ("" if j.holds_after_holm else "*"),
+            j.verdict_shown,
         ]
         for j in judged
     ]

@@ -31,6 +31,8 @@ COLOURS = {"appears": "#00867e", "does not appear": "#be1e2d", "practically equa
 """Colour of each verdict."""
 COMPARED = ("grpo", "grpo ipvrm", BEST)
 """Policies whose moves are drawn."""
+FAR_BEHIND = ("q_rm", "endo", "reinforce q_rm", "sft")
+"""Rivals that are far behind all others here, as the first seeds showed; to beat them says little."""
 KINDS: tuple[DecisionKind, ...] = ("choice", "result", "misconception")
 RELIABLE = ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10")
 """Reward models whose values are drawn against true ones."""
@@ -52,6 +54,22 @@ def verdict_counts(judged: Sequence[JudgedClaim]) -> str:
         starred = sum(not one.holds_after_holm for one in mine)
         rows.append([where, str(len(mine)), *(str(n) if n else "" for n in counts), str(starred) if starred else ""])
     return markdown_table(["paper", "claims", *VERDICTS, "not after Holm"], rows)
+
+
+def easy_claims(judged: Sequence[JudgedClaim]) -> str:
+    """Say how many of the paper's claims that appear say little, and why.
+
+    Args:
+        judged: The claims; ours are left out.
+    """
+    appear = [one.claim for one in judged if not one.claim.ours and one.verdict == "appears"]
+    behind = sum(isinstance(one.smaller, RunFigure) and one.smaller.run.name in FAR_BEHIND for one in appear)
+    tuned, cost = (sum(one.tables == {number} for one in appear) for number in ("11", "13"))
+    return (
+        f"Of the {len(appear)} claims that appear, {behind + tuned + cost} say little. {behind} are against "
+        f"{', '.join(LABELS[name] for name in FAR_BEHIND[:-1])} or the {LABELS[FAR_BEHIND[-1]]} policy, which are far behind "
+        f"everything here. {tuned} are about candidate sets, to which the world was tuned, and {cost} about the cost of a step."
+    )
 
 
 def forest(judged: Sequence[JudgedClaim]) -> str:
@@ -217,7 +235,7 @@ def pictures_of(judged: Sequence[JudgedClaim], results: Results) -> dict[str, tu
     """
     return {
         "claims": (
-            "Every claim: its difference with the 95% interval over seeds. Grey: practically equal.",
+            "Every claim: its difference with the 95% interval over seeds. Grey band: within the margin, practically equal.",
             forest(judged),
         ),
         "credit": ("TD against exact values, by reward model.", credit_picture(results)),
@@ -260,6 +278,7 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
         "## Verdicts",
         f"Seeds: {_n_seeds(results)}; of DistRL and GRPO with IPVRM: {_n_seeds(pair)}. One seed decides nothing. {TEST}",
         verdict_counts(judged),
+        easy_claims(judged),
         show("claims"),
         "Every table and every claim: `prmbench replicate --rows docs/studies/rows`.",
         "### What is undecided",

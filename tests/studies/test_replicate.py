@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 from support_studies import EVERYTHING, row
 from typer.testing import CliRunner
 
@@ -22,7 +23,7 @@ from prmbench.miniature.solutions import FORMATS
 from prmbench.reports.reported import PAPER, read_reported
 from prmbench.resources import resource_folder
 from prmbench.studies.claims import Claim, judge
-from prmbench.studies.figures import Figure
+from prmbench.studies.figures import Figure, RunDifference, RunRatio
 from prmbench.studies.lab import Lab
 from prmbench.studies.layout import Layout, cell_text, our_ordering, paper_orderings
 from prmbench.studies.paper_claims import CLAIMS
@@ -91,6 +92,30 @@ def test_verdicts():
     assert claim_of([3.0, 3.2], [1.0, 1.0]).shown == "+2.1 [+0.8, +3.4]"
 
 
+def test_no_worse_is_above_less_the_margin():
+    first, second = [1.0, 1.1, 1.2], [1.1, 1.0, 1.2]
+    assert claim_of(first, second, margin=1.0, at_least=True).verdict == "appears"
+    assert claim_of(first, second, margin=0.1, at_least=True).verdict == "undecided"
+    assert claim_of([1.0, 1.2, 1.1], [3.0, 3.1, 2.9], margin=1.0, at_least=True).verdict == "does not appear"
+    found = claim_of([3.0, 3.1, 2.9], [3.5, 3.7, 3.6], margin=1.0, at_least=True)
+    assert found.shown == "-0.6 [-0.8, -0.4]"  # the difference is shown as it is
+    assert found.p == pytest.approx(ttest_1samp(np.array([0.5, 0.4, 0.3]), 0).pvalue)
+
+
+def test_a_direction_within_the_margin_is_said_to_be():
+    assert claim_of([1.2, 1.1, 1.15], [1.0, 1.0, 1.0], margin=1.0).verdict_shown == "appears, within the margin"
+    assert claim_of([1.2, 1.1, 1.15], [1.0, 1.0, 1.0], margin=0.1).verdict_shown == "appears"
+    assert claim_of([1.2, 1.1, 1.15], [1.0, 1.0, 1.0], margin=1.0, at_least=True).verdict_shown == "appears"
+
+
+def test_differences_and_ratios_of_runs():
+    a, b = (Figure("td", "x", lambda row, i=i: row[i]).of("ipvrm") for i in (0, 1))
+    rows = {a.run: [(3.0, 2.0), (8.0, 4.0)]}
+    assert RunDifference(a, b).values(rows) == [1.0, 4.0]
+    assert RunRatio(a, b).values(rows) == [1.5, 2.0]
+    assert RunDifference(a, b).runs == (a.run,)
+
+
 def test_cells():
     cell = Figure("td", "x", lambda row: row["x"], 2).of("ipvrm")
 
@@ -152,7 +177,7 @@ def test_two_policies_may_have_more_seeds_than_all_else(kept):
     assert set(seeds.values()) == {2, 4}
     assert seeds["avg@8: DistRL w/ IPVRM above SFT"] == 2
     assert {len(r["files"]) for r in facts["runs"] if StudyRun(r["kind"], r["name"]) in PAIR} == {4}
-    (one,) = (c for c in facts["claims"] if c["where"] == "Table 6" and len(c["by_seed"]) == 4)
+    (one,) = (c for c in facts["claims"] if c["where"] == "Table 6, 5")
     averages = [[100 * np.mean(row(run, s)["right"]) / 8 for s in range(4)] for run in PAIR]
     assert one["by_seed"] == pytest.approx(np.subtract(*averages))
     text = (kept / "out" / "replicate.md").read_text()
@@ -165,8 +190,8 @@ def test_every_sentence_with_figures_is_read_from_the_papers_tables():
     """Every row that a claim names is there; where the paper's own backbones disagree, the page says on how many it holds."""
     reported = read_reported(resource_folder("leaderboards"))
     without = {c.where.partition(",")[0] for c in CLAIMS if not c.ours and not c.effects(reported)}
-    assert without == {"Table 6", "Fig. 6", "Section 4.3.3", "Table 11", "Table 13"}
-    assert sum(not c.effects(reported) for c in CLAIMS if c.where == "Table 6") == 1
+    assert without == {"Table 6", "Table 10", "Fig. 6", "Section 4.3.3", "Table 11", "Table 13"}
+    assert sum(not c.effects(reported) for c in CLAIMS if c.where == "Table 6") == 2
     (competitive,) = (c for c in CLAIMS if c.where == "Table 1" and "Q-RM" in c.text)
     assert competitive.effects(reported) == pytest.approx(
         {"Qwen3-0.6B-Base": 1.0, "Qwen3-8B-Base": -0.5, "Llama-3.2-1B": 0.3, "Llama-3.2-3B": 1.0}
@@ -180,24 +205,25 @@ def test_every_sentence_with_figures_is_read_from_the_papers_tables():
 
 
 def test_what_is_said_to_be_best_is_compared_with_each_of_the_others():
-    """4.2.2 says which variant is best, and nothing of the order of the other two."""
+    """4.2.2 says which variant is best; the uniform one, the most balanced, is above the one that is not meant for the task."""
     compared = {c.where: [] for c in CLAIMS}
     for c in CLAIMS:
         compared[c.where].append(tuple(run.name for run in c.runs))
-    assert compared["Table 3"] == [("ipvrm_late", "ipvrm"), ("ipvrm_late", "ipvrm_early")]
-    assert compared["Table 4"] == [("ipvrm_early", "ipvrm"), ("ipvrm_early", "ipvrm_late")]
+    late, uniform, early = "ipvrm_late", "ipvrm", "ipvrm_early"
+    assert compared["Table 3"] == [(late, uniform), (late, early), (uniform, early)]
+    assert compared["Table 4"] == [(early, uniform), (early, late), (uniform, late)]
 
 
 def test_the_margin_of_the_two_gains_is_a_third_of_their_mean_difference_in_table_6():
     """Qwen3-0.6B: 16.7 - 16.3 against 14.1 - 14.0. Llama-3.2-1B: 4.8 - 4.7 against 4.7 - 4.5."""
-    (claim,) = (c for c in CLAIMS if "what DistRL adds" in c.text)
+    (claim, _) = (c for c in CLAIMS if "what DistRL adds" in c.text)
     mean = ((16.7 - 16.3) - (14.1 - 14.0) + (4.8 - 4.7) - (4.7 - 4.5)) / 2
     assert claim.margin == pytest.approx(mean / 3)
 
 
 def test_holm_within_a_table_and_seeds_for_the_papers_effect():
     names = ("endo", "dpo", "implicit_prm")
-    claims = [c for c in CLAIMS if c.where == "Table 2" and "IPVRM above" in c.text]
+    claims = [c for c in CLAIMS if c.where in ("Table 2", "Table 2, 14") and "IPVRM above" in c.text]
     figures = {}
     for name, gap in (*zip(names, (1.0, 2.0, 30.0), strict=True), ("ipvrm", 0.0), ("q_rm", 0.0)):
         rows = [row(StudyRun("reward model", name), seed) for seed in range(4)]

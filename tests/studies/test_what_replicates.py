@@ -9,10 +9,12 @@ from support_studies import EVERYTHING, row
 
 from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
-from prmbench.studies.claims import VERDICTS, judge
+from prmbench.studies.claims import VERDICTS, Claim, judge
+from prmbench.studies.figures import Figure
 from prmbench.studies.paper_claims import CLAIMS
 from prmbench.studies.replicate import PAIR
-from prmbench.studies.what_replicates import pictures_of, verdict_counts, write
+from prmbench.studies.settings import BEST
+from prmbench.studies.what_replicates import easy_claims, pictures_of, verdict_counts, write
 
 REPORTED = read_reported(resource_folder("leaderboards"))
 
@@ -40,6 +42,26 @@ def test_every_claim_of_the_paper_is_counted_once(judged):
     for n, *verdicts, starred in rows.values():
         assert sum(verdicts) == n >= starred
     assert "ours" not in rows
+
+
+def test_claims_that_say_little_are_counted():
+    """By hand: a rival that is far behind, candidates, cost, a rival that is not, and claims that do not appear or are ours."""
+    figure = Figure("policy", "x", lambda row: row)
+    good, failed, rival = (figure.of(name) for name in (BEST, "sft", "grpo"))
+    rows = {good.run: [3.0, 3.1], failed.run: [1.0, 1.0], rival.run: [2.0, 2.0]}
+    claims = [
+        Claim("Table 5", "a", good, failed),
+        Claim("Table 5", "b", good, rival),
+        Claim("Table 5", "c", rival, good),
+        Claim("Table 11", "d", 9.0, good),
+        Claim("Table 13", "e", 9.0, good),
+        Claim("ours", "f", good, failed),
+    ]
+    said = easy_claims(judge(claims, rows))
+    assert said.startswith(
+        "Of the 4 claims that appear, 3 say little. 1 are against Q-RM, EndoRM, REINFORCE w/ Q-RM or the SFT"
+    )
+    assert said.endswith("1 are about candidate sets, to which the world was tuned, and 1 about the cost of a step.")
 
 
 def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):
