@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from importlib import metadata
@@ -30,6 +31,11 @@ def resource_folder(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"{name}: neither in {package} nor beside it; install prmbench again")
+
+
+def cache_folder() -> Path:
+    """Name the folder of what is kept between runs: ``$XDG_CACHE_HOME/prmbench``, else ``~/.cache/prmbench``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prmbench"
 
 
 def install_command(extra: str) -> str:

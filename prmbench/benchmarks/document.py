@@ -87,5 +87,5 @@ def _type(annotation: Any) -> str:
     text = re.sub(r"Annotated\[(.*), (?:Field|Strict)\(.*\)\]", r"\1", text)
     text = re.sub(r"\bprmbench\.[a-z_.]+\.|typing\.|pydantic\.main\.", "", text).replace("NoneType", "None")
     for name, plain_name in ITEM_TYPES.items():
-        text = re.sub(rf"\\b{name}\\b", plain_name, text)
+        text = re.sub(rf"\b{name}\b", plain_name, text)
     return "`" + text.partition("[prmbench")[0].replace("|", "or") + "`"

@@ -37,7 +37,7 @@ def precision_warning(dtype: str, sums: NDArray[np.float64], n_tokens: NDArray[n
         return None
     return (
         f"{dtype} rounds the log-ratio of {np.median(n_tokens):.0f} tokens by about {noise:.2f}, and half of these scores lie "
-        f"within {high - low:.2f} of each other: figures may move by points; score again with --dtype float32"
+        f"within {high - low:.2f} of each other: figures may move by points; score again in float32"
     )
 
 

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from prmbench.cli.common import interruptible
+
 cache = typer.Typer(help="Reference log-probs kept between runs.", no_args_is_help=True)
 
 
 @cache.command(name="list")
+@interruptible
 def cache_list(
     as_json: Annotated[bool, typer.Option("--json", help="print the list as JSON, nothing else")] = False,
 ) -> None:
@@ -36,6 +39,7 @@ def cache_list(
 
 
 @cache.command(name="clear")
+@interruptible
 def cache_clear(
     reference: Annotated[
         str | None, typer.Option(help="only this one: its name in the list, or the start of its hash")

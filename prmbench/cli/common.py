@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable
@@ -17,8 +18,10 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 FLAGS = {
     "as_json": "json",
+    "form": "format",
     "n_resamples": "resamples",
     "overrides": "set",
+    "prices": "price",
     "sizes": "n",
     "subsets": "subset",
     "template_args": "template-arg",
@@ -80,13 +83,21 @@ def interruptible(command: Command) -> Command:
                         _check_text(name, str(one))
             command(*args, **kwargs)
         except UserError as error:
-            raise UserError(as_flags(str(error), FLAGS)) from None
+            raise UserError(as_flags(str(error), {**_benchmark_flags(), **FLAGS})) from None
         except KeyboardInterrupt as stop:
             kept = str(stop) or "stopped; what was written before is kept, and the same command goes on from there"
             print(kept, file=sys.stderr)
             raise typer.Exit(130) from None
 
     return cast(Command, run)
+
+
+def _benchmark_flags() -> dict[str, str]:
+    """Flags of benchmarks' own options that have another name than the option."""
+    from prmbench.benchmarks.registry import BENCHMARKS
+
+    every = [one for name in BENCHMARKS.names() for one in dataclasses.fields(BENCHMARKS.find(name).options)]
+    return {one.name: one.metadata["flag"] for one in every if one.metadata.get("flag")}
 
 
 def quiet_libraries() -> None:

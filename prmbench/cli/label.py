@@ -29,6 +29,7 @@ _FLAGS = {
         "system",
         "template_arg",
         "chat_template",
+        "date",
         "end_of_turn",
         "separator",
         "verifier",

@@ -362,7 +362,7 @@ def own_options(benchmark: Benchmark, values: Mapping[str, Any]) -> dict[str, An
     for one in dataclasses.fields(benchmark.options):
         flag = (one.metadata.get("flag") or one.name).replace("-", "_")
         value = values.get(flag)
-        if value in (None, [], False):
+        if value is None or value is False or value == []:  # 0 is a value
             continue
         if isinstance(value, list):
             wants_several = "tuple" in str(one.type)

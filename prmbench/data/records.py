@@ -141,6 +141,27 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def decoded(place: str, content: bytes) -> str:
+    """Decode text that may not be in UTF-8.
+
+    Args:
+        place: Where it is from, for the message.
+        content: The bytes.
+
+    Returns:
+        The text.
+
+    Raises:
+        UserError: It is no UTF-8.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place}: not UTF-8 at byte {error.start}; save the file as UTF-8 (iconv -t utf-8 converts it)"
+        ) from None
+
+
 def parse_json(place: str, content: bytes, *, line: bool = False, mend: str = "") -> Any:
     """Parse JSON that may be broken, or hostile.
 
@@ -157,12 +178,9 @@ def parse_json(place: str, content: bytes, *, line: bool = False, mend: str = ""
         UserError: It is no UTF-8, no JSON, nested too deep, or has a number of thousands of digits.
     """
     mend = f"; {mend}" if mend else ""
+    text = decoded(place, content)
     try:
-        return json.loads(content.decode())
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{place}: not UTF-8 at byte {error.start}; save the file as UTF-8 (iconv -t utf-8 converts it)"
-        ) from None
+        return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"{place}{'' if line else f', line {error.lineno}'}, column {error.colno}"
         raise UserError(f"{where}: broken JSON ({error.msg}){mend}") from None
@@ -354,23 +372,30 @@ def check_fields(place: str, fields: Any, kinds: dict[str, type], what: str) -> 
     return {name: fields[name] for name in kinds}
 
 
-def check_number(place: str, field: str, value: Any, *, low: float = -LARGE, whole: bool = False) -> None:
-    """Check that a field is a finite number below `LARGE`.
+def check_number(place: str, field: str, value: Any, *, low: float = -LARGE) -> None:
+    """Check that a field is a whole number below `LARGE`.
 
     Args:
         place: Where it is from, for the message.
         field: The field's name.
         value: The field's value.
         low: The lowest value allowed.
-        whole: Whether it must be a whole number.
 
     Raises:
         UserError: It is not.
     """
-    kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < LARGE:  # nor NaN
-        of = f"a {'whole ' if whole else ''}number{'' if low == -LARGE else f' from {low:g}'}"
-        raise UserError(f"{place}: field '{field}' is {shown(value)}; expected {of} below {LARGE:g}")
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < LARGE:
+        raise UserError(f"{place}: field '{field}' is {shown(value)}; expected {number_wanted(low, whole=True)}")
+
+
+def number_wanted(low: float, *, whole: bool) -> str:
+    """Say what number was expected.
+
+    Args:
+        low: The lowest value allowed; ``-LARGE``: any.
+        whole: Whether it must be a whole number.
+    """
+    return f"a {'whole ' if whole else ''}number{'' if low == -LARGE else f' from {low:g}'} below {LARGE:g}"
 
 
 def check_ids(place: str, ids: Iterable[Any]) -> NDArray[np.int64]:

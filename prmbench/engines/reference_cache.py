@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.errors import ArgumentError, UserError, first_line, printable
+from prmbench.resources import cache_folder
 
 LIMIT_VARIABLE = "PRMBENCH_CACHE_GIB"
 DEFAULT_GIB = 4.0
@@ -132,8 +133,7 @@ class Listed:
 
 def cache_path() -> Path:
     """Name the file: ``$XDG_CACHE_HOME/prmbench/reference-1.sqlite``, else under ``~/.cache``. The number is that of its tables."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "prmbench" / "reference-1.sqlite"
+    return cache_folder() / "reference-1.sqlite"
 
 
 def cache_limit() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -28,7 +27,7 @@ from prmbench.miniature.solutions import (
     write_steps,
 )
 from prmbench.miniature.world import Chain, Split, World, draw_problem, parse_problem
-from prmbench.resources import resource_folder
+from prmbench.resources import cache_folder, resource_folder
 from prmbench.results.schema import digest
 from prmbench.results.store import write_atomically
 
@@ -75,7 +74,7 @@ class Build:
 
     def folder(self) -> Path:
         """Return where it is kept, under ``$XDG_CACHE_HOME/prmbench/miniature``."""
-        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prmbench" / "miniature"
+        root = cache_folder() / "miniature"
         recipe = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
         return root / f"{self.backbone}-{digest([asdict(self), recipe, FORMAT])[:12]}"
 

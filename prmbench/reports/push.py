@@ -10,6 +10,7 @@ from typing import Any
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.registry import load_measured
+from prmbench.data.records import decoded, read_whole
 from prmbench.errors import ArgumentError, UserError, first_line, printable
 from prmbench.reports.exchange import to_hub_results
 from prmbench.reports.export import to_markdown, to_model_card
@@ -103,7 +104,7 @@ def _model_files(folder: Path, measured: Sequence[Measured]) -> dict[str, Path |
             if mine not in one.entry.subject.weights.values():
                 raise UserError(f"{one.path}: is of other weights than {folder}; push it without the checkpoint")
     written = folder / README
-    text = written.read_text(encoding="utf-8") if written.is_file() else _front(folder)
+    text = decoded(str(written), read_whole(written)) if written.is_file() else _front(folder)
     if measured and "\n## Evaluation\n" not in text:
         text += f"\n{to_model_card(measured)}"
     files[README] = text.encode()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, ConfigDict, ValidationError
 
-from prmbench.data.records import LARGE, file_hash, shown
+from prmbench.data.records import LARGE, file_hash, number_wanted, shown
 from prmbench.errors import UserError, printable, shortened
 from prmbench.results.schema import Items
 
@@ -42,8 +42,7 @@ def _number(low: float, *, whole: bool = False, infinite: bool = False) -> Any:
     def check(value: Any) -> Any:
         right = _is_number(value, whole=whole)
         if not right or not (low <= value < LARGE or (infinite and value in (np.inf, -np.inf))):
-            of = f"a {'whole ' if whole else ''}number{'' if low == -LARGE else f' from {low:g}'}"
-            raise ValueError(f"is {shortened(shown(value))}; expected {of} below {LARGE:g}")
+            raise ValueError(f"is {shortened(shown(value))}; expected {number_wanted(low, whole=whole)}")
         return int(value) if whole else float(value)
 
     return BeforeValidator(check)

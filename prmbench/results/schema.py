@@ -102,7 +102,7 @@ class BenchmarkData(Record):
     """What it was evaluated on."""
 
     name: str = Field(
-        description="processbench, step-labels, policy, best-of-n; of a probe td-probe, candidates, calibration"
+        description="processbench, step-labels, policy, best-of-n, search; of a probe td-probe, candidates, calibration"
     )
     version: int = Field(description="raised whenever a change here could change a figure")
     subsets: dict[str, SubsetData] = Field(description="by subset name")
@@ -144,7 +144,9 @@ class Run(Record):
 class Provenance(Record):
     """Everything that is not compared but may explain a difference."""
 
-    engine: str = Field(description="hf")
+    engine: str = Field(
+        description="where tokens were computed: hf, vllm, api; elsewhere: scores or verdicts that were brought"
+    )
     device: str = Field(description="device the scores were computed on")
     dtype: str = Field(description="dtype of the weights")
     batch_tokens: int = Field(description="padded tokens of a batch")

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from prmbench.data.records import parse_json, read_lines, read_whole
-from prmbench.errors import ArgumentError, UserError, printable, shortened
+from prmbench.errors import ArgumentError, UserError, argument, printable, shortened
 from prmbench.results.schema import ENTRY_NAME, Items, digest
 
 RUN_NAME = "run.json"
@@ -40,13 +40,15 @@ class Line(Protocol):
         """It as one JSON line, newline included."""
 
 
+ELSEWHERE = f"pass another {argument('output')}"
+"""What to do where a folder cannot take a run."""
 LineType = TypeVar("LineType", bound=Line)
 
 
 class FolderLock:
     """An output folder belongs to one process at a time."""
 
-    def __init__(self, path: Path, remedy: str = "pass another --output") -> None:
+    def __init__(self, path: Path, remedy: str = ELSEWHERE) -> None:
         """Name the folder.
 
         Args:
@@ -117,7 +119,7 @@ class RunFolder(Generic[LineType]):
             self._lock.release()
             raise
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); pass another --output") from None
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); {ELSEWHERE}") from None
         return self
 
     def __exit__(
@@ -133,14 +135,12 @@ class RunFolder(Generic[LineType]):
         if run_file.exists():
             self._check_settings(run_file)
         elif next(self.path.glob(f"{self.stem}*.jsonl"), None) is not None:
-            raise UserError(
-                f"{self.path}: holds items but no {RUN_NAME} that says what they are; pass another --output"
-            )
+            raise UserError(f"{self.path}: holds items but no {RUN_NAME} that says what they are; {ELSEWHERE}")
         else:
             write_atomically(run_file, json.dumps(self.settings, indent=2) + "\n")
 
     def _check_settings(self, run_file: Path) -> None:
-        mend = "pass another --output, or delete the folder"
+        mend = f"{ELSEWHERE}, or delete the folder"
         found = parse_json(str(run_file), read_whole(run_file), mend=mend)
         if (difference := _difference(found, self.settings)) is not None:
             raise UserError(f"{self.path}: holds a run with other settings ({difference}); {mend}")
@@ -284,7 +284,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or pass another --output") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room, or write to another place") from None
 
 
 def save_entry(folder: Path, entry: BaseModel, items: Path | None) -> Path:
@@ -305,10 +305,10 @@ def save_entry(folder: Path, entry: BaseModel, items: Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if items is not None and items.resolve() != (copy := folder / items.name).resolve():
             if (folder / RUN_NAME).exists() or (copy.exists() and not filecmp.cmp(copy, items, shallow=False)):
-                raise UserError(f"{folder}: holds another run; pass another --output, or delete the folder")
+                raise UserError(f"{folder}: holds another run; {ELSEWHERE}, or delete the folder")
             shutil.copyfile(items, copy)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); pass another --output") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); {ELSEWHERE}") from None
     write_atomically(folder / ENTRY_NAME, entry.model_dump_json(indent=2) + "\n")
     return folder / ENTRY_NAME
 

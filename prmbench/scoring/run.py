@@ -87,14 +87,14 @@ def parse_scored(place: str, fields: Any) -> Scored:
     )
     n = len(one.n_tokens)
     for count in one.n_tokens:
-        check_number(place, "n_tokens", count, low=0, whole=True)
+        check_number(place, "n_tokens", count, low=0)
     for name, values in one.scores.items():
         if not (isinstance(values, list) and len(values) == n and all(_is_score(v) for v in values)):
             raise UserError(f"{place}: field 'scores.{name}' must hold {n} numbers, one a step and none NaN")
     steps = [one.first_error, *(one.votes if isinstance(one.votes, list) else [one.votes])]
     for step in steps:
         if step is not None:
-            check_number(place, "votes or first_error", step, low=-1, whole=True)
+            check_number(place, "votes or first_error", step, low=-1)
     return one
 
 

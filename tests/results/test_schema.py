@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prmbench.benchmarks.document import entry_fields
+from prmbench.benchmarks.document import ITEM_TYPES, entry_fields
 from prmbench.benchmarks.processbench.schema import ProcessBenchEntry
 from prmbench.benchmarks.registry import benchmarks
 from prmbench.errors import UserError
@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_documented_schema_is_the_schema():
     page = (ROOT / "docs" / "entry.md").read_text(encoding="utf-8")
     assert entry_fields(benchmarks()).strip() in page, "run: prmbench schema, and put its output into docs/entry.md"
+
+
+def test_types_of_items_are_plain():
+    """Names of the validators' types are not shown."""
+    page = entry_fields(benchmarks())
+    for name in ITEM_TYPES:
+        assert f"`{name}" not in page, name
 
 
 def test_every_field_is_described():

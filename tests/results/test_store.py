@@ -227,7 +227,7 @@ def test_settings_that_are_no_settings(tmp_path):
             pass
         (tmp_path / "run" / "run.json").write_text(content)
         with (
-            pytest.raises(UserError, match="pass another --output, or delete the folder"),
+            pytest.raises(UserError, match="pass another `output=`, or delete the folder"),
             RunFolder(tmp_path / "run", {"a": 1}, parse_item),
         ):
             pass

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
-from pydantic import AliasChoices, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from prmbench.results.items import ITEM_CONFIG, Counts, Item, Numbers
@@ -114,9 +114,7 @@ class SubsetResult(Record):
     """One protocol on one subset."""
 
     rules: dict[str, RuleResult] = Field(
-        validation_alias=AliasChoices("rules", "policies"),
-        description="by threshold rule: crossfit, gsm8k, oracle, fixed; direct: a prediction without a threshold "
-        "(earlier versions wrote this field as policies)",
+        description="by threshold rule: crossfit, gsm8k, oracle, fixed; direct: a prediction without a threshold",
     )
     undefined: dict[str, str] = Field(
         default_factory=dict, description="threshold rules that could not be computed, and why"

@@ -51,7 +51,7 @@ def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
     n_wrong = sum(one.outcome != RIGHT for one in items)
     how = main if votes else f"{main}, crossfit"
     notes = [f"{len(items):,} traces, {n_wrong:,} of them predicted wrong ({how}).", *([] if votes else [HOW_WRONG])]
-    notes += ["Their text is not at hand: pass --data."] if traces is None else []
+    notes += ["Their text is not shown: the report was made without the data."] if traces is None else []
     lines = [*about(entry), *(_votes(found) if votes else against_baselines(entry))]
     return Section(
         "ProcessBench",

@@ -52,11 +52,11 @@ def chosen_methods(options: SearchOptions) -> tuple[tuple[str, ...], tuple[int, 
     for name in methods:
         if name not in METHODS:
             raise ArgumentError(
-                "method", printable(name), f"not known{nearest(name, METHODS)}; expected {', '.join(METHODS)}"
+                "methods", printable(name), f"not known{nearest(name, METHODS)}; expected {', '.join(METHODS)}"
             )
     budgets = tuple(sorted(set(options.budgets or BUDGETS)))
     if budgets[0] < 1:
-        raise ArgumentError("budget", budgets[0], "expected 1 or more")
+        raise ArgumentError("budgets", budgets[0], "expected 1 or more")
     return methods, budgets
 
 

@@ -98,7 +98,7 @@ def plan_search(job: Job) -> Plan:
     # Who samples and who scores.
     given = [one.replace("\\n", "\n") for one in options.step_ends or ()] or [policy.encoder.options.separator]
     if not all(given):
-        raise ArgumentError("step_end", "", "is empty; expected the text that ends a step")
+        raise ArgumentError("step_ends", "", "is empty; expected the text that ends a step")
     ends = StepEnds(policy.encoder.tokenizer, given, options.step_tokens)
     sampler = PolicySampler(policy, ends, params, job.seed)
     scorer = ModelScorer(model, policy, template, options.score, Convention.of(subject))

@@ -86,7 +86,7 @@ def named_format(name: str) -> StepFormat:
         ArgumentError: There is none; the nearest name is given.
     """
     if name not in FORMATS:
-        raise ArgumentError("format", name, f"not known{nearest(name, FORMATS)}; expected {', '.join(FORMATS)}")
+        raise ArgumentError("form", name, f"not known{nearest(name, FORMATS)}; expected {', '.join(FORMATS)}")
     return FORMATS[name]
 
 

@@ -21,7 +21,7 @@ from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.engines.api.service import Client, Reply, Service
 from prmbench.engines.sampling import Completion, Request, SamplingParams, request_seed
 from prmbench.engines.types import Quantity, TokenScores
-from prmbench.errors import ArgumentError
+from prmbench.errors import ArgumentError, UserError
 
 END, END_NAME = 256, "<end>"
 """The id that ends a completion; the others are bytes."""
@@ -41,7 +41,7 @@ def chat_encoder(options: TokenOptions, chat_template: str | None = None) -> Tra
     if chat_template is not None:
         raise ArgumentError("chat_template", None, "the server renders conversations itself; leave it out")
     if options.template_args:
-        raise ArgumentError("template_arg", None, "the server renders conversations itself; leave it out")
+        raise ArgumentError("template_args", None, "the server renders conversations itself; leave it out")
     letters = {letter: i for i, letter in enumerate(_letters())}
     bytewise = Tokenizer(models.BPE({**letters, END_NAME: END}, []))
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -198,5 +198,5 @@ def hosted(source: str, service: Service | None) -> ApiEngine:
         UserError: The server cannot be reached, or refuses.
     """
     if not source.strip():
-        raise ArgumentError("model", source, "expected the name of a model, as the server calls it")
+        raise UserError("the name of the model is blank; give the name by which the server calls it")
     return ApiEngine(source, service or Service())

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from prmbench.errors import ArgumentError, UserError, first_line
+from prmbench.resources import cache_folder, install_command
 
 OPENAI = "https://api.openai.com/v1"
 _TRIES = 3
@@ -53,7 +54,7 @@ class Service:
         if self.concurrency < 1:
             raise ArgumentError("concurrency", self.concurrency, "expected 1 or more requests at once")
         if self.prices is not None and not all(0 <= price < float("inf") for price in self.prices):
-            raise ArgumentError("price", " ".join(map(str, self.prices)), "expected two prices of a million tokens")
+            raise ArgumentError("prices", " ".join(map(str, self.prices)), "expected two prices of a million tokens")
 
     @property
     def address(self) -> str:
@@ -99,8 +100,7 @@ class Replies:
         Raises:
             UserError: The file cannot be opened.
         """
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        path = path or root / "prmbench" / "replies-1.sqlite"
+        path = path or cache_folder() / "replies-1.sqlite"
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ class Client:
         try:
             import openai
         except ModuleNotFoundError:
-            raise ArgumentError("engine", "api", "needs the package openai: pip install 'prmbench[api]'") from None
+            raise ArgumentError("engine", "api", f"needs the package openai: {install_command('api')}") from None
         self.service, self.model, self.replies = service, model, replies or Replies()
         self._key = os.environ.get(service.key_variable) or ""
         self._openai = openai.OpenAI(

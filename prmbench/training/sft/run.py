@@ -74,7 +74,7 @@ def train_sft(recipe: SFTRecipe, *, log: Callable[[str], None] = lambda _: None)
     share = current_share()
     with hold_output(recipe, share), Verifier() as verifier:
         # Check everything that can be checked before a model loads.
-        folder = locate(recipe.model, "model")
+        folder = locate(recipe.model, "recipe.model")
         refuse_own_folder(recipe, folder)
         encoder = recipe.encoder(folder)
         data = recipe.load(encoder)

@@ -465,7 +465,7 @@ def test_a_named_format_takes_no_other_record(tmp_path):
     write(tmp_path / "a.jsonl", PRMBENCH)
     with pytest.raises(UserError, match="line 1: field 'input' is missing.*a record of math-shepherd"):
         import_steps([tmp_path / "a.jsonl"], tmp_path / "b.jsonl", form="math-shepherd")
-    with pytest.raises(UserError, match=r"`format=prmbanch`: not known \(did you mean 'prmbench'"):
+    with pytest.raises(UserError, match=r"`form=prmbanch`: not known \(did you mean 'prmbench'"):
         import_steps([tmp_path / "a.jsonl"], tmp_path / "b.jsonl", form="prmbanch")
     with pytest.raises(UserError, match="ends in .jsonl"):
         import_steps([tmp_path / "a.jsonl"], tmp_path / "b.json")
