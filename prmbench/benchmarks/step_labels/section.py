@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import Cell, Picture, Section, ShownTable, about, to_svg
-from prmbench.benchmarks.processbench.board import BASELINE_TITLES
 from prmbench.benchmarks.processbench.metrics import item_scores
-from prmbench.benchmarks.step_labels.board import main_protocol
 from prmbench.benchmarks.step_labels.metrics import Labels
 from prmbench.benchmarks.step_labels.schema import StepLabelsEntry, quoted
 from prmbench.benchmarks.step_labels.table import rule_words, sentences
+from prmbench.benchmarks.trace_tables import BASELINE_TITLES, main_protocol
 from prmbench.data.traces import Trace
 
 STEPS = {"prm_score": "PRMScore", "f1_right": "F1 right", "f1_wrong": "F1 wrong", "balanced_f1": "balanced F1"}
