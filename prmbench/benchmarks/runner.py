@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ def evaluate_job(benchmark: Benchmark, job: Job) -> Finished | None:
         UserError: A mistake in what was asked for, or trouble with the folder (see `RunFolder`).
         KeyboardInterrupt: With a message that says what is kept.
     """
+    if job.options is None:
+        job = dataclasses.replace(job, options=benchmark.options())
     return run_plan(benchmark, benchmark.plan(job), job)
 
 
@@ -56,7 +59,7 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
     Args:
         benchmark: What to evaluate on.
         plan: What is to be done.
-        job: The job that the plan was made of.
+        job: The job that the plan was made of, with the benchmark's own options.
     """
     check_resamples(job.n_resamples)
     share = job.share or Share()
@@ -107,11 +110,10 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
         known: dict[str, Any] = {"revisions": used_revisions(job)}
         known |= {"training_overlap": job.training_overlap} if job.training_overlap is not None else {}
         provenance = provenance.model_copy(update=statistics | known | ({"run": old} if old else {}))
-        options = job.options or benchmark.options()
         entry = benchmark.entry_type(
             subject=plan.subject,
             benchmark=describe_items(benchmark, items, plan.rules, job.limit),
-            metrics=benchmark.compute(items, plan.subject, options, **statistics),
+            metrics=benchmark.compute(items, plan.subject, job.options, **statistics),
             items=written,
             provenance=provenance,
             miniature=job.miniature,

@@ -64,9 +64,7 @@ def plan_best_of_n(job: Job) -> Plan:
     assert isinstance(data, Completions)
     # Completions as the model sees them. One without a token has nothing to score.
     completions = data.completions
-    checked_sizes(
-        Counter((one.subset, one.id) for one in completions).values(), job.options.sizes if job.options else None
-    )
+    checked_sizes(Counter((one.subset, one.id) for one in completions).values(), job.options.sizes)
     encoded = encode_completions(model, completions, data.prompt)
     empty = [has_no_token(one, ids) for one, ids in zip(completions, encoded, strict=True)]
     subject = describe(model, job.name, job.source)

@@ -67,7 +67,7 @@ def plan_candidate_sets(job: Job) -> Plan:
     policy, data = job.policy, job.data
     assert policy is not None
     # What is asked, and the prompts that it is asked of.
-    options: CandidateSetsOptions = job.options or CandidateSetsOptions()
+    options: CandidateSetsOptions = job.options
     p_mins = sorted(options.p_mins or P_MINS)
     if not all(0 < p < 1 for p in p_mins):
         raise ArgumentError("p_mins", " ".join(map(str, p_mins)), "expected probabilities between 0 and 1")

@@ -88,7 +88,8 @@ def policy_from_rollouts(paths: Sequence[str | Path], *, name: str | None, **run
     check_name(name)
     plan, called, limit = plan_from_rollouts(paths, name)
     run["limit"] = limit
-    found = run_plan(POLICY_BENCHMARK, plan, Job(data=None, name=called, source=called, **run))
+    job = Job(data=None, name=called, source=called, options=PolicyOptions(), **run)
+    found = run_plan(POLICY_BENCHMARK, plan, job)
     assert found is not None  # nothing is shared between processes
     return found
 
@@ -104,7 +105,7 @@ def plan_policy(job: Job) -> Plan:
     params = job.params or PRESETS["paper"]
     # The other engines make their own batches.
     batch_tokens = job.batch_tokens or (BATCH_TOKENS if policy.engine.name == "hf" else 1_000_000)
-    sampling: dict[str, Any] = {"n": job.options.n if job.options else 8, "params": params, "seed": job.seed}
+    sampling: dict[str, Any] = {"n": job.options.n, "params": params, "seed": job.seed}
     run = sampling_settings(policy, data.prompt, **sampling, batch_tokens=batch_tokens) | {
         "verifier": verifier_version(data.verifier)
     }

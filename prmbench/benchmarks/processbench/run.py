@@ -32,7 +32,7 @@ def plan_traces(job: Job) -> Plan:
     Raises:
         UserError: No traces, or a trace longer than the model allows.
     """
-    return plan_scoring(job, _item, Trace.digest, skip=bool(job.options and job.options.skip_overlong))
+    return plan_scoring(job, _item, Trace.digest, skip=job.options.skip_overlong)
 
 
 def plan_scores(scores: Path, job: Job) -> Plan:

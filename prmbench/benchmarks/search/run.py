@@ -87,7 +87,7 @@ def plan_search(job: Job) -> Plan:
     model, policy, data = job.model, job.policy, job.data
     assert model is not None
     assert policy is not None
-    options: SearchOptions = job.options or SearchOptions()
+    options: SearchOptions = job.options
     params = job.params or SamplingParams()
     template = find_prompt(data.prompt)
     methods, budgets = chosen_methods(options)

@@ -123,7 +123,7 @@ def plan_td_probe(job: Job) -> Plan:
     model, policy, data = job.model, job.policy, job.data
     assert model is not None
     assert policy is not None
-    options: TDProbeOptions = job.options or TDProbeOptions()
+    options: TDProbeOptions = job.options
     params = job.params or SamplingParams()
     values = branching_model(model)
     _check_vocabulary(values, policy)
