@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import DataRequest
+from prmbench.benchmarks.groups import grouped, problem_of
 from prmbench.benchmarks.precision import tell
 from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import PromptTemplate, find_prompt
@@ -84,7 +85,7 @@ def problems_by_set(data: Completions) -> dict[str, int]:
     Args:
         data: The completions.
     """
-    return Counter(subset for subset, _ in {(one.subset, one.id) for one in data.completions})
+    return Counter(subset for subset, _ in set(map(problem_of, data.completions)))
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,7 @@ def judge(data: Completions) -> Judged:
         data: The completions, where their answers are, and the conventions that verdicts follow.
     """
     completions, prompt = data.completions, data.prompt
-    groups: dict[tuple[str, str], list[int]] = {}
-    for i, one in enumerate(completions):
-        groups.setdefault((one.subset, one.id), []).append(i)
+    groups = grouped(range(len(completions)), lambda i: problem_of(completions[i]))
     answers = [-1] * len(completions)
     with Verifier(data.verifier) as verifier:
         with progress("verifying", len(completions), "completions") as advance:

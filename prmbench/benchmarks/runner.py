@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Job, Plan, Units
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.precision import tell, tell_usage
 from prmbench.data.revisions import split_revision
 from prmbench.engines.missing import run_missing
@@ -194,12 +195,9 @@ def describe_items(
         rules: What must be equal, besides the data, for two entries to be compared.
         limit: The limit that cut the data; None: nothing was cut.
     """
-    by_subset: dict[str, list[Any]] = {}
-    for item in items:
-        by_subset.setdefault(item.subset, []).append(item)
     subsets = {
         name: (len({item.id for item in mine}), benchmark.counts(mine), benchmark.data_hash(mine))
-        for name, mine in by_subset.items()
+        for name, mine in grouped(items, lambda item: item.subset).items()
     }
     return make_benchmark(benchmark.name, benchmark.version, subsets, dict(rules), limit)
 

@@ -120,10 +120,9 @@ def show_plan(entry_or_items: Path, points: float) -> None:
     Raises:
         UserError: The items are not of a policy, a problem has fewer than two completions, or those of each are all alike.
     """
-    from collections import defaultdict
-
     from rich.console import Console
 
+    from prmbench.benchmarks.groups import grouped, problem_of
     from prmbench.benchmarks.planning import plan_policies, render_plan
     from prmbench.benchmarks.registry import load_measured
     from prmbench.data.verdicts import Verdict
@@ -131,9 +130,8 @@ def show_plan(entry_or_items: Path, points: float) -> None:
     measured = load_measured(entry_or_items)
     if measured.benchmark.name != "policy":
         raise UserError(f"--plan-for: {entry_or_items} is of {measured.benchmark.name}; expected a policy's run")
-    right: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for item in measured.items:
-        right[item.subset, item.id].append(item.verdict == Verdict.CORRECT)
+    groups = grouped(measured.items, problem_of)
+    right = {key: [item.verdict == Verdict.CORRECT for item in group] for key, group in groups.items()}
     if min(map(len, right.values())) < 2:
         raise UserError(
             "--plan-for: needs at least 2 completions of each problem, to tell sampling from problems; pass --n 2 or more"

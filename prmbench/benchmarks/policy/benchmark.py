@@ -150,13 +150,11 @@ class PolicyBenchmark(Benchmark):
             choice: Nothing.
         """
         from prmbench.benchmarks.differences import outcomes_by_subset
+        from prmbench.benchmarks.groups import grouped, problem_of
 
-        groups: dict[tuple[str, str], list[bool]] = {}
-        digests: dict[tuple[str, str], str] = {}
-        for item in measured.items:
-            groups.setdefault((item.subset, item.id), []).append(item.verdict == "correct")
-            digests[item.subset, item.id] = item.digest
-        return outcomes_by_subset({key: sum(right) / len(right) for key, right in groups.items()}, digests)
+        groups = grouped(measured.items, problem_of)
+        shares = {key: sum(one.verdict == "correct" for one in group) / len(group) for key, group in groups.items()}
+        return outcomes_by_subset(shares, {key: group[0].digest for key, group in groups.items()})
 
 
 POLICY_BENCHMARK = PolicyBenchmark()

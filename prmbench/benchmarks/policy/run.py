@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.policy.benchmark import POLICY_BENCHMARK, PolicyOptions
 from prmbench.benchmarks.policy.schema import CompletionOutcome
 from prmbench.benchmarks.problem_data import Problems
@@ -246,12 +247,11 @@ def outcomes_of(
         verifier: The conventions that the verdicts followed, and that answers are grouped by; None: the defaults.
     """
     items = []
-    by_problem: dict[tuple[str, str], list[Rollout]] = {}
-    for subset, found in rollouts.items():
-        for one in found:
-            by_problem.setdefault((subset, one.id), []).append(one)
+    groups = [
+        (subset, group) for subset, found in rollouts.items() for group in grouped(found, lambda one: one.id).values()
+    ]
     with Verifier(verifier) as comparing:
-        for (subset, _), group in by_problem.items():
+        for subset, group in groups:
             problem = Problem(group[0].id, group[0].problem, group[0].answer).digest()
             classes = answer_classes([r.completion for r in group], [r.correct for r in group], style, comparing)
             items += [

@@ -8,7 +8,7 @@ import numpy as np
 
 from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.differences import Outcomes
-from prmbench.benchmarks.processbench.metrics import item_scores
+from prmbench.benchmarks.processbench.metrics import by_subset, item_scores
 from prmbench.benchmarks.step_labels.metrics import Labels, choose_thresholds
 from prmbench.benchmarks.step_labels.schema import (
     StepLabelsEntry,
@@ -117,8 +117,8 @@ def outcomes(
         "fixed": subject.fixed_thresholds.get(used),
     }
     found = {}
-    for name in entry.benchmark.subsets:
-        subset = Labels(name, sorted((i for i in measured.items if i.subset == name), key=lambda item: item.id))
+    for name, items in by_subset(measured.items).items():
+        subset = Labels(name, items)
         scores = [item_scores(item, subject.beta)[used] for item in subset.items]
         try:
             chosen, _ = choose_thresholds(subset, scores, thresholds, known, seed)

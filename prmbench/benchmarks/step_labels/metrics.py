@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.benchmarks.processbench.metrics import Statistics, item_scores
+from prmbench.benchmarks.processbench.metrics import Statistics, by_subset, item_scores
 from prmbench.benchmarks.processbench.schema import N_RANDOM
 from prmbench.benchmarks.step_labels.categories import categories_of
 from prmbench.benchmarks.step_labels.schema import (
@@ -145,10 +145,7 @@ def compute_metrics(
     Raises:
         ValueError: A NaN score; the message names the item.
     """
-    subsets = [
-        Labels(name, sorted((item for item in items if item.subset == name), key=lambda item: item.id))
-        for name in dict.fromkeys(item.subset for item in items)
-    ]
+    subsets = [Labels(name, mine) for name, mine in by_subset(items).items()]
     names = protocols_of(items[0].scores is not None)
     scored = {s.name: [item_scores(item, beta) for item in s.items] for s in subsets}
     protocols = {
