@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,19 @@ def find_problem_sets(request: DataRequest, default: Sequence[str] | None = POLI
     if not any(sets.values()):
         raise ArgumentError("subsets", " ".join(named), "no problems")
     return Problems(sets, prompt, request.verifier)
+
+
+def sampling_words(settings: Mapping[str, Any]) -> str:
+    """Say how a policy was sampled from, as a part of a sentence.
+
+    Args:
+        settings: What an entry recorded; see `sampling_rules`.
+    """
+    s = settings["sampling"]
+    return (
+        f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
+        f"{s['max_new_tokens']:,} tokens"
+    )
 
 
 def sampling_rules(policy: Policy, params: SamplingParams, data: Problems, seed: int) -> dict[str, Any]:

@@ -135,12 +135,10 @@ class PolicyBenchmark(Benchmark):
         Args:
             entry: One entry of the table.
         """
+        from prmbench.benchmarks.problem_data import sampling_words
+
         settings = entry.benchmark.settings
-        s = settings["sampling"]
-        return (
-            f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
-            f"{s['max_new_tokens']:,} tokens, prompt template '{settings['prompt']}'"
-        )
+        return f"{sampling_words(settings)}, prompt template '{settings['prompt']}'"
 
     def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:
         """The share of each problem's completions that are right.
