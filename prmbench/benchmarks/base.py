@@ -149,7 +149,8 @@ class Job:
         source: The checkpoint as the user named it.
         model: The reward model; None where the benchmark needs none.
         policy: The policy; None where the benchmark needs none.
-        options: The benchmark's own options, an instance of its `options`; None: their defaults.
+        options: The benchmark's own options, an instance of its `options`; None: their defaults, which stand here before a plan
+            is made.
         params: How the policy samples; None: the benchmark's default.
         output: The run's folder, or None.
         n_resamples: Bootstrap resamples, or None.

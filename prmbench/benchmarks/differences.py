@@ -437,6 +437,7 @@ def check_comparable(a: Side, b: Side) -> None:
 
 
 def _difference(a: Outcomes, b: Outcomes, n_resamples: int, rng: np.random.Generator) -> tuple[Difference, Floats]:
+    of_traces: dict[str, Any] = {}
     if a.cells is not None and b.cells is not None:
         both = np.concatenate([a.cells, b.cells], axis=1)
 
@@ -445,30 +446,21 @@ def _difference(a: Outcomes, b: Outcomes, n_resamples: int, rng: np.random.Gener
             return {"": figures(counts[:, :4])["prm_score"] - figures(counts[:, 4:])["prm_score"]}
 
         samples = resample(np.arange(len(a.ids)), difference, n_resamples, rng)[""]
-        low, high = interval(samples)
-        return Difference(a.figure, b.figure, a.figure - b.figure, low, high, two_sided_p(samples)), samples
-    if a.labels is None:
+    elif a.labels is None:
         samples = mean_resamples((a.values - b.values)[:, None], n_resamples=n_resamples, rng=rng)[:, 0]
-        low, high = interval(samples)
-        return Difference(a.figure, b.figure, a.figure - b.figure, low, high, two_sided_p(samples)), samples
-    first, second = a.values > 0, b.values > 0
-    samples = f1_difference_resamples(first, second, a.has_error, n_resamples=n_resamples, rng=rng)
+    else:
+        first, second, ids = a.values > 0, b.values > 0, np.array(a.ids)
+        samples = f1_difference_resamples(first, second, a.has_error, n_resamples=n_resamples, rng=rng)
+        of_traces = {
+            "mcnemar": mcnemar(first, second),
+            "groups": {
+                division: tuple(_group(name, members, first, second) for name, members in parts)
+                for division, parts in a.groups.items()
+            },
+            "flips": (tuple(ids[first & ~second].tolist()), tuple(ids[~first & second].tolist())),
+        }
     low, high = interval(samples)
-    ids = np.array(a.ids)
-    found = Difference(
-        first=a.figure,
-        second=b.figure,
-        value=a.figure - b.figure,
-        low=low,
-        high=high,
-        p=two_sided_p(samples),
-        mcnemar=mcnemar(first, second),
-        groups={
-            division: tuple(_group(name, members, first, second) for name, members in parts)
-            for division, parts in a.groups.items()
-        },
-        flips=(tuple(ids[first & ~second].tolist()), tuple(ids[~first & second].tolist())),
-    )
+    found = Difference(a.figure, b.figure, a.figure - b.figure, low, high, two_sided_p(samples), **of_traces)
     return found, samples
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, Units
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.precision import tell
 from prmbench.data.records import check_object, find_file, read_records, shown
 from prmbench.data.traces import Trace, data_hash
@@ -78,9 +79,7 @@ def plan_foreign(scores: Path, job: Job, make_item: MakeItem, check: Callable[[S
 
 def _read(file: Path, traces: list[Trace], make_item: MakeItem) -> dict[tuple[str, str], Any]:
     """The items by key. Raises UserError where the file does not fit the traces."""
-    by_id: dict[str, list[Trace]] = {}
-    for trace in traces:
-        by_id.setdefault(trace.id, []).append(trace)
+    by_id = grouped(traces, lambda trace: trace.id)
     found: dict[tuple[str, str], Any] = {}
     for place, record in read_records(file):
         check_object(place, record, ("id", "scores"), EXPECTED)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import DataRequest
+from prmbench.benchmarks.groups import grouped, problem_of
 from prmbench.benchmarks.precision import tell
 from prmbench.data.completions import StoredCompletion, load_completions
 from prmbench.data.prompts import PromptTemplate, find_prompt
@@ -49,18 +51,32 @@ def find_completions(request: DataRequest) -> Completions:
     Raises:
         UserError: As `load_completions` does, or a prompt that is not theirs.
     """
-    rollouts, prompt = request.rollouts, request.prompt
+    rollouts = request.rollouts
     if not rollouts:
         raise ArgumentError("rollouts", None, "expected a file or a run folder of completions")
     completions = load_completions(rollouts, request.limit)
-    used = {found for path in sets_of_runs(rollouts) if (found := prompt_of(path)) is not None}
-    if len(used | ({prompt} if prompt else set())) > 1:
+    return Completions(completions, prompt_used(sets_of_runs(rollouts), request.prompt, "rollouts"), request.verifier)
+
+
+def prompt_used(paths: Iterable[str | Path], asked: str | None, what: str) -> PromptTemplate:
+    """Find the prompt template that files were sampled with.
+
+    Args:
+        paths: The files, or the folders of their runs.
+        asked: The template that the user names; None: the one that the runs recorded, ``boxed`` where none says it.
+        what: What the files hold, for the error.
+
+    Raises:
+        ArgumentError: There are several, or the user names another one than the runs.
+    """
+    used = {found for path in paths if (found := prompt_of(path)) is not None}
+    if len(used | ({asked} if asked else set())) > 1:
         raise ArgumentError(
             "prompt",
             None,
-            f"the rollouts were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart",
+            f"the {what} were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart",
         )
-    return Completions(completions, find_prompt(prompt or next(iter(used), "boxed")), request.verifier)
+    return find_prompt(asked or next(iter(used), "boxed"))
 
 
 def problems_by_set(data: Completions) -> dict[str, int]:
@@ -69,7 +85,7 @@ def problems_by_set(data: Completions) -> dict[str, int]:
     Args:
         data: The completions.
     """
-    return Counter(subset for subset, _ in {(one.subset, one.id) for one in data.completions})
+    return Counter(subset for subset, _ in set(map(problem_of, data.completions)))
 
 
 @dataclass(frozen=True)
@@ -94,9 +110,7 @@ def judge(data: Completions) -> Judged:
         data: The completions, where their answers are, and the conventions that verdicts follow.
     """
     completions, prompt = data.completions, data.prompt
-    groups: dict[tuple[str, str], list[int]] = {}
-    for i, one in enumerate(completions):
-        groups.setdefault((one.subset, one.id), []).append(i)
+    groups = grouped(range(len(completions)), lambda i: problem_of(completions[i]))
     answers = [-1] * len(completions)
     with Verifier(data.verifier) as verifier:
         with progress("verifying", len(completions), "completions") as advance:
@@ -182,17 +196,34 @@ def plan_fields(
         encoded: Their token ids.
         batch_tokens: Padded tokens of a batch; None: what suits the device.
     """
+    sources = [one.digest() for one in data.completions]
+    rules = {"prompt": data.prompt.name, "verifier": verifier_version(data.verifier)}
+    return {**scoring_fields(model, data.prompt, sources, encoded, batch_tokens), "rules": rules}
+
+
+def scoring_fields(
+    model: RewardModel,
+    prompt: PromptTemplate,
+    sources: Sequence[str],
+    encoded: Sequence[EncodedTrace],
+    batch_tokens: int | None,
+) -> dict[str, Any]:
+    """Fields of a `Plan` that a reward model decides, whatever it scores.
+
+    Args:
+        model: The reward model.
+        prompt: How the problems were put to the policy. What of it the model does not know is told.
+        sources: Hashes of what is scored.
+        encoded: Its token ids.
+        batch_tokens: Padded tokens of a batch; None: what suits the device.
+    """
     device, dtype = model.device_and_dtype()
-    remarks = model.prompt_remarks(data.prompt)
+    remarks = model.prompt_remarks(prompt)
     tell(remarks)
     return {
         "told": [*model.warnings, *remarks],
         "encoder": model.encoder,
-        "settings": {
-            "data": data_hash(one.digest() for one in data.completions),
-            "tokens": ids_hash(one.ids for one in encoded),
-        },
-        "rules": {"prompt": data.prompt.name, "verifier": verifier_version(data.verifier)},
+        "settings": {"data": data_hash(sources), "tokens": ids_hash(one.ids for one in encoded)},
         "engine": model.engine,
         "numerics": (device, dtype),
         "batch_tokens": batch_tokens or default_batch_tokens(device),

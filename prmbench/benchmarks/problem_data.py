@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prmbench.benchmarks.base import DataRequest
 from prmbench.data.problem_sets import POLICY_SETS, find_problems
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
 from prmbench.data.revisions import with_revision
+from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import ArgumentError
+from prmbench.policies.policy import Policy
+from prmbench.policies.rollout import prompt_rules
 from prmbench.verify.options import VerifierOptions
 
 
@@ -77,3 +81,36 @@ def find_problem_sets(request: DataRequest, default: Sequence[str] | None = POLI
     if not any(sets.values()):
         raise ArgumentError("subsets", " ".join(named), "no problems")
     return Problems(sets, prompt, request.verifier)
+
+
+def sampling_words(settings: Mapping[str, Any]) -> str:
+    """Say how a policy was sampled from, as a part of a sentence.
+
+    Args:
+        settings: What an entry recorded; see `sampling_rules`.
+    """
+    s = settings["sampling"]
+    return (
+        f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
+        f"{s['max_new_tokens']:,} tokens"
+    )
+
+
+def sampling_rules(policy: Policy, params: SamplingParams, data: Problems, seed: int) -> dict[str, Any]:
+    """Say how a policy is sampled from, of what must be equal for two entries to be compared.
+
+    Args:
+        policy: The policy.
+        params: How tokens are chosen.
+        data: The problem sets; gives the prompt template.
+        seed: Seed of everything drawn.
+
+    Returns:
+        A part of a plan's rules.
+    """
+    return {
+        "prompt": data.prompt,
+        "sampling": params.model_dump(),
+        "seed": seed,
+        **prompt_rules(policy.encoder.conversation(), data.prompt),
+    }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prmbench.benchmarks.base import Benchmark, Job, Plan, Units
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.precision import tell, tell_usage
 from prmbench.data.revisions import split_revision
 from prmbench.engines.missing import run_missing
@@ -35,6 +37,8 @@ def evaluate_job(benchmark: Benchmark, job: Job) -> Finished | None:
         UserError: A mistake in what was asked for, or trouble with the folder (see `RunFolder`).
         KeyboardInterrupt: With a message that says what is kept.
     """
+    if job.options is None:
+        job = dataclasses.replace(job, options=benchmark.options())
     return run_plan(benchmark, benchmark.plan(job), job)
 
 
@@ -56,7 +60,7 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
     Args:
         benchmark: What to evaluate on.
         plan: What is to be done.
-        job: The job that the plan was made of.
+        job: The job that the plan was made of, with the benchmark's own options.
     """
     check_resamples(job.n_resamples)
     share = job.share or Share()
@@ -107,11 +111,10 @@ def run_plan(benchmark: Benchmark, plan: Plan, job: Job) -> Finished | None:
         known: dict[str, Any] = {"revisions": used_revisions(job)}
         known |= {"training_overlap": job.training_overlap} if job.training_overlap is not None else {}
         provenance = provenance.model_copy(update=statistics | known | ({"run": old} if old else {}))
-        options = job.options or benchmark.options()
         entry = benchmark.entry_type(
             subject=plan.subject,
             benchmark=describe_items(benchmark, items, plan.rules, job.limit),
-            metrics=benchmark.compute(items, plan.subject, options, **statistics),
+            metrics=benchmark.compute(items, plan.subject, job.options, **statistics),
             items=written,
             provenance=provenance,
             miniature=job.miniature,
@@ -192,12 +195,9 @@ def describe_items(
         rules: What must be equal, besides the data, for two entries to be compared.
         limit: The limit that cut the data; None: nothing was cut.
     """
-    by_subset: dict[str, list[Any]] = {}
-    for item in items:
-        by_subset.setdefault(item.subset, []).append(item)
     subsets = {
         name: (len({item.id for item in mine}), benchmark.counts(mine), benchmark.data_hash(mine))
-        for name, mine in by_subset.items()
+        for name, mine in grouped(items, lambda item: item.subset).items()
     }
     return make_benchmark(benchmark.name, benchmark.version, subsets, dict(rules), limit)
 

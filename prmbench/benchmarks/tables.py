@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -88,32 +88,6 @@ def standing(found: Estimate, rival: float) -> str:
     if found.value <= rival:
         return "NOT above"
     return "above" if found.low is None or found.low > rival else "not clearly above"
-
-
-def against_blind(
-    found: Mapping[str, Estimate | None], blind: Mapping[str, float], titles: Mapping[str, str]
-) -> list[str]:
-    """Say which step scores are above the best score that knows nothing of the text, one sentence for each outcome.
-
-    Args:
-        found: The figure of each step score; None: it is not defined.
-        blind: The same figure of scores that know nothing of the text, by name.
-        titles: What tables call these.
-    """
-    if not blind:
-        return []
-    best = max(blind, key=lambda name: blind[name])
-    rival = blind[best]
-    groups: dict[str, list[str]] = {}
-    for name, one in found.items():
-        if one is not None and one.value is not None:
-            groups.setdefault(standing(one, rival), []).append(f"{name} ({100 * one.value:.1f})")
-    reaches = ", which lies in the 95% interval"
-    return [
-        f"{listed(names)} {'is' if len(names) == 1 else 'are'} {outcome} the best score that knows nothing of the text "
-        f"({titles[best]}: {100 * rival:.1f}){reaches if outcome == 'not clearly above' else ''}."
-        for outcome, names in groups.items()
-    ]
 
 
 def percent(estimate: Estimate | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench.benchmarks.parts import Cell
 from prmbench.benchmarks.registry import find_benchmark
+from prmbench.benchmarks.tables import shown
 from prmbench.errors import UserError, printable
 from prmbench.results.schema import Entry, what_it_is
 
@@ -63,8 +64,7 @@ def summary(entry: Entry[Any]) -> str:
     for column in columns:
         cell = Cell.of(column.estimate(entry), column.unit)
         if cell.value is not None:
-            interval = "" if cell.low is None or cell.high is None else f" [{cell.low:.1f}, {cell.high:.1f}]"
-            lines.append(f"  {column.title}: {cell.value:.1f}{interval}")
+            lines.append(f"  {column.title}: {shown(cell)}")
     return printable_lines([*lines, "  .table(), .to_frame() and .plot() show all of it>"])
 
 

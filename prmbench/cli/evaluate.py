@@ -124,10 +124,9 @@ def show_plan(entry_or_items: Path, points: float) -> None:
     Raises:
         UserError: The items are not of a policy, a problem has fewer than two completions, or those of each are all alike.
     """
-    from collections import defaultdict
-
     from rich.console import Console
 
+    from prmbench.benchmarks.groups import grouped, problem_of
     from prmbench.benchmarks.planning import plan_policies, render_plan
     from prmbench.benchmarks.registry import load_measured
     from prmbench.data.verdicts import Verdict
@@ -135,9 +134,9 @@ def show_plan(entry_or_items: Path, points: float) -> None:
     measured = load_measured(entry_or_items)
     if measured.benchmark.name != "policy":
         raise UserError(f"--plan-for: {entry_or_items} is of {measured.benchmark.name}; expected a policy's run")
-    sets: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for item in measured.items:
-        sets[item.subset][item.id].append(item.verdict == Verdict.CORRECT)
+    sets: dict[str, dict[str, list[bool]]] = {}
+    for (subset, problem), items in grouped(measured.items, problem_of).items():
+        sets.setdefault(subset, {})[problem] = [item.verdict == Verdict.CORRECT for item in items]
     try:
         plans = plan_policies(sets, points)
     except UserError as error:

@@ -143,9 +143,7 @@ def to_badge(measured: Measured) -> str:
     estimate = columns[0].estimate(entry) if columns else None
     if estimate is None or estimate.value is None:
         raise UserError(f"{measured.path}: has no figure of a table, and so none for a badge")
-    scale = 100 if columns[0].unit == "%" else 1
-    ends = [None if end is None else scale * end for end in (estimate.low, estimate.high)]
-    message = shown(Cell(scale * estimate.value, ends[0], ends[1]))
+    message = shown(Cell.of(estimate, columns[0].unit))
     parts = []
     if entry.benchmark.name == "processbench" and not set(entry.benchmark.subsets) <= set(PROCESSBENCH_SUBSETS):
         parts.append(f"step errors {columns[0].title} on {', '.join(entry.benchmark.subsets)}")  # data of one's own

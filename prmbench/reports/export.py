@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prmbench.benchmarks.base import Column, Measured
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.parts import MINIATURE, Cell, at_risk
 from prmbench.benchmarks.tables import shown
 from prmbench.benchmarks.views import estimates
@@ -66,10 +67,7 @@ def _tables(measured: Sequence[Measured]) -> Iterator[tuple[list[Measured], list
     Raises:
         UserError: An entry of a benchmark that has no table.
     """
-    groups: dict[str, list[Measured]] = {}
-    for one in measured:
-        groups.setdefault(one.entry.benchmark.fingerprint, []).append(one)
-    for group in groups.values():
+    for group in grouped(measured, lambda one: one.entry.benchmark.fingerprint).values():
         columns = group[0].benchmark.columns([one.entry for one in group])
         if not columns:
             first = group[0]

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.differences import compare_outcomes
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.names import distinct
 from prmbench.benchmarks.parts import Cell
 from prmbench.benchmarks.registry import BENCHMARKS, load_measured, read_any_entry
@@ -124,10 +125,8 @@ def read_boards(folder: Path, *, n_resamples: int = 10_000, seed: int = 0, verif
             none (a link, a folder, a device).
     """
     check_resamples(n_resamples)
-    groups: dict[tuple[str, str], list[Measured]] = {}
-    for path in entry_folders(folder):
-        one = load_measured(path)
-        groups.setdefault((one.benchmark.name, one.entry.benchmark.fingerprint), []).append(one)
+    found = map(load_measured, entry_folders(folder))
+    groups = grouped(found, lambda one: (one.benchmark.name, one.entry.benchmark.fingerprint))
     order = BENCHMARKS.names()
     ranked = sorted(groups.items(), key=lambda g: (g[1][0].entry.miniature, order.index(g[0][0]), -len(g[1]), g[0][1]))
     ranked = [(key, group) for key, group in ranked if group[0].benchmark.columns([one.entry for one in group])]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from prmbench.benchmarks.parts import Cell
+from prmbench.benchmarks.tables import shown
 from prmbench.reports.escaping import for_html, for_markdown
 from prmbench.reports.leaderboard import Board, read_boards
 from prmbench.reports.reported import WHY_REPORTED, ReportedTable, read_reported
@@ -55,7 +55,7 @@ def as_markdown(boards: Sequence[Board], reported: Sequence[ReportedTable]) -> s
     for board in boards:
         title = for_markdown(board.title) + (" (miniature: a synthetic world)" if board.miniature else "")
         rows = [
-            [str(line.rank or ""), for_markdown(line.name), for_markdown(line.kind), *(_cell(c) for c in line.cells)]
+            [str(line.rank or ""), for_markdown(line.name), for_markdown(line.kind), *map(shown, line.cells)]
             for line in board.lines
         ]
         parts.append(
@@ -88,14 +88,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     names = [for_markdown(name) for name in header]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _cell(cell: Cell) -> str:
-    if cell.value is None:
-        return ""
-    return f"{cell.value:.1f}" + (
-        f" [{cell.low:.1f}, {cell.high:.1f}]" if cell.low is not None and cell.high is not None else ""
-    )
 
 
 def build(

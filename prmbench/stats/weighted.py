@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Name = TypeVar("Name")
 
 _BLOCK = 1 << 23  # weights held at once
 
@@ -36,8 +38,8 @@ def cluster_weights(cluster: Integers, n_resamples: int, rng: np.random.Generato
 
 
 def resample(
-    cluster: Integers, figures: Callable[[Floats], dict[str, Floats]], n_resamples: int, rng: np.random.Generator
-) -> dict[str, Floats]:
+    cluster: Integers, figures: Callable[[Floats], dict[Name, Floats]], n_resamples: int, rng: np.random.Generator
+) -> dict[Name, Floats]:
     """Compute figures of bootstrap samples that draw clusters, a block of samples at a time.
 
     Args:

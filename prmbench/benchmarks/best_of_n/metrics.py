@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.benchmarks.best_of_n.schema import BestOfNMetrics, BestOfNSubset, CompletionScores
+from prmbench.benchmarks.groups import grouped, problem_of
 from prmbench.errors import ArgumentError, UserError
 from prmbench.results.schema import Estimate, Subject, digest
 from prmbench.reward_models.objectives import Convention
@@ -98,9 +99,7 @@ def compute_best_of_n(
     Raises:
         UserError: Problems have different numbers of completions, or N is above that number.
     """
-    groups: dict[tuple[str, str], list[CompletionScores]] = {}
-    for item in items:
-        groups.setdefault((item.subset, item.id), []).append(item)
+    groups = grouped(items, problem_of)
     wanted = checked_sizes([len(group) for group in groups.values()], sizes)
     n = len(next(iter(groups.values())))
     found: dict[str, BestOfNSubset] = {}
@@ -186,11 +185,8 @@ def chosen_shares(
         Shares from 0 to 1, and hashes of the completions, by subset and problem.
     """
     convention = Convention.of(subject)
-    groups: dict[tuple[str, str], list[CompletionScores]] = {}
-    for item in items:
-        groups.setdefault((item.subset, item.id), []).append(item)
     values, digests = {}, {}
-    for key, group in groups.items():
+    for key, group in grouped(items, problem_of).items():
         digests[key] = digest([item.digest for item in group])
         scores = np.array([completion_scores(item, convention)[convention.own] for item in group])
         values[key] = expected_best(scores, np.array([item.correct for item in group]), n)

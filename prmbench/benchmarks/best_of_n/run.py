@@ -13,6 +13,7 @@ from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.best_of_n.benchmark import BEST_OF_N, BestOfNOptions
 from prmbench.benchmarks.best_of_n.metrics import checked_sizes
 from prmbench.benchmarks.best_of_n.schema import CompletionScores
+from prmbench.benchmarks.groups import grouped, problem_of
 from prmbench.benchmarks.judged import Completions, encode_completions, has_no_token, judge, plan_fields
 from prmbench.benchmarks.precision import precision_warning
 from prmbench.benchmarks.runner import Finished, evaluate_alone
@@ -64,9 +65,7 @@ def plan_best_of_n(job: Job) -> Plan:
     assert isinstance(data, Completions)
     # Completions as the model sees them. One without a token has nothing to score.
     completions = data.completions
-    checked_sizes(
-        Counter((one.subset, one.id) for one in completions).values(), job.options.sizes if job.options else None
-    )
+    checked_sizes(Counter(map(problem_of, completions)).values(), job.options.sizes)
     encoded = encode_completions(model, completions, data.prompt)
     empty = [has_no_token(one, ids) for one, ids in zip(completions, encoded, strict=True)]
     subject = describe(model, job.name, job.source)
@@ -128,9 +127,7 @@ def plan_best_of_n(job: Job) -> Plan:
 
 def _within_problems(items: Sequence[CompletionScores]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Each completion's sum beside the mean of its problem's, which is what reranking compares; and its tokens."""
-    groups: dict[tuple[str, str], list[CompletionScores]] = {}
-    for item in items:
-        groups.setdefault((item.subset, item.id), []).append(item)
+    groups = grouped(items, problem_of)
     totals = [np.array([item.total for item in group], dtype=np.float64) for group in groups.values()]
     lengths = [item.length for group in groups.values() for item in group]
     return np.concatenate([one - one.mean() for one in totals]), np.array(lengths, dtype=np.int64)

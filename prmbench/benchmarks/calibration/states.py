@@ -11,15 +11,12 @@ import numpy as np
 
 from prmbench.benchmarks.base import DataRequest, Job, Plan, Units
 from prmbench.benchmarks.calibration.schema import StateValues
-from prmbench.benchmarks.precision import tell
-from prmbench.data.prompts import PromptTemplate, find_prompt
+from prmbench.benchmarks.judged import prompt_used, scoring_fields
+from prmbench.data.prompts import PromptTemplate
 from prmbench.data.rollout_labels import RolloutLabels, load_rollout_labels
-from prmbench.data.rollouts import prompt_of
-from prmbench.data.tokens import EncodedTrace, TraceEncoder, ids_hash
-from prmbench.data.traces import data_hash
-from prmbench.engines.batching import default_batch_tokens
+from prmbench.data.tokens import EncodedTrace, TraceEncoder
 from prmbench.engines.processes import Share
-from prmbench.errors import ArgumentError, UserError
+from prmbench.errors import UserError
 from prmbench.results.schema import Subject, digest
 from prmbench.reward_models.base import RewardModel, StepScores
 
@@ -47,14 +44,7 @@ def find_labels(request: DataRequest) -> LabelledStates:
         UserError: As `load_rollout_labels` does, or a prompt that is not theirs.
     """
     labels = load_rollout_labels(request.rollouts, request.limit)
-    used = {found for path in request.rollouts if (found := prompt_of(path)) is not None}
-    if len(used | ({request.prompt} if request.prompt else set())) > 1:
-        raise ArgumentError(
-            "prompt",
-            None,
-            f"the labels were sampled with {' and '.join(sorted(used))}; leave it out, or evaluate them apart",
-        )
-    return LabelledStates(labels, find_prompt(request.prompt or next(iter(used), "boxed")))
+    return LabelledStates(labels, prompt_used(request.rollouts, request.prompt, "labels"))
 
 
 def plan_states(job: Job, subject: Subject) -> Plan:
@@ -80,9 +70,6 @@ def plan_states(job: Job, subject: Subject) -> Plan:
             f"solution {labels[longest].id} of {labels[longest].subset} has {len(encoded[longest]):,} tokens, the model "
             f"{model.max_length:,} positions; use another model, or label shorter solutions"
         )
-    remarks = [] if model.own_layout else model.prompt_remarks(data.prompt)
-    tell(remarks)
-    device, dtype = model.device_and_dtype()
 
     def units(_: Path, share: Share) -> Units:
         def work(indices: Sequence[int]) -> list[StateValues]:
@@ -99,18 +86,9 @@ def plan_states(job: Job, subject: Subject) -> Plan:
 
     return Plan(
         subject=subject,
-        encoder=model.encoder,
-        settings={
-            "data": data_hash(one.digest() for one in labels),
-            "tokens": ids_hash(one.ids for one in encoded),
-        },
         rules={"prompt": data.prompt.name},
-        engine=model.engine,
-        numerics=(device, dtype),
-        batch_tokens=job.batch_tokens or default_batch_tokens(device),
         units=units,
-        cached_tokens=lambda: model.cached_tokens,
-        told=[*model.warnings, *remarks],
+        **scoring_fields(model, data.prompt, [one.digest() for one in labels], encoded, job.batch_tokens),
     )
 
 

@@ -13,7 +13,7 @@ from prmbench.benchmarks.candidate_sets.benchmark import CANDIDATE_SETS, P_MINS,
 from prmbench.benchmarks.candidate_sets.metrics import candidate_sums
 from prmbench.benchmarks.candidate_sets.schema import RolloutCandidates
 from prmbench.benchmarks.policy.run import subject_of
-from prmbench.benchmarks.problem_data import Problems
+from prmbench.benchmarks.problem_data import Problems, sampling_rules
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.data.problems import Problem
 from prmbench.data.prompts import find_prompt
@@ -24,7 +24,7 @@ from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import ArgumentError, UserError
 from prmbench.policies.policy import Policy
-from prmbench.policies.rollout import prompt_rules, rollout
+from prmbench.policies.rollout import rollout
 
 
 def evaluate_candidate_sets(
@@ -67,7 +67,7 @@ def plan_candidate_sets(job: Job) -> Plan:
     policy, data = job.policy, job.data
     assert policy is not None
     # What is asked, and the prompts that it is asked of.
-    options: CandidateSetsOptions = job.options or CandidateSetsOptions()
+    options: CandidateSetsOptions = job.options
     p_mins = sorted(options.p_mins or P_MINS)
     if not all(0 < p < 1 for p in p_mins):
         raise ArgumentError("p_mins", " ".join(map(str, p_mins)), "expected probabilities between 0 and 1")
@@ -135,12 +135,9 @@ def plan_candidate_sets(job: Job) -> Plan:
             "tokens": ids_hash(prompts.values()),
         },
         rules={
-            "sampling": params.model_dump(),
+            **sampling_rules(policy, params, data, job.seed),
             "n": options.n,
-            "prompt": data.prompt,
             "p_min": list(map(str, p_mins)),
-            "seed": job.seed,
-            **prompt_rules(policy.encoder.conversation(), data.prompt),
         },
         engine=policy.engine.name,
         numerics=(device, dtype),

@@ -135,12 +135,10 @@ class PolicyBenchmark(Benchmark):
         Args:
             entry: One entry of the table.
         """
+        from prmbench.benchmarks.problem_data import sampling_words
+
         settings = entry.benchmark.settings
-        s = settings["sampling"]
-        return (
-            f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
-            f"{s['max_new_tokens']:,} tokens, prompt template '{settings['prompt']}'"
-        )
+        return f"{sampling_words(settings)}, prompt template '{settings['prompt']}'"
 
     def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:
         """The share of each problem's completions that are right.
@@ -150,13 +148,11 @@ class PolicyBenchmark(Benchmark):
             choice: Nothing.
         """
         from prmbench.benchmarks.differences import outcomes_by_subset
+        from prmbench.benchmarks.groups import grouped, problem_of
 
-        groups: dict[tuple[str, str], list[bool]] = {}
-        digests: dict[tuple[str, str], str] = {}
-        for item in measured.items:
-            groups.setdefault((item.subset, item.id), []).append(item.verdict == "correct")
-            digests[item.subset, item.id] = item.digest
-        return outcomes_by_subset({key: sum(right) / len(right) for key, right in groups.items()}, digests)
+        groups = grouped(measured.items, problem_of)
+        shares = {key: sum(one.verdict == "correct" for one in group) / len(group) for key, group in groups.items()}
+        return outcomes_by_subset(shares, {key: group[0].digest for key, group in groups.items()})
 
 
 POLICY_BENCHMARK = PolicyBenchmark()

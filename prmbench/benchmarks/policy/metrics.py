@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.benchmarks.groups import grouped, problem_of
 from prmbench.benchmarks.policy.schema import CompletionOutcome, PolicyMetrics, ProblemSetResult
 from prmbench.data.verdicts import Verdict
 from prmbench.errors import UserError
@@ -27,9 +28,7 @@ def compute_policy_metrics(items: Sequence[CompletionOutcome], n_resamples: int,
     Raises:
         UserError: Problems have different numbers of completions.
     """
-    groups: dict[tuple[str, str], list[CompletionOutcome]] = {}
-    for item in items:
-        groups.setdefault((item.subset, item.id), []).append(item)
+    groups = grouped(items, problem_of)
     numbers = {len(group) for group in groups.values()}
     if len(numbers) != 1:
         raise UserError(f"problems have {min(numbers)} to {max(numbers)} completions; expected equally many of each")

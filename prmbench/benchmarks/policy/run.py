@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.policy.benchmark import POLICY_BENCHMARK, PolicyOptions
 from prmbench.benchmarks.policy.schema import CompletionOutcome
 from prmbench.benchmarks.problem_data import Problems
@@ -88,7 +89,8 @@ def policy_from_rollouts(paths: Sequence[str | Path], *, name: str | None, **run
     check_name(name)
     plan, called, limit = plan_from_rollouts(paths, name)
     run["limit"] = limit
-    found = run_plan(POLICY_BENCHMARK, plan, Job(data=None, name=called, source=called, **run))
+    job = Job(data=None, name=called, source=called, options=PolicyOptions(), **run)
+    found = run_plan(POLICY_BENCHMARK, plan, job)
     assert found is not None  # nothing is shared between processes
     return found
 
@@ -104,7 +106,7 @@ def plan_policy(job: Job) -> Plan:
     params = job.params or PRESETS["paper"]
     # The other engines make their own batches.
     batch_tokens = job.batch_tokens or (BATCH_TOKENS if policy.engine.name == "hf" else 1_000_000)
-    sampling: dict[str, Any] = {"n": job.options.n if job.options else 8, "params": params, "seed": job.seed}
+    sampling: dict[str, Any] = {"n": job.options.n, "params": params, "seed": job.seed}
     run = sampling_settings(policy, data.prompt, **sampling, batch_tokens=batch_tokens) | {
         "verifier": verifier_version(data.verifier)
     }
@@ -245,12 +247,11 @@ def outcomes_of(
         verifier: The conventions that the verdicts followed, and that answers are grouped by; None: the defaults.
     """
     items = []
-    by_problem: dict[tuple[str, str], list[Rollout]] = {}
-    for subset, found in rollouts.items():
-        for one in found:
-            by_problem.setdefault((subset, one.id), []).append(one)
+    groups = [
+        (subset, group) for subset, found in rollouts.items() for group in grouped(found, lambda one: one.id).values()
+    ]
     with Verifier(verifier) as comparing:
-        for (subset, _), group in by_problem.items():
+        for subset, group in groups:
             problem = Problem(group[0].id, group[0].problem, group[0].answer).digest()
             classes = answer_classes([r.completion for r in group], [r.correct for r in group], style, comparing)
             items += [

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import MINIATURE, Cell, Section, ShownTable, about
+from prmbench.benchmarks.problem_data import sampling_words
 from prmbench.benchmarks.tables import new_table, percent, percent_with_interval, safe
 from prmbench.data.traces import Trace
 from prmbench.results.schema import Entry
@@ -24,7 +25,7 @@ def render(entry: Entry[PolicyMetrics]) -> RenderableType:
         entry: The entry.
     """
     metrics, settings = entry.metrics, entry.benchmark.settings
-    sampling, limit = settings["sampling"], entry.benchmark.limit
+    limit = entry.benchmark.limit
     titles = ["problems", f"avg@{metrics.n}", f"maj@{metrics.n}", f"pass@{metrics.n}", "truncated", "tokens"]
     table = new_table(f"in %, {metrics.n} completions a problem", "", titles)
     for name, result in metrics.subsets.items():
@@ -44,10 +45,7 @@ def render(entry: Entry[PolicyMetrics]) -> RenderableType:
     lines = [f"Policy: {entry.subject.name}", *([MINIATURE] if entry.miniature else [])]
     if limit is not None:
         lines.append(f"Only the first {limit:,} problems of each set: a try, not a result to quote.")
-    lines.append(
-        f"Temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, top-k {sampling['top_k'] or 'off'}, up to "
-        f"{sampling['max_new_tokens']:,} tokens; prompt template '{settings['prompt']}'."
-    )
+    lines.append(f"{sampling_words(settings).capitalize()}; prompt template '{settings['prompt']}'.")
     after = []
     for name, result in metrics.subsets.items():
         counts = ", ".join(f"{count:,} {verdict}" for verdict, count in result.verdicts.items())

@@ -11,23 +11,13 @@ from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.differences import Outcomes
 from prmbench.benchmarks.processbench.metrics import position_bins, predict
 from prmbench.benchmarks.processbench.schema import BASELINES, ProcessBenchEntry, ProtocolResult, quoted
+from prmbench.benchmarks.trace_tables import BASELINE_TITLES, main_protocol
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate
 from prmbench.stats.protocols import DIRECT
 
-BASELINE_TITLES = {"random": "random score", "position": "position only", "length": "length only"}
-
 Figure = Callable[[ProtocolResult, Mapping[str, ProtocolResult]], Estimate | None]
 """A figure of an entry's main protocol, given all of its protocols."""
-
-
-def main_protocol(entry: ProcessBenchEntry) -> str:
-    """The protocol to read first: process where there is one (the paper's), else the only one.
-
-    Args:
-        entry: The entry.
-    """
-    return next(iter(entry.metrics.protocols))
 
 
 def _figures(entries: Sequence[ProcessBenchEntry]) -> dict[tuple[str, str], Figure]:

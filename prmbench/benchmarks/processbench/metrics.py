@@ -6,11 +6,12 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.processbench.schema import (
     N_RANDOM,
     RULES,
@@ -28,6 +29,7 @@ from prmbench.stats.protocols import DIRECT, STEP_PROTOCOL, TOKEN_PROTOCOLS, tok
 from prmbench.stats.votes import vote
 
 Floats = NDArray[np.float64]
+AnyTraceItem = TypeVar("AnyTraceItem", bound=TraceItem)
 
 TRANSFER_SUBSET = "gsm8k"
 MOST_GENERATORS = 1000
@@ -111,7 +113,7 @@ def compute_metrics(
     return ProcessBenchMetrics(protocols=protocols, baselines=baselines)
 
 
-def by_subset(items: Iterable[TraceItem]) -> dict[str, list[TraceItem]]:
+def by_subset(items: Iterable[AnyTraceItem]) -> dict[str, list[AnyTraceItem]]:
     """Group items by subset.
 
     Args:
@@ -120,10 +122,8 @@ def by_subset(items: Iterable[TraceItem]) -> dict[str, list[TraceItem]]:
     Returns:
         The items of each subset sorted by id, the subsets in the order of the items.
     """
-    found: dict[str, list[TraceItem]] = {}
-    for item in items:
-        found.setdefault(item.subset, []).append(item)
-    return {name: sorted(mine, key=lambda item: item.id) for name, mine in found.items()}
+    groups = grouped(items, lambda item: item.subset)
+    return {name: sorted(mine, key=lambda item: item.id) for name, mine in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -419,9 +419,7 @@ def _by_position(subset: _Subset, hits: NDArray[np.bool_]) -> list[GroupResult]:
 
 def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[GroupResult]:
     labels = np.array(subset.labels)
-    members: dict[str, list[int]] = {}
-    for i, item in enumerate(subset.items):
-        members.setdefault(item.generator, []).append(i)
+    members = grouped(range(len(subset.items)), lambda i: subset.items[i].generator)
     if len(members) > MOST_GENERATORS:
         return []
     return [_group(name, np.array(mine), hits, labels) for name, mine in sorted(members.items())]

@@ -10,6 +10,7 @@ import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.foreign import plan_foreign
+from prmbench.benchmarks.groups import grouped
 from prmbench.benchmarks.precision import precision_warning, tell
 from prmbench.benchmarks.processbench.benchmark import PROCESSBENCH, ProcessBenchOptions
 from prmbench.benchmarks.processbench.schema import TraceItem
@@ -32,7 +33,7 @@ def plan_traces(job: Job) -> Plan:
     Raises:
         UserError: No traces, or a trace longer than the model allows.
     """
-    return plan_scoring(job, _item, Trace.digest, skip=bool(job.options and job.options.skip_overlong))
+    return plan_scoring(job, _item, Trace.digest, skip=job.options.skip_overlong)
 
 
 def plan_scores(scores: Path, job: Job) -> Plan:
@@ -88,9 +89,6 @@ def plan_scoring(
         return precision_warning(dtype, np.concatenate(sums), np.concatenate([item.n_tokens for item in items]))
 
     # The plan: one trace is one unit.
-    digests_of: dict[str, list[str]] = {}
-    for trace in traces:
-        digests_of.setdefault(trace.subset, []).append(digest(trace))
     units = Units(
         wanted={key: digest(trace) for key, trace in by_key.items()},
         keys=[[key] for key in by_key],
@@ -103,7 +101,9 @@ def plan_scoring(
         encoder=model.encoder,
         settings={
             "limit": job.limit,
-            "data": {name: data_hash(digests) for name, digests in digests_of.items()},
+            "data": {
+                name: data_hash(map(digest, mine)) for name, mine in grouped(traces, lambda one: one.subset).items()
+            },
             "tokens": ids_hash(one.ids for one in encoded),
         },
         rules={},

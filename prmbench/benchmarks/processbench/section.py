@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import Cell, Picture, Section, ShownItem, ShownStep, ShownTable, about, to_svg
-from prmbench.benchmarks.processbench.board import main_protocol
 from prmbench.benchmarks.processbench.metrics import Predictions, by_subset, item_scores, predict
 from prmbench.benchmarks.processbench.plots import calibration, f1_against_threshold, scores_around_errors
 from prmbench.benchmarks.processbench.schema import BASELINES, RULES, ProcessBenchEntry, SubsetResult, TraceItem, quoted
-from prmbench.benchmarks.processbench.table import against_baselines
+from prmbench.benchmarks.trace_tables import against_baselines, main_protocol
 from prmbench.data.traces import Trace
 from prmbench.stats.protocols import DIRECT
 
@@ -52,7 +51,7 @@ def section(measured: Measured, traces: Sequence[Trace] | None) -> Section:
     how = main if votes else f"{main}, crossfit"
     notes = [f"{len(items):,} traces, {n_wrong:,} of them predicted wrong ({how}).", *([] if votes else [HOW_WRONG])]
     notes += ["Their text is not shown: the report was made without the data."] if traces is None else []
-    lines = [*about(entry), *(_votes(found) if votes else against_baselines(entry))]
+    lines = [*about(entry), *(_votes(found) if votes else against_baselines(entry, quoted))]
     return Section(
         "ProcessBench",
         lines,

@@ -6,11 +6,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from prmbench.benchmarks.parts import at_risk
-from prmbench.benchmarks.processbench.board import BASELINE_TITLES, main_protocol
 from prmbench.benchmarks.processbench.metrics import TRANSFER_SUBSET
 from prmbench.benchmarks.processbench.schema import ProcessBenchEntry, ProtocolResult, quoted
-from prmbench.benchmarks.tables import against_blind, heading, new_table, percent, percent_with_interval, safe
-from prmbench.results.schema import Estimate
+from prmbench.benchmarks.tables import heading, new_table, percent, percent_with_interval, safe
+from prmbench.benchmarks.trace_tables import (
+    against_baselines,
+    empty_steps,
+    main_protocol,
+    oracle_gap,
+    protocol_rows,
+    undefined_rules,
+    unverified,
+)
 from prmbench.stats.protocols import DIRECT
 
 
@@ -33,19 +40,12 @@ def _heading(entry: ProcessBenchEntry) -> list[str]:
     return heading(entry, "ProcessBench", size, f"{entry.benchmark.limit} traces of each subset")
 
 
-def _rows(entry: ProcessBenchEntry) -> list[tuple[str, ProtocolResult, bool]]:
-    """(title, result, whether a section ends after it)."""
-    protocols = list(entry.metrics.protocols.items())
-    rows = [(name, result, i == len(protocols) - 1) for i, (name, result) in enumerate(protocols)]
-    return [*rows, *((BASELINE_TITLES[name], result, False) for name, result in entry.metrics.baselines.items())]
-
-
 def _one_subset(entry: ProcessBenchEntry, subset: str) -> Table:
     has_fixed = any("fixed" in p.subsets[subset].rules for p in entry.metrics.protocols.values())
     table = new_table(f"{subset}: F1 in %, threshold by crossfit [95% interval]", "step score")
     for title in ("F1", "acc error", "acc correct", *(["F1 at p=0.5"] if has_fixed else []), "F1 oracle", "step AUC"):
         table.add_column(safe(title), justify="right", no_wrap=title in ("F1", "mean"))
-    for title, result, end in _rows(entry):
+    for title, result, end in protocol_rows(entry):
         found = result.subsets[subset]
         crossfit, oracle, fixed = quoted(found.rules), found.rules.get("oracle"), found.rules.get("fixed")
         table.add_row(
@@ -72,7 +72,7 @@ def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
     shown = [(rule, title) for rule, title in extra if has.get(rule, True)]
     for title in (*subsets, "mean", *(title for _, title in shown)):
         table.add_column(safe(title), justify="right", no_wrap=title in ("F1", "mean"))
-    for title, result, end in _rows(entry):
+    for title, result, end in protocol_rows(entry):
         by_subset = [quoted(result.subsets[s].rules) for s in subsets]
         table.add_row(
             title,
@@ -87,7 +87,7 @@ def _many_subsets(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
 def _parts(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
     """The two accuracies that F1 is made of, and the step AUC, by subset."""
     table = new_table("acc error / acc correct / step AUC in %", "step score", subsets)
-    for title, result, end in _rows(entry):
+    for title, result, end in protocol_rows(entry):
         cells = []
         for found in (result.subsets[name] for name in subsets):
             chosen = quoted(found.rules)
@@ -98,44 +98,15 @@ def _parts(entry: ProcessBenchEntry, subsets: list[str]) -> Table:
 
 
 def _sentences(entry: ProcessBenchEntry) -> list[str]:
-    main = main_protocol(entry)
-    found = entry.metrics.protocols[main]
-    lines = _about_votes(found)
-    crossfit, oracle = _value(quoted(found.mean)), _value(found.mean.get("oracle"))
-    if crossfit is not None and oracle is not None:
-        lines.append(
-            f"Oracle thresholds are chosen on the very traces they are scored on: {100 * (oracle - crossfit):+.1f} points "
-            f"for {main} here. Quote crossfit."
-        )
-    lines += against_baselines(entry)
-    reasons = {
-        (subset, rule): reason for subset, result in found.subsets.items() for rule, reason in result.undefined.items()
-    }
-    if entry.subject.unverified:
-        lines.append(
-            f"unverified: the preset {entry.subject.preset} was not checked against numbers of its authors' code."
-        )
-    lines += [f"n/a: {subset}, {rule} threshold: {reason}." for (subset, rule), reason in reasons.items()]
-    counts = [data.counts for data in entry.benchmark.subsets.values()]
-    # Scores made elsewhere come without tokens.
-    if any(c["tokens"] for c in counts) and (empty := sum(c["empty_steps"] for c in counts)):
-        lines.append(f"{empty:,} steps got no token of their own (a token spans two steps); their process score is 0.")
-    return [*lines, *at_risk(entry)]
-
-
-def against_baselines(entry: ProcessBenchEntry) -> list[str]:
-    """Say which protocols are above the best score that knows nothing of the text, one sentence for each outcome.
-
-    Args:
-        entry: The entry.
-    """
-    blind = {
-        name: value
-        for name, one in entry.metrics.baselines.items()
-        if (value := _value(one.mean.get("crossfit"))) is not None
-    }
-    found = {name: quoted(result.mean) for name, result in entry.metrics.protocols.items()}
-    return against_blind(found, blind, BASELINE_TITLES)
+    return [
+        *_about_votes(entry.metrics.protocols[main_protocol(entry)]),
+        *oracle_gap(entry),
+        *against_baselines(entry, quoted),
+        *unverified(entry),
+        *undefined_rules(entry),
+        *empty_steps(entry, "a token spans two steps"),
+        *at_risk(entry),
+    ]
 
 
 def _about_votes(found: ProtocolResult) -> list[str]:
@@ -151,7 +122,3 @@ def _about_votes(found: ProtocolResult) -> list[str]:
         f"{n - unparsed:,} of {n:,} votes hold a verdict ({(n - unparsed) / n:.1%}); {undecided:,} traces have none and count as "
         f"wrong; {outside:,} verdicts are no step of their trace.",
     ]
-
-
-def _value(estimate: Estimate | None) -> float | None:
-    return estimate.value if estimate else None

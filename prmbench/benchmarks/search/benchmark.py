@@ -150,13 +150,11 @@ class GuidedSearch(Benchmark):
         Args:
             entry: One entry of the table.
         """
+        from prmbench.benchmarks.problem_data import sampling_words
+
         settings = entry.benchmark.settings
-        s = settings["sampling"]
         ends = " or ".join(repr(one) for one in settings["step_ends"])
-        return (
-            f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, up to "
-            f"{s['max_new_tokens']:,} tokens, steps end with {ends}, score '{settings['score']}'"
-        )
+        return f"{sampling_words(settings)}, steps end with {ends}, score '{settings['score']}'"
 
     def outcomes(self, measured: Measured, **choice: Any) -> dict[str, Outcomes]:
         """Whether each problem's chosen answer is right, by the first method at its largest budget.

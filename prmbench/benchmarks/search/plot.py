@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prmbench.benchmarks.base import Measured
+from prmbench.benchmarks.search.metrics import POOLED
 from prmbench.benchmarks.search.schema import SearchMetrics
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _draw(axis: Any, metrics: SearchMetrics, *, seconds: bool = False) -> None:
             values = [100 * (getattr(one, key).value or 0) for one in points]
             axis.plot(at, values, style, color="0.4", linewidth=1, label=label)
     for method in dict.fromkeys(name.rpartition("@")[0] for name in metrics.mean.methods):
-        if method in ("best-of-n", "weighted") and not seconds:
+        if method in POOLED and not seconds:
             continue
         mine = [one for name, one in metrics.mean.methods.items() if name.rpartition("@")[0] == method]
         cost = [((one.policy_flops or 0) + (one.model_flops or 0)) / 1e9 if known else one.sampled for one in mine]

@@ -12,7 +12,7 @@ import numpy as np
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.precision import tell
-from prmbench.benchmarks.problem_data import Problems
+from prmbench.benchmarks.problem_data import Problems, sampling_rules
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.benchmarks.search.benchmark import GUIDED_SEARCH, SearchOptions
 from prmbench.benchmarks.search.metrics import POOLED, chosen_methods
@@ -24,7 +24,7 @@ from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import ArgumentError
 from prmbench.policies.policy import Policy
-from prmbench.policies.rollout import problems_digest, prompt_ids, prompt_rules
+from prmbench.policies.rollout import problems_digest, prompt_ids
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.objectives import Convention
 from prmbench.reward_models.subject import describe
@@ -87,7 +87,7 @@ def plan_search(job: Job) -> Plan:
     model, policy, data = job.model, job.policy, job.data
     assert model is not None
     assert policy is not None
-    options: SearchOptions = job.options or SearchOptions()
+    options: SearchOptions = job.options
     params = job.params or SamplingParams()
     template = find_prompt(data.prompt)
     methods, budgets = chosen_methods(options)
@@ -140,8 +140,7 @@ def plan_search(job: Job) -> Plan:
         },
         rules={
             "policy": policy.hashed,
-            "prompt": data.prompt,
-            "sampling": params.model_dump(),
+            **sampling_rules(policy, params, data, job.seed),
             "methods": list(methods),
             "budgets": list(budgets),
             "width": options.width,
@@ -149,9 +148,7 @@ def plan_search(job: Job) -> Plan:
             "score": options.score,
             "step_ends": given,
             "step_tokens": options.step_tokens,
-            "seed": job.seed,
             "verifier": verifier_version(data.verifier),
-            **prompt_rules(policy.encoder.conversation(), data.prompt),
         },
         engine=policy.engine.name,
         numerics=policy.engine.device_and_dtype(),

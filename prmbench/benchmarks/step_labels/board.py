@@ -8,8 +8,7 @@ import numpy as np
 
 from prmbench.benchmarks.base import Column, Measured
 from prmbench.benchmarks.differences import Outcomes
-from prmbench.benchmarks.processbench.board import BASELINE_TITLES
-from prmbench.benchmarks.processbench.metrics import item_scores
+from prmbench.benchmarks.processbench.metrics import by_subset, item_scores
 from prmbench.benchmarks.step_labels.metrics import Labels, choose_thresholds
 from prmbench.benchmarks.step_labels.schema import (
     StepLabelsEntry,
@@ -18,19 +17,11 @@ from prmbench.benchmarks.step_labels.schema import (
     StepSubsetResult,
     quoted,
 )
+from prmbench.benchmarks.trace_tables import BASELINE_TITLES, main_protocol
 from prmbench.errors import UserError
 from prmbench.results.schema import Estimate
 
 Figure = Callable[[StepProtocolResult], Estimate | None]
-
-
-def main_protocol(entry: StepLabelsEntry) -> str:
-    """The step score to read first.
-
-    Args:
-        entry: The entry.
-    """
-    return next(iter(entry.metrics.protocols))
 
 
 def _figures(entries: Sequence[StepLabelsEntry]) -> dict[tuple[str, str], Figure]:
@@ -126,8 +117,8 @@ def outcomes(
         "fixed": subject.fixed_thresholds.get(used),
     }
     found = {}
-    for name in entry.benchmark.subsets:
-        subset = Labels(name, sorted((i for i in measured.items if i.subset == name), key=lambda item: item.id))
+    for name, items in by_subset(measured.items).items():
+        subset = Labels(name, items)
         scores = [item_scores(item, subject.beta)[used] for item in subset.items]
         try:
             chosen, _ = choose_thresholds(subset, scores, thresholds, known, seed)

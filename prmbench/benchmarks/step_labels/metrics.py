@@ -5,12 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.benchmarks.processbench.metrics import Statistics, item_scores
+from prmbench.benchmarks.processbench.metrics import Statistics, by_subset, item_scores
 from prmbench.benchmarks.processbench.schema import N_RANDOM
 from prmbench.benchmarks.step_labels.categories import categories_of
 from prmbench.benchmarks.step_labels.schema import (
@@ -40,6 +40,10 @@ from prmbench.stats.thresholds import f1_from_counts
 from prmbench.stats.weighted import resample
 
 Floats = NDArray[np.float64]
+CellsOf = TypeVar("CellsOf")
+Key = tuple[str | None, str | None, str]
+"""A figure: its threshold rule (None: it needs no threshold), its class of error (None: all), and its name."""
+
 STEP_FIGURES = ("prm_score", "f1_right", "f1_wrong", "balanced_f1", "accuracy")
 
 
@@ -98,32 +102,70 @@ class Labels:
         return np.random.default_rng([zlib.crc32(self.name.encode()), *numbers])
 
 
-@dataclass
-class _Figures:
-    """Figures of one subset as functions of the traces' weights, so that one bootstrap serves them all."""
+@dataclass(frozen=True)
+class _Cells:
+    """What the figures of one subset that need a threshold are counted from, of each trace. Shape [n, 4] each.
 
-    cells: dict[str, Floats] = field(default_factory=dict)
-    others: dict[str, Callable[[Floats], Floats]] = field(default_factory=dict)
+    Attributes:
+        steps: Steps, by threshold rule and class of error; None for the class: all traces.
+        first_errors: Predictions of the first wrong step, by threshold rule (`first_error_cells`).
+        solutions: Solutions, by threshold rule (`solution_cells`).
+    """
 
-    def __call__(self, weights: Floats) -> dict[str, Floats]:
-        """Compute every figure under each row of weights. Shape [rows, n] to [rows] each."""
-        every = np.concatenate(list(self.cells.values()), axis=1)
-        counts = (weights @ every).reshape(len(weights), len(self.cells), 4)
-        out: dict[str, Floats] = {}
-        for i, key in enumerate(self.cells):
-            of = counts[:, i]
-            if key.endswith("|first_error_f1"):
-                out[key] = f1_from_counts(*of.T)
-                continue
-            found = figures(of)
-            tp, fp, tn, fn = self.cells[key].sum(axis=0)
-            if tp + fn > 0 and fp + tn > 0:  # a resample without one of the two sorts has no mean of both
-                found["prm_score"] = (found["f1_right"] + found["f1_wrong"]) / 2
-            if key.endswith("|solution_f1"):
-                out[key] = found["prm_score"]
-            else:
-                out |= {f"{key}|{name}": value for name, value in found.items()}
-        return out | {key: of(weights) for key, of in self.others.items()}
+    steps: dict[tuple[str, str | None], Floats] = field(default_factory=dict)
+    first_errors: dict[str, Floats] = field(default_factory=dict)
+    solutions: dict[str, Floats] = field(default_factory=dict)
+
+    def classes(self, rule: str) -> list[str]:
+        """The classes of error that a rule has cells of."""
+        return [of for name, of in self.steps if name == rule and of is not None]
+
+    def figures(self, weights: Floats) -> dict[Key, Floats]:
+        """Compute every figure under each row of the traces' weights. Shape [rows, n] to [rows] each."""
+        out: dict[Key, Floats] = {}
+        for (rule, of), counts in _counts(self.steps, weights).items():
+            out |= {(rule, of, name): one for name, one in _figures(counts, self.steps[rule, of]).items()}
+        for rule, counts in _counts(self.solutions, weights).items():
+            out[rule, None, "solution_f1"] = _figures(counts, self.solutions[rule])["prm_score"]
+        for rule, counts in _counts(self.first_errors, weights).items():
+            out[rule, None, "first_error_f1"] = f1_from_counts(*counts.T)
+            with np.errstate(invalid="ignore"):
+                out[rule, None, "acc_error"] = counts[:, 0] / counts[:, 1]
+                out[rule, None, "acc_correct"] = counts[:, 2] / counts[:, 3]
+        return out
+
+
+def _counts(cells: Mapping[CellsOf, Floats], weights: Floats) -> dict[CellsOf, Floats]:
+    """Sum cells over the traces under each row of their weights, all in one product. Shape [n, 4] to [rows, 4] each."""
+    if not cells:
+        return {}
+    summed = (weights @ np.concatenate(list(cells.values()), axis=1)).reshape(len(weights), len(cells), 4)
+    return {of: summed[:, i] for i, of in enumerate(cells)}
+
+
+def _figures(counts: Floats, cells: Floats) -> dict[str, Floats]:
+    """The figures of counts, shape [rows, 4], of resamples of some cells."""
+    found = figures(counts)
+    tp, fp, tn, fn = cells.sum(axis=0)
+    if tp + fn > 0 and fp + tn > 0:  # a resample without one of the two sorts has no mean of both
+        found["prm_score"] = (found["f1_right"] + found["f1_wrong"]) / 2
+    return found
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The figures of one subset, and their resamples where any were drawn."""
+
+    values: dict[Key, float]
+    samples: dict[Key, Floats]
+
+    def drawn(self, rule: str | None, of: str | None, name: str) -> Floats:
+        """The resamples of a figure; none where none were drawn. Shape [b]."""
+        return self.samples.get((rule, of, name), np.empty(0))
+
+    def estimate(self, rule: str | None, of: str | None, name: str) -> Estimate:
+        """A figure with its interval."""
+        return _estimate(self.values[rule, of, name], self.drawn(rule, of, name))
 
 
 def compute_metrics(
@@ -145,10 +187,7 @@ def compute_metrics(
     Raises:
         ValueError: A NaN score; the message names the item.
     """
-    subsets = [
-        Labels(name, sorted((item for item in items if item.subset == name), key=lambda item: item.id))
-        for name in dict.fromkeys(item.subset for item in items)
-    ]
+    subsets = [Labels(name, mine) for name, mine in by_subset(items).items()]
     names = protocols_of(items[0].scores is not None)
     scored = {s.name: [item_scores(item, beta) for item in s.items] for s in subsets}
     protocols = {
@@ -208,101 +247,110 @@ def _protocol(
     known: Mapping[str, float | None],
     statistics: Statistics,
 ) -> StepProtocolResult:
-    results, samples = {}, {}
+    results, measured = {}, []
     for subset in subsets:
-        results[subset.name], samples[subset.name] = _subset(subset, scores[subset.name], known, statistics)
+        results[subset.name], found = _subset(subset, scores[subset.name], known, statistics)
+        measured.append(found)
     mean = {}
     for rule in RULES:
         if all(rule in result.rules for result in results.values()):
             values = [np.array(result.rules[rule].prm_score.value, dtype=np.float64) for result in results.values()]
-            drawn = [samples[name].get(f"{rule}|prm_score", np.empty(0)) for name in results]
+            drawn = [one.drawn(rule, None, "prm_score") for one in measured]
             mean[rule] = _estimate(float(np.mean(values)), np.mean(drawn, axis=0))
     return StepProtocolResult(subsets=results, mean=mean)
 
 
 def _subset(
     subset: Labels, scores: list[Floats], known: Mapping[str, float | None], statistics: Statistics
-) -> tuple[StepSubsetResult, dict[str, Floats]]:
-    """The figures of one subset, and the resamples of each."""
-    steps, classes = subset.steps(scores), subset.classes()
-    lowest = np.array([row.min() for row in scores])
-
-    # The cells of every rule, those of each class of error among them.
-    found, thresholds, undefined = _Figures(), {}, {}
-    for rule in [rule for rule in RULES if rule in ("crossfit", "oracle") or known.get(rule) is not None]:
-        try:
-            chosen, thresholds[rule] = choose_thresholds(subset, scores, rule, known, statistics.seed)
-        except ValueError as error:
-            undefined[rule] = str(error)
-            continue
-        cells = steps.cells(chosen)
-        found.cells[rule] = cells
-        found.cells |= {f"{rule}|{name}": cells * members[:, None] for name, members in classes.items()}
-        found.cells[f"{rule}|first_error_f1"] = firsts = first_error_cells(scores, subset.first_errors(), chosen)
-        found.others |= _first_error_accuracies(f"{rule}|first_error_f1", firsts)
-        found.cells[f"{rule}|solution_f1"] = solution_cells(lowest, subset.wrong_solutions(), chosen)
+) -> tuple[StepSubsetResult, _Measured]:
+    """The figures of one subset as an entry has them, and with the resamples of each."""
+    steps = subset.steps(scores)
+    cells, thresholds, undefined = _by_rule(subset, scores, known, statistics.seed)
 
     # What needs no threshold.
-    if not found.cells:
-        found.cells["none"] = np.zeros((len(scores), 4))
     wins = steps.wins()
-    found.others |= {"auc": lambda w: auc(wins, w), "average_precision": steps.average_precision}
-    if known.get("fixed") is not None and len(steps.wrong):
-        found.others |= _calibration(steps)
+    others = {"auc": lambda weights: auc(wins, weights), "average_precision": steps.average_precision}
+    calibrated = known.get("fixed") is not None and len(steps.wrong) > 0
+    if calibrated:
+        others |= _calibration(steps)
 
-    # Values and intervals.
-    values = {key: float(value[0]) for key, value in found(np.ones((1, len(scores)))).items()}
-    numbers = np.arange(len(scores))
-    samples = resample(numbers, found, statistics.n_resamples, subset.stream(statistics.seed))
+    # One bootstrap serves all figures.
+    def compute(weights: Floats) -> dict[Key, Floats]:
+        return cells.figures(weights) | {(None, None, name): of(weights) for name, of in others.items()}
 
-    def estimate(key: str) -> Estimate:
-        return _estimate(values[key], samples.get(key, np.empty(0)))
+    n = len(scores)
+    found = _Measured(
+        {key: float(value[0]) for key, value in compute(np.ones((1, n))).items()},
+        resample(np.arange(n), compute, statistics.n_resamples, subset.stream(statistics.seed)),
+    )
 
-    def first_error(rule: str) -> Estimate:
-        key = f"{rule}|first_error_f1"
-        cells = found.cells[key]
-        has_error, known = cells[:, 1] > 0, cells.any(axis=1)
-        drawn = {"f1": samples.get(key, np.empty(0))}
-        drawn |= {name: samples.get(f"{key}|{name}", np.empty(0)) for name in ("acc_error", "acc_correct")}
-        ends = f1_intervals((cells[:, 0] + cells[:, 2] > 0)[known], has_error[known], drawn)["f1"]
-        return _with_ends(values[key], ends)
-
-    def of_cells(key: str) -> dict[str, Estimate | StepCounts]:
-        tp, fp, tn, fn = found.cells[key].sum(axis=0).astype(int).tolist()
-        return {
-            **{name: estimate(f"{key}|{name}") for name in STEP_FIGURES},
-            "counts": StepCounts(tp=tp, fp=fp, tn=tn, fn=fn),
-        }
-
-    def categories(rule: str) -> dict[str, Estimate]:
-        out = {}
-        for category, members in categories_of(list(classes)).items():
-            keys = [f"{rule}|{name}|prm_score" for name in members]
-            drawn = mean_of_known(*(samples[key] for key in keys)) if samples else np.empty(0)
-            out[category] = _estimate(float(mean_of_known(*(np.array(values[key]) for key in keys))), drawn)
-        return out
-
-    rules = {
-        rule: StepRuleResult(
-            **of_cells(rule),
-            first_error_f1=first_error(rule),
-            solution_f1=estimate(f"{rule}|solution_f1"),
-            thresholds=thresholds[rule],
-            classes={name: StepFigures(**of_cells(f"{rule}|{name}")) for name in classes},
-            categories=categories(rule),
-        )
-        for rule in thresholds
-    }
+    rules = {rule: _rule(rule, cells, found, chosen) for rule, chosen in thresholds.items()}
     oracle, crossfit = (rules[rule].prm_score.value if rule in rules else None for rule in ("oracle", "crossfit"))
-    calibrated = "ece" in values
+    plain = {name: found.estimate(None, None, name) for name in others}
     return StepSubsetResult(
         rules=rules,
         undefined=undefined,
         optimism=oracle - crossfit if oracle is not None and crossfit is not None else None,
-        step_auc=estimate("auc"),
-        average_precision=estimate("average_precision"),
-        calibration=StepCalibration(ece=estimate("ece"), brier=estimate("brier")) if calibrated else None,
-    ), samples
+        step_auc=plain["auc"],
+        average_precision=plain["average_precision"],
+        calibration=StepCalibration(ece=plain["ece"], brier=plain["brier"]) if calibrated else None,
+    ), found
+
+
+def _by_rule(
+    subset: Labels, scores: list[Floats], known: Mapping[str, float | None], seed: int
+) -> tuple[_Cells, dict[str, list[float]], dict[str, str]]:
+    """The cells and the thresholds of each rule, and why a rule has none."""
+    steps, classes = subset.steps(scores), subset.classes()
+    lowest = np.array([row.min() for row in scores])
+    found, thresholds, undefined = _Cells(), {}, {}
+    for rule in [rule for rule in RULES if rule in ("crossfit", "oracle") or known.get(rule) is not None]:
+        try:
+            chosen, thresholds[rule] = choose_thresholds(subset, scores, rule, known, seed)
+        except ValueError as error:
+            undefined[rule] = str(error)
+            continue
+        found.steps[rule, None] = cells = steps.cells(chosen)
+        for name, members in classes.items():
+            found.steps[rule, name] = cells * members[:, None]
+        found.first_errors[rule] = first_error_cells(scores, subset.first_errors(), chosen)
+        found.solutions[rule] = solution_cells(lowest, subset.wrong_solutions(), chosen)
+    return found, thresholds, undefined
+
+
+def _rule(rule: str, cells: _Cells, found: _Measured, thresholds: list[float]) -> StepRuleResult:
+    """The figures under one threshold rule."""
+
+    def of_steps(of: str | None) -> dict[str, Any]:
+        tp, fp, tn, fn = cells.steps[rule, of].sum(axis=0).astype(int).tolist()
+        return {
+            **{name: found.estimate(rule, of, name) for name in STEP_FIGURES},
+            "counts": StepCounts(tp=tp, fp=fp, tn=tn, fn=fn),
+        }
+
+    def mean_of(members: Sequence[str]) -> Estimate:
+        values = [np.array(found.values[rule, of, "prm_score"]) for of in members]
+        drawn = [found.drawn(rule, of, "prm_score") for of in members]
+        return _estimate(float(mean_of_known(*values)), mean_of_known(*drawn))
+
+    classes = cells.classes(rule)
+    return StepRuleResult(
+        **of_steps(None),
+        first_error_f1=_first_error(rule, cells.first_errors[rule], found),
+        solution_f1=found.estimate(rule, None, "solution_f1"),
+        thresholds=thresholds,
+        classes={of: StepFigures(**of_steps(of)) for of in classes},
+        categories={category: mean_of(members) for category, members in categories_of(classes).items()},
+    )
+
+
+def _first_error(rule: str, cells: Floats, found: _Measured) -> Estimate:
+    """ProcessBench's F1, whose interval has a width where the figure is 0 or 1 too."""
+    has_error, known = cells[:, 1] > 0, cells.any(axis=1)
+    drawn = {name: found.drawn(rule, None, name) for name in ("acc_error", "acc_correct")}
+    drawn["f1"] = found.drawn(rule, None, "first_error_f1")
+    ends = f1_intervals((cells[:, 0] + cells[:, 2] > 0)[known], has_error[known], drawn)["f1"]
+    return _with_ends(found.values[rule, None, "first_error_f1"], ends)
 
 
 def _calibration(steps: LabelledSteps) -> dict[str, Callable[[Floats], Floats]]:
@@ -323,16 +371,6 @@ def _calibration(steps: LabelledSteps) -> dict[str, Callable[[Floats], Floats]]:
             return np.concatenate([ece_rows(probability, right, part) for part in parts])
 
     return {"ece": ece, "brier": brier}
-
-
-def _first_error_accuracies(key: str, cells: Floats) -> dict[str, Callable[[Floats], Floats]]:
-    """Shares of the traces with and without an error whose first wrong step is found, under rows of the traces' weights."""
-
-    def share(hit: int, weights: Floats) -> Floats:
-        with np.errstate(invalid="ignore"):
-            return np.asarray((weights @ cells[:, hit]) / (weights @ cells[:, hit + 1]))
-
-    return {f"{key}|acc_error": partial(share, 0), f"{key}|acc_correct": partial(share, 2)}
 
 
 def _estimate(value: float, samples: Floats) -> Estimate:

@@ -31,7 +31,7 @@ def plan_labelled(job: Job) -> Plan:
             "model of another kind"
         )
     # A mistake in the threshold shows before anything is scored.
-    given_thresholds(job.options.threshold if job.options else None, describe(job.model, job.name, job.source))
+    given_thresholds(job.options.threshold, describe(job.model, job.name, job.source))
     return plan_scoring(job, make_item, Trace.labelled_digest, skip=True)
 
 
@@ -42,8 +42,7 @@ def plan_scores(scores: Path, job: Job) -> Plan:
         scores: The file of scores.
         job: The evaluation; ``data`` is a list of traces with labels.
     """
-    threshold = job.options.threshold if job.options else None
-    return plan_foreign(scores, job, make_item, lambda subject: given_thresholds(threshold, subject))
+    return plan_foreign(scores, job, make_item, lambda subject: given_thresholds(job.options.threshold, subject))
 
 
 def make_item(trace: Trace, scores: StepScores) -> LabelledItem:

@@ -9,12 +9,10 @@ from matplotlib.figure import Figure
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.parts import Cell, Picture, Section, ShownTable, about, to_svg
-from prmbench.benchmarks.processbench.board import BASELINE_TITLES
-from prmbench.benchmarks.processbench.metrics import item_scores
-from prmbench.benchmarks.step_labels.board import main_protocol
-from prmbench.benchmarks.step_labels.metrics import Labels
+from prmbench.benchmarks.processbench.metrics import by_subset, item_scores
 from prmbench.benchmarks.step_labels.schema import StepLabelsEntry, quoted
 from prmbench.benchmarks.step_labels.table import rule_words, sentences
+from prmbench.benchmarks.trace_tables import BASELINE_TITLES, main_protocol
 from prmbench.data.traces import Trace
 
 STEPS = {"prm_score": "PRMScore", "f1_right": "F1 right", "f1_wrong": "F1 wrong", "balanced_f1": "balanced F1"}
@@ -75,13 +73,12 @@ def _tables(entry: StepLabelsEntry, subset: str) -> list[tuple[str, ShownTable]]
 def _pictures(measured: Measured) -> list[Picture]:
     """The scores of right, neutral and wrong steps, by the first step score."""
     entry: StepLabelsEntry = measured.entry
-    main, subsets = main_protocol(entry), list(entry.benchmark.subsets)
+    main, subsets = main_protocol(entry), by_subset(measured.items)
     figure = Figure(figsize=(4.2 * len(subsets), 3.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(subsets)))
-    for axis, name in zip(axes, subsets, strict=True):
-        subset = Labels(name, [item for item in measured.items if item.subset == name])
-        scores = np.concatenate([item_scores(item, entry.subject.beta)[main] for item in subset.items])
-        labels = np.concatenate([np.array(item.labels) for item in subset.items])
+    for axis, (name, items) in zip(axes, subsets.items(), strict=True):
+        scores = np.concatenate([item_scores(item, entry.subject.beta)[main] for item in items])
+        labels = np.concatenate([np.array(item.labels) for item in items])
         finite = scores[np.isfinite(scores)]
         low, high = np.quantile(finite, [0.01, 0.99]) if len(finite) else (-1.0, 1.0)
         bins = np.linspace(low, high if high > low else low + 1, 40)

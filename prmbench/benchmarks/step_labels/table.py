@@ -6,11 +6,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from prmbench.benchmarks.parts import at_risk
-from prmbench.benchmarks.processbench.board import BASELINE_TITLES
-from prmbench.benchmarks.step_labels.board import main_protocol
-from prmbench.benchmarks.step_labels.schema import StepLabelsEntry, StepProtocolResult, quoted
-from prmbench.benchmarks.tables import against_blind, heading, new_table, percent, percent_with_interval, safe
-from prmbench.results.schema import Estimate
+from prmbench.benchmarks.step_labels.schema import StepLabelsEntry, quoted
+from prmbench.benchmarks.tables import heading, new_table, percent, percent_with_interval, safe
+from prmbench.benchmarks.trace_tables import (
+    against_baselines,
+    empty_steps,
+    main_protocol,
+    oracle_gap,
+    protocol_rows,
+    undefined_rules,
+    unverified,
+)
 
 
 def render(entry: StepLabelsEntry) -> RenderableType:
@@ -32,13 +38,6 @@ def render(entry: StepLabelsEntry) -> RenderableType:
     return Group(*map(safe, lines), *tables, *map(safe, [*sentences(entry), *at_risk(entry)]))
 
 
-def _rows(entry: StepLabelsEntry) -> list[tuple[str, StepProtocolResult, bool]]:
-    """(title, result, whether a section ends after it)."""
-    protocols = list(entry.metrics.protocols.items())
-    rows = [(name, result, i == len(protocols) - 1) for i, (name, result) in enumerate(protocols)]
-    return [*rows, *((BASELINE_TITLES[name], result, False) for name, result in entry.metrics.baselines.items())]
-
-
 def _tables(entry: StepLabelsEntry, subset: str) -> list[Table]:
     """The figures of a subset by step score; and those of its classes of error, by the first step score."""
     main = rule_words(entry, subset)
@@ -49,7 +48,7 @@ def _tables(entry: StepLabelsEntry, subset: str) -> list[Table]:
     ]
     titles = ("PRMScore", "F1 right", "F1 wrong", "balanced", "first error", *(title for _, title in has), "AUC", "AP")
     table = new_table(f"{subset}: in %, {main} [95% interval]", "step score", titles)
-    for title, result, end in _rows(entry):
+    for title, result, end in protocol_rows(entry):
         found = result.subsets[subset]
         used = quoted(found.rules)
         names = ("f1_right", "f1_wrong", "balanced_f1", "first_error_f1")
@@ -101,44 +100,21 @@ def sentences(entry: StepLabelsEntry) -> list[str]:
     Args:
         entry: The entry.
     """
-    main = main_protocol(entry)
-    found = entry.metrics.protocols[main]
-    lines = []
-    score, oracle = _value(quoted(found.mean)), _value(found.mean.get("oracle"))
-    if "crossfit" in found.mean and score is not None and oracle is not None:
-        lines.append(
-            f"Oracle thresholds are chosen on the very traces they are scored on: {100 * (oracle - score):+.1f} points for {main} "
-            "here. Quote crossfit."
-        )
-    knowing_nothing = {
-        name: value for name, one in entry.metrics.baselines.items() if (value := _value(quoted(one.mean))) is not None
-    }
-    own = {name: quoted(result.mean) for name, result in entry.metrics.protocols.items()}
-    lines += against_blind(own, knowing_nothing, BASELINE_TITLES)
     calibrated = {
         (subset, name): one.calibration
         for name, result in entry.metrics.protocols.items()
         for subset, one in result.subsets.items()
         if one.calibration is not None
     }
-    lines += [
-        f"{subset}: calibration of {name} against right or wrong: expected error {c.ece.value:.3f}, Brier {c.brier.value:.3f}."
-        for (subset, name), c in calibrated.items()
-        if c.ece.value is not None and c.brier.value is not None
+    return [
+        *oracle_gap(entry),
+        *against_baselines(entry, quoted),
+        *(
+            f"{subset}: calibration of {name} against right or wrong: expected error {c.ece.value:.3f}, Brier {c.brier.value:.3f}."
+            for (subset, name), c in calibrated.items()
+            if c.ece.value is not None and c.brier.value is not None
+        ),
+        *undefined_rules(entry),
+        *empty_steps(entry, "they are blank, or a token spans two steps"),
+        *unverified(entry),
     ]
-    reasons = {(s, rule): why for s, result in found.subsets.items() for rule, why in result.undefined.items()}
-    lines += [f"n/a: {subset}, {rule} threshold: {why}." for (subset, rule), why in reasons.items()]
-    counts = [data.counts for data in entry.benchmark.subsets.values()]
-    if any(c["tokens"] for c in counts) and (empty := sum(c["empty_steps"] for c in counts)):
-        lines.append(
-            f"{empty:,} steps got no token of their own (they are blank, or a token spans two steps); their process score is 0."
-        )
-    if entry.subject.unverified:
-        lines.append(
-            f"unverified: the preset {entry.subject.preset} was not checked against numbers of its authors' code."
-        )
-    return lines
-
-
-def _value(estimate: Estimate | None) -> float | None:
-    return estimate.value if estimate else None

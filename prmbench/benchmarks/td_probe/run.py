@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prmbench.benchmarks.base import Job, Plan, RunKeywords, Units
 from prmbench.benchmarks.precision import tell
-from prmbench.benchmarks.problem_data import Problems
+from prmbench.benchmarks.problem_data import Problems, sampling_rules
 from prmbench.benchmarks.runner import Finished, evaluate_alone
 from prmbench.benchmarks.td_probe.benchmark import TD_PROBE, TDProbeOptions
 from prmbench.benchmarks.td_probe.schema import BranchItem
@@ -32,7 +32,7 @@ from prmbench.engines.sampling import Request, SamplingParams, uniforms
 from prmbench.errors import ArgumentError, UserError, argument
 from prmbench.policies.continuations import continue_and_judge
 from prmbench.policies.policy import Policy
-from prmbench.policies.rollout import prompt_rules, rollout
+from prmbench.policies.rollout import rollout
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.subject import describe
 from prmbench.verify import Verifier, verifier_version
@@ -123,7 +123,7 @@ def plan_td_probe(job: Job) -> Plan:
     model, policy, data = job.model, job.policy, job.data
     assert model is not None
     assert policy is not None
-    options: TDProbeOptions = job.options or TDProbeOptions()
+    options: TDProbeOptions = job.options
     params = job.params or SamplingParams()
     values = branching_model(model)
     _check_vocabulary(values, policy)
@@ -173,14 +173,11 @@ def plan_td_probe(job: Job) -> Plan:
         },
         rules={
             "policy": policy.hashed,
-            "prompt": data.prompt,
-            "sampling": params.model_dump(),
+            **sampling_rules(policy, params, data, job.seed),
             "states": n_states,
             "top": options.top,
             "rollouts": options.rollouts_per_branch,
-            "seed": job.seed,
             "verifier": verifier_version(data.verifier),
-            **prompt_rules(policy.encoder.conversation(), data.prompt),
         },
         engine=policy.engine.name,
         numerics=policy.engine.device_and_dtype(),

@@ -35,7 +35,7 @@ def render(entry: Entry[TDProbeMetrics]) -> RenderableType:
     ]
     parts: list[RenderableType] = [*map(safe, lines), *_group("all branches", metrics.branches)]
     if metrics.candidates is not None:
-        parts += _group("branches with pi >= 0.1 in states that have several", metrics.candidates)
+        parts += _group(f"branches with pi >= {P_MIN} in states that have several", metrics.candidates)
     table = new_table("by position in the response", "", ("branches", "pass rate, %", "AUC of V", "Pearson of TD"))
     for one in metrics.positions:
         table.add_row(

@@ -223,3 +223,16 @@ def test_resamples_without_one_sort_of_solutions_are_left_out():
             values.append(plain_prm_score(right, kept))
     found = fixed.rules["fixed"].solution_f1
     assert [found.low, found.high] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), abs=0.03)
+
+
+def test_a_class_may_be_called_as_a_figure_is():
+    names = {"solution_f1": "a", "first_error_f1": "b", "prm_score": "c"}
+    plain, odd = (
+        compute_metrics(random_items(40, 3, classes=classes), 1.0, {"step": 0.0}, {}, QUICK).protocols["step"]
+        for classes in (tuple(names.values()), tuple(names))
+    )
+    rules = {rule: (one, odd.subsets["s"].rules[rule]) for rule, one in plain.subsets["s"].rules.items()}
+    assert set(rules) == {"crossfit", "fixed", "oracle"}
+    for one, other in rules.values():
+        assert {names[of]: figures for of, figures in other.classes.items()} == one.classes
+        assert (other.solution_f1, other.first_error_f1) == (one.solution_f1, one.first_error_f1)
