@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench.benchmarks.base import Benchmark, DataRequest, Job, RunKeywords
-from prmbench.benchmarks.registry import find_benchmark
+from prmbench.benchmarks.registry import default_benchmark, find_benchmark
 from prmbench.benchmarks.runner import Finished, evaluate_job, run_plan
 from prmbench.data.overlap import overlap_with
 from prmbench.data.prompts import find_prompt
@@ -406,24 +406,18 @@ def leaderboard(
         'smollm2-135m-ipvrm'
     """
     from prmbench.reports.leaderboard import read_boards
-    from prmbench.reports.pages import build
+    from prmbench.reports.pages import write_pages
 
-    settings: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed, "verify": verify}
+    boards = read_boards(Path(folder), n_resamples=n_resamples, seed=seed, verify=verify)
     if write:
-        build(Path(folder), **settings)
-    return read_boards(Path(folder), **settings)
+        write_pages(Path(folder), boards)
+    return boards
 
 
 def _benchmark(benchmark: str | Benchmark | None, rm: object, policy: object, more: dict[str, Any]) -> Benchmark:
     """The benchmark that is asked for. Raises ArgumentError when the subject does not fit it."""
     if benchmark is None:
-        benchmark = (
-            "processbench"
-            if rm is not None and not more.get("rollouts")
-            else "best-of-n"
-            if rm is not None
-            else "policy"
-        )
+        benchmark = default_benchmark(has_rm=rm is not None, has_rollouts=bool(more.get("rollouts")))
     found = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     for name, given in (("rm", rm), ("policy", policy)):
         if name in found.measures and given is None:

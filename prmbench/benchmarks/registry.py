@@ -48,6 +48,18 @@ def register_benchmark(benchmark: Benchmark) -> Benchmark:
     return benchmark
 
 
+def default_benchmark(*, has_rm: bool, has_rollouts: bool) -> str:
+    """Name the benchmark that is meant where none is named.
+
+    Args:
+        has_rm: Whether a reward model is given.
+        has_rollouts: Whether completions are.
+    """
+    if not has_rm:
+        return "policy"
+    return "best-of-n" if has_rollouts else "processbench"
+
+
 def find_benchmark(name: str) -> Benchmark:
     """The benchmark of a name.
 

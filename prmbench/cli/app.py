@@ -71,11 +71,6 @@ tasks = typer.Typer(help="The lm-eval task plug-ins.", no_args_is_help=True)
 app.add_typer(tasks, name="tasks")
 
 
-@tasks.callback()
-def _tasks() -> None:
-    pass
-
-
 @tasks.command(name="path")
 def tasks_path() -> None:
     """Print the folder to give to lm-eval's --include_path."""

@@ -7,12 +7,15 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import typer
 from typer.core import TyperGroup
 
 from prmbench.errors import ArgumentError, UserError, as_flags, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -90,6 +93,13 @@ def interruptible(command: Command) -> Command:
             raise typer.Exit(130) from None
 
     return cast(Command, run)
+
+
+def console() -> Console:
+    """What tables are printed on: as wide as the terminal, and 120 columns where it is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _benchmark_flags() -> dict[str, str]:

@@ -14,11 +14,6 @@ from prmbench.errors import printable
 data = typer.Typer(help="Turn public data sets into files that the other commands read.", no_args_is_help=True)
 
 
-@data.callback()
-def _data() -> None:
-    pass
-
-
 @data.command(name="eurus")
 @interruptible
 def eurus_command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prmbench.cli.common import interruptible
+from prmbench.cli.common import console, interruptible
 from prmbench.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, nothing else")] = False,
 ) -> None:
     """Compare entries on the same items: paired bootstrap, McNemar, the items that flip."""
-    from rich.console import Console
-
     from prmbench.reports.compare import compare
 
     if points is not None and not power:
@@ -54,11 +52,11 @@ def compare_command(
         extra = {"power": [asdict(one) for one in planned]} if power else {}
         typer.echo(json.dumps(found.as_json() | extra, indent=2))
         return
-    Console().print(found.render(groups=groups))
+    console().print(found.render(groups=groups))
     if planned:
         from prmbench.benchmarks.planning import render_power
 
-        Console().print(render_power(planned))
+        console().print(render_power(planned))
 
 
 def _power(found: Comparison, points: float) -> list[PairPower]:

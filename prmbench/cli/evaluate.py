@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from prmbench.benchmarks.base import Benchmark
-from prmbench.benchmarks.registry import benchmarks, find_benchmark
-from prmbench.cli.common import interruptible, quiet_libraries
+from prmbench.benchmarks.registry import benchmarks, default_benchmark, find_benchmark
+from prmbench.cli.common import console, interruptible, quiet_libraries
 from prmbench.cli.options import (
     ALWAYS,
     DATA,
@@ -124,8 +123,6 @@ def show_plan(entry_or_items: Path, points: float) -> None:
     Raises:
         UserError: The items are not of a policy, a problem has fewer than two completions, or those of each are all alike.
     """
-    from rich.console import Console
-
     from prmbench.benchmarks.groups import grouped, problem_of
     from prmbench.benchmarks.planning import plan_policies, render_plan
     from prmbench.benchmarks.registry import load_measured
@@ -141,7 +138,7 @@ def show_plan(entry_or_items: Path, points: float) -> None:
         plans = plan_policies(sets, points)
     except UserError as error:
         raise UserError(f"--plan-for: {error}") from None
-    Console().print(render_plan(plans, points, [len(problems) for problems in sets.values()]))
+    console().print(render_plan(plans, points, [len(problems) for problems in sets.values()]))
 
 
 eval_command = interruptible(with_flags(_evaluate, EVAL_FLAGS))
@@ -230,9 +227,7 @@ def evaluate_in_turn(benchmark: Benchmark, rms: list[str], values: dict[str, Any
         entries = [json.loads(entry.model_dump_json()) for entry, _ in found]
         typer.echo(json.dumps({"entries": entries, "comparison": compared.as_json()}, indent=2))
         return
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 120).print(compared.render(groups=False), highlight=False)
+    console().print(compared.render(groups=False), highlight=False)
     typer.echo(f"next:  prmbench compare {' '.join(str(path.parent) for path in paths)}")
 
 
@@ -341,7 +336,7 @@ def _chosen_benchmark(values: dict[str, Any]) -> Benchmark:
     rm, policy = values["rm"], values["policy"]
     name = values["benchmark"]
     if name is None:
-        name = "policy" if rm is None else "best-of-n" if values["rollouts"] else "processbench"
+        name = default_benchmark(has_rm=rm is not None, has_rollouts=bool(values["rollouts"]))
     benchmark = find_benchmark(name)
     if "rm" in benchmark.measures and rm is None:
         raise UserError(f"--benchmark {name}: needs a reward model, --rm CKPT")
@@ -368,10 +363,7 @@ def show_entry(benchmark: Benchmark, entry: Any, path: Path | None, *, as_json: 
     if as_json:
         typer.echo(entry.model_dump_json(indent=2))
         return
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(benchmark.render(entry), highlight=False)
+    console().print(benchmark.render(entry), highlight=False)
     if path is not None:
         # Not through rich: a path must survive copy and paste, unwrapped.
         typer.echo(f"entry: {path}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prmbench.benchmarks.base import REWARD_MODEL, SAMPLING, TOKENS
-from prmbench.cli.common import interruptible, quiet_libraries
+from prmbench.cli.common import console, interruptible, quiet_libraries
 from prmbench.cli.options import DATA, LOADING, OUTPUT, Flag, loading_of, named_revisions, shared, with_flags
 from prmbench.errors import UserError, printable
 from prmbench.progress import announce_loading
@@ -67,14 +66,11 @@ def _score(file: Path, **values: Any) -> None:
         typer.echo(json.dumps([one.fields() for one in scored], indent=2))
         return
 
-    from rich.console import Console
-
     from prmbench.scoring.view import render
 
     used = chosen.protocol if chosen else protocol or next(iter(known), None)
-    console = Console(width=None if sys.stdout.isatty() else 120)
     if show:
-        console.print(render(solutions, scored, used, chosen, show), highlight=False)
+        console().print(render(solutions, scored, used, chosen, show), highlight=False)
     n_steps = sum(len(one.n_tokens) for one in scored)
     shown = f", {show} of them shown" if 0 < show < len(scored) else ""
     typer.echo(f"{len(scored):,} solutions, {n_steps:,} steps{shown}; score: {used or 'votes of a critic'}")

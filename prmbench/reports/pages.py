@@ -105,7 +105,20 @@ def build(
     Returns:
         The Markdown file and the page.
     """
-    boards = read_boards(folder, n_resamples=n_resamples, seed=seed, verify=verify)
+    return write_pages(folder, read_boards(folder, n_resamples=n_resamples, seed=seed, verify=verify), page)
+
+
+def write_pages(folder: Path, boards: Sequence[Board], page: Path | None = None) -> tuple[Path, Path]:
+    """Write tables that were read.
+
+    Args:
+        folder: The leaderboard's folder.
+        boards: Its tables.
+        page: The HTML page to write; None: ``leaderboard.html`` in the folder.
+
+    Returns:
+        The Markdown file and the page.
+    """
     reported = read_reported(folder)
     markdown, html = folder / MARKDOWN, page or folder / PAGE
     write_atomically(markdown, as_markdown(boards, reported))
