@@ -106,6 +106,7 @@ def test_compare_leaderboard_report_and_export(run, runs, tmp_path):
     assert "### Items of rising: Rise" in run("schema")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(run, runs, tiny):
     folder, asked, _ = runs
     whole = (folder / "one" / "items.jsonl").read_bytes()

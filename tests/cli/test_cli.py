@@ -295,6 +295,7 @@ def test_killed_and_run_again(slow_case, whole, tmp_path):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_what_is_kept(slow_case, tmp_path):
     _, command = slow_case
     code, errors = interrupt(command, tmp_path / "cut", 5, signal.SIGINT)

@@ -85,7 +85,14 @@ def here(built, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page in pages.PAGES if blocks(page)])
+SLOW = {"docs/report.md", "docs/serve.md", "docs/tutorial.md"}
+"""Pages whose commands take more than about five seconds."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in pages.PAGES if blocks(page)],
+)
 def test_page(page, here, monkeypatch):
     namespace: dict[str, object] = {"__name__": "__main__", **NAMES}
     written = []

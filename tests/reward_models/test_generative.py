@@ -103,6 +103,7 @@ def test_critic_counts_votes(language_model, smol):
     assert found[0].scores is None
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_trace_and_the_seed_alone(language_model):
     def texts(seed, order):
         model = load_reward_model(

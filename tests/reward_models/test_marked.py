@@ -210,6 +210,7 @@ def test_best_of_n_shows_the_bare_problem_and_the_steps(smol, tmp_path):
 # --- what is refused ---
 
 
+@pytest.mark.slow
 def test_a_classifier_is_no_language_model(smol, tmp_path):
     """Tied embeddings fill an output layer: without the refusal, scores over the vocabulary would pass silently."""
     folder = support_prm.save_mlp_classifier(tmp_path / "m", smol, tied=True)
@@ -226,6 +227,7 @@ def test_a_classifier_is_no_language_model(smol, tmp_path):
         load_reward_model(value, kind="endo")
 
 
+@pytest.mark.slow
 def test_heads_that_are_not_there_or_do_not_fit(smol, tmp_path):
     plain = support_prm.save_causal(tmp_path / "plain", smol, "qwen2")
     with pytest.raises(UserError, match=r"holds no 'score.weight'"):
@@ -250,6 +252,7 @@ def test_heads_that_are_not_there_or_do_not_fit(smol, tmp_path):
         load_reward_model(value, preset="skywork-o1-open-prm")
 
 
+@pytest.mark.slow
 def test_the_wrong_tokenizer_is_refused(smollm2, tmp_path):
     bare = AutoTokenizer.from_pretrained(smollm2)  # without <extra_0>
     folder = support_prm.save_mlp_classifier(tmp_path / "m", bare)

@@ -128,9 +128,10 @@ MODELS = {
         False,
     ),
 }
+SLOW = {"qwen3 next, recurrent states"}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in MODELS])
 def test_sampling_equals_running_everything_again(name):
     """Completions of one prompt, and beside one of another length, against the whole sequence through the model for each token.
 
