@@ -153,13 +153,8 @@ def label(
         def work(indices: Sequence[int]) -> None:
             folder.append(one for one in sampler.count([states[i] for i in indices]) if one.key not in have)
 
-        try:
+        with folder.saying_what_is_kept(len(states), "states"):
             run_missing("labelling", lengths, missing, batch_tokens, work, share=share, unit="states")
-        except KeyboardInterrupt:
-            kept = len(folder.completed())
-            raise KeyboardInterrupt(
-                f"stopped; {kept:,} of {len(states):,} states are kept in {output}: the same command goes on from there"
-            ) from None
         share.wait()
         if not share.main:
             return None

@@ -314,29 +314,26 @@ def rollout(
         share.wait()
         have = frozenset(folder.completed())
         share.wait()  # nobody writes before all have looked
-        try:
-            total, done = -(-len(wanted) // share.count), -(-len(have) // share.count)
-            with progress("sampling", total, "rollouts", done=done, quiet=not share.main) as advance:
-                for batch in sample(
-                    policy,
-                    problems,
-                    prompts,
-                    checker,
-                    style=template.style,
-                    n=n,
-                    params=params,
-                    seed=seed,
-                    batch_tokens=batch_tokens,
-                    have=have,
-                    share=share,
-                ):
-                    folder.append(batch)
-                    advance(len(batch))
-        except KeyboardInterrupt:
-            kept = len(folder.completed())
-            raise KeyboardInterrupt(
-                f"stopped; {kept:,} of {len(wanted):,} rollouts are kept in {output}: the same command goes on from there"
-            ) from None
+        total, done = -(-len(wanted) // share.count), -(-len(have) // share.count)
+        with (
+            folder.saying_what_is_kept(len(wanted), "rollouts"),
+            progress("sampling", total, "rollouts", done=done, quiet=not share.main) as advance,
+        ):
+            for batch in sample(
+                policy,
+                problems,
+                prompts,
+                checker,
+                style=template.style,
+                n=n,
+                params=params,
+                seed=seed,
+                batch_tokens=batch_tokens,
+                have=have,
+                share=share,
+            ):
+                folder.append(batch)
+                advance(len(batch))
         # All processes read what each has written, before the first one merges it.
         share.wait()
         found = folder.completed()
