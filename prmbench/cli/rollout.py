@@ -71,7 +71,7 @@ def _rollout(**values: Any) -> None:
         problems = load_problems(values["problems"], values["limit"])
     announce_loading(values["policy"])
 
-    from prmbench.data.rollouts import summarise
+    from prmbench.data.rollouts import FILE_STEM, summarise
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
     from prmbench.policies.policy import load_policy
@@ -102,7 +102,7 @@ def _rollout(**values: Any) -> None:
         typer.echo(json.dumps(summary.__dict__, indent=2))
         return
     typer.echo(summary.sentence())
-    typer.echo(f"rollouts: {values['output'] / 'rollouts.jsonl'}")
+    typer.echo(f"rollouts: {values['output'] / f'{FILE_STEM}.jsonl'}")
     typer.echo(f"next:  prmbench train rm RECIPE --set data={values['output']}")
     typer.echo(
         f"next:  prmbench eval --rm CKPT --rollouts {values['output']}   (of a model that did not learn from them)"
