@@ -21,7 +21,7 @@ KEY_VARIABLE = "PRMBENCH_SERVE_KEY"
 _LIMITS = {"max_body": "body_bytes", "max_traces": "traces", "max_steps": "steps", "max_tokens": "tokens"}
 _FLAGS = {
     **shared(
-        *((REWARD_MODEL | TOKENS | SAMPLING | LOADING | {"n", "prompt", "name"}) - {"limit", "output", "as_json"}),
+        *(REWARD_MODEL | TOKENS | SAMPLING | LOADING | {"n", "prompt", "name"}),
         rm={"required": True},
         name={"help": "what the model is called; default: the checkpoint's name"},
     ),
