@@ -63,6 +63,7 @@ def _rollout(**values: Any) -> None:
     from prmbench.data.revisions import split_revision
     from prmbench.verify import VerifierOptions
 
+    # The problems, and how they are put and judged.
     template, verifier = find_prompt(values["prompt"]), VerifierOptions.parse(values["verifier"])
     named = str(values["problems"])
     if not values["problems"].exists() and split_revision(named)[0] in KNOWN_SETS:
@@ -71,6 +72,7 @@ def _rollout(**values: Any) -> None:
         problems = load_problems(values["problems"], values["limit"])
     announce_loading(values["policy"])
 
+    # The completions. What computes is imported only now, when the line above is shown.
     from prmbench.data.rollouts import FILE_STEM, summarise
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
@@ -97,6 +99,7 @@ def _rollout(**values: Any) -> None:
     )
     if not share.main:
         return
+    # What is said of them.
     summary = summarise(found)
     if values["as_json"]:
         typer.echo(json.dumps(summary.__dict__, indent=2))
