@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.engines.api.service import Client, Reply, Service
@@ -43,13 +42,21 @@ def chat_encoder(options: TokenOptions, chat_template: str | None = None) -> Tra
         raise ArgumentError("chat_template", None, "the server renders conversations itself; leave it out")
     if options.template_args:
         raise ArgumentError("template_arg", None, "the server renders conversations itself; leave it out")
-    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    letters = {letter: i for i, letter in enumerate(_letters())}
     bytewise = Tokenizer(models.BPE({**letters, END_NAME: END}, []))
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bytewise.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token=END_NAME)
     tokenizer.chat_template = "{{ messages | tojson }}"
     return TraceEncoder(tokenizer, options.model_copy(update={"end_of_turn": END_NAME}))
+
+
+def _letters() -> list[str]:
+    """The letter that stands for each byte in byte-level tokenizers, in the order of the bytes."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return [letters[byte] for byte in range(256)]
 
 
 class ApiEngine:
