@@ -29,6 +29,7 @@ from prmbench.reward_models.loading import load_reward_model, read_template
 
 if TYPE_CHECKING:
     from prmbench.reports.leaderboard import Board
+    from prmbench.training.prm.run import PRMResult
     from prmbench.training.rm.run import RMResult
 
 DATA = tuple(one.name for one in dataclasses.fields(DataRequest))
@@ -319,8 +320,8 @@ def measure_policy(policy: str | Path | Policy, **more: Any) -> Finished | None:
     return evaluate(policy=policy, benchmark="policy", **more)
 
 
-def train_reward_model(recipe: str | Path, **changes: Any) -> RMResult | None:
-    """Train a reward model from a recipe.
+def train_reward_model(recipe: str | Path, **changes: Any) -> RMResult | PRMResult | None:
+    """Train a reward model from a recipe: one that learns from outcomes, or an explicit PRM, as the recipe's objective says.
 
     Args:
         recipe: A YAML file, or the name of a recipe that ships, such as ``qwen3-0.6b/ipvrm.yaml``.
@@ -330,7 +331,7 @@ def train_reward_model(recipe: str | Path, **changes: Any) -> RMResult | None:
         What the run did; its ``output`` is the checkpoint's folder. None in processes other than the first.
 
     Raises:
-        TypeError: A key that recipes do not have; the nearest is named.
+        TypeError: A key that recipes of this sort do not have; the nearest is named.
         UserError: Something is wrong with the recipe, its data or its models.
 
     Examples:
@@ -342,14 +343,14 @@ def train_reward_model(recipe: str | Path, **changes: Any) -> RMResult | None:
         'ipvrm'
     """
     from prmbench.training.recipes.read import load_recipe
-    from prmbench.training.rm.recipe import RMRecipe
-    from prmbench.training.rm.run import train_rm
+    from prmbench.training.reward_models import recipe_type, train_from
 
-    for name in changes:
-        if name not in RMRecipe.model_fields:
-            raise TypeError(f"train_reward_model: unexpected keyword '{name}'{nearest(name, RMRecipe.model_fields)}")
     overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in changes.items()]
-    return train_rm(load_recipe(recipe, RMRecipe, overrides))
+    kind = recipe_type(recipe, overrides)
+    for name in changes:
+        if name not in kind.model_fields:
+            raise TypeError(f"train_reward_model: unexpected keyword '{name}'{nearest(name, kind.model_fields)}")
+    return train_from(load_recipe(recipe, kind, overrides))
 
 
 @naming_keywords

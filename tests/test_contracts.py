@@ -172,8 +172,9 @@ REPLACED = {
         "train", "training_step", "evaluate", "log", "save_model", "_run_epoch", "_maybe_log_save_evaluate", "_save_checkpoint",
         "_save",
     },
-    (REWARD, "transformers.Trainer"): {"_get_train_sampler", "compute_loss", "evaluate"},
-    (STEPS, "transformers.Trainer"): {"_get_train_sampler", "compute_loss", "evaluate", "create_optimizer"},
+    ("prmbench.training.model.measured_trainer.MeasuredTrainer", "transformers.Trainer"): {"_get_train_sampler"},
+    (REWARD, "transformers.Trainer"): {"compute_loss", "evaluate"},
+    (STEPS, "transformers.Trainer"): {"compute_loss", "evaluate", "create_optimizer"},
     (POLICY, "trl.GRPOTrainer"): {
         "_get_train_sampler", "_prepare_inputs", "_compute_loss", "create_model_card", "_save_optimizer_and_scheduler",
     },

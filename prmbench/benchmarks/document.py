@@ -52,7 +52,7 @@ def entry_fields(benchmarks: list[Benchmark]) -> str:
             "|---|---|---|",
         ]
         for name, field in model.model_fields.items():
-            inner = _models(field.annotation)
+            inner = models_in(field.annotation)
             queue += inner
             meaning = field.description or " / ".join((m.__doc__ or "").strip().split("\n")[0] for m in inner)
             lines.append(f"| `{name}` | {_type(field.annotation)} | {meaning} |")
@@ -75,10 +75,15 @@ def _item_fields(name: str, item: type[Any]) -> list[str]:
     return [*head, "| field | type | meaning |", "|---|---|---|", *rows, ""]
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """List the pydantic models that a type holds, itself among them.
+
+    Args:
+        annotation: The type.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [m for part in get_args(annotation) for m in _models(part)]
+    return [model for part in get_args(annotation) for model in models_in(part)]
 
 
 def _type(annotation: Any) -> str:

@@ -222,14 +222,10 @@ def _work(units: Units, plan: Plan, folder: RunFolder[Any], share: Share, done: 
         folder.append(item for item in units.work(indices) if item.key not in done)
 
     try:
-        tokens = run_missing(
-            units.title, units.lengths, missing, plan.batch_tokens, work, share=share, unit=units.progress_unit
-        )
-    except KeyboardInterrupt:
-        kept = len(_fitting(units, folder))
-        raise KeyboardInterrupt(
-            f"stopped; {kept:,} of {len(units.wanted):,} items are kept in {folder.path}: the same command goes on from there"
-        ) from None
+        with folder.saying_what_is_kept(len(units.wanted), "items", lambda: len(_fitting(units, folder))):
+            tokens = run_missing(
+                units.title, units.lengths, missing, plan.batch_tokens, work, share=share, unit=units.progress_unit
+            )
     finally:
         units.close()
     return units.tokens + (tokens if units.count is None else units.count())

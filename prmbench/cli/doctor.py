@@ -15,6 +15,8 @@ from prmbench.resources import install_command
 EXTRAS = {
     "vllm": ("vllm", "sampling, log-probs and heads at scale"),
     "trl": ("train", "prmbench train rl"),
+    "openai": ("api", "models behind a server"),
+    "fastapi": ("serve", "prmbench serve"),
     "lm_eval": ("lm-eval", "the lm-eval tasks"),
 }
 """Optional modules: the extra that installs each, and what it is for."""
@@ -61,15 +63,17 @@ def examine() -> list[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
     yield Finding("versions", "python", f"{platform.python_version()} on {platform.platform()}")
-    for requirement in metadata.requires("prmbench") or ():
-        name = requirement.partition(";")[0].split(">")[0].split("<")[0].split("=")[0].split("[")[0].strip()
-        if "extra ==" in requirement:
-            continue
+    for requirement in map(Requirement, metadata.requires("prmbench") or ()):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue  # of an extra
         try:
-            yield Finding("versions", name, metadata.version(name))
+            yield Finding("versions", requirement.name, metadata.version(requirement.name))
         except metadata.PackageNotFoundError:
-            yield Finding("versions", name, "not installed", ok=False, remedy=f"pip install '{requirement}'")
+            remedy = f"pip install '{requirement}'"
+            yield Finding("versions", requirement.name, "not installed", ok=False, remedy=remedy)
 
 
 def _devices() -> Iterator[Finding]:

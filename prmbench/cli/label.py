@@ -81,6 +81,7 @@ def _label(**values: Any) -> None:
     from prmbench.stats.rollout_labels import Rule
     from prmbench.verify import VerifierOptions
 
+    # What is asked for.
     if values["engine"] == "api":
         raise ArgumentError(
             "engine", "api", "a solution is continued by its token ids, which a server of chats does not take"
@@ -96,7 +97,7 @@ def _label(**values: Any) -> None:
     if (text := loading["chat_template"]) is not None:
         loading["chat_template"] = read_template(text)
 
-    # What is to be sampled, before any weights are loaded.
+    # What is to be sampled, said before any weights are loaded.
     name = values["prompt"] or prompt_of(values["solutions"]) or "boxed"
     template, engine = find_prompt(name), loading.pop("engine")
     encoder = policy_encoder(values["policy"], template, **loading)
@@ -106,6 +107,7 @@ def _label(**values: Any) -> None:
         typer.echo(planned.sentence(), err=not values["dry_run"])
     if values["dry_run"]:
         return
+    # The labels.
     found = label(
         load_policy(values["policy"], template, engine=engine, **loading),
         marked,
@@ -120,6 +122,7 @@ def _label(**values: Any) -> None:
     )
     if found is None:
         return
+    # What is said of them.
     counts = {
         name: sum(getattr(one, name) for one in found.values()) for name in ("successes", "trials", "cut", "tokens")
     }

@@ -271,7 +271,6 @@ def known_values(name: str) -> list[str]:
         name: One of `COMPLETED`.
     """
     from prmbench.benchmarks.registry import BENCHMARKS
-    from prmbench.data.prompts import PROMPT_TEMPLATES
     from prmbench.engines.registry import ENGINES
     from prmbench.plugins import Registry
     from prmbench.reward_models.objectives import OBJECTIVES

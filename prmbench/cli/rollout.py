@@ -63,6 +63,7 @@ def _rollout(**values: Any) -> None:
     from prmbench.data.revisions import split_revision
     from prmbench.verify import VerifierOptions
 
+    # The problems, and how they are put and judged.
     template, verifier = find_prompt(values["prompt"]), VerifierOptions.parse(values["verifier"])
     named = str(values["problems"])
     if not values["problems"].exists() and split_revision(named)[0] in KNOWN_SETS:
@@ -71,7 +72,8 @@ def _rollout(**values: Any) -> None:
         problems = load_problems(values["problems"], values["limit"])
     announce_loading(values["policy"])
 
-    from prmbench.data.rollouts import summarise
+    # The completions. What computes is imported only now, when the line above is shown.
+    from prmbench.data.rollouts import FILE_STEM, summarise
     from prmbench.engines.processes import current_share
     from prmbench.engines.sampling import SamplingParams
     from prmbench.policies.policy import load_policy
@@ -97,12 +99,13 @@ def _rollout(**values: Any) -> None:
     )
     if not share.main:
         return
+    # What is said of them.
     summary = summarise(found)
     if values["as_json"]:
         typer.echo(json.dumps(summary.__dict__, indent=2))
         return
     typer.echo(summary.sentence())
-    typer.echo(f"rollouts: {values['output'] / 'rollouts.jsonl'}")
+    typer.echo(f"rollouts: {values['output'] / f'{FILE_STEM}.jsonl'}")
     typer.echo(f"next:  prmbench train rm RECIPE --set data={values['output']}")
     typer.echo(
         f"next:  prmbench eval --rm CKPT --rollouts {values['output']}   (of a model that did not learn from them)"

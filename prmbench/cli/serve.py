@@ -21,7 +21,7 @@ KEY_VARIABLE = "PRMBENCH_SERVE_KEY"
 _LIMITS = {"max_body": "body_bytes", "max_traces": "traces", "max_steps": "steps", "max_tokens": "tokens"}
 _FLAGS = {
     **shared(
-        *((REWARD_MODEL | TOKENS | SAMPLING | LOADING | {"n", "prompt", "name"}) - {"limit", "output", "as_json"}),
+        *(REWARD_MODEL | TOKENS | SAMPLING | LOADING | {"n", "prompt", "name"}),
         rm={"required": True},
         name={"help": "what the model is called; default: the checkpoint's name"},
     ),
@@ -54,6 +54,7 @@ def _serve(**values: Any) -> None:
         from prmbench.serving.run import is_loopback, listen, read_key, serve
     except ModuleNotFoundError as error:
         raise UserError(f"prmbench serve needs the package {error.name}: {install_command('serve')}") from None
+    # The key that requests bring.
     variable = values["server_key_variable"] or KEY_VARIABLE
     key = read_key(variable, asked=values["server_key_variable"] is not None)
     # The address is taken before the model is loaded, so that a mistake in it shows at once.
@@ -65,6 +66,7 @@ def _serve(**values: Any) -> None:
         from prmbench.scoring.threshold import check_protocol, find_threshold
         from prmbench.serving.app import ScoringService
 
+        # The model, and what is made of its scores.
         quiet_libraries()
         model = load_reward_model(values["rm"], **loading_of(values), prompt=values["prompt"])
         check_protocol(values["protocol"], model)
@@ -73,6 +75,7 @@ def _serve(**values: Any) -> None:
             chosen = find_threshold(values["threshold"], model, values["protocol"])
         elif values["protocol"] is not None:
             raise UserError("--protocol: goes with --threshold; without one every protocol is given; leave it out")
+        # The service, which runs until Ctrl-C.
         service = ScoringService(
             model,
             name=values["name"] or Path(split_revision(values["rm"])[0]).resolve().name,

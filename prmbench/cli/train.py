@@ -95,21 +95,16 @@ def _train_rm(recipe: str, **values: Any) -> None:
 
     Explicit PRMs have the objectives step_ce, step_soft, token_pair, beta_binomial and prefix_gain.
     """
-    from prmbench.training.prm.recipe import PRMRecipe, is_explicit
-    from prmbench.training.recipes.read import load_recipe, read_fields
-    from prmbench.training.rm.recipe import RMRecipe
+    from prmbench.training.recipes.read import load_recipe
+    from prmbench.training.reward_models import recipe_type, train_from
 
     overrides = _overrides(values)
-    explicit = is_explicit(read_fields(recipe, overrides)[1].get("objective"))
-    checked: PRMRecipe | RMRecipe = load_recipe(recipe, PRMRecipe if explicit else RMRecipe, overrides)  # type: ignore[assignment]
+    checked = load_recipe(recipe, recipe_type(recipe, overrides), overrides)
     if _is_plan(checked, values):
         return
     from prmbench.reward_models.card import read_card
-    from prmbench.training.prm.run import train_prm
-    from prmbench.training.rm.run import train_rm
 
-    log = _log(values)
-    result = train_prm(checked, log=log) if isinstance(checked, PRMRecipe) else train_rm(checked, log=log)
+    result = train_from(checked, log=_log(values))
     if result is None:
         return
     if values["as_json"]:

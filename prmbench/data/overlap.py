@@ -11,6 +11,7 @@ from typing import Any
 from prmbench.data.problem_sets import KNOWN_SETS, find_problems
 from prmbench.data.records import SUFFIXES, find_file, read_records
 from prmbench.data.revisions import split_revision
+from prmbench.data.rollouts import FILE_STEM
 from prmbench.data.traces import PROCESSBENCH_SUBSETS, load_traces
 from prmbench.errors import UserError, nearest
 
@@ -20,9 +21,6 @@ WORDS = 13
 PROCESSBENCH = "processbench"
 FIELDS = ("problem", "question", "prompt", "instruction", "query", "messages", "conversations")
 """Fields that hold a problem, the first that a record has."""
-
-ROLLOUTS = "rollouts.jsonl"
-"""The file of problems and completions in the folder of a rollout run."""
 
 _WORD = re.compile(r"\w+")
 
@@ -175,7 +173,7 @@ def _texts(file: Path) -> dict[str, str]:
 def _files(path: Path) -> Iterable[Path]:
     if not path.is_dir():
         return [find_file(path, "records, one problem a line")]
-    rollouts = path / ROLLOUTS
+    rollouts = path / f"{FILE_STEM}.jsonl"
     if rollouts.is_file():  # the folder of a rollout run, which also holds records of the run itself
         return [rollouts]
     found = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))

@@ -180,6 +180,7 @@ def _load(
     """Load with the first of some classes of transformers that knows the architecture."""
     import transformers
 
+    # What can be told before anything large is read.
     layers, weights = text_config(folder).get("num_hidden_layers"), len(weight_names(folder))
     if isinstance(layers, int) and layers > weights:
         raise UserError(
@@ -188,6 +189,7 @@ def _load(
     trusted, device = options.trust_remote_code, options.resolve_device()
     if (problem := attention_problem(options)) is not None:
         raise UserError(f"attn_implementation {options.attn_implementation}: {problem}")
+    # The class that knows the architecture, and the weights.
     attention = {} if options.attn_implementation is None else {"attn_implementation": options.attn_implementation}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
@@ -217,6 +219,7 @@ def _load(
             f"({shown}); is it {what}, and was it saved whole?"
         )
     check_finite(model, folder)
+    # The model as it computes.
     model = model.to(device).eval()
     if options.liger:
         from prmbench.engines.hf.liger import apply_liger

@@ -14,19 +14,17 @@ import numpy as np
 
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollout_labels import LABELS_NAME
-from prmbench.data.tokens import ids_hash
 from prmbench.engines.missing import run_missing
 from prmbench.engines.processes import Share
 from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import ArgumentError, UserError
 from prmbench.policies.policy import Policy
-from prmbench.policies.rollout import problems_digest, sampling_settings
+from prmbench.policies.rollout import sampling_settings, task_settings
 from prmbench.policies.state_counts import LabelOptions, StateCount, labelled, parse_count
 from prmbench.policies.state_sampler import StateSampler
 from prmbench.policies.states import Marked
-from prmbench.results.provenance import versions
 from prmbench.results.store import RunFolder, write_atomically
-from prmbench.verify import VerifierOptions, verifier_version
+from prmbench.verify import VerifierOptions
 from prmbench.verify.golds import checked_verifier
 
 STEM = "states"
@@ -131,19 +129,16 @@ def label(
         raise UserError("no solutions to label")
     # What the run is: another one in this folder is refused. The rule is none of it, unless it decides where sampling stops.
     states = list({state.key: state for one in marked for state in one.states()}.values())
+    problems = list({one.problem.id: one.problem for one in marked}.values())
+    prefixes = (np.concatenate([state.prompt, state.ids]) for state in states)
     template = find_prompt(prompt)
     stops = {"rule": options.rule, "threshold": options.limit} if options.adaptive else None
     settings = {
         **sampling_settings(policy, prompt, options.k, params, seed, batch_tokens),
         "adaptive": stops,
-        "verifier": verifier_version(verifier),
-        "problems": problems_digest({one.problem.id: one.problem for one in marked}.values()),
-        "tokens": ids_hash(np.concatenate([state.prompt, state.ids]) for state in states),
-        "stop": sorted(policy.stop),
-        "versions": versions()["transformers"],
+        **task_settings(policy, problems, prefixes, verifier),
     }
     # What is missing is sampled.
-    problems = list({one.problem.id: one.problem for one in marked}.values())
     with (
         checked_verifier(problems, verifier, quiet=not share.main) as checker,
         RunFolder(output, settings, parse_count, stem=STEM, rank=share.rank) as folder,
@@ -158,13 +153,8 @@ def label(
         def work(indices: Sequence[int]) -> None:
             folder.append(one for one in sampler.count([states[i] for i in indices]) if one.key not in have)
 
-        try:
+        with folder.saying_what_is_kept(len(states), "states"):
             run_missing("labelling", lengths, missing, batch_tokens, work, share=share, unit="states")
-        except KeyboardInterrupt:
-            kept = len(folder.completed())
-            raise KeyboardInterrupt(
-                f"stopped; {kept:,} of {len(states):,} states are kept in {output}: the same command goes on from there"
-            ) from None
         share.wait()
         if not share.main:
             return None

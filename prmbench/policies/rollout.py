@@ -219,6 +219,26 @@ def sampling_settings(
     }
 
 
+def task_settings(
+    policy: Policy, problems: Iterable[Problem], prompts: Iterable[NDArray[np.int64]], verifier: VerifierOptions | None
+) -> dict[str, Any]:
+    """Say what a run works on, and how answers are judged: with `sampling_settings`, what decides all that it writes.
+
+    Args:
+        policy: The policy.
+        problems: The problems.
+        prompts: Token ids that are continued, in order. Each int64, shape [p].
+        verifier: The conventions that verdicts follow; None: the defaults.
+    """
+    return {
+        "verifier": verifier_version(verifier),
+        "problems": problems_digest(problems),
+        "tokens": ids_hash(prompts),
+        "stop": sorted(policy.stop),
+        "versions": versions()["transformers"],
+    }
+
+
 def prompt_rules(conversation: Mapping[str, Any], prompt: str | None = None) -> dict[str, Any]:
     """Say what of the prompts must be equal for two entries to be compared, besides the prompt template.
 
@@ -282,11 +302,7 @@ def rollout(
     prompts = prompt_ids(policy, problems, template)
     settings = {
         **sampling_settings(policy, prompt, n, params, seed, batch_tokens),
-        "verifier": verifier_version(verifier),
-        "problems": problems_digest(problems),
-        "tokens": ids_hash(prompts),
-        "stop": sorted(policy.stop),
-        "versions": versions()["transformers"],
+        **task_settings(policy, problems, prompts, verifier),
         **({} if limit is None else {"limit": limit}),
     }
     # What is missing is sampled.
@@ -298,29 +314,26 @@ def rollout(
         share.wait()
         have = frozenset(folder.completed())
         share.wait()  # nobody writes before all have looked
-        try:
-            total, done = -(-len(wanted) // share.count), -(-len(have) // share.count)
-            with progress("sampling", total, "rollouts", done=done, quiet=not share.main) as advance:
-                for batch in sample(
-                    policy,
-                    problems,
-                    prompts,
-                    checker,
-                    style=template.style,
-                    n=n,
-                    params=params,
-                    seed=seed,
-                    batch_tokens=batch_tokens,
-                    have=have,
-                    share=share,
-                ):
-                    folder.append(batch)
-                    advance(len(batch))
-        except KeyboardInterrupt:
-            kept = len(folder.completed())
-            raise KeyboardInterrupt(
-                f"stopped; {kept:,} of {len(wanted):,} rollouts are kept in {output}: the same command goes on from there"
-            ) from None
+        total, done = -(-len(wanted) // share.count), -(-len(have) // share.count)
+        with (
+            folder.saying_what_is_kept(len(wanted), "rollouts"),
+            progress("sampling", total, "rollouts", done=done, quiet=not share.main) as advance,
+        ):
+            for batch in sample(
+                policy,
+                problems,
+                prompts,
+                checker,
+                style=template.style,
+                n=n,
+                params=params,
+                seed=seed,
+                batch_tokens=batch_tokens,
+                have=have,
+                share=share,
+            ):
+                folder.append(batch)
+                advance(len(batch))
         # All processes read what each has written, before the first one merges it.
         share.wait()
         found = folder.completed()

@@ -36,11 +36,13 @@ def to_every_eval_ever(measured: Measured, *, now: float | None = None) -> str:
     Returns:
         A JSON object.
     """
+    # What made the figures.
     entry = measured.entry
     made = datetime.datetime.now(datetime.UTC).timestamp() if now is None else now
     provenance = entry.provenance
     engine = provenance.engine if provenance else "unknown"
     versions = provenance.versions if provenance else {}
+    # What is known of the model: the form has no fields of their own for these.
     known = _texts(
         {
             "deployment_type": "self_deployed",
@@ -54,6 +56,7 @@ def to_every_eval_ever(measured: Measured, *, now: float | None = None) -> str:
             **{f"sha256 of {role}": value for role, value in entry.subject.weights.items()},
         }
     )
+    # The record, in the form's words.
     record: dict[str, Any] = {
         "schema_version": EVERY_EVAL_EVER,
         "evaluation_id": f"{entry.benchmark.name}/{one_line(entry.subject.name)}/{made:.0f}",

@@ -10,7 +10,8 @@ from typing import Any
 
 from prmbench.benchmarks.base import Measured
 from prmbench.benchmarks.registry import load_measured
-from prmbench.data.records import decoded, read_whole
+from prmbench.data.records import decoded, file_hash, read_whole
+from prmbench.engines.checkpoint import ADAPTER_CONFIG
 from prmbench.errors import ArgumentError, UserError, first_line, printable
 from prmbench.reports.exchange import to_hub_results
 from prmbench.reports.export import to_markdown, to_model_card
@@ -21,7 +22,7 @@ from prmbench.results.schema import ENTRY_NAME
 from prmbench.results.store import slug
 from prmbench.reward_models.card import CARD_NAME
 
-CONFIGS = ("config.json", "adapter_config.json")
+CONFIGS = ("config.json", ADAPTER_CONFIG)
 SENT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 """Endings of the files of a checkpoint that are sent. States of training runs lie in folders, which are not."""
 README = "README.md"
@@ -45,8 +46,11 @@ class Shipment:
         """Return a line for each file: path, size in bytes, and the first digits of its sha256."""
         found = []
         for name, content in self.files.items():
-            size = len(content) if isinstance(content, bytes) else content.stat().st_size
-            found.append(f"{printable(name)}: {size:,} bytes, sha256 {_sha256(content)[:12]}")
+            if isinstance(content, bytes):
+                size, sha256 = len(content), hashlib.sha256(content).hexdigest()
+            else:
+                size, sha256 = content.stat().st_size, file_hash(content)
+            found.append(f"{printable(name)}: {size:,} bytes, sha256 {sha256[:12]}")
         return found
 
 
@@ -126,13 +130,6 @@ def _front(folder: Path) -> str:
     )
     use = f"```\nprmbench eval --rm {folder.resolve().name}\n```\n" if (folder / CARD_NAME).is_file() else ""
     return f"---\ntags:\n- prmbench\n---\n\n# {printable(folder.resolve().name)}\n\nThis is {kind}.\n\n{use}"
-
-
-def _sha256(content: Path | bytes) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def push(shipment: Shipment, *, private: bool = True, endpoint: str | None = None) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -175,6 +175,26 @@ class RunFolder(Generic[LineType]):
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}); what was scored before is kept: "
                 "make room and run the same command again"
+            ) from None
+
+    @contextlib.contextmanager
+    def saying_what_is_kept(self, total: int, unit: str, kept: Callable[[], int] | None = None) -> Iterator[None]:
+        """Have an interruption of the work say how much of it is kept, and that the run goes on.
+
+        Args:
+            total: Number of items of the finished run.
+            unit: What an item is, in the plural.
+            kept: Counts the items that the run would use again; None: all that are in the folder.
+
+        Raises:
+            KeyboardInterrupt: There was one.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            n = len(self.completed()) if kept is None else kept()
+            raise KeyboardInterrupt(
+                f"stopped; {n:,} of {total:,} {unit} are kept in {self.path}: the same command goes on from there"
             ) from None
 
     def finish(self, items: Sequence[LineType]) -> Items:

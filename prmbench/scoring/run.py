@@ -167,13 +167,8 @@ def score_solutions(
     with RunFolder(output, settings, parse_scored, stem=FILE_STEM) as folder:
         kept = list(folder.completed().values())
         _check_kept(output, kept, solutions, model, threshold)
-        try:
+        with folder.saying_what_is_kept(len(solutions), "solutions"):
             score_missing({one.id for one in kept}, folder.append)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"stopped; {len(folder.completed()):,} of {len(solutions):,} solutions are kept in {output}: the same command "
-                "goes on from there"
-            ) from None
         written = folder.completed()
         ordered = [written["", one.id] for one in solutions]
         folder.finish(ordered)

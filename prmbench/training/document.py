@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from prmbench.benchmarks.document import models_in
 from prmbench.training.prm.recipe import PRMRecipe
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.rl.recipe import RLRecipe
@@ -38,7 +39,7 @@ def recipe_keys() -> str:
         lines += _table(title, [_row(name, recipe.model_fields[name]) for name in own])
     for _, recipe in RECIPES:
         for name, field in recipe.model_fields.items():
-            for model in _models(field.annotation):
+            for model in models_in(field.annotation):
                 inner.setdefault(model, name)
     for model, name in inner.items():
         lines += _table(f"Inside `{name}`", [_row(key, field) for key, field in model.model_fields.items()])
@@ -70,14 +71,8 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(value, default=str)}`"
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
-
-
 def _type(annotation: Any) -> str:
-    if _models(annotation):
+    if models_in(annotation):
         return "keys"
     plain = isinstance(annotation, type) and not get_args(annotation)
     text = annotation.__name__ if plain else str(annotation)

@@ -328,6 +328,20 @@ class Memory:
     parameters: int
     trained: int
 
+    @classmethod
+    def of(cls, recipe: Optimisation, shape: Backbone, head: int = 0) -> Memory:
+        """Count the weights of the model that a recipe trains.
+
+        Args:
+            recipe: The recipe.
+            shape: Shapes of its backbone.
+            head: Weights of a head that stands in the place of the output layer; 0: there is none.
+        """
+        trained = trained_count(shape, recipe.lora) + head
+        if head and not recipe.lora and not shape.tied:
+            trained -= shape.vocabulary * shape.width  # the output layer, which is not the embedding
+        return cls(recipe, shape, parameter_count(shape) + head, trained)
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of one weight of the model."""

@@ -106,6 +106,7 @@ class Pool:
 
         try:
             while left:
+                # As many workers as there is work for, and each that is free gets an item.
                 while queue and len(self._workers) < min(self.size, left):
                     self._workers.append(self._fork())
                 for each in list(self._workers):
@@ -118,11 +119,13 @@ class Pool:
                         except OSError:
                             attempts[each.job] -= 1  # it was dead before it had the item
                             lost(each)
+                # Wait for the first that says something, or whose time is over.
                 busy = [w for w in self._workers if w.job is not None]
                 if not busy:
                     continue
                 pause = max(0.0, min(w.deadline for w in busy) - time.monotonic())
                 heard = wait([w.link for w in busy], pause)
+                # Take what was said: a start, an outcome, or nothing from a worker that is dead or too slow.
                 for each in busy:
                     if each.link not in heard:
                         if time.monotonic() >= each.deadline and not each.link.poll():

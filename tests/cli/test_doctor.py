@@ -88,12 +88,18 @@ def test_missing_extras_name_their_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in doctor.EXTRAS else real(name, *a))
     engines = found(group="engines")
     # prmbench is on no index: the packages are named themselves, as a shell takes them.
-    for module, name in (("vllm", "vllm"), ("trl", "trl"), ("lm_eval", "lm-eval")):
-        program, verb, wanted = shlex.split(engines[module].remedy)
+    for module, name in (
+        ("vllm", "vllm<"),
+        ("trl", "trl<"),
+        ("lm_eval", "lm-eval<"),
+        ("openai", "openai>"),
+        ("fastapi", "fastapi>"),
+    ):
+        program, verb, wanted, *_ = shlex.split(engines[module].remedy)
         assert (program, verb) == ("pip", "install")
-        assert wanted.startswith(f"{name}<")
+        assert wanted.startswith(name)
     extras = metadata.metadata("prmbench").get_all("Provides-Extra")
-    assert {extra for extra, _ in doctor.EXTRAS.values()} <= set(extras)
+    assert {extra for extra, _ in doctor.EXTRAS.values()} == set(extras) - {"dev"}
 
 
 @pytest.mark.parametrize("broken", ["torch", "prmbench.engines.reference_cache", "prmbench.data.problem_sets"])

@@ -84,6 +84,7 @@ def plan_search(job: Job) -> Plan:
     Raises:
         UserError: A reward model that gives no scores, no such method or score, an empty step end, a server as the engine.
     """
+    # What is asked for.
     model, policy, data = job.model, job.policy, job.data
     assert model is not None
     assert policy is not None
@@ -105,6 +106,7 @@ def plan_search(job: Job) -> Plan:
     remarks = model.prompt_remarks(template)
     tell(remarks)
 
+    # What is searched: each problem by every method and budget. Those that choose of a pool share one.
     problems = [(subset, problem) for subset, some in data.sets.items() for problem in some]
     prompts = prompt_ids(policy, [problem for _, problem in problems], template)
     searching = [(method, budget) for method in methods if method not in POOLED for budget in budgets]
@@ -129,6 +131,7 @@ def plan_search(job: Job) -> Plan:
             close=judge.close,
         )
 
+    # What the run is, by which it goes on, and by which two entries are compared.
     return Plan(
         subject=subject,
         encoder=model.encoder,

@@ -23,7 +23,8 @@ _OFF, _OFF_IN_HALF = 0.01, 0.3
 """Share of the spread of the logits that a cache may change. It is far above rounding (of half precision, where a router may choose
 another expert), and far below what a state that is lost or of another row does."""
 
-_COMPACT = 0.75  # rows are dropped from the cache when fewer than this share are alive: each drop copies the cache
+COMPACT = 0.75
+"""Rows are dropped from the cache when fewer than this share of them go on: each drop copies the cache."""
 
 
 def _distinct(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:
@@ -162,7 +163,7 @@ def generate(
             # The next position; rows that have ended are dropped from the cache now and then.
             ids, positions = token[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
-            if selectable and n_going < _COMPACT * len(going):
+            if selectable and n_going < COMPACT * len(going):
                 kept = going.nonzero()[:, 0]
                 cache.batch_select_indices(kept)
                 ids, positions, mask, alive, going = ids[kept], positions[kept], mask[kept], alive[kept], going[kept]

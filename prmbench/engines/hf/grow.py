@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from prmbench.engines.hf.attention import attend_together
-from prmbench.engines.hf.generate import check_cached
+from prmbench.engines.hf.generate import COMPACT, check_cached
 from prmbench.engines.hf.prefix_store import PrefixStore, stacked
 from prmbench.engines.hf.token_choice import choose
 from prmbench.engines.sampling import Completion, SamplingParams, uniforms
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 Ended = Callable[[list[int]], bool]
 """Whether the tokens that were sampled end a step."""
-
-_COMPACT = 0.75
-"""Rows are dropped from the cache when fewer than this share of them go on: each drop copies the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +161,7 @@ def grow(
                 rest = [place for place, goes in enumerate(going) if goes]
                 if not rest:
                     break
-                if len(rest) < _COMPACT * len(alive):
+                if len(rest) < COMPACT * len(alive):
                     cache.batch_select_indices(torch.tensor(rest, device=device))
                     alive, chosen, mask = [alive[i] for i in rest], [chosen[i] for i in rest], mask[rest]
                     going = [True] * len(rest)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prmbench.data.records import read_json
+from prmbench.engines.checkpoint import ADAPTER_CONFIG
 from prmbench.engines.tokenizer import save_tokenizer
 from prmbench.policies.prompt_record import RECORD_NAME
 from prmbench.results.store import write_atomically
@@ -25,8 +26,7 @@ from prmbench.training.run_folder import writing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ADAPTER_NAME = "adapter_config.json"
-COPIED = (ADAPTER_NAME, "config.json", "generation_config.json", "model.safetensors.index.json")
+COPIED = (ADAPTER_CONFIG, "config.json", "generation_config.json", "model.safetensors.index.json")
 """Files of a checkpoint, beside its weights; a trainer leaves others among them."""
 
 
@@ -63,7 +63,7 @@ class Exporter:
         Raises:
             UserError: The folder cannot be written, or does not hold what was trained.
         """
-        kept = output / ADAPTER_NAME
+        kept = output / ADAPTER_CONFIG
         with writing(output):
             self._write(saved, output)
             if base is not None and kept.exists():
@@ -75,9 +75,9 @@ class Exporter:
 
     def _write(self, saved: Path, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
-        for old in (*output.glob("*.safetensors*"), output / ADAPTER_NAME, output / CARD_NAME, output / RECORD_NAME):
+        for old in (*output.glob("*.safetensors*"), output / ADAPTER_CONFIG, output / CARD_NAME, output / RECORD_NAME):
             old.unlink(missing_ok=True)  # an earlier run may have left another form
-        if (saved / ADAPTER_NAME).exists() and self.merge:
+        if (saved / ADAPTER_CONFIG).exists() and self.merge:
             merged = self._adapted(saved)
             untie(merged)
             merged.merge_and_unload().save_pretrained(output)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prmbench.data.records import read_json
 from prmbench.training.recipes.optimisation import Optimisation, trainer_arguments
+from prmbench.training.run_folder import TrainingRun
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from prmbench.training.model.trainer import GuardedTrainer
-    from prmbench.training.run_folder import TrainingRun
+    from prmbench.training.model.measured_trainer import MeasuredTrainer
+
+
+RunType = TypeVar("RunType", bound=TrainingRun[Any])
 
 
 def measured_arguments(
@@ -42,34 +46,44 @@ def measured_arguments(
     )
 
 
-def train_and_measure(
-    run: TrainingRun[Any],
-    trainer: GuardedTrainer,
+def train_measured(
+    run: RunType,
+    make_trainer: Callable[[RunType, bool], MeasuredTrainer[Any, Any]],
+    export: Callable[[RunType, Path, Path], None],
+    describe: Callable[[RunType], dict[str, Any]],
     last: str | None,
-    export: Callable[[Path, Path], None],
-    *,
-    held: bool,
-) -> None:
-    """Train, measure once more where the schedule made no last measurement, and save the last weights in ``last``.
+) -> dict[str, Any]:
+    """Train, measure once more where the schedule made no last measurement, and write the best weights as a checkpoint.
 
     Args:
         run: The run.
-        trainer: Its trainer.
-        last: The saved state to go on from; None: the run begins.
+        make_trainer: Makes its trainer; the second argument says whether the run begins.
         export: Makes what was saved in a folder a checkpoint in another one; it is tried before the first update.
-        held: Whether there are held-out data.
+        describe: Returns what else is reported; called when the checkpoint is written, and the last weights are in ``last`` among
+            the saved states.
+        last: The saved state to go on from; None: the run begins.
+
+    Returns:
+        What is to be reported; nothing in processes other than the first.
     """
+    trainer = make_trainer(run, last is None)
     if last is None:
-        trainer.rehearse(run.states / "rehearsal", export)
+        trainer.rehearse(run.states / "rehearsal", functools.partial(export, run))
     trainer.train(resume_from_checkpoint=last)
     state = trainer.state
-    if held and not any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history):
+    is_measured = any("eval_loss" in row and row["step"] == state.global_step for row in state.log_history)
+    if len(trainer.held_out) and not is_measured:
         trainer.evaluate()
     trainer.save_model(str(run.states / "last"))
     run.share.wait()
+    if not run.share.main:
+        return {}
+    best, report = _best_weights(run, trainer)
+    export(run, best, run.output)
+    return {**describe(run), **report}
 
 
-def best_weights(run: TrainingRun[Any], trainer: GuardedTrainer) -> tuple[Path, dict[str, Any]]:
+def _best_weights(run: TrainingRun[Any], trainer: MeasuredTrainer[Any, Any]) -> tuple[Path, dict[str, Any]]:
     """Find the best weights of a run that has ended.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from prmbench.data.tokens import TokenOptions
 from prmbench.engines.tokenizer import load_tokenizer
 from prmbench.errors import UserError
 from prmbench.reward_models.marks import MarkEncoder, MarkLayout, single_id
-from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
+from prmbench.training.plan import Memory, TrainingPlan
 from prmbench.training.prm.data import LabelledTraces, Supervision, load_labelled, split_problems
 from prmbench.training.prm.prefix_pairs import PairOptions, PrefixGroup, Record, make_groups, traces_of
-from prmbench.training.recipes.optimisation import Optimisation, longest_sequence
+from prmbench.training.recipes.measured import MeasuredRecipe
+from prmbench.training.recipes.optimisation import longest_sequence
 
 StepObjective = Literal["step_ce", "step_soft", "token_pair", "beta_binomial", "prefix_gain"]
 
@@ -99,7 +99,7 @@ class ConcentrationOptions(BaseModel):
         return self
 
 
-class PRMRecipe(Optimisation):
+class PRMRecipe(MeasuredRecipe):
     """A run on labelled steps.
 
     ``batch_size`` and ``micro_batch_size`` count traces, and the loss is a mean over an update's steps. With `prefix_gain` they
@@ -172,14 +172,6 @@ class PRMRecipe(Optimisation):
         """The tokens for right and wrong."""
         return self.pair or PAIR
 
-    def updates(self, records: int) -> int:
-        """Return the number of updates of a run; every one is full.
-
-        Args:
-            records: Number of traces to train on.
-        """
-        return self.max_steps or max(1, math.ceil(self.epochs * (records // self.batch_size)))
-
     def encoder(self, folder: Path) -> MarkEncoder:
         """Make what shows traces to the model.
 
@@ -190,8 +182,8 @@ class PRMRecipe(Optimisation):
             UserError: Its tokenizer does not fit the layout, or a word of the pair is no single token.
         """
         tokens = self.tokens
-        if tokens.system is None and self.marks.prompt != "text":
-            tokens = tokens.model_copy(update={"system": find_prompt(self.prompt).system})
+        if self.marks.prompt != "text":
+            tokens = tokens.with_system(find_prompt(self.prompt).system)
         encoder = MarkEncoder(load_tokenizer(folder, self.load_options), tokens, self.marks)
         for word in () if self.has_head else self.words:
             single_id(encoder, word)
@@ -236,14 +228,11 @@ class PRMRecipe(Optimisation):
             return [sum(len(trace) for trace in traces_of(one)) for one in kept]
 
         # A head has two weights for each number of a state, that of the concentration and its norm three more, and each has its
-        # biases. An output layer that is not the embedding is then not trained.
-        shape, head = self.shape(), self.has_head
+        # biases.
+        shape = self.shape()
         data, source = self.data_size(self.data, lengths)
-        extra = 2 * shape.width + (0 if self.compares else 2) if head else 0
-        extra += 3 * shape.width + 1 if self.concentrates else 0
-        trained = trained_count(shape, self.lora) + extra
-        if head and not self.lora and not shape.tied:
-            trained -= shape.vocabulary * shape.width
-        memory = Memory(self, shape, parameter_count(shape) + extra, trained)
+        head = 2 * shape.width + (0 if self.compares else 2) if self.has_head else 0
+        head += 3 * shape.width + 1 if self.concentrates else 0
+        memory = Memory.of(self, shape, head)
         tokens = self.micro_batch_size * self.max_length * (self.compares.traces if self.compares else 1)
         return memory.plan(data, source, 1, [*memory.weights(), *memory.activations(tokens)])

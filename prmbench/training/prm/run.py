@@ -18,7 +18,7 @@ from prmbench.quiet import quiet_libraries
 from prmbench.reward_models.card import Card, write_card
 from prmbench.reward_models.marks import MarkEncoder, single_id
 from prmbench.training.model.exporter import Exporter
-from prmbench.training.model.measured import best_weights, measured_arguments, train_and_measure
+from prmbench.training.model.measured import measured_arguments, train_measured
 from prmbench.training.model.start import load_start
 from prmbench.training.prm.data import LabelledTrace
 from prmbench.training.prm.prefix_pairs import traces_of
@@ -87,7 +87,9 @@ def train_prm(recipe: PRMRecipe, *, log: Callable[[str], None] = lambda _: None)
     share = current_share()
     with hold_output(recipe, share):
         run = _prepare(recipe, share, log if share.main else lambda _: None)
-        report = run.report(REPORT_NAME, "best", functools.partial(_train, run))
+        report = run.report(
+            REPORT_NAME, "best", functools.partial(train_measured, run, _make_trainer, _export, _describe)
+        )
     if report is None:
         return None
     return PRMResult(run.output, report["steps"], report["best_step"], report["metrics"], report["history"])
@@ -100,11 +102,7 @@ def _prepare(recipe: PRMRecipe, share: Share, log: Callable[[str], None]) -> _Ru
     encoder = recipe.encoder(folder)
     data = recipe.load(encoder, folder)
     counts, what = data.sentence(), "groups of traces" if recipe.compares else "traces"
-    if len(data.kept) < recipe.batch_size:
-        raise UserError(
-            f"{recipe.data}: {len(data.kept):,} {what} are left to train on, an update takes batch_size {recipe.batch_size}: "
-            f"lower it or held_out ({counts})"
-        )
+    recipe.check_enough(recipe.data, len(data.kept), what, counts)
     log(counts)
     tokens = ids_hash(part for one in data.found.traces for part in _parts(one, counted=bool(recipe.concentrates)))
     hashes = {"start": checkpoint_hash(folder), "tokens": tokens}
@@ -117,14 +115,7 @@ def _parts(trace: LabelledTrace, *, counted: bool) -> list[NDArray[Any]]:
     return [*parts, trace.trials] if counted else parts
 
 
-def _train(run: _Run, last: str | None) -> dict[str, Any]:
-    """Train to the end. Returns what is to be reported."""
-    trainer = _make_trainer(run, fresh=last is None)
-    train_and_measure(run, trainer, last, functools.partial(_export, run), held=bool(run.data.held))
-    return _finish(run, trainer) if run.share.main else {}
-
-
-def _make_trainer(run: _Run, *, fresh: bool) -> StepTrainer:
+def _make_trainer(run: _Run, fresh: bool) -> StepTrainer:
     from prmbench.training.prm.trainer import StepData, StepTrainer
     from prmbench.training.watch.callbacks import watch
 
@@ -136,7 +127,6 @@ def _make_trainer(run: _Run, *, fresh: bool) -> StepTrainer:
         model=_make_model(run),
         processing_class=run.encoder.tokenizer,
         train_dataset=StepData(kept),
-        eval_dataset=[] if held else None,
         callbacks=watch(run),
         args=measured_arguments(recipe, run.states, updates, recipe.evaluate_every, held=bool(held), fresh=fresh),
     )
@@ -183,16 +173,13 @@ def _load_model(run: _Run, folder: Path, *, train: bool = False) -> PreTrainedMo
     return model
 
 
-def _finish(run: _Run, trainer: StepTrainer) -> dict[str, Any]:
-    """Write the best weights as a checkpoint. Returns what is to be reported."""
-    best, report = best_weights(run, trainer)
-    _export(run, best, run.output)
+def _describe(run: _Run) -> dict[str, Any]:
+    """What is to be reported beside the training."""
     found = run.data.found
     return {
         "data": {**vars(found), "traces": len(found.traces)},
         "trained_traces": sum(len(traces_of(one)) for one in run.data.kept),
         "held_out_traces": sum(len(traces_of(one)) for one in run.data.held),
-        **report,
     }
 
 

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from prmbench.training.model.trainer import GuardedTrainer
+from prmbench.training.model.measured_trainer import MeasuredTrainer
 from prmbench.training.prm.forward import CONCENTRATION_HEAD
 from prmbench.training.prm.losses import beta_binomial_losses, overconfidence, pair_losses, step_losses
 from prmbench.training.prm.metrics import count_metrics, pair_metrics, step_metrics
 from prmbench.training.prm.prefix_pairs import PrefixGroup, Record, traces_of
 from prmbench.training.prm.recipe import PRMRecipe
-from prmbench.training.rm.trainer import UpdateSampler
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +74,7 @@ def collate(records: Sequence[Record]) -> dict[str, Tensor]:
     return batch
 
 
-class StepTrainer(GuardedTrainer):
+class StepTrainer(MeasuredTrainer[PRMRecipe, Sequence[Record]]):
     """Trains a model whose forward gives a logit at every mark (`prmbench.training.prm.forward`)."""
 
     has_head = True
@@ -88,16 +87,11 @@ class StepTrainer(GuardedTrainer):
             held_out: Traces, or groups, for `evaluate`; may be empty.
             **arguments: Arguments of `transformers.Trainer`.
         """
-        super().__init__(data_collator=collate, **arguments)
+        super().__init__(recipe, held_out, data_collator=collate, **arguments)
         self.model_accepts_loss_kwargs = True  # so that the steps of a whole update are counted
         self._loss_shifts_labels = (
             False  # all of them: transformers leaves out the first of each micro-batch for language models
         )
-        self.recipe, self.held_out = recipe, held_out
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        data = train_dataset if train_dataset is not None else self.train_dataset
-        return UpdateSampler(data.lengths, self.recipe.batch_size, self.args.seed)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimizer. The head of the concentration has a learning rate of its own.

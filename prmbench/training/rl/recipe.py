@@ -17,7 +17,7 @@ from prmbench.engines.sampling import SamplingParams
 from prmbench.errors import UserError, nearest
 from prmbench.results.schema import MAX_RESAMPLES
 from prmbench.reward_models.remote import is_url
-from prmbench.training.plan import Memory, MemoryItem, TrainingPlan, parameter_count, trained_count
+from prmbench.training.plan import Memory, MemoryItem, TrainingPlan, trained_count
 from prmbench.training.recipes.optimisation import Optimisation
 from prmbench.training.recipes.shapes import Expected
 from prmbench.training.rl.advantages import gae_size
@@ -244,7 +244,7 @@ class RLRecipe(Algorithm, Optimisation):
         shape = self.shape()
         data, source = self._planned_data()
         self.micro_batches(1)
-        memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
+        memory = Memory.of(self, shape)
         sampled = self.batch_size * self.oversample * self.samples
         kept = f"{self.batch_size * self.samples:,} kept, {self.minibatches} updates on them"
         tokens = self.micro_batch_size * self.max_length

@@ -196,6 +196,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
     for other in others:
         check_same_vocabulary(folder, other, options)
     size = shared_logits(folder, others, options) if kind == "implicit" and not served else None
+    # vLLM, and processes that can be dealt to its groups.
     if recipe.engine == "vllm":
         from trl.import_utils import is_vllm_available
 
@@ -206,6 +207,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
                 f"vllm.tensor_parallel_size {recipe.vllm.tensor_parallel_size}: {share.count} processes cannot be dealt to groups "
                 "of that size; choose a divisor"
             )
+    # What someone should know of it, among it what the reward model was trained with and rollouts are not sampled with.
     for remark in (*recipe.remarks(), *prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt]))):
         log(remark)
     card = (read_card(reward_folder) if reward_folder else None) or {}
@@ -217,6 +219,7 @@ def _prepare(recipe: RLRecipe, share: Share, log: Callable[[str], None]) -> _Pol
             what = f"the reward model was trained with the {name.replace('_', ' ')} '{str(there)[:12]}'"
             log(f"{what}; rollouts are sampled and scored with '{here[:12]}'")
     log(f"{len(fitting):,} problems; {len(asked) - len(fitting):,} too long, left out")
+    # What decides whether a saved state is of the same run.
     named = {"start": folder, "reward_model": reward_folder, "reward_model_reference": reference}
     hashes = {
         "problems": digest(sorted(problem.digest() for problem, _ in fitting)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,9 @@ from prmbench.engines.checkpoint import model_folder
 from prmbench.reward_models.card import ReadState
 from prmbench.reward_models.objectives import OBJECTIVES, Objective
 from prmbench.training.data.pairs import Pair, Pairs, load_pairs, split_held_out
-from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
-from prmbench.training.recipes.optimisation import Optimisation, longest_sequence, name_revisions
+from prmbench.training.plan import Memory, TrainingPlan
+from prmbench.training.recipes.measured import MeasuredRecipe
+from prmbench.training.recipes.optimisation import longest_sequence, name_revisions
 from prmbench.training.rm.losses import find_loss
 
 
@@ -35,7 +35,7 @@ class RMData:
     held: list[Pair]
 
 
-class RMRecipe(Optimisation):
+class RMRecipe(MeasuredRecipe):
     """A reward-model run. ``batch_size`` and ``micro_batch_size`` count pairs, whatever the objective: all see the same data."""
 
     objective: str = Field(description="ipvrm, ipvrm_late, ipvrm_early, implicit_prm, dpo, q_rm, or one of a package")
@@ -110,14 +110,6 @@ class RMRecipe(Optimisation):
         """The margin, or the objective's own; 0 where it has none."""
         return (self.meaning.margin or 0.0) if self.margin is None else self.margin
 
-    def updates(self, records: int) -> int:
-        """Return the number of updates of a run; every one is full.
-
-        Args:
-            records: Number of pairs to train on.
-        """
-        return self.max_steps or max(1, math.ceil(self.epochs * (records // self.batch_size)))
-
     @property
     def rendering(self) -> TokenOptions:
         """How conversations become text: as `tokens` says, with the system message of the prompt template where it says none."""
@@ -155,13 +147,10 @@ class RMRecipe(Optimisation):
             return [len(row) for pair in self.load(encoder, self.folder).kept for row in pair.rows]
 
         find_prompt(self.prompt)
-        # A head has one weight for each number of a state. An output layer that is not the embedding is then not trained.
+        # A head has one weight for each number of a state.
         shape, has_head = self.shape(), self.has_head
         data, source = self.data_size(self.data, lengths, rows=2)
-        trained = trained_count(shape, self.lora) + (shape.width if has_head else 0)
-        if has_head and not self.lora and not shape.tied:
-            trained -= shape.vocabulary * shape.width
-        memory = Memory(self, shape, parameter_count(shape) + (shape.width if has_head else 0), trained)
+        memory = Memory.of(self, shape, shape.width if has_head else 0)
 
         # A reference is held in memory unless its log-probs are computed beforehand, or it is the model without its adapter.
         items = memory.weights()

@@ -25,7 +25,7 @@ from prmbench.reward_models.card import Card, reference_fields, write_card
 from prmbench.reward_models.implicit import shared_logits
 from prmbench.training.data.pairs import Pairs
 from prmbench.training.model.exporter import Exporter
-from prmbench.training.model.measured import best_weights, measured_arguments, train_and_measure
+from prmbench.training.model.measured import measured_arguments, train_measured
 from prmbench.training.model.start import load_start
 from prmbench.training.recipes.lora import add_adapter
 from prmbench.training.rm.recipe import RMData, RMRecipe
@@ -48,7 +48,6 @@ class RMResult:
         steps: Number of updates.
         best_step: Step whose weights are in `output`.
         data: What the data file held.
-        n_held_out: Number of pairs kept back.
         metrics: Held-out metrics of the weights in `output`; empty without a held-out split.
         history: The trainer's log.
     """
@@ -57,7 +56,6 @@ class RMResult:
     steps: int
     best_step: int
     data: Pairs
-    n_held_out: int
     metrics: dict[str, float]
     history: list[dict[str, Any]]
 
@@ -98,7 +96,9 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     share = current_share()
     with hold_output(recipe, share):
         run = _prepare(recipe, share, log if share.main else lambda _: None)
-        report = run.report(REPORT_NAME, "best", functools.partial(_train, run))
+        report = run.report(
+            REPORT_NAME, "best", functools.partial(train_measured, run, _make_trainer, _export, _describe)
+        )
     if report is None:
         return None
     return RMResult(
@@ -106,7 +106,6 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
         steps=report["steps"],
         best_step=report["best_step"],
         data=run.data.found,
-        n_held_out=len(run.data.held),
         metrics=report["metrics"],
         history=report["history"],
     )
@@ -133,11 +132,7 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
         for remark in prompt_differences(folder, PromptRecord.of(encoder, [recipe.prompt])):
             log(remark)
     counts = f"{data.found.sentence()}; {len(data.held):,} held out"
-    if len(data.kept) < recipe.batch_size:
-        raise UserError(
-            f"{recipe.data}: {len(data.kept):,} pairs are left to train on, an update takes batch_size {recipe.batch_size}: "
-            f"lower it or held_out ({counts})"
-        )
+    recipe.check_enough(recipe.data, len(data.kept), "pairs", counts)
     log(counts)
     start = checkpoint_hash(folder)
     hashes = {
@@ -148,14 +143,7 @@ def _prepare(recipe: RMRecipe, share: Share, log: Callable[[str], None]) -> _Run
     return _Run(recipe, folder, encoder, hashes, share, log, reference, data, size)
 
 
-def _train(run: _Run, last: str | None) -> dict[str, Any]:
-    """Train to the end. Returns what is to be reported."""
-    trainer = _make_trainer(run, fresh=last is None)
-    train_and_measure(run, trainer, last, functools.partial(_export, run), held=bool(run.data.held))
-    return _finish(run, trainer) if run.share.main else {}
-
-
-def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
+def _make_trainer(run: _Run, fresh: bool) -> RewardModelTrainer:
     import torch
 
     from prmbench.engines.hf.engine import HFEngine
@@ -207,7 +195,6 @@ def _make_trainer(run: _Run, *, fresh: bool) -> RewardModelTrainer:
         model=_make_model(run),
         processing_class=run.encoder.tokenizer,
         train_dataset=PairData(kept, cached[:cut] if cached is not None else None),
-        eval_dataset=[] if held else None,
         callbacks=watch(run),
         args=measured_arguments(recipe, run.states, updates, recipe.evaluate_every, held=bool(held), fresh=fresh),
     )
@@ -246,11 +233,9 @@ def _load_model(recipe: RMRecipe, folder: Path, size: int | None = None, *, trai
     return model
 
 
-def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
-    """Write the best and the last weights as checkpoints. Returns what is to be reported."""
+def _describe(run: _Run) -> dict[str, Any]:
+    """Write the last weights too as a checkpoint. Returns what is to be reported beside the training."""
     recipe, data = run.recipe, run.data
-    best, report = best_weights(run, trainer)
-    _export(run, best, run.output)
     _export(run, run.states / "last", run.output / "last")
     return {
         "hashes": {"last": checkpoint_hash(run.output / "last", run.folder)},
@@ -259,7 +244,6 @@ def _finish(run: _Run, trainer: RewardModelTrainer) -> dict[str, Any]:
         "data": {**vars(data.found), "pairs": len(data.found.pairs)},
         "trained_pairs": len(data.kept),
         "held_out_pairs": len(data.held),
-        **report,
     }
 
 

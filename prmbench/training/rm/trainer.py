@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from prmbench.training.data.pairs import Pair, Response
 from prmbench.training.model.forward import Model, pack
-from prmbench.training.model.trainer import GuardedTrainer
+from prmbench.training.model.measured_trainer import MeasuredTrainer
 from prmbench.training.rm.heldout import held_out_metrics
 from prmbench.training.rm.losses import find_loss
 from prmbench.training.rm.recipe import RMRecipe
@@ -60,42 +60,6 @@ class PairData(Dataset[tuple[Row, Row]]):
         return self.rows[index]
 
 
-class UpdateSampler(Sampler[int]):
-    """Shuffles, cuts into updates, and sorts by length within each.
-
-    So micro-batches hold pairs of similar length, yet what an update learns from is a plain random draw, the same whatever
-    the micro-batch size and the number of processes. Every update is full: the few pairs left over at an epoch's end
-    are in another epoch's draw.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        """Make a sampler for the first epoch.
-
-        Args:
-            lengths: Tokens of each pair.
-            batch_size: Pairs of an update.
-            seed: Seed of the order.
-        """
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of another epoch.
-
-        Args:
-            epoch: The epoch, from 0.
-        """
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths) // self.batch_size * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
-        for start in range(0, len(self), self.batch_size):
-            update = order[start : start + self.batch_size]
-            yield from sorted(update.tolist(), key=lambda i: (-self.lengths[i], i))
-
-
 def collate(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Tensor]:
     """Make a batch whose rows 2i and 2i + 1 are a pair.
 
@@ -114,7 +78,7 @@ def collate(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Tensor]:
     return batch
 
 
-class RewardModelTrainer(GuardedTrainer):
+class RewardModelTrainer(MeasuredTrainer[RMRecipe, PairData]):
     """Trains a model whose forward gives a value a response token (`prmbench.training.model.forward`)."""
 
     def __init__(
@@ -133,15 +97,10 @@ class RewardModelTrainer(GuardedTrainer):
                 where rows carry them, where there is no reference, or where it is the model itself with its adapter off.
             **arguments: Arguments of `transformers.Trainer`.
         """
-        super().__init__(data_collator=collate, **arguments)
+        super().__init__(recipe, held_out, data_collator=collate, **arguments)
         self.model_accepts_loss_kwargs = False  # losses are means over pairs, so the trainer averages micro-batches
-        self.recipe, self.held_out = recipe, held_out
         self.reference = None if make_reference is None else make_reference(self.accelerator)
         self.loss, self.has_head = find_loss(recipe.meaning), recipe.has_head
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        data = train_dataset if train_dataset is not None else self.train_dataset
-        return UpdateSampler(data.lengths, self.recipe.batch_size, self.args.seed)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -15,7 +15,7 @@ from prmbench.data.tokens import TokenOptions, TraceEncoder
 from prmbench.errors import UserError
 from prmbench.policies.prompt_record import PromptRecord, prompt_of_message
 from prmbench.training.data.chats import encode_chat, load_chats, truncate
-from prmbench.training.plan import Memory, TrainingPlan, parameter_count, trained_count
+from prmbench.training.plan import Memory, TrainingPlan
 from prmbench.training.recipes.chat_templates import find_template
 from prmbench.training.recipes.optimisation import Optimisation
 
@@ -122,7 +122,7 @@ class SFTRecipe(Optimisation):
         data, source = self.data_size(
             self.data, lambda: [len(ids) for ids, _ in self.load(self.encoder(self.folder)).kept]
         )
-        memory = Memory(self, shape, parameter_count(shape), trained_count(shape, self.lora))
+        memory = Memory.of(self, shape)
         tokens = self.micro_batch_size * self.max_length
         items = [*memory.weights(), *memory.activations(tokens), *memory.blocks(tokens, gradient=not self.lora)]
         return memory.plan(data, source, 1, items)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from typer.testing import CliRunner
 
+import prmbench
 from prmbench.cli.app import app
 from prmbench.data.prompts import find_prompt
 from prmbench.data.traces import load_traces
@@ -254,6 +255,22 @@ def test_the_command_trains_and_evaluates(recipe, tmp_path):
         )
         assert shown.exit_code == 0, shown.output
         assert "classifier, step_ce" in shown.output
+
+
+def test_an_explicit_recipe_trains_from_python_as_from_the_command(recipe, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({**recipe.model_dump(mode="json", exclude_none=True), "max_steps": 2}))
+    found = prmbench.train_reward_model(path, output=str(tmp_path / "called"))
+    assert found.steps == 2
+    assert prmbench.load_reward_model(found.output).kind == "classifier"
+    done = CliRunner().invoke(app, ["train", "rm", str(path)])
+    assert done.exit_code == 0, done.output
+    weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "called", tmp_path / "out")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # Keys are those of the sort of recipe that it is.
+    with pytest.raises(TypeError, match="unexpected keyword 'beta'"):
+        prmbench.train_reward_model(path, beta=1.0)
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from prmbench.reward_models.loading import load_reward_model
 from prmbench.reward_models.objectives import OBJECTIVES
 from prmbench.reward_models.q_rm import read_value_head
 from prmbench.training.data.pairs import load_pairs, split_held_out
+from prmbench.training.model.measured_trainer import UpdateSampler
 from prmbench.training.recipes.lora import LoraOptions
 from prmbench.training.rm.heldout import held_out_metrics
 from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.rm.run import train_rm
-from prmbench.training.rm.trainer import UpdateSampler
 
 
 @pytest.fixture
