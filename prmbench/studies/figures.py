@@ -184,15 +184,6 @@ def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
     return at("reward model", f"F1 ({protocol})", f"{part}/crossfit/{form}/{protocol}", scale=100)
 
 
-def mean_f1(protocol: str = "process") -> Figure:
-    """Mean F1 over the formats or subsets, in %.
-
-    Args:
-        protocol: Name of the step-score protocol.
-    """
-    return Figure("reward model", f"F1 ({protocol})", lambda row: _mean_f1(row, subsets_of(row), protocol))
-
-
 def shifted_f1(protocol: str = "process") -> Figure:
     """Mean F1 over the formats that reward models do not learn from, in %: the paper's ProcessBench is a shift of format.
 
