@@ -56,8 +56,8 @@ _OF_SIGNALS = {
 
 MINIATURE_NOTES = {
     "1": "One problem set instead of MATH-500 and Minerva-Math.",
-    "2": "Three formats of the same traces instead of four subsets. Reward models learn from tagged text alone; the mean is over the "
-    "others, as the claims are.",
+    "2": "Three formats of the same traces instead of four subsets. Reward models learn from tagged text alone; the mean is over "
+    "the others, as the claims are.",
     "5": "One problem set instead of five.",
 }
 """How the miniature's tables differ from the paper's, by number."""
