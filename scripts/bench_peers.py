@@ -244,7 +244,6 @@ def pairs(options: argparse.Namespace, folder: Path, meter: Meter, side: str) ->
         return DPOTrainer(
             model, reference, args, train_dataset=data, processing_class=tokenizer, callbacks=[watch(meter)]
         )
-    from prmbench.engines.hf.engine import HFEngine
     from prmbench.training.data.pairs import Pair, Response
     from prmbench.training.model.forward import give_logprobs
     from prmbench.training.model.measured import measured_arguments
@@ -257,6 +256,7 @@ def pairs(options: argparse.Namespace, folder: Path, meter: Meter, side: str) ->
         reference_logprobs="as-needed",
     )  # fmt: skip
     give_logprobs(model, "the reward model")
+    give_logprobs(reference, "the reference")
     data = [
         Pair(str(p), *(Response(np.concatenate([prompts[p], responses[p, k]]), len(prompts[p])) for k in (0, 1)))
         for p in range(ROWS // 2)
@@ -264,7 +264,7 @@ def pairs(options: argparse.Namespace, folder: Path, meter: Meter, side: str) ->
     made = RewardModelTrainer(
         recipe,
         held_out=PairData([], None),
-        reference=HFEngine(reference, "the reference"),
+        make_reference=lambda _: reference,
         model=model.train(),
         processing_class=tokenizer,
         train_dataset=PairData(data, None),

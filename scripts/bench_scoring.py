@@ -69,7 +69,6 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
     """Print tokens a second of each way, and the ratios."""
     from prmbench.benchmarks.processbench.run import evaluate_traces
     from prmbench.engines.load import LoadOptions
-    from prmbench.engines.reference_cache import LogprobCache
     from prmbench.reward_models.loading import load_reward_model
 
     loading: dict[str, Any] = {"reference": folders[1], "tokens": {"step_prefix": "Step {i}: "}}
@@ -106,7 +105,6 @@ def speed(options: argparse.Namespace, folders: tuple[Path, Path], work: Path) -
         "cached": lambda group: evaluate(group, "cached"),
         "usual": usual,
     }
-    model.reference.cache = LogprobCache(work / "cache.sqlite", 2**30)  # type: ignore[attr-defined]
     for group in groups:
         for name, way in ways.items():
             start = clocks()

@@ -73,7 +73,8 @@ def draw_report() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="also draw docs/report.png")
+    options = parser.parse_args()
     draw_table()
     draw_baselines()
-    if parser.parse_args().report:
+    if options.report:
         draw_report()

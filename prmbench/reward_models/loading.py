@@ -134,7 +134,7 @@ def _other_template(model: RewardModel) -> list[str]:
 
 def _asked_for(card: dict[str, Any], kind: str | None, preset: str | None) -> dict[str, Any]:
     """Put kind and preset over the fields of a card. What describes another kind, or another preset, is left out."""
-    if "preset" in card:
+    if card.get("preset") is not None:
         card = fill_in(find_preset(str(card["preset"])).card, card)
     if preset is not None:
         wanted = find_preset(preset).card

@@ -63,8 +63,9 @@ def easy_claims(judged: Sequence[JudgedClaim]) -> str:
         judged: The claims; ours are left out.
     """
     appear = [one.claim for one in judged if not one.claim.ours and one.verdict == "appears"]
-    behind = sum(isinstance(one.smaller, RunFigure) and one.smaller.run.name in FAR_BEHIND for one in appear)
     tuned, cost = (sum(one.tables == {number} for one in appear) for number in ("11", "13"))
+    rivals = [one.smaller for one in appear if not one.tables & {"11", "13"}]
+    behind = sum(isinstance(one, RunFigure) and one.run.name in FAR_BEHIND for one in rivals)
     return (
         f"Of the {len(appear)} claims that appear, {behind + tuned + cost} say little. {behind} are against "
         f"{', '.join(LABELS[name] for name in FAR_BEHIND[:-1])} or the {LABELS[FAR_BEHIND[-1]]} policy, which are far behind "

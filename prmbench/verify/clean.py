@@ -41,6 +41,8 @@ _COMMANDS = {
         r"\le ": "leq leqq leqslant",
         r"\ge ": "geq geqq geqslant",
         r"\ne ": "neq",
+        "<": "lt",
+        ">": "gt",
         r"\emptyset ": "varnothing",
         "|": "vert lvert rvert mid",
         ":": "colon",
@@ -125,7 +127,7 @@ _RULES = _rules(
 )
 _DEGREE = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
 _MONEY_OR_ANGLE = re.compile(
-    rf"\s*\$?\s*(?:\\\$)?\s*(-?\d+(?:\.\d+)?|-?[1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?)(?:{_DEGREE})?\s*\$?\s*\.?"
+    rf"\s*\$?\s*(?:\\\$)?\s*(-?\d+(?:\.\d+)?|-?[1-9]\d{{0,2}}(?:,\d{{3}})+(?:\.\d+)?)({_DEGREE})?\s*\$?\s*\.?"
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _ANGLE = re.compile(
@@ -154,13 +156,14 @@ def clean(text: str) -> Cleaned:
     text = to_latex(text)
     plain = _MONEY_OR_ANGLE.fullmatch(text)
     if plain:  # most answers that are no plain numbers to begin with
-        return Cleaned(plain[1].replace(",", ""), "")
+        return Cleaned(plain[1].replace(",", ""), "deg" if plain[2] else "")
     text = _one_spelling(text)
     text, condition = split_condition(drop_lead(text))
     if _TRIGONOMETRY.search(text):
         text = _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text, unit = split_unit(text)
-    text = re.sub(_DEGREE, "", text)
+    text, degrees = re.subn(_DEGREE, "", text)
+    unit = unit or ("deg" if degrees else "")
     return Cleaned(_without_braces(rewrite_numbers(_brace_arguments(text))), unit, condition)
 
 

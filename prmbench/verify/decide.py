@@ -100,7 +100,9 @@ def decide(gold: str, answer: str, by: EqualityOptions = EqualityOptions(), dept
     # Units, and the values for which the answers hold, where both say something.
     if _clock(g) is not None and _clock(g) == _clock(a):
         return True
-    if g.unit and a.unit and g.unit != a.unit:
+    if {g.unit, a.unit} == {"deg", "rad"}:
+        g, a = _in_radians(g), _in_radians(a)
+    elif g.unit and a.unit and g.unit != a.unit:
         return False
     holds: bool | None = True
     if g.condition.startswith("mod ") and a.condition.startswith("mod "):
@@ -109,6 +111,10 @@ def decide(gold: str, answer: str, by: EqualityOptions = EqualityOptions(), dept
         holds = decide(g.condition, a.condition, by, depth + 1)
     found = _same_body(g.body, _with_golds_parameter(g, a), by, depth) if holds is not False else False
     return None if found and holds is None else found
+
+
+def _in_radians(answer: Cleaned) -> Cleaned:
+    return answer if answer.unit == "rad" else answer._replace(body=rf"({answer.body})\cdot\frac{{\pi}}{{180}}")
 
 
 def _same_body(gold: str, answer: str, by: EqualityOptions, depth: int) -> bool | None:

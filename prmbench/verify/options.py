@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from prmbench.errors import ArgumentError
 
-VERSION = 2
+VERSION = 3
 """Our own version. It goes up with every change that can change a verdict."""
 
 Convention = Literal["strict", "paper"]

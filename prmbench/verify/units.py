@@ -33,11 +33,13 @@ _UNITS = {
     "l": "l liter litre",
     "mi/h": "mph",
     "km/h": "kmh kmph kph",
+    "deg": "deg degree",
+    "rad": "rad radian",
     "am": "am",
     "pm": "pm",
 }
 _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-_FILLERS = frozenset({"per", "square", "squared", "sq", "cubic", "cubed", "cu", "degree", "unit", "rad", "radian"})
+_FILLERS = frozenset({"per", "square", "squared", "sq", "cubic", "cubed", "cu", "unit"})
 _PLAIN = frozenset(word for word in _UNIT_OF if len(word) > 1) | _FILLERS
 _SYMBOLS = _PLAIN | frozenset(_UNIT_OF) | frozenset({"n", "j", "w", "v", "k", "a", "c", "hz", "mol", "pa", "ev"})
 # Words after a number that are not a unit: dropping them would change the answer.

@@ -53,7 +53,7 @@ def test_claims_that_say_little_are_counted():
         Claim("Table 5", "a", good, failed),
         Claim("Table 5", "b", good, rival),
         Claim("Table 5", "c", rival, good),
-        Claim("Table 11", "d", 9.0, good),
+        Claim("Table 11", "d", 9.0, failed),
         Claim("Table 13", "e", 9.0, good),
         Claim("ours", "f", good, failed),
     ]

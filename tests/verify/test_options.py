@@ -17,7 +17,7 @@ def verdicts(gold: str, *texts: str, **options: object) -> list[str]:
 
 def test_the_version_carries_the_convention() -> None:
     assert verifier_version() == verifier_version(VerifierOptions())
-    assert verifier_version().startswith("prmbench 2 strict; math-verify ")
+    assert verifier_version().startswith("prmbench 3 strict; math-verify ")
     made = {
         verifier_version(VerifierOptions(**options))  # type: ignore[arg-type]
         for options in ({}, {"name": "paper"}, {"tolerance": 0.01}, {"tolerance": 0.0}, {"think": False})

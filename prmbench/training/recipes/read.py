@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,20 @@ from prmbench.errors import ArgumentError, UserError, nearest, nearest_path
 from prmbench.resources import resource_folder
 
 RecipeType = TypeVar("RecipeType", bound=BaseModel)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake; by itself YAML takes the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """See `yaml.SafeLoader`."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, (key, _) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value in names[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key.value}' stands twice; leave one out", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequence[str] = ()) -> RecipeType:
@@ -116,7 +130,7 @@ def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
         inside: The files that extend this one.
     """
     try:
-        own = yaml.safe_load(read_whole(file, 1 << 20).decode())
+        own = yaml.load(read_whole(file, 1 << 20).decode(), _UniqueKeys)
     except (UnicodeDecodeError, yaml.reader.ReaderError):
         raise UserError(f"{file}: is not text; expected YAML in UTF-8") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also too many digits, deep nesting

@@ -64,6 +64,13 @@ def test_mistakes_are_named(tmp_path, text, overrides, message):
         load(tmp_path, text, *overrides)
 
 
+def test_a_key_that_stands_twice_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"line 3, column 1: broken YAML \(key 'epochs' stands twice"):
+        load(tmp_path, "model: m\nepochs: 3\nepochs: 4\n")
+    with pytest.raises(UserError, match=r"line 4, column 3: broken YAML \(key 'rank' stands twice"):
+        load(tmp_path, "model: m\nlora:\n  rank: 3\n  rank: 4\n")
+
+
 def test_a_missing_recipe_names_the_nearest(tmp_path):
     (tmp_path / "mine.yaml").write_text(GOOD)
     with pytest.raises(UserError, match=r"no such recipe \(did you mean 'mine.yaml'"):
