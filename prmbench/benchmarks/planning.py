@@ -218,7 +218,7 @@ def render_plan(plans: Sequence[PolicyPlan], points: float, sizes: Sequence[int]
         note += f"Problems of all {len(sizes)} sets together, shared between them as here. "
     if any(one.unrelated is not None and math.isnan(one.unrelated) for one in plans):
         note += "n/a: one problem says nothing of how problems differ. "
-    elif all(one.alike == one.unrelated for one in plans):
+    elif all(one.alike is not None and one.alike == one.unrelated for one in plans):
         note += "No difference between problems shows in these completions, so the columns are equal. "
     note += "Two trainings of one start lie nearer the first column; `prmbench compare A B --power` says where, once there are two."
     return Group(table, Text(note))

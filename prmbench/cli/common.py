@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ FLAGS = {
     "as_json": "json",
     "form": "format",
     "n_resamples": "resamples",
+    "override": "set",
     "overrides": "set",
     "prices": "price",
     "sizes": "n",
@@ -96,10 +98,10 @@ def interruptible(command: Command) -> Command:
 
 
 def console() -> Console:
-    """What tables are printed on: as wide as the terminal, and 120 columns where it is none."""
+    """What tables are printed on: as wide as the terminal or ``COLUMNS`` says, and 120 columns where neither does."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
 def _benchmark_flags() -> dict[str, str]:

@@ -21,18 +21,26 @@ _FLAGS = {
     flag.name: flag
     for flag in (
         Flag("override", list[str], "a.b=value, over the recipe; may be repeated", RECIPE, flags=("--set",)),
-        Flag("strict", bool, "refuse data with a row of no use; else a few are left out and named", RECIPE, False),
-        Flag("dry_run", bool, "check the recipe, print steps, tokens and memory; loads no model", DRY_RUN, False),
+        Flag(
+            "strict",
+            bool,
+            "refuse data with a row of no use; else a few are left out, counted and named",
+            RECIPE,
+            False,
+        ),
+        Flag(
+            "dry_run",
+            bool,
+            "check the recipe, print steps, tokens and memory; loads no model, needs no hub",
+            DRY_RUN,
+            False,
+        ),
         Flag("devices", int, "number of devices", DRY_RUN, 1, low=1),
         Flag("launch", str, "what the devices divide: ddp, zero1, zero2, zero3 or fsdp", DRY_RUN, "fsdp"),
         Flag("device_memory", float, "memory of a device in GiB; it says whether the run fits", DRY_RUN, low=0.001),
         Flag("throughput", float, "tokens a second of one device; it says the hours", DRY_RUN, low=0.001),
     )
 } | shared(as_json={"help": "print the result (or plan) as JSON on stdout, nothing else"})
-_ARGUMENTS = {
-    "recipe": Annotated[str, typer.Argument(help="YAML recipe; a name such as qwen3-0.6b/ipvrm.yaml is one that ships")]
-}
-
 train = typer.Typer(help="Train models from recipes.", no_args_is_help=True)
 
 
@@ -145,12 +153,13 @@ def _train_rl(recipe: str, **values: Any) -> None:
     typer.echo(f"next:  prmbench eval --policy {result.output}")
 
 
-for _name, _command, _flags in (
-    ("sft", _train_sft, _FLAGS),
-    ("rm", _train_rm, _FLAGS),
-    ("rl", _train_rl, {name: flag for name, flag in _FLAGS.items() if name != "strict"}),
+for _name, _command, _flags, _example in (
+    ("sft", _train_sft, _FLAGS, "miniature/sft.yaml"),
+    ("rm", _train_rm, _FLAGS, "qwen3-0.6b/ipvrm.yaml"),
+    ("rl", _train_rl, {name: flag for name, flag in _FLAGS.items() if name != "strict"}, "qwen3-0.6b/spro.yaml"),
 ):
-    train.command(name=_name)(interruptible(with_flags(_command, _flags, _ARGUMENTS)))
+    _recipe = typer.Argument(help=f"YAML recipe; a name such as {_example} is one that ships")
+    train.command(name=_name)(interruptible(with_flags(_command, _flags, {"recipe": Annotated[str, _recipe]})))
 
 
 @train.command(name="keys")

@@ -372,7 +372,7 @@ def check_fields(place: str, fields: Any, kinds: dict[str, type], what: str) -> 
     return {name: fields[name] for name in kinds}
 
 
-def check_number(place: str, field: str, value: Any, *, low: float = -LARGE) -> None:
+def check_whole(place: str, field: str, value: Any, *, low: float = -LARGE) -> None:
     """Check that a field is a whole number below `LARGE`.
 
     Args:

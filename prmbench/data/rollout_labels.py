@@ -12,9 +12,9 @@ from typing import Any
 from prmbench.data.records import (
     check_fields,
     check_limit,
-    check_number,
     check_steps,
     check_text,
+    check_whole,
     find_file,
     read_records,
     stem,
@@ -148,7 +148,7 @@ def _check(place: str, record: Any, subset: str) -> RolloutLabels:
         if len(fields[name]) != len(steps):
             raise UserError(f"{place}: field '{name}' has {len(fields[name])} numbers, there are {len(steps)} steps")
         for value in fields[name]:
-            check_number(place, name, value, low=low)
+            check_whole(place, name, value, low=low)
     if any(k > n for k, n in zip(fields["successes"], fields["trials"], strict=True)):
         raise UserError(f"{place}: field 'successes' has more than 'trials'")
     return RolloutLabels(

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,19 @@ class Build:
         root = cache_folder() / "miniature"
         recipe = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
         return root / f"{self.backbone}-{digest([asdict(self), recipe, FORMAT])[:12]}"
+
+
+@cache
+def recipe_keys(name: str) -> dict[str, Any]:
+    """Return the keys of a recipe that ships with the project, as its file has them; comments do not count.
+
+    Args:
+        name: Its path below ``training/``.
+    """
+    import yaml
+
+    keys: dict[str, Any] = yaml.safe_load((resource_folder("training") / name).read_text(encoding="utf-8"))
+    return keys
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> Path:

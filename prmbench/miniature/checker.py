@@ -127,9 +127,8 @@ def _walk(problem: Chain, steps: Sequence[str], world: World, *, results: bool =
             finished = state.done == len(problem.operations) and state.half is None
             if not finished or step.value != state.value:
                 return i, "wrong answer"
-            return (
-                (-1, "none") if i == len(steps) - 1 else (i + 1, "malformed")
-            )  # nothing is called for after the answer
+            # Nothing is called for after the answer.
+            return (-1, "none") if i == len(steps) - 1 else (i + 1, "malformed")
         for part in step:
             kind = _error(problem, state, part, world)
             if kind is not None and (results or kind != "wrong result"):

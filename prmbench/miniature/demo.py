@@ -16,7 +16,7 @@ from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout, Summary, summarise
 from prmbench.data.solutions import Solution
 from prmbench.data.traces import Trace, load_traces
-from prmbench.miniature.build import PROMPT, Build, rollout_error, rollout_steps, train_policy
+from prmbench.miniature.build import PROMPT, Build, recipe_keys, rollout_error, rollout_steps, train_policy
 from prmbench.miniature.solutions import FORMATS
 from prmbench.miniature.split_data import EVALUATION, sample_split, write_traces
 from prmbench.miniature.targets import Regime, measure_regime
@@ -118,7 +118,8 @@ class Demo:
         from prmbench.training.rm.run import train_rm
 
         data, _ = sample_split(self.build, self.policy_folder, "train", self.sizes.outcomes, self.sizes.outcome_samples)
-        folder = self.build.folder() / f"demo-rm-{self.sizes.outcomes}x{self.sizes.outcome_samples}"
+        of = digest(recipe_keys(RM_RECIPE))[:12]
+        folder = self.build.folder() / f"demo-rm-{self.sizes.outcomes}x{self.sizes.outcome_samples}-{of}"
         if not (folder / "rm.json").exists():
             changes = [f"model={self.policy_folder}", f"data={data}", f"output={folder}", f"seed={self.build.seed}"]
             held = [] if self.sizes.outcomes > 500 else ["held_out=0"]

@@ -97,7 +97,7 @@ def show(demo: Demo) -> None:
     # Steps in colours, and what to do next.
     console.print(
         Text(
-            "\nTen solutions with the reward model's score of every step; the colour says how likely the prefix is right:\n"
+            f"\n{N_SHOWN} solutions with the reward model's score of every step; the colour says how likely the prefix is right:\n"
         )
     )
     console.print(scored_table(demo.scored(N_SHOWN)))

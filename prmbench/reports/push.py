@@ -108,7 +108,7 @@ def _model_files(folder: Path, measured: Sequence[Measured]) -> dict[str, Path |
             if mine not in one.entry.subject.weights.values():
                 raise UserError(f"{one.path}: is of other weights than {folder}; push it without the checkpoint")
     written = folder / README
-    text = decoded(str(written), read_whole(written)) if written.is_file() else _front(folder)
+    text = decoded(str(written), read_whole(written)).replace("\r\n", "\n") if written.is_file() else _front(folder)
     if measured and "\n## Evaluation\n" not in text:
         text += f"\n{to_model_card(measured)}"
     files[README] = text.encode()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data.records import check_fields, check_number
+from prmbench.data.records import check_fields, check_whole
 from prmbench.data.revisions import split_revision
 from prmbench.data.solutions import Solution
 from prmbench.data.tokens import EncodedTrace, ids_hash
@@ -87,14 +87,14 @@ def parse_scored(place: str, fields: Any) -> Scored:
     )
     n = len(one.n_tokens)
     for count in one.n_tokens:
-        check_number(place, "n_tokens", count, low=0)
+        check_whole(place, "n_tokens", count, low=0)
     for name, values in one.scores.items():
         if not (isinstance(values, list) and len(values) == n and all(_is_score(v) for v in values)):
             raise UserError(f"{place}: field 'scores.{name}' must hold {n} numbers, one a step and none NaN")
     steps = [one.first_error, *(one.votes if isinstance(one.votes, list) else [one.votes])]
     for step in steps:
         if step is not None:
-            check_number(place, "votes or first_error", step, low=-1)
+            check_whole(place, "votes or first_error", step, low=-1)
     return one
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prmbench.search.methods import Search
@@ -29,7 +29,6 @@ def run_searches(
     searches: Sequence[tuple[Task, Search]],
     sampler: Sampler,
     scorer: Scorer,
-    on_round: Callable[[], None] = lambda: None,
 ) -> list[Searched]:
     """Run searches side by side.
 
@@ -40,7 +39,6 @@ def run_searches(
         searches: The searches, each of its own task.
         sampler: Grows paths.
         scorer: Scores them.
-        on_round: Called after every round.
 
     Returns:
         What each came to, in order.
@@ -66,7 +64,6 @@ def run_searches(
         live = [(searches[i][0], growth.parent) for i, mine in wants.items() for growth in mine]
         sampler.keep(live)
         scorer.keep(live)
-        on_round()
     return found
 
 

@@ -215,8 +215,6 @@ class ModelScorer:
         for store in self.stores:
             store.keep(ids)
 
-    # How
-
     def _prompt(self, task: Task) -> Ids:
         """The tokens that the model reads before a response; none where that is not known."""
         if task.problem not in self._read:

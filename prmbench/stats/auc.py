@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-_BLOCK, _LINE = (
-    1 << 17,
-    8,
-)  # weights held at once, and the fewest resamples: what a processor's cache and its lines hold
+# Weights held at once, and the fewest resamples: what a processor's cache and its lines hold.
+_BLOCK, _LINE = 1 << 17, 8
 
 
 @dataclass(frozen=True)

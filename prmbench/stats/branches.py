@@ -143,9 +143,8 @@ def _agreement(signal: Floats, branches: Branches, weights: Floats) -> Floats:
     """
     state = branches.state
     starts = np.flatnonzero(np.diff(state, prepend=-1))
-    agree = np.zeros(
-        (3, len(starts))
-    )  # of pairs in each state: their signs' product, those that differ in x, those in y
+    # Of the pairs in each state: their signs' product, those that differ in x, those that differ in y.
+    agree = np.zeros((3, len(starts)))
     for distance in range(1, int(np.bincount(state).max())):
         first = np.flatnonzero(state[distance:] == state[:-distance])
         x, y = (np.sign(v[first + distance] - v[first]) for v in (signal, branches.right))

@@ -60,7 +60,8 @@ def resample(
 def _ties(values: Floats) -> tuple[Integers, Integers, Integers]:
     """Find the order that sorts the values, where each group of ties starts in it, and the group of each sorted value."""
     order = np.argsort(values, kind="stable")
-    new = np.r_[True, np.diff(values[order]) != 0]
+    ordered = values[order]
+    new = np.r_[True, ordered[1:] != ordered[:-1]]  # no differences: those of equal infinities are no number
     return order, np.flatnonzero(new), np.cumsum(new) - 1
 
 

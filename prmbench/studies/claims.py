@@ -200,10 +200,13 @@ class JudgedClaim:
     def seeds_needed(self) -> int | None:
         """Seeds that decide the paper's mean effect at 80% power with the spread seen here.
 
-        None where the paper prints no effect in this direction, or the spread is not known.
+        None where the paper prints no effect in this direction, or the spread is not known. Where the paper says only that one is
+        no worse, the margin counts too, as in the test.
         """
         effect = float(np.mean(list(self.effects.values()))) if self.effects else 0.0
-        return None if effect <= 0 or math.isnan(self.spread) else pairs_needed(effect, self.spread)
+        if effect <= 0 or math.isnan(self.spread):
+            return None
+        return pairs_needed(effect + (self.margin if self.claim.at_least else 0.0), self.spread)
 
 
 def judge(

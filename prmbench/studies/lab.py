@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from prmbench.data.problems import Problem, load_problems
 from prmbench.data.prompts import find_prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.sampling import SamplingParams
-from prmbench.miniature.build import PROMPT, Build, make_problems, train_policy, write_lines
+from prmbench.miniature.build import PROMPT, Build, make_problems, recipe_keys, train_policy, write_lines
 from prmbench.miniature.split_data import EVALUATION, TRAINING, sample_split, write_traces
 from prmbench.miniature.world import Split
 from prmbench.policies.policy import Policy, load_policy
-from prmbench.resources import resource_folder
 from prmbench.results.schema import digest
 from prmbench.results.store import write_atomically
 from prmbench.reward_models.base import RewardModel
@@ -232,16 +231,3 @@ class Lab:
         if settings.objective == "endo":
             return load_reward_model(self.policy, kind="endo")
         return load_reward_model(self.reward_model_folder(settings))
-
-
-@cache
-def recipe_keys(name: str) -> dict[str, Any]:
-    """Return the keys of a recipe that ships with the project, as its file has them; comments do not count.
-
-    Args:
-        name: Its path below ``training/``.
-    """
-    import yaml
-
-    keys: dict[str, Any] = yaml.safe_load((resource_folder("training") / name).read_text(encoding="utf-8"))
-    return keys

@@ -20,7 +20,6 @@ from prmbench.engines.sampling import SamplingParams
 from prmbench.miniature.build import MAX_NEW_TOKENS, PROMPT, make_problems, write_lines
 from prmbench.miniature.true_model import TrueValueModel
 from prmbench.policies.policy import Policy
-from prmbench.results.schema import Estimate
 from prmbench.reward_models.base import RewardModel
 from prmbench.reward_models.objectives import Convention
 from prmbench.reward_models.subject import describe
@@ -97,7 +96,7 @@ def measure_searches(lab: Lab, settings: SearchSettings, output: Path) -> dict[s
     # The methods, and many samples.
     found = measure_search(model, policy, problems, settings.scores, output / "methods")
     many = measure_many(model, policy, problems[:N_MANY], settings.scores, output / "many", MANY)
-    agrees = 1.0 if model is truth else agreement(model, truth, policy, problems).value
+    agrees = 1.0 if model is truth else agreement(model, truth, policy, problems)
     return {
         "methods": {
             name: {
@@ -181,7 +180,7 @@ def _measure(
 
 def agreement(
     model: RewardModel, truth: TrueValueModel, policy: Policy, problems: Sequence[Problem], n: int = 16
-) -> Estimate:
+) -> float:
     """Measure how well scores of prefixes order them as true values do, among paths of a problem that have equally many steps.
 
     Args:
@@ -192,8 +191,7 @@ def agreement(
         n: Paths of each problem.
 
     Returns:
-        The mean Spearman correlation over problems and steps where the true values differ, with a 95% interval over problems
-        (normal).
+        The mean Spearman correlation, over problems and then over steps where the true values differ.
     """
     template = find_prompt(PROMPT)
     ends = StepEnds(policy.encoder.tokenizer, [policy.encoder.options.separator])
@@ -229,6 +227,4 @@ def agreement(
         if len(pairs) > 2 and np.ptp(true) > 0:
             found = float(spearmanr(mine, true)[0]) if np.ptp(mine) > 0 else 0.0
             by_problem.setdefault(key, []).append(found)
-    means = np.array([np.mean(one) for one in by_problem.values()])
-    half = 1.96 * float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
-    return Estimate(value=float(means.mean()), low=float(means.mean()) - half, high=float(means.mean()) + half)
+    return float(np.mean([np.mean(one) for one in by_problem.values()]))

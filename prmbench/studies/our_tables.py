@@ -10,6 +10,7 @@ from prmbench.studies.claims import OURS
 from prmbench.studies.layout import Layout, rows_of
 from prmbench.studies.measure_decisions import TOKEN_KINDS
 from prmbench.studies.measure_reward_models import BEST_OF
+from prmbench.studies.paper_tables import RIVALS
 from prmbench.studies.settings import BEST
 
 RATIOS = ("endo", "dpo", "implicit_prm", "ipvrm", "ipvrm_late", "ipvrm_early")
@@ -26,7 +27,7 @@ MOVED = (
     BEST,
 )
 """Policies whose training is looked at decision by decision."""
-PLACES = [f"{kind}, better {side}" for kind in ("choice", "result", "misconception") for side in ("likelier", "rarer")]
+PLACES = [f"{kind}, better {side}" for kind in get_args(DecisionKind) for side in ("likelier", "rarer")]
 
 OUR_TABLES = [
     Layout(
@@ -34,7 +35,7 @@ OUR_TABLES = [
         "Candidates at temperature 1: over-optimisation",
         "accuracy, %; Table 1 has candidates at the evaluation preset",
         [f"@{n}" for n in BEST_OF],
-        rows_of(("q_rm", "endo", "dpo", "implicit_prm", "ipvrm"), [figures.best_of(n, "at_one") for n in BEST_OF]),
+        rows_of(RIVALS, [figures.best_of(n, "at_one") for n in BEST_OF]),
     ),
     Layout(
         OURS,

@@ -110,7 +110,7 @@ def _costs() -> Layout:
         ["seconds a step", "peak resident memory, GiB"],
         rows_of(
             ("grpo ipvrm", BEST),
-            [figures.STEP_SECONDS, figures.logged("peak_memory_gib", "peak resident memory", 2)],
+            [figures.STEP_SECONDS, figures.PEAK_MEMORY],
         ),
         _TIMES,
         "Qwen3-0.6B: GRPO 487.5 s and 30.20 GB, DistRL 458.7 s and 30.88 GB.",

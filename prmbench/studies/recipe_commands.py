@@ -65,9 +65,8 @@ class Command:
     @cached_property
     def key(self) -> str:
         """A hash of everything that it depends on, the recipes before it included."""
-        recipe = self.recipe and self.recipe.model_dump(
-            mode="json", exclude_unset=True
-        )  # a later version has more keys
+        # Only what is set, because a later version has more keys.
+        recipe = self.recipe and self.recipe.model_dump(mode="json", exclude_unset=True)
         return digest([self.arguments, recipe, [one.key for one in self.needs]])
 
     @property

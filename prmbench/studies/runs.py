@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from prmbench.miniature.build import recipe_keys
 from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
-from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept, recipe_keys
+from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept
 from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED, LabelSettings
 from prmbench.studies.measure_decisions import measure_credit
 from prmbench.studies.measure_labels import LABEL_SIZES, measure_labels

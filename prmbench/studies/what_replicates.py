@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from prmbench.studies.measure_decisions import RARE, TOKEN_KINDS
 from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.our_tables import PLACES, RATIOS
 from prmbench.studies.paper_claims import CLAIMS
+from prmbench.studies.paper_tables import RIVALS
 from prmbench.studies.pictures import reliability_diagram
 from prmbench.studies.replicate import TEST, claims_table
 from prmbench.studies.runs import StudyRun
@@ -33,7 +35,7 @@ COMPARED = ("grpo", "grpo ipvrm", BEST)
 """Policies whose moves are drawn."""
 FAR_BEHIND = ("q_rm", "endo", "reinforce q_rm", "sft")
 """Rivals that are far behind all others here, as the first seeds showed; to beat them says little."""
-KINDS: tuple[DecisionKind, ...] = ("choice", "result", "misconception")
+KINDS: tuple[DecisionKind, ...] = get_args(DecisionKind)
 RELIABLE = ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10")
 """Reward models whose values are drawn against true ones."""
 CLIP = 4.0
@@ -67,9 +69,10 @@ def easy_claims(judged: Sequence[JudgedClaim]) -> str:
     rivals = [one.smaller for one in appear if not one.tables & {"11", "13"}]
     behind = sum(isinstance(one, RunFigure) and one.run.name in FAR_BEHIND for one in rivals)
     return (
-        f"Of the {len(appear)} claims that appear, {behind + tuned + cost} say little. {behind} are against "
+        f"Of the {len(appear)} claims that appear, {behind + tuned + cost} say little: against "
         f"{', '.join(LABELS[name] for name in FAR_BEHIND[:-1])} or the {LABELS[FAR_BEHIND[-1]]} policy, which are far behind "
-        f"everything here. {tuned} are about candidate sets, to which the world was tuned, and {cost} about the cost of a step."
+        f"everything here ({behind}), about candidate sets, to which the world was tuned ({tuned}), and about the cost of a step "
+        f"({cost})."
     )
 
 
@@ -209,7 +212,7 @@ def best_of_n_picture(results: Results) -> str:
     figure = Drawing(figsize=(9, 3.6), layout="constrained")
     panels = (("figures", "Evaluation preset (0.6, 0.95)"), ("at_one", "Temperature 1"))
     for axis, (sampled, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-        for name in ("q_rm", "endo", "dpo", "implicit_prm", "ipvrm"):
+        for name in RIVALS:
             cells = [figures.best_of(n, sampled).of(name) for n in BEST_OF]
             found = [seed_mean(cell.values(results)) for cell in cells]
             axis.plot(BEST_OF, [one.mean for one in found], marker="o", label=LABELS[name])
@@ -218,7 +221,6 @@ def best_of_n_picture(results: Results) -> str:
         axis.set_xticks(BEST_OF, [str(n) for n in BEST_OF])
         axis.set(title=title, xlabel="N")
         axis.grid(alpha=0.3)
-    axis.set_ylabel("")
     figure.axes[0].set_ylabel("right, %")
     figure.axes[0].legend(fontsize=7)
     return to_svg(figure, "Best-of-N at two temperatures")

@@ -273,12 +273,7 @@ def size(answer: str) -> float | Literal["unreadable"] | None:
         return None
     found = []
     for text in texts:
-        try:
-            one = _read(text)
-        except MemoryError:
-            raise
-        except Exception:
-            one = None
+        one = _read(text)
         if one is None:
             return "unreadable"
         if not isinstance(one, Expr):

@@ -59,17 +59,14 @@ class VerifierOptions:
         """
         name, *options = (part.strip() for part in text.split(","))
         found: dict[str, Any] = {}
-        for option in options:
-            key, _, value = (part.strip() for part in option.partition("="))
-            try:
+        try:
+            for option in options:
+                key, _, value = (part.strip() for part in option.partition("="))
                 found[key] = (
                     float(value) if key == "tolerance" else {"think=true": True, "think=false": False}[f"{key}={value}"]
                 )
-            except (KeyError, ValueError):
-                found["?"] = None
-        try:
             return cls(name, **found)  # type: ignore[arg-type]
-        except (ArgumentError, TypeError):
+        except (ArgumentError, KeyError, ValueError):
             known = (
                 "strict, paper, or strict with options: strict,tolerance=0.01,think=false (tolerance from 0 to below 1)"
             )

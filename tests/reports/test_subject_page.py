@@ -73,7 +73,7 @@ def test_everything_is_on_the_page(evil, tmp_path):
 
 def test_without_the_data_it_says_so(evil, tmp_path):
     page = support.Page(write_report([evil[0]], tmp_path / "page.html"))
-    assert "Their text is not at hand" in page.text
+    assert "Their text is not shown" in page.text
     assert "What is" not in page.text
 
 

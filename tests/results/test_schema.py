@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ def test_the_documented_schema_is_the_schema():
 
 def test_types_of_items_are_plain():
     """Names of the validators' types are not shown."""
-    page = entry_fields(benchmarks())
+    types = [line.split("|")[2] for line in entry_fields(benchmarks()).splitlines() if line.count("|") > 3]
+    assert len(types) > 100
     for name in ITEM_TYPES:
-        assert f"`{name}" not in page, name
+        assert not [one for one in types if re.search(rf"\b{name}\b", one)], name
 
 
 def test_every_field_is_described():

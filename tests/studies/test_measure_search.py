@@ -26,10 +26,10 @@ def policy():
 def test_true_values_order_prefixes_as_themselves_and_win(policy, tmp_path):
     problems = load_problems(write_lines(tmp_path / "p.jsonl", make_problems(Build().world, "test", 3, 7)))
     truth = TrueValueModel(Build().world, policy.encoder)
-    assert agreement(truth, truth, policy, problems, n=6).value == pytest.approx(1)
+    assert agreement(truth, truth, policy, problems, n=6) == pytest.approx(1)
     # The policy's own confidence is another matter.
     endo = load_reward_model(SHIPPED, kind="endo")
-    assert -1 < agreement(endo, truth, policy, problems, n=6).value < 1
+    assert -1 < agreement(endo, truth, policy, problems, n=6) < 1
     found = measure_search(truth, policy, problems, "true values", tmp_path / "run")
     assert load_measured(tmp_path / "run").entry.metrics == found
     many = measure_many(truth, policy, problems, "true values", tmp_path / "many", n=32)

@@ -22,7 +22,8 @@ from prmbench.miniature.build import Build
 from prmbench.miniature.solutions import FORMATS
 from prmbench.reports.reported import PAPER, read_reported
 from prmbench.resources import resource_folder
-from prmbench.studies.claims import Claim, judge
+from prmbench.stats.power import pairs_needed
+from prmbench.studies.claims import Claim, PaperRows, judge
 from prmbench.studies.figures import Figure, RunDifference, RunRatio
 from prmbench.studies.lab import Lab
 from prmbench.studies.layout import Layout, cell_text, our_ordering, paper_orderings
@@ -100,6 +101,19 @@ def test_no_worse_is_above_less_the_margin():
     found = claim_of([3.0, 3.1, 2.9], [3.5, 3.7, 3.6], margin=1.0, at_least=True)
     assert found.shown == "-0.6 [-0.8, -0.4]"  # the difference is shown as it is
     assert found.p == pytest.approx(ttest_1samp(np.array([0.5, 0.4, 0.3]), 0).pvalue)
+
+
+def test_seeds_for_no_worse_count_the_margin_too():
+    rows = PaperRows("10", "m = 5", "m = 0")  # the paper's effect: 2.1
+    reported = read_reported(resource_folder("leaderboards"))
+    a, b = (Figure("td", "x", lambda row, i=i: row[i]).of("ipvrm") for i in (0, 1))
+    seeds = {a.run: [(1.0, 0.0), (5.0, 0.0), (-3.0, 0.0)]}
+    above, no_worse = (
+        judge([Claim("Table 10", "x", a, b, paper=rows, margin=0.7, at_least=one)], seeds, reported)[0]
+        for one in (False, True)
+    )
+    assert above.seeds_needed == pairs_needed(2.1, 4.0)
+    assert no_worse.seeds_needed == pairs_needed(2.8, 4.0)
 
 
 def test_a_direction_within_the_margin_is_said_to_be():

@@ -59,9 +59,11 @@ def test_claims_that_say_little_are_counted():
     ]
     said = easy_claims(judge(claims, rows))
     assert said.startswith(
-        "Of the 4 claims that appear, 3 say little. 1 are against Q-RM, EndoRM, REINFORCE w/ Q-RM or the SFT"
+        "Of the 4 claims that appear, 3 say little: against Q-RM, EndoRM, REINFORCE w/ Q-RM or the SFT"
     )
-    assert said.endswith("1 are about candidate sets, to which the world was tuned, and 1 about the cost of a step.")
+    assert said.endswith(
+        "here (1), about candidate sets, to which the world was tuned (1), and about the cost of a step (1)."
+    )
 
 
 def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
-from pydantic import Field, Strict, model_validator
+from pydantic import AliasChoices, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from prmbench.results.items import ITEM_CONFIG, Counts, Item, Numbers
@@ -114,6 +114,7 @@ class SubsetResult(Record):
     """One protocol on one subset."""
 
     rules: dict[str, RuleResult] = Field(
+        validation_alias=AliasChoices("rules", "policies"),  # the name in entries of 0.1.0
         description="by threshold rule: crossfit, gsm8k, oracle, fixed; direct: a prediction without a threshold",
     )
     undefined: dict[str, str] = Field(

@@ -50,7 +50,7 @@ def train_measured(
     run: RunType,
     make_trainer: Callable[[RunType, bool], MeasuredTrainer[Any, Any]],
     export: Callable[[RunType, Path, Path], None],
-    describe: Callable[[RunType], dict[str, Any]],
+    finish: Callable[[RunType], dict[str, Any]],
     last: str | None,
 ) -> dict[str, Any]:
     """Train, measure once more where the schedule made no last measurement, and write the best weights as a checkpoint.
@@ -59,8 +59,8 @@ def train_measured(
         run: The run.
         make_trainer: Makes its trainer; the second argument says whether the run begins.
         export: Makes what was saved in a folder a checkpoint in another one; it is tried before the first update.
-        describe: Returns what else is reported; called when the checkpoint is written, and the last weights are in ``last`` among
-            the saved states.
+        finish: Writes what else the run leaves, and returns what else is reported; called when the checkpoint is written, and the
+            last weights are in ``last`` among the saved states.
         last: The saved state to go on from; None: the run begins.
 
     Returns:
@@ -80,7 +80,7 @@ def train_measured(
         return {}
     best, report = _best_weights(run, trainer)
     export(run, best, run.output)
-    return {**describe(run), **report}
+    return {**finish(run), **report}
 
 
 def _best_weights(run: TrainingRun[Any], trainer: MeasuredTrainer[Any, Any]) -> tuple[Path, dict[str, Any]]:

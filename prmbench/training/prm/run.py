@@ -88,7 +88,7 @@ def train_prm(recipe: PRMRecipe, *, log: Callable[[str], None] = lambda _: None)
     with hold_output(recipe, share):
         run = _prepare(recipe, share, log if share.main else lambda _: None)
         report = run.report(
-            REPORT_NAME, "best", functools.partial(train_measured, run, _make_trainer, _export, _describe)
+            REPORT_NAME, "best", functools.partial(train_measured, run, _make_trainer, _export, _finish)
         )
     if report is None:
         return None
@@ -173,7 +173,7 @@ def _load_model(run: _Run, folder: Path, *, train: bool = False) -> PreTrainedMo
     return model
 
 
-def _describe(run: _Run) -> dict[str, Any]:
+def _finish(run: _Run) -> dict[str, Any]:
     """What is to be reported beside the training."""
     found = run.data.found
     return {

@@ -97,7 +97,7 @@ def train_rm(recipe: RMRecipe, *, log: Callable[[str], None] = lambda _: None) -
     with hold_output(recipe, share):
         run = _prepare(recipe, share, log if share.main else lambda _: None)
         report = run.report(
-            REPORT_NAME, "best", functools.partial(train_measured, run, _make_trainer, _export, _describe)
+            REPORT_NAME, "best", functools.partial(train_measured, run, _make_trainer, _export, _finish)
         )
     if report is None:
         return None
@@ -233,7 +233,7 @@ def _load_model(recipe: RMRecipe, folder: Path, size: int | None = None, *, trai
     return model
 
 
-def _describe(run: _Run) -> dict[str, Any]:
+def _finish(run: _Run) -> dict[str, Any]:
     """Write the last weights too as a checkpoint. Returns what is to be reported beside the training."""
     recipe, data = run.recipe, run.data
     _export(run, run.states / "last", run.output / "last")

@@ -180,11 +180,11 @@ def test_two_entries_are_compared_problem_by_problem(searched, tiny, tmp_path):
 def test_mistakes_are_one_sentence(model, tiny, tmp_path):
     policy = new_policy(tiny)
     for options, sentence in (
-        (SearchOptions(methods=("bean",)), "`method=bean`: not known.*beam"),
+        (SearchOptions(methods=("bean",)), "`methods=bean`: not known.*beam"),
         (SearchOptions(score="median"), "`score=median`: a implicit has token_mean"),
         (SearchOptions(score="decayed_sum"), "`score=decayed_sum`"),
-        (SearchOptions(step_ends=("",)), "`step_end=`: is empty"),
-        (SearchOptions(budgets=(0,)), "`budget=0`: expected 1 or more"),
+        (SearchOptions(step_ends=("",)), "`step_ends=`: is empty"),
+        (SearchOptions(budgets=(0,)), "`budgets=0`: expected 1 or more"),
     ):
         with pytest.raises(UserError, match=sentence):
             run(model, policy, tmp_path / "x", options=options)
