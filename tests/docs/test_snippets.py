@@ -81,7 +81,7 @@ def here(built, tmp_path, monkeypatch):
     monkeypatch.setenv("PRMBENCH_DATA_DIR", "data")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setenv("PRMBENCH_CACHE_GIB", "1")
-    monkeypatch.setenv("COLUMNS", "110")  # of what is printed
+    monkeypatch.setenv("COLUMNS", "120")  # of what is printed, as where there is no terminal
     return folder
 
 
