@@ -37,6 +37,7 @@ RARE = (0.05, 0.2, 0.5)
 """Edges of the groups of tokens by how likely the SFT policy was to sample them."""
 TELLING_GAP = 0.02
 """Decisions whose two ways differ by less in true value are left out where it is asked which way is preferred."""
+DECISION_SIZES = [N_SOLUTIONS, TELLING_GAP, list(RARE)]
 TOKEN_KINDS = ("choice", "result", "synonym", "other")
 """Kinds of tokens: how a hard operation is done, a stated result, a word without consequence, everything else."""
 

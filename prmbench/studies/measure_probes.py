@@ -15,6 +15,7 @@ from prmbench.studies.settings import RewardModelSettings
 
 N_BRANCHES, ROLLOUTS_EACH = 500, 16
 N_PROBED = 300
+PROBE_SIZES = [N_BRANCHES, ROLLOUTS_EACH, N_PROBED]
 
 
 def measure_td(lab: Lab, settings: RewardModelSettings, output: Path) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from prmbench.miniature.world import Split
 from prmbench.results.schema import digest
 from prmbench.studies.lab import PRM_RECIPE, RL_RECIPE, RM_RECIPE, SIZES, Lab, kept
 from prmbench.studies.label_settings import LABELLED, SEARCHED_LABELLED, LabelSettings
-from prmbench.studies.measure_decisions import measure_credit
+from prmbench.studies.measure_decisions import DECISION_SIZES, measure_credit
 from prmbench.studies.measure_labels import LABEL_SIZES, measure_labels
 from prmbench.studies.measure_policies import measure_policy
-from prmbench.studies.measure_probes import measure_candidate_sets, measure_td
-from prmbench.studies.measure_reward_models import measure_best_of_n, measure_reward_model
+from prmbench.studies.measure_probes import PROBE_SIZES, measure_candidate_sets, measure_td
+from prmbench.studies.measure_reward_models import BEST_OF, N_BINS, measure_best_of_n, measure_reward_model
 from prmbench.studies.measure_search import SEARCH_SIZES, SEARCHES, SearchSettings, measure_searches
+from prmbench.studies.prefix_values import PREFIX_SIZES
 from prmbench.studies.settings import (
     POLICIES,
     REWARD_MODELS,
@@ -55,12 +56,18 @@ _REWARDS = ChainMap[str, Any](REWARD_MODELS, SEARCHED_REWARD_MODELS)
 _WITH_EXPLICIT = (RM_RECIPE, PRM_RECIPE)
 
 MEASURES: dict[Kind, RunKind] = {
-    "reward model": RunKind(measure_reward_model, 160, _REWARDS),
-    "best-of-n": RunKind(measure_best_of_n, 80, _REWARDS),
-    "policy": RunKind(measure_policy, 120, ChainMap[str, Any](POLICIES, SEARCHED_POLICIES), (RM_RECIPE, RL_RECIPE)),
-    "td": RunKind(measure_td, 30, _REWARDS),
-    "candidates": RunKind(measure_candidate_sets, 15, {"sft": None}, ()),
-    "credit": RunKind(measure_credit, 5, _REWARDS),
+    "reward model": RunKind(measure_reward_model, 160, _REWARDS, sizes=[*PREFIX_SIZES, N_BINS]),
+    "best-of-n": RunKind(measure_best_of_n, 80, _REWARDS, sizes=[list(BEST_OF)]),
+    "policy": RunKind(
+        measure_policy,
+        120,
+        ChainMap[str, Any](POLICIES, SEARCHED_POLICIES),
+        (RM_RECIPE, RL_RECIPE),
+        DECISION_SIZES,
+    ),
+    "td": RunKind(measure_td, 30, _REWARDS, sizes=PROBE_SIZES),
+    "candidates": RunKind(measure_candidate_sets, 15, {"sft": None}, (), PROBE_SIZES),
+    "credit": RunKind(measure_credit, 5, _REWARDS, sizes=DECISION_SIZES),
     "labels": RunKind(
         measure_labels, 60, ChainMap[str, Any](LABELLED, SEARCHED_LABELLED), _WITH_EXPLICIT, [LABEL_SIZES]
     ),
