@@ -265,7 +265,7 @@ def _subset(
 ) -> tuple[StepSubsetResult, _Measured]:
     """The figures of one subset as an entry has them, and with the resamples of each."""
     steps = subset.steps(scores)
-    cells, thresholds, undefined = _by_rule(subset, scores, known, statistics.seed)
+    cells, thresholds, undefined = _by_rule(subset, steps, scores, known, statistics.seed)
 
     # What needs no threshold.
     wins = steps.wins()
@@ -298,10 +298,10 @@ def _subset(
 
 
 def _by_rule(
-    subset: Labels, scores: list[Floats], known: Mapping[str, float | None], seed: int
+    subset: Labels, steps: LabelledSteps, scores: list[Floats], known: Mapping[str, float | None], seed: int
 ) -> tuple[_Cells, dict[str, list[float]], dict[str, str]]:
     """The cells and the thresholds of each rule, and why a rule has none."""
-    steps, classes = subset.steps(scores), subset.classes()
+    classes = subset.classes()
     lowest = np.array([row.min() for row in scores])
     found, thresholds, undefined = _Cells(), {}, {}
     for rule in [rule for rule in RULES if rule in ("crossfit", "oracle") or known.get(rule) is not None]:
