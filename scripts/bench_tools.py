@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prmbench.stats.thresholds import Matches, f1_from_counts
+from prmbench.stats.thresholds import Matches, f1_and_accuracies
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -72,8 +72,7 @@ def medians(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, flo
 
 def f1_at(found: Matches, thresholds: float | np.ndarray) -> float:
     """Return ProcessBench's F1 at a threshold, or at a threshold of each trace."""
-    hit, error = found.hit(thresholds), found.has_error
-    return float(f1_from_counts(hit[error].sum(), error.sum(), hit[~error].sum(), (~error).sum()))
+    return f1_and_accuracies(found.hit(thresholds), found.has_error)["f1"]
 
 
 def smollm2(work: Path) -> Path:

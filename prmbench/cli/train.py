@@ -165,6 +165,6 @@ for _name, _command, _flags, _example in (
 @train.command(name="keys")
 def train_keys_command() -> None:
     """Print every key of every recipe, as Markdown."""
-    from prmbench.training.document import recipe_keys
+    from prmbench.training.document import describe_recipe_keys
 
-    typer.echo(recipe_keys(), nl=False)
+    typer.echo(describe_recipe_keys(), nl=False)

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prmbench.data.critic_prompt import critic_prompt
 from prmbench.data.problem_sets import find_problems
 from prmbench.data.prompts import find_prompt
@@ -14,7 +16,7 @@ from prmbench.data.traces import load_traces
 from prmbench.data.verdicts import Verdict
 from prmbench.errors import ArgumentError
 from prmbench.stats.repeats import majority
-from prmbench.stats.thresholds import f1_from_counts
+from prmbench.stats.thresholds import f1_and_accuracies
 from prmbench.stats.votes import vote
 from prmbench.verify import Verifier
 from prmbench.verify.classes import answer_classes
@@ -139,7 +141,7 @@ def acc_error(hits: Sequence[Hit]) -> float:
     Returns:
         Between 0 and 1; NaN without such a trace.
     """
-    return _share([hit for label, hit in hits if label >= 0])
+    return _figures(hits)["acc_error"]
 
 
 def acc_correct(hits: Sequence[Hit]) -> float:
@@ -151,11 +153,7 @@ def acc_correct(hits: Sequence[Hit]) -> float:
     Returns:
         Between 0 and 1; NaN without such a trace.
     """
-    return _share([hit for label, hit in hits if label < 0])
-
-
-def _share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits) if hits else float("nan")
+    return _figures(hits)["acc_correct"]
 
 
 def f1(hits: Sequence[Hit]) -> float:
@@ -167,5 +165,9 @@ def f1(hits: Sequence[Hit]) -> float:
     Returns:
         Between 0 and 1.
     """
-    error, correct = ([hit for label, hit in hits if (label >= 0) == wanted] for wanted in (True, False))
-    return float(f1_from_counts(sum(error), len(error), sum(correct), len(correct)))
+    return _figures(hits)["f1"]
+
+
+def _figures(hits: Sequence[Hit]) -> dict[str, float]:
+    labels, right = np.array(hits, dtype=np.int64).reshape(-1, 2).T
+    return f1_and_accuracies(right == 1, labels >= 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.stats.thresholds import f1_from_counts
+from prmbench.stats.thresholds import f1_and_accuracies, f1_from_counts
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -56,11 +56,7 @@ def f1_difference(first: Bools, second: Bools, has_error: Bools) -> float:
     Returns:
         F1 of the first minus F1 of the second, between -1 and 1; NaN when a class is empty.
     """
-    return float(np.subtract(*(_f1(hits, has_error) for hits in (first, second))))
-
-
-def _f1(hits: Bools, has_error: Bools) -> Floats:
-    return f1_from_counts(hits[has_error].sum(), has_error.sum(), hits[~has_error].sum(), (~has_error).sum())
+    return f1_and_accuracies(first, has_error)["f1"] - f1_and_accuracies(second, has_error)["f1"]
 
 
 def f1_difference_resamples(

@@ -15,6 +15,7 @@ visits every distinct outcome, with no grid. A strictly increasing map of the sc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -129,6 +130,26 @@ def f1_from_counts(
     with np.errstate(invalid="ignore", divide="ignore"):
         out = np.where(bottom > 0, 2.0 * a * c / bottom, 0.0)
     return np.where((b == 0) | (d == 0), np.nan, out)
+
+
+def f1_and_accuracies(hits: Bools, has_error: Bools) -> dict[str, float]:
+    """Compute ProcessBench's F1 and the two accuracies of which it is the harmonic mean.
+
+    Args:
+        hits: Whether the prediction of each trace is right. Shape [n].
+        has_error: Whether each trace has a wrong step. Shape [n].
+
+    Returns:
+        ``f1``, ``acc_error`` and ``acc_correct``, each between 0 and 1. An accuracy is NaN when its class is empty, and F1 when
+        either is.
+    """
+    n_error, n_correct = int(has_error.sum()), int((~has_error).sum())
+    hit_error, hit_correct = int(hits[has_error].sum()), int(hits[~has_error].sum())
+    return {
+        "f1": float(f1_from_counts(hit_error, n_error, hit_correct, n_correct)),
+        "acc_error": hit_error / n_error if n_error else math.nan,
+        "acc_correct": hit_correct / n_correct if n_correct else math.nan,
+    }
 
 
 def f1_curve(found: Matches) -> tuple[Floats, Floats]:

@@ -25,7 +25,7 @@ RECIPES: tuple[tuple[str, type[Optimisation]], ...] = (
 )
 
 
-def recipe_keys() -> str:
+def describe_recipe_keys() -> str:
     """Describe every key: those of all recipes, those of each recipe, and those inside each key that holds others."""
     common = [
         name

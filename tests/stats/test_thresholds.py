@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prmbench.stats.thresholds import (
     best_threshold,
     crossfit_thresholds,
+    f1_and_accuracies,
     f1_curve,
     f1_from_counts,
     fold_assignment,
@@ -116,6 +117,14 @@ def test_f1(counts, expected):
 def test_equal_rationals_are_equal_floats():
     # 2/6 and 1/3 of the errors, same share of the correct ones: a tie must be a tie.
     assert f1_from_counts(2, 6, 3, 7) == f1_from_counts(1, 3, 6, 14)
+
+
+def test_f1_and_its_accuracies_by_hand():
+    """Two of three errors and one of two right traces are hit: F1 = 2 * (2/3) * (1/2) / (2/3 + 1/2) = 4/7."""
+    hits, has_error = np.array([1, 1, 0, 1, 0], dtype=bool), np.array([1, 1, 1, 0, 0], dtype=bool)
+    assert f1_and_accuracies(hits, has_error) == pytest.approx({"f1": 4 / 7, "acc_error": 2 / 3, "acc_correct": 1 / 2})
+    alone = f1_and_accuracies(hits[:3], has_error[:3])
+    assert alone == pytest.approx({"f1": math.nan, "acc_error": 2 / 3, "acc_correct": math.nan}, nan_ok=True)
 
 
 @pytest.mark.parametrize(

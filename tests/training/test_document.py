@@ -6,17 +6,19 @@ from typer.testing import CliRunner
 
 from prmbench.cli.app import app
 from prmbench.resources import resource_folder
-from prmbench.training.document import RECIPES, recipe_keys
+from prmbench.training.document import RECIPES, describe_recipe_keys
 
 
 def test_the_page_of_keys_is_what_the_recipes_say():
     page = (resource_folder("training").parent / "docs" / "recipe-keys.md").read_text(encoding="utf-8")
-    assert recipe_keys().strip() in page, "run: prmbench train keys, and put its output into docs/recipe-keys.md"
+    assert describe_recipe_keys().strip() in page, (
+        "run: prmbench train keys, and put its output into docs/recipe-keys.md"
+    )
 
 
 def test_every_key_is_there_once_with_a_meaning():
     """Of each recipe: in the table of all recipes, or in its own."""
-    text = recipe_keys()
+    text = describe_recipe_keys()
     assert CliRunner().invoke(app, ["train", "keys"]).output == text
     tables = dict(re.findall(r"^## (.*)\n\n((?:\|.*\n)+)", text, flags=re.MULTILINE))
     keys = {title: re.findall(r"^\| `(\w+)` ", table, flags=re.MULTILINE) for title, table in tables.items()}

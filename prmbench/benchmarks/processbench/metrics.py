@@ -362,23 +362,13 @@ def _outcome(
         hits, has_error, n_resamples=statistics.n_resamples, rng=subset.stream(statistics.seed)
     )
     ends = bootstrap.f1_intervals(hits, has_error, samples)
-    estimates = {name: _estimate(value, ends[name]) for name, value in _accuracies(hits, has_error).items()}
+    values = thresholds.f1_and_accuracies(hits, has_error)
+    estimates = {name: _estimate(value, ends[name]) for name, value in values.items()}
     return _Chosen(RuleResult(**estimates, thresholds=shown), hits, samples["f1"])
 
 
-def _accuracies(hits: NDArray[np.bool_], has_error: NDArray[np.bool_]) -> dict[str, float | None]:
-    n_error, n_correct = int(has_error.sum()), int((~has_error).sum())
-    hit_error, hit_correct = int(hits[has_error].sum()), int(hits[~has_error].sum())
-    f1 = thresholds.f1_from_counts(hit_error, n_error, hit_correct, n_correct)
-    return {
-        "f1": _number(float(f1)),
-        "acc_error": hit_error / n_error if n_error else None,
-        "acc_correct": hit_correct / n_correct if n_correct else None,
-    }
-
-
-def _estimate(value: float | None, ends: tuple[float, float]) -> Estimate:
-    return Estimate(value=value, low=_number(ends[0]), high=_number(ends[1]))
+def _estimate(value: float, ends: tuple[float, float]) -> Estimate:
+    return Estimate(value=_number(value), low=_number(ends[0]), high=_number(ends[1]))
 
 
 def _number(value: float) -> float | None:
@@ -391,7 +381,7 @@ def _step_auc(subset: _Subset, scores: list[Floats], statistics: Statistics) -> 
     value = float(auc.auc(steps)[0])
     # An AUC of 0 or 1 is so in every resample; its bound is then that of as many shares as the rarer sort of step has traces.
     n_traces = min(len(steps.wrong_from), sum(label != 0 for label in subset.labels))
-    return _estimate(_number(value), bootstrap.share_interval([np.full(max(n_traces, 1), value)], samples))
+    return _estimate(value, bootstrap.share_interval([np.full(max(n_traces, 1), value)], samples))
 
 
 def position_bins(labels: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
@@ -427,7 +417,7 @@ def _by_generator(subset: _Subset, hits: NDArray[np.bool_]) -> list[GroupResult]
 
 def _group(name: str, members: NDArray[Any], hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> GroupResult:
     has_error = labels[members] >= 0
-    values = _accuracies(hits[members], has_error)
+    values = {name: _number(value) for name, value in thresholds.f1_and_accuracies(hits[members], has_error).items()}
     return GroupResult(name=name, n_error=int(has_error.sum()), n_correct=int((~has_error).sum()), **values)
 
 
