@@ -34,8 +34,13 @@ def row(run, seed):
         return float(rng.random())
 
     if run.kind == "reward model":
-        f1 = {form: {p: value() for p in ("process", "prefix")} for form in FORMATS}
-        return {"f1": {"crossfit": f1}, "auc_final": value(), "format_share": {"absolute": value()}} | {
+        f1, content = ({form: {p: value() for p in ("process", "prefix")} for form in FORMATS} for _ in range(2))
+        return {
+            "f1": {"crossfit": f1},
+            "f1_content": {"crossfit": content},
+            "auc_final": value(),
+            "format_share": {"absolute": value()},
+        } | {
             "truth": {"spearman": value()}
             | {
                 link: {part: [value() for _ in range(4)] for part in ("predicted", "observed", "share")}

@@ -76,8 +76,7 @@ class Build:
     def folder(self) -> Path:
         """Return where it is kept, under ``$XDG_CACHE_HOME/prmbench/miniature``."""
         root = cache_folder() / "miniature"
-        recipe = (resource_folder("training") / RECIPE).read_text(encoding="utf-8")
-        return root / f"{self.backbone}-{digest([asdict(self), recipe, FORMAT])[:12]}"
+        return root / f"{self.backbone}-{digest([asdict(self), recipe_keys(RECIPE), FORMAT])[:12]}"
 
 
 @cache

@@ -181,17 +181,22 @@ def f1(form: str, protocol: str = "process", part: str = "f1") -> Figure:
         protocol: Name of the step-score protocol.
         part: ``f1``, or ``f1_content`` for sums without format tokens.
     """
-    return at("reward model", f"F1 ({protocol})", f"{part}/crossfit/{form}/{protocol}", scale=100)
+    return at("reward model", _f1_text(protocol, part), f"{part}/crossfit/{form}/{protocol}", scale=100)
 
 
-def shifted_f1(protocol: str = "process") -> Figure:
+def shifted_f1(protocol: str = "process", part: str = "f1") -> Figure:
     """Mean F1 over the formats that reward models do not learn from, in %: the paper's ProcessBench is a shift of format.
 
     Args:
         protocol: Name of the step-score protocol.
+        part: As in `f1`.
     """
-    text = f"F1 ({protocol}), shifted formats"
-    return Figure("reward model", text, lambda row: _mean_f1(row, shifted_subsets_of(row), protocol))
+    text = f"{_f1_text(protocol, part)}, shifted formats"
+    return Figure("reward model", text, lambda row: _mean_f1(row, shifted_subsets_of(row), protocol, part))
+
+
+def _f1_text(protocol: str, part: str) -> str:
+    return f"F1 ({protocol})" + (" without format tokens" if part == "f1_content" else "")
 
 
 def subsets_of(row: Row) -> list[str]:
@@ -213,8 +218,8 @@ def shifted_subsets_of(row: Row) -> list[str]:
     return shifted
 
 
-def _mean_f1(row: Row, subsets: Sequence[str], protocol: str) -> float:
-    return sum(f1(name, protocol).find(row) for name in subsets) / len(subsets)
+def _mean_f1(row: Row, subsets: Sequence[str], protocol: str, part: str) -> float:
+    return sum(f1(name, protocol, part).find(row) for name in subsets) / len(subsets)
 
 
 DROP = Figure("reward model", "cost of the format shift", lambda row: f1("tagged").find(row) - shifted_f1().find(row))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import get_args
 
 from prmbench.miniature.decisions import DecisionKind
+from prmbench.miniature.solutions import FORMATS
 from prmbench.studies import figures
 from prmbench.studies.claims import OURS
 from prmbench.studies.layout import Layout, rows_of
 from prmbench.studies.measure_decisions import TOKEN_KINDS
 from prmbench.studies.measure_reward_models import BEST_OF
-from prmbench.studies.paper_tables import RIVALS
+from prmbench.studies.paper_tables import RIVALS, SHIFTED
 from prmbench.studies.settings import BEST
 
 RATIOS = ("endo", "dpo", "implicit_prm", "ipvrm", "ipvrm_late", "ipvrm_early")
@@ -30,6 +31,16 @@ MOVED = (
 PLACES = [f"{kind}, better {side}" for kind in get_args(DecisionKind) for side in ("likelier", "rarer")]
 
 OUR_TABLES = [
+    Layout(
+        OURS,
+        "ProcessBench without format tokens",
+        "F1 (process), %, crossfit",
+        [*FORMATS, SHIFTED],
+        rows_of(
+            RATIOS, [*(figures.f1(form, part="f1_content") for form in FORMATS), figures.shifted_f1(part="f1_content")]
+        ),
+        "Sums of steps leave out tokens that carry form and no content: tags, synonyms, separators, the answer's box.",
+    ),
     Layout(
         OURS,
         "Candidates at temperature 1: over-optimisation",

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Drawing
 
 from prmbench.benchmarks.parts import to_svg
 from prmbench.miniature.decisions import DecisionKind
+from prmbench.miniature.solutions import FORMATS
 from prmbench.reports.pages import markdown_table
 from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
@@ -38,6 +39,8 @@ FAR_BEHIND = ("q_rm", "endo", "reinforce q_rm", "sft")
 KINDS: tuple[DecisionKind, ...] = get_args(DecisionKind)
 RELIABLE = ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10")
 """Reward models whose values are drawn against true ones."""
+SHIFTS = ("dpo", "implicit_prm", "ipvrm_late", "ipvrm", "ipvrm m=0", "ipvrm m=10")
+"""Reward models whose F1 is drawn seed by seed."""
 CLIP = 4.0
 """Differences of more than so many times the paper's effect are drawn at the edge."""
 
@@ -123,6 +126,29 @@ def _bars(
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.2 * (high - low))  # for the legend
     axis.legend(fontsize=7, loc="upper center", ncols=3)
+
+
+def shift_picture(results: Results) -> str:
+    """Draw F1 of every seed by format, with a thin line that joins the reward models of a seed.
+
+    Args:
+        results: Rows by run.
+
+    Returns:
+        The picture as SVG.
+    """
+    figure = Drawing(figsize=(10, 3.8), layout="constrained")
+    for axis, form in zip(figure.subplots(1, len(FORMATS), sharey=True), FORMATS, strict=True):
+        found = np.array([figures.f1(form).of(name).values(results) for name in SHIFTS])  # [reward models, seeds]
+        axis.plot(found, color="0.75", linewidth=0.7)
+        for x, one in enumerate(found):
+            axis.plot(np.full(len(one), x), one, "o", color="#3b5ba5", markersize=4, alpha=0.7)
+            axis.plot([x - 0.25, x + 0.25], [one.mean()] * 2, color="#be1e2d", linewidth=2)
+        axis.set_xticks(range(len(SHIFTS)), [LABELS[name] for name in SHIFTS], fontsize=7, rotation=20, ha="right")
+        axis.set_title(form)
+        axis.grid(axis="y", alpha=0.3)
+    figure.axes[0].set_ylabel("F1 (process), %")
+    return to_svg(figure, "F1 by format, seed by seed")
 
 
 def credit_picture(results: Results) -> str:
@@ -240,6 +266,10 @@ def pictures_of(judged: Sequence[JudgedClaim], results: Results) -> dict[str, tu
         "claims": (
             "Every claim: its difference with the 95% interval over seeds. Grey band: within the margin, practically equal.",
             forest(judged),
+        ),
+        "shift": (
+            "F1 by format. A dot is a seed, a thin line joins the dots of a seed, and a red bar is their mean.",
+            shift_picture(results),
         ),
         "credit": ("TD against exact values, by reward model.", credit_picture(results)),
         "rare": ("Tokens that the policy rarely samples.", rare_picture(results)),

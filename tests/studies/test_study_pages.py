@@ -86,7 +86,7 @@ def test_a_study_runs_what_is_missing_and_writes_its_page(tmp_path, monkeypatch)
     assert text.startswith(f"# {study.title}\n\n{MARK}\n\n## Verdicts\n\nSeeds: 2; of DistRL and GRPO with IPVRM: 3.")
     page.write_text(text.replace(f"{MARK}", f"By hand.\n\n{MARK}"))
     assert write_page("what-replicates", tmp_path).read_text().startswith(f"# {study.title}\n\nBy hand.\n\n{MARK}")
-    assert len(list(tmp_path.glob("what-replicates-*.svg"))) == 6
+    assert len(list(tmp_path.glob("what-replicates-*.svg"))) == 7
 
 
 def test_pilot_seeds_are_none_that_the_tables_use(tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def test_claims_that_say_little_are_counted():
 
 def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):
     drawn = pictures_of(judged, results)
-    assert set(drawn) == {"claims", "credit", "rare", "moves", "best-of-n", "values"}
+    assert set(drawn) == {"claims", "shift", "credit", "rare", "moves", "best-of-n", "values"}
     for caption, picture in drawn.values():
         assert caption.endswith(".")
         assert picture.startswith("<svg")
@@ -77,6 +77,8 @@ def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):
     with_unit = [one for one in judged if not one.claim.ours and one.margin > 0]
     assert len(re.findall("(?:Table|Fig\\.|Section) [0-9.]+[^<]*: ", shown)) == len(with_unit)
     assert "misconception" in drawn["moves"][1]
+    # A dot for each seed, format and reward model: three seeds, three formats, six reward models.
+    assert len(re.findall("<use [^>]*fill: #3b5ba5", drawn["shift"][1])) == 3 * 3 * 6
 
 
 def test_the_page_counts_and_shows_everything(judged, results):
