@@ -32,23 +32,42 @@ Written = tuple[list[str], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
+class Found:
+    """Rows of the seeds that are whole, by run, for the page of a study.
+
+    Attributes:
+        tables: Of the study's own seeds.
+        searched: Of its search.
+        pair: Of its pair.
+        compared: Of the runs that it does not make itself.
+    """
+
+    tables: Results
+    searched: Results
+    pair: Results
+    compared: Results
+
+
+@dataclass(frozen=True)
 class Study:
     """A study.
 
     Attributes:
         title: Title of its page.
-        write: Writes the page's figures from three groups of rows: of the tables, of the search, and of `pair`.
+        write: Writes the page's figures.
         runs: Runs of its tables.
         search_runs: Runs of its search, which are on `SEARCH_SEED` and validation problems.
         pair: Runs that may be made for more seeds than the others.
+        compared: Runs of the seeds from 0 on, with which the page compares its own. The study does not make them.
         first: First seed of the tables.
     """
 
     title: str
-    write: Callable[[Results, Results, Results], Written]
+    write: Callable[[Found], Written]
     runs: Sequence[StudyRun] = field(default=())
     search_runs: Sequence[StudyRun] = field(default=())
     pair: Sequence[StudyRun] = field(default=())
+    compared: Sequence[StudyRun] = field(default=())
     first: int = 0
 
 
@@ -96,13 +115,15 @@ def write_page(name: str, folder: Path) -> Path:
         ArgumentError: There is no such study.
     """
     study, page, rows = _find(name), folder / f"{name}.md", folder / "rows"
-    groups = (
+    found = Found(
         finished_rows(rows, study.runs, range(study.first, study.first + SEARCH_SEED)),
         finished_rows(rows, study.search_runs, [SEARCH_SEED]),
         finished_rows(rows, study.pair),
+        finished_rows(rows, study.compared),
     )
-    is_finished = all(found for group in groups for found in group.values())
-    paragraphs, pictures = study.write(*groups) if is_finished else ([UNFINISHED], {})
+    own = (found.tables, found.searched, found.pair)
+    is_finished = all(seeds for group in own for seeds in group.values())
+    paragraphs, pictures = study.write(found) if is_finished else ([UNFINISHED], {})
     said = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else f"# {study.title}\n\n"
     write_atomically(page, said + "\n\n".join([MARK, *paragraphs]) + "\n")
     for file, picture in pictures.items():
@@ -147,30 +168,31 @@ EVERYTHING = plan_runs((), (), MiniatureWorld().facts)[2]
 STUDIES = {
     "settings": Study(
         "How the settings of the studies were chosen",
-        lambda _, searched, __: (settings_page.paragraphs(searched), {}),
+        lambda found: (settings_page.paragraphs(found.searched), {}),
         search_runs=[*_runs("reward model", SEARCHED_REWARD_MODELS), *_runs("policy", SEARCHED_POLICIES)],
     ),
     "power": Study(
         "What a number of seeds can decide",
-        lambda results, _, __: (power_page.write_power(results), {}),
+        lambda found: (power_page.write_power(found.tables, found.compared), {}),
         EVERYTHING,
+        compared=EVERYTHING,
         first=SEARCH_SEED,
     ),
     "what-replicates": Study(
         "What replicates in the miniature",
-        lambda results, _, pair: what_replicates.write(results, pair),
+        lambda found: what_replicates.write(found.tables, found.pair),
         EVERYTHING,
         pair=PAIR,
     ),
     "labels": Study(
         "What a step label buys, in the miniature",
-        lambda results, searched, _: labels_page.write_labels(results, searched),
+        lambda found: labels_page.write_labels(found.tables, found.searched),
         _runs("labels", LABELLED),
         _runs("labels", SEARCHED_LABELLED),
     ),
     "search": Study(
         "Guided search in the miniature",
-        lambda results, _, __: search_page.write_search(results),
+        lambda found: search_page.write_search(found.tables),
         search_page.RUNS,
     ),
 }
