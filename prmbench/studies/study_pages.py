@@ -32,7 +32,7 @@ Written = tuple[list[str], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyRows:
     """Rows of the seeds that are whole, by run, for the page of a study.
 
     Attributes:
@@ -63,7 +63,7 @@ class Study:
     """
 
     title: str
-    write: Callable[[Found], Written]
+    write: Callable[[StudyRows], Written]
     runs: Sequence[StudyRun] = field(default=())
     search_runs: Sequence[StudyRun] = field(default=())
     pair: Sequence[StudyRun] = field(default=())
@@ -115,7 +115,7 @@ def write_page(name: str, folder: Path) -> Path:
         ArgumentError: There is no such study.
     """
     study, page, rows = _find(name), folder / f"{name}.md", folder / "rows"
-    found = Found(
+    found = StudyRows(
         finished_rows(rows, study.runs, range(study.first, study.first + SEARCH_SEED)),
         finished_rows(rows, study.search_runs, [SEARCH_SEED]),
         finished_rows(rows, study.pair),
