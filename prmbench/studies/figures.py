@@ -170,6 +170,15 @@ def at(kind: Kind, text: str, path: str, digits: int = 1, scale: float = 1.0) ->
     return Figure(kind, text, find, digits)
 
 
+def count_seeds(results: Results) -> int:
+    """Count the seeds of rows in which every run has the same seeds.
+
+    Args:
+        results: Rows by run, at least one run.
+    """
+    return len(next(iter(results.values())))
+
+
 # Figures of reward models.
 
 

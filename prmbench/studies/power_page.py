@@ -12,7 +12,7 @@ from prmbench.reports.reported import read_reported
 from prmbench.resources import resource_folder
 from prmbench.stats.power import POWER, smallest_effect
 from prmbench.studies.claims import JudgedClaim, judge
-from prmbench.studies.figures import Results
+from prmbench.studies.figures import Results, count_seeds
 from prmbench.studies.paper_claims import CLAIMS
 
 SEEDS = 15
@@ -30,18 +30,18 @@ def write_power(pilot: Results, tables: Results) -> list[str]:
         Paragraphs of the page.
     """
     judged = _claims(pilot)
-    seen = [one.spread for one in _claims(tables)] if _n_seeds(tables) else [math.nan] * len(judged)
+    seen = [one.spread for one in _claims(tables)] if count_seeds(tables) else [math.nan] * len(judged)
     hours = sum(run.seconds for run in pilot) / 3600
     with_effect = [one for one in judged if one.seeds_needed is not None]
     enough = [one for one in with_effect if (one.seeds_needed or 0) <= SEEDS]
     small = [one for one in judged if one.margin > 0 and _decided(one) <= one.margin]
     return [
         "## What the seeds can decide",
-        f"Pilot seeds: {_n_seeds(pilot)}. Of {len(judged)} claims the paper prints an effect in the claim's direction for "
+        f"Pilot seeds: {count_seeds(pilot)}. Of {len(judged)} claims the paper prints an effect in the claim's direction for "
         f"{len(with_effect)}. {SEEDS} seeds decide an effect of that size with {POWER:.0%} power for {len(enough)} of these. For "
         f"{len(small)} of all claims they decide even a difference as small as the margin.",
         f"The budget: {SEEDS * hours:.0f} hours of one core, {hours:.1f} a seed.",
-        *_compared(judged, seen, _n_seeds(tables)),
+        *_compared(judged, seen, count_seeds(tables)),
         "## Every claim",
         "Spread: the standard deviation of the paired difference between pilot seeds. Decided: the smallest true difference that "
         f"the planned seeds decide with {POWER:.0%} power. Seen: the spread of the tables' own seeds.",
@@ -56,10 +56,6 @@ def _claims(results: Results) -> list[JudgedClaim]:
     """Judge the claims of the paper."""
     judged = judge(CLAIMS, results, read_reported(resource_folder("leaderboards")))
     return [one for one in judged if not one.claim.ours]
-
-
-def _n_seeds(results: Results) -> int:
-    return len(next(iter(results.values())))
 
 
 def _compared(judged: Sequence[JudgedClaim], seen: Sequence[float], n_seeds: int) -> list[str]:

@@ -19,7 +19,7 @@ from prmbench.resources import resource_folder
 from prmbench.results.provenance import versions
 from prmbench.results.store import write_atomically
 from prmbench.studies.claims import OURS, JudgedClaim, count_verdicts, judge
-from prmbench.studies.figures import Results
+from prmbench.studies.figures import Results, count_seeds
 from prmbench.studies.layout import Layout, our_ordering, paper_orderings, write_rows
 from prmbench.studies.paper_claims import CLAIMS
 from prmbench.studies.paper_tables import NUMBERS, paper_tables
@@ -222,7 +222,7 @@ def _of_pair(longer: Results | None) -> str:
     if not longer:
         return ""
     names = " and ".join(LABELS[run.name] for run in longer)
-    return f" Claims about {names} alone are judged on {len(next(iter(longer.values())))} seeds."
+    return f" Claims about {names} alone are judged on {count_seeds(longer)} seeds."
 
 
 def _markdown(facts: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from prmbench.benchmarks.parts import to_svg
 from prmbench.benchmarks.search.table import standing
 from prmbench.reports.pages import markdown_table
 from prmbench.results.schema import Estimate
-from prmbench.studies.figures import Results
+from prmbench.studies.figures import Results, count_seeds
 from prmbench.studies.measure_search import BUDGETS, MANY, N_MANY, N_SEARCHED, SEARCHES, TRUTH
 from prmbench.studies.runs import Row, StudyRun
 from prmbench.studies.settings import LABELS
@@ -164,7 +164,7 @@ def write_search(results: Results) -> tuple[list[str], dict[str, str]]:
     Returns:
         Paragraphs of the page, and pictures by their file's name.
     """
-    n_seeds = len(next(iter(results.values())))
+    n_seeds = count_seeds(results)
     agreement = [
         f"- {title_of(run)}: " + ", ".join(f"{row['agreement']:.2f}" for row in rows)
         for run, rows in results.items()

@@ -19,7 +19,7 @@ from prmbench.resources import resource_folder
 from prmbench.stats.seeds import SeedMean, seed_mean
 from prmbench.studies import figures
 from prmbench.studies.claims import MARGIN_SHARE, VERDICTS, JudgedClaim, count_verdicts, family, judge
-from prmbench.studies.figures import Results, RunFigure
+from prmbench.studies.figures import Results, RunFigure, count_seeds
 from prmbench.studies.measure_decisions import RARE, TOKEN_KINDS
 from prmbench.studies.measure_reward_models import BEST_OF
 from prmbench.studies.our_tables import PLACES, RATIOS
@@ -309,7 +309,7 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
     ]
     paragraphs = [
         "## Verdicts",
-        f"Seeds: {_n_seeds(results)}; of DistRL and GRPO with IPVRM: {_n_seeds(pair)}. One seed decides nothing. {TEST}",
+        f"Seeds: {count_seeds(results)}; of DistRL and GRPO with IPVRM: {count_seeds(pair)}. One seed decides nothing. {TEST}",
         verdict_counts(judged),
         easy_claims(judged),
         show("claims"),
@@ -323,7 +323,3 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
         *(show(name) for name in pictures if name != "claims"),
     ]
     return paragraphs, {f"what-replicates-{name}.svg": picture for name, (_, picture) in pictures.items()}
-
-
-def _n_seeds(results: Results) -> int:
-    return len(next(iter(results.values())))
