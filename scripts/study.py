@@ -2,7 +2,7 @@
 
     python scripts/study.py settings
     python scripts/study.py power --seeds 3
-    python scripts/study.py what-replicates --seeds 15 [--pair-seeds 20] [--workers 2]
+    python scripts/study.py what-replicates --seeds 20 [--pair-seeds 30] [--workers 2]
     python scripts/study.py labels --seeds 2
     python scripts/study.py search --seeds 3
 

@@ -15,7 +15,7 @@ from prmbench.studies.claims import JudgedClaim, judge
 from prmbench.studies.figures import Results, count_seeds
 from prmbench.studies.paper_claims import CLAIMS
 
-SEEDS = 15
+SEEDS = 20
 """Planned seeds of the tables."""
 
 
