@@ -257,24 +257,25 @@ def _markdown(facts: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def claims_table(judged: Sequence[JudgedClaim]) -> str:
-    """Write claims as a Markdown table.
+def claims_table(judged: Sequence[JudgedClaim], *, with_seeds: bool = False) -> str:
+    """Write claims as a Markdown table. Where none of them has an effect in the paper, the table has no column for it.
 
     Args:
         judged: The claims, each with what came out.
+        with_seeds: Whether to add the seeds that decide the paper's effect at 80% power.
     """
-    rows = [
-        [
-            j.claim.where,
-            j.claim.text + (f" ({j.claim.note})" if j.claim.note else ""),
-            j.paper_said,
-            j.shown,
-            f"{j.margin:.{j.claim.digits + 1}f}" if j.margin else "",
-            j.verdict_shown,
-        ]
-        for j in judged
+    has_effects = any(j.effects for j in judged)
+    columns = [
+        ("paper", [j.claim.where for j in judged]),
+        ("claim", [j.claim.text + (f" ({j.claim.note})" if j.claim.note else "") for j in judged]),
+        *([("the paper's effect", [j.paper_said for j in judged])] if has_effects else []),
+        ("difference here", [j.shown for j in judged]),
+        ("margin", [f"{j.margin:.{j.claim.digits + 1}f}" if j.margin else "" for j in judged]),
+        ("here", [j.verdict_shown for j in judged]),
+        *([("seeds for the paper's effect", [str(j.seeds_needed or "") for j in judged])] if with_seeds else []),
     ]
-    return markdown_table(["paper", "claim", "the paper's effect", "difference here", "margin", "here"], rows)
+    rows = zip(*(cells for _, cells in columns), strict=True)
+    return markdown_table([title for title, _ in columns], [list(row) for row in rows])
 
 
 def _json(

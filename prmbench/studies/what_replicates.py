@@ -264,7 +264,8 @@ def pictures_of(judged: Sequence[JudgedClaim], results: Results) -> dict[str, tu
     """
     return {
         "claims": (
-            "Every claim: its difference with the 95% interval over seeds. Grey band: within the margin, practically equal.",
+            "Every claim: its difference with the 95% interval over seeds, in units of the paper's effect. Grey band: within the "
+            f"margin, practically equal. What lies beyond {CLIP:g} effects is drawn at the edge.",
             forest(judged),
         ),
         "shift": (
@@ -285,6 +286,21 @@ def pictures_of(judged: Sequence[JudgedClaim], results: Results) -> dict[str, tu
     }
 
 
+def _by_verdict(judged: Sequence[JudgedClaim], verdict: str) -> list[str]:
+    """Write the claims with a verdict, under a heading of their own; nothing where no claim has it."""
+    found = [one for one in judged if one.verdict == verdict]
+    if not found:
+        return []
+    heading = f"### {verdict[0].upper()}{verdict[1:]}"
+    if verdict != "undecided":
+        return [heading, claims_table(found)]
+    return [
+        heading,
+        "Beside each: the seeds that decide the paper's effect at 80% power with the spread seen here, where the paper prints it.",
+        claims_table(found, with_seeds=True),
+    ]
+
+
 def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
     """Write the page's figures.
 
@@ -302,21 +318,16 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
     def show(name: str) -> str:
         return f"![{pictures[name][0]}](what-replicates-{name}.svg)"
 
-    open_claims = [
-        [one.claim.where, one.claim.text, one.shown, str(one.seeds_needed or "")]
-        for one in paper
-        if one.verdict == "undecided"
-    ]
+    n, more = count_seeds(results), count_seeds(pair)
     paragraphs = [
         "## Verdicts",
-        f"Seeds: {count_seeds(results)}; of DistRL and GRPO with IPVRM: {count_seeds(pair)}. One seed decides nothing. {TEST}",
+        f"Seeds: {n}; of DistRL and GRPO with IPVRM: {more}. One seed decides nothing. {TEST}",
         verdict_counts(judged),
         easy_claims(judged),
         show("claims"),
-        "Every table and every claim: `prmbench replicate --rows docs/studies/rows`.",
-        "### What is undecided",
-        "Beside each: the seeds that decide the paper's effect at 80% power with the spread seen here, where the paper prints it.",
-        markdown_table(["paper", "claim", "difference here", "seeds for the paper's effect"], open_claims),
+        "Every table of the paper with the figures from here beside it: "
+        f"`prmbench replicate --seeds {n} --pair-seeds {more} --rows docs/studies/rows`.",
+        *(part for verdict in VERDICTS for part in _by_verdict(paper, verdict)),
         "## Why",
         f"Claims of ours, which the paper does not make: {count_verdicts(ours)}.",
         claims_table(ours),

@@ -12,7 +12,7 @@ from prmbench.resources import resource_folder
 from prmbench.studies.claims import VERDICTS, Claim, judge
 from prmbench.studies.figures import Figure
 from prmbench.studies.paper_claims import CLAIMS
-from prmbench.studies.replicate import PAIR
+from prmbench.studies.replicate import PAIR, claims_table
 from prmbench.studies.settings import BEST
 from prmbench.studies.what_replicates import easy_claims, pictures_of, verdict_counts, write
 
@@ -89,8 +89,20 @@ def test_the_page_counts_and_shows_everything(judged, results):
     assert verdict_counts(judge(CLAIMS, results, REPORTED, pair)) in text
     for file in pictures:
         assert f"]({file})" in text
-    # Every undecided claim stands in the list of what is undecided.
-    part = text.partition("### What is undecided")[2].partition("## Why")[0]
-    undecided = [one for one in judge(CLAIMS, results, REPORTED, pair) if one.verdict == "undecided"]
-    for one in undecided:
-        assert (one.claim.text in part) != one.claim.ours
+    assert "--seeds 3 --pair-seeds 5 --rows docs/studies/rows" in text
+    # Every claim of the paper stands under the heading of its verdict, and in no other part.
+    parts = re.split(r"^##+ ", text, flags=re.MULTILINE)
+    for one in judge(CLAIMS, results, REPORTED, pair):
+        if not one.claim.ours:
+            places = [part.splitlines()[0] for part in parts if f"| {one.claim.text} " in part and one.shown in part]
+            assert [place.lower() for place in places] == [one.verdict]
+
+
+def test_a_table_of_claims_has_the_columns_that_are_of_use(judged):
+    ours, paper = ([one for one in judged if one.claim.ours is mine] for mine in (True, False))
+    head = claims_table(paper, with_seeds=True).splitlines()[0]
+    assert (
+        head
+        == "| paper | claim | the paper's effect | difference here | margin | here | seeds for the paper's effect |"
+    )
+    assert claims_table(ours).splitlines()[0] == "| paper | claim | difference here | margin | here |"
