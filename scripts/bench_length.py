@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from bench_tools import allocated, random_llama
+
+from prmbench.studies.step_bench import allocated, random_llama
 
 WIDTH, LAYERS, JOINED = 64, 1, 4
 

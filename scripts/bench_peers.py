@@ -36,7 +36,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_tools import alternate, random_llama
+from bench_tools import alternate
+
+from prmbench.studies.step_bench import random_llama
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,11 +1,10 @@
 """Measure one DistRL step against one GRPO step with the same reward model, and against keeping whole distributions.
 
-A step here is everything after sampling: pi_old's log-probs and candidates, the reward model's update and scores, advantages,
-and two updates of the policy. There are three ways, on the same rollouts from the same weights, in float32. `grpo` and `distrl`
-are what the trainer does, with an IPVRM that is updated online. `whole` is DistRL with full logits and a log-softmax over the
-vocabulary kept for the batch's tokens of all three models (pi_old, the reward model, the policy). Each way runs in a process of
-its own, in turns, so that its peak of memory is its own. The losses of `distrl` and `whole` must agree. Weights are random, and
-sharpened until a state has about as many candidates as Table 11 says.
+A step is that of `prmbench.studies.step_bench`: everything after sampling, on random models and rollouts, in float32. There are
+three ways, on the same rollouts from the same weights. `grpo` and `distrl` are what the trainer does, with an IPVRM that is updated
+online. `whole` is DistRL with full logits and a log-softmax over the vocabulary kept for the batch's tokens of all three models
+(pi_old, the reward model, the policy). Each way runs in a process of its own, in turns, so that its peak of memory is its own. The
+losses of `distrl` and `whole` must agree.
 
     python scripts/bench_rl_step.py [--vocabulary 50000] [--width 512] [--layers 8] [--prompts 4] [--tokens 256] [--repeats 3]
 """
@@ -14,94 +13,32 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-from bench_tools import alternate, medians, random_llama, timed_steps
+from bench_tools import alternate, medians, timed_steps
 
-SAMPLES = 4
+from prmbench.studies.step_bench import SAMPLES
+
+SIZES = {"vocabulary": 50_000, "width": 512, "layers": 8, "prompts": 4, "tokens": 256, "micro": 4}
 WAYS = ("grpo", "distrl", "whole")
 
 
 def worker(options: argparse.Namespace) -> None:
     """Run one way: a step to warm up, then timed steps; prints JSON."""
-    import numpy as np
     import torch
 
-    from prmbench.data.rollouts import Rollout
-    from prmbench.data.verdicts import Verdict
-    from prmbench.reward_models.card import Card
-    from prmbench.training.model.forward import give_logprobs
+    from prmbench.studies.step_bench import BenchStep, StepShape
     from prmbench.training.rl.advantages import scaled_td
-    from prmbench.training.rl.balance import OnlineObjective
-    from prmbench.training.rl.batch import PromptGroup, make_batch
     from prmbench.training.rl.candidates import likely_tokens
     from prmbench.training.rl.loss import Tokens, policy_loss, token_weights
-    from prmbench.training.rl.methods import Algorithm, ScoredBatch, compute_advantages
-    from prmbench.training.rl.reward import ImplicitReward
-    from prmbench.training.rl.step import Preparation
+    from prmbench.training.rl.methods import ScoredBatch, compute_advantages
 
-    # The policy, and a reward model a little away from it.
     torch.set_num_threads(options.threads)
-    policy, phi = (random_llama(options.vocabulary, options.width, options.layers, seed=0) for _ in range(2))
-    with torch.no_grad():
-        policy.model.norm.weight.fill_(options.sharpen)
-        phi.load_state_dict(policy.state_dict())
-        for parameter in phi.parameters():
-            parameter += 1e-4 * torch.randn_like(parameter)
-    # Rollouts of random tokens, right and wrong.
-    rng, prompt = np.random.default_rng(1), options.tokens // 4
-    groups = []
-    for g in range(options.prompts):
-        ids = rng.integers(2, options.vocabulary, size=(SAMPLES, options.tokens - prompt))
-        rollouts = [
-            Rollout(f"p{g}", k, "", "", "", row, "length", Verdict.CORRECT if k <= g % 3 else Verdict.WRONG)
-            for k, row in enumerate(ids)
-        ]
-        groups.append(PromptGroup(rng.integers(2, options.vocabulary, size=prompt), tuple(rollouts)))
-    batch = make_batch(groups, 2, [0])
-    # What both ways update.
-    algorithm = Algorithm(method="grpo" if options.way == "grpo" else "distrl")
-    card = Card(kind="implicit", objective="ipvrm")
-    online = OnlineObjective.of_card(card, "dlw+adb")
-    phi_optimizer = torch.optim.AdamW(phi.parameters(), lr=1e-6)
-    reward = ImplicitReward(phi, card, online, None, nullcontext, phi_optimizer)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
-    logged: dict[str, float] = {}
-    per_minibatch = max(1, options.prompts * SAMPLES // 2 // options.micro)
-    preparation = Preparation(
-        algorithm, torch.tensor([1]), per_minibatch, nullcontext, logged.__setitem__, reward=reward
-    )
-    if options.way != "whole":
-        give_logprobs(policy, "the policy")
-        give_logprobs(phi, "the reward model")
-
-    # An update, and the trainer's way of a step.
-    def update(parts: list[Callable[[], torch.Tensor]]) -> float:
-        total = 0.0
-        for part in parts:
-            loss = part()
-            loss.backward()
-            total += float(loss.detach())
-        optimizer.step()
-        optimizer.zero_grad()
-        return total
-
-    def ours() -> float:
-        micros = preparation.run(policy, batch, learn=True)
-        losses = []
-        for start in range(0, len(micros), per_minibatch):
-
-            def of(micro: Any) -> torch.Tensor:
-                found = policy(**micro.call, **micro.pick())
-                return policy_loss(
-                    algorithm, found["values"], micro.sampled, found.get("picked"), micro.candidates
-                ).loss
-
-            losses.append(update([partial(of, m) for m in micros[start : start + per_minibatch]]))
-        return losses[0]
+    shape = StepShape(**{name: getattr(options, name) for name in (*SIZES, "sharpen")})
+    bench = BenchStep("grpo" if options.way == "grpo" else "distrl", shape, 0)
+    policy, phi, batch, algorithm = bench.policy, bench.phi, bench.batch, bench.algorithm
+    online, phi_optimizer, prompt = bench.online, bench.phi_optimizer, shape.prompt
 
     # The same step with whole distributions kept.
     every = torch.stack([torch.from_numpy(r.ids) for r in batch.responses])
@@ -147,22 +84,21 @@ def worker(options: argparse.Namespace) -> None:
                 return policy_loss(algorithm, taken_now, sampled, now[where, tokens], others).loss
 
             pieces = [minibatch[i : i + options.micro] for i in range(0, len(minibatch), options.micro)]
-            losses.append(update([partial(of, p) for p in pieces]))
+            losses.append(bench.update([partial(of, p) for p in pieces]))
         return losses[0]
 
     # A step to warm up, then timed ones.
-    run = whole if options.way == "whole" else ours
+    run = whole if options.way == "whole" else bench.run
     first = run()  # makes the gradients and AdamW's moments, which all ways hold alike
     policy.zero_grad(set_to_none=True)
     found = timed_steps(run, options.steps)
-    print(json.dumps({"loss": first, **found, "size": logged.get("candidates/size", 0.0)}))
+    print(json.dumps({"loss": first, **found, "size": bench.logged.get("candidates/size", 0.0)}))
 
 
 def main() -> None:
     """Alternate the ways and print ratios of medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"vocabulary": 50_000, "width": 512, "layers": 8, "prompts": 4, "tokens": 256, "micro": 4}
-    for name, value in sizes.items():
+    for name, value in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--sharpen", type=float, default=9.0, help="weight of the last norm")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each way")

@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from bench_tools import alternate, medians, random_llama, timed_steps
+from bench_tools import alternate, medians, timed_steps
+
+from prmbench.studies.step_bench import random_llama
 
 
 def worker(options: argparse.Namespace) -> None:

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_tools import allocated, f1_at, random_llama, smollm2_pair
+from bench_tools import f1_at, smollm2_pair
 from peer_tools import Scored, grid_threshold, peer_grid, score_usual, score_with_peer
 
 from prmbench.data.traces import Trace, load_traces
+from prmbench.studies.step_bench import allocated, random_llama
 
 if TYPE_CHECKING:
     from prmbench.data.tokens import EncodedTrace

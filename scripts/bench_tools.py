@@ -8,36 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prmbench.stats.thresholds import Matches, f1_and_accuracies
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
-
-
-def random_llama(vocabulary: int, width: int, layers: int, seed: int) -> LlamaForCausalLM:
-    """Make a Llama with random weights and tied embeddings, in eval mode."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **shape, **heads)).eval()
-
-
-def allocated(run: Callable[[], object]) -> int:
-    """Return the most bytes that a call's allocations hold at once, from the allocator's events; resident memory is noisy."""
-    import torch
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
-    return int(held.max())
+from prmbench.studies.step_bench import allocated
 
 
 def timed_steps(step: Callable[[], object], steps: int) -> dict[str, float]:

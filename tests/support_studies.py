@@ -56,12 +56,14 @@ def row(run, seed):
         return {"figures": figures, "at_one": figures}
     if run.kind == "policy":
         names = ("rollouts/accuracy", "reward_model/accuracy", "reward_model/pair_accuracy", "reward_model/score")
-        history = [{name: value() for name in (*names, "seconds/step_before", "peak_memory_gib")} for _ in range(9)]
+        history = [{name: value() for name in names} for _ in range(9)]
         moves = {
             "decisions": {place: {"gain": value()} for place in PLACES},
             "tokens": {kind: value() for kind in TOKEN_KINDS},
         }
         return {"right": rng.integers(0, 9, 20).tolist(), "n": 8, "history": history, "moves": moves}
+    if run.kind == "step":
+        return {"seconds": value(), "peak_gib": value()}
     if run.kind == "credit":
         return {
             "decisions": {kind: {"agreement": value()} for kind in ("choice", "result", "misconception")},

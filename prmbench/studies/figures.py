@@ -334,8 +334,8 @@ RM_PAIRS = logged("reward_model/pair_accuracy", "RM pair accuracy", scale=100)
 RM_SCORE_MEAN = over_training("reward_model/score", "RM score over training", 3)
 """Mean log-ratio of a token (Eq. 19), over all steps, as Table 7 averages."""
 
-STEP_SECONDS = logged("seconds/step_before", "seconds a step", 2)
-PEAK_MEMORY = logged("peak_memory_gib", "peak resident memory", 2)
+STEP_SECONDS = at("step", "seconds a step", "seconds", 2)
+PEAK_MEMORY = at("step", "peak memory of a step", "peak_gib", 3)
 
 
 def _halfway(row: Row) -> float:

@@ -345,17 +345,11 @@ PROBE_CLAIMS = [
             1.1,
             RunRatio(figure.of(BEST), figure.of("grpo ipvrm")),
             2,
-            note,
+            "the tenth is ours",
             "F: DistRL incurs only a modest increase in memory, while maintaining comparable computational cost",
             margin=0.05,
         )
-        for figure, note in (
-            (
-                figures.STEP_SECONDS,
-                "the tenth is ours; as training logs it, whatever else ran: scripts/bench_rl_step.py compares properly",
-            ),
-            (figures.PEAK_MEMORY, "the tenth is ours; resident memory of the process, as training logs it"),
-        )
+        for figure in (figures.STEP_SECONDS, figures.PEAK_MEMORY)
     ),
 ]
 

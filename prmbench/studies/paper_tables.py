@@ -34,8 +34,8 @@ def _policies(number: str, title: str, names: Sequence[str], note: str = "") -> 
 
 
 _TIMES = (
-    "Seconds and memory are as logged in training: with whatever else the machine did, and resident memory of the whole process, "
-    "so only a rough counterpart; scripts/bench_rl_step.py compares the two steps properly."
+    "In the miniature, the step benchmark (scripts/bench_rl_step.py, smaller): random models, everything of a step but sampling, "
+    "the fastest of steps in turns, and what weights, moments and the step allocate. On real backbones, as training logs it."
 )
 _SIGNALS = {
     "td": "TD, V(s') - V(s)",
@@ -107,7 +107,7 @@ def _costs() -> Layout:
         "13",
         "Time and memory of a step",
         "",
-        ["seconds a step", "peak resident memory, GiB"],
+        ["seconds a step", "peak memory, GiB"],
         rows_of(
             ("grpo ipvrm", BEST),
             [figures.STEP_SECONDS, figures.PEAK_MEMORY],

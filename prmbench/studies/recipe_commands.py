@@ -349,7 +349,7 @@ class RecipeFolder:
             seed: The seed.
         """
         sft, settings = self.sft(seed), run.settings
-        if run.kind == "policy":
+        if run.kind in ("policy", "step"):
             if run.name != "sft":
                 return {"policy": self.trained_policy(run.name, seed)}
             return {"policy": self._measure(run, seed, {"policy": self.policy(seed), **self._policy_options()}, [sft])}

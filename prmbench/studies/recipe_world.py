@@ -19,7 +19,7 @@ from prmbench.data.verdicts import Verdict
 from prmbench.errors import ArgumentError, UserError
 from prmbench.results.schema import digest
 from prmbench.results.store import write_atomically
-from prmbench.studies.figures import Results
+from prmbench.studies.figures import Results, last_third
 from prmbench.studies.lab import kept
 from prmbench.studies.measure_reward_models import f1_by_rule
 from prmbench.studies.recipe_commands import Command, RecipeFolder
@@ -117,7 +117,7 @@ class RecipeWorld:
         """
         found: dict[str, Command] = {}
         for seed in seeds:
-            for run in sorted(runs, key=lambda one: one.kind == "policy"):
+            for run in sorted(runs, key=lambda one: one.kind in ("policy", "step")):
                 for command in self.recipes.measurements(run, seed).values():
                     found |= {one.text: one for one in _with_needs(command)}
         return list(found.values())
@@ -193,6 +193,12 @@ class RecipeWorld:
         """Read a run's figures from what its commands left."""
         if run.kind == "policy":
             return _policy_figures(commands["policy"])
+        if run.kind == "step":
+            history = read_json(commands["policy"].output / "rl.json")
+            return {
+                "seconds": last_third(history, "seconds/step_before"),
+                "peak_gib": last_third(history, "peak_memory_gib"),
+            }
         metrics: dict[str, Any] = {
             part: load_measured(one.output, items=False).entry.metrics for part, one in commands.items()
         }

@@ -19,6 +19,7 @@ from prmbench.studies.measure_policies import measure_policy
 from prmbench.studies.measure_probes import PROBE_SIZES, measure_candidate_sets, measure_td
 from prmbench.studies.measure_reward_models import BEST_OF, N_BINS, measure_best_of_n, measure_reward_model
 from prmbench.studies.measure_search import SEARCH_SIZES, SEARCHES, SearchSettings, measure_searches
+from prmbench.studies.measure_steps import N_TIMED, STEP_SIZES, measure_step
 from prmbench.studies.prefix_values import PREFIX_SIZES
 from prmbench.studies.settings import (
     POLICIES,
@@ -30,7 +31,7 @@ from prmbench.studies.settings import (
 )
 
 Row = dict[str, Any]
-Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit", "labels", "search"]
+Kind = Literal["reward model", "best-of-n", "policy", "td", "candidates", "credit", "step", "labels", "search"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ MEASURES: dict[Kind, RunKind] = {
     "td": RunKind(measure_td, 30, _REWARDS, sizes=PROBE_SIZES),
     "candidates": RunKind(measure_candidate_sets, 15, {"sft": None}, (), PROBE_SIZES),
     "credit": RunKind(measure_credit, 5, _REWARDS, sizes=DECISION_SIZES),
+    "step": RunKind(measure_step, 20, POLICIES, (), [STEP_SIZES, N_TIMED]),
     "labels": RunKind(
         measure_labels, 60, ChainMap[str, Any](LABELLED, SEARCHED_LABELLED), _WITH_EXPLICIT, [LABEL_SIZES]
     ),
@@ -86,7 +88,8 @@ class StudyRun:
     Attributes:
         kind: What is measured.
         name: Name of the reward model or the policy, in `prmbench.studies.settings`, of the study of labels, in
-            `prmbench.studies.label_settings`, or of that of guided search; ``sft`` for ``candidates``.
+            `prmbench.studies.label_settings`, or of that of guided search; ``sft`` for ``candidates``. For ``step``, the policy
+            whose method it is.
     """
 
     kind: Kind

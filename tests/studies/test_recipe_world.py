@@ -17,7 +17,7 @@ from prmbench.miniature.solutions import write_steps
 from prmbench.miniature.world import World
 from prmbench.resources import resource_folder
 from prmbench.studies.paper_tables import paper_tables
-from prmbench.studies.recipe_commands import RecipeFolder
+from prmbench.studies.recipe_commands import Command, RecipeFolder
 from prmbench.studies.recipe_options import WorldOptions
 from prmbench.studies.recipe_world import RecipeWorld, start_process
 from prmbench.studies.replicate import plan_runs, replicate
@@ -196,6 +196,15 @@ def test_every_run_of_the_shipped_recipes_has_its_command():
                 assert (recipe.objective, recipe.margin) == (settings.objective, settings.margin)
     outputs = [RecipeFolder("qwen3-0.6b").trained_policy(name, 0).output for name in POLICIES if name != "sft"]
     assert len(set(outputs)) == len(outputs)
+
+
+def test_the_cost_of_a_step_is_what_the_training_of_the_policy_logged(tmp_path):
+    world = RecipeWorld("qwen3-0.6b")
+    step, policy = (StudyRun(kind, "grpo ipvrm") for kind in ("step", "policy"))
+    assert world.commands([step], [0])[-1].text == world.commands([policy], [0])[-1].text
+    history = [{"seconds/step_before": float(i), "peak_memory_gib": 2.0} for i in range(6)]
+    (tmp_path / "rl.json").write_text(json.dumps({"history": history}))
+    assert world._figures(step, {"policy": Command((), tmp_path, "")}) == {"seconds": 4.5, "peak_gib": 2.0}
 
 
 def test_recipes_without_a_file_derive_from_others():

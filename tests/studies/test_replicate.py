@@ -65,7 +65,7 @@ def test_every_claim_is_tested_by_the_runs_of_the_tables():
 
 def test_runs_have_names_that_exist():
     for run in EVERYTHING:
-        assert run.name in (POLICIES if run.kind in ("policy", "candidates") else REWARD_MODELS)
+        assert run.name in (POLICIES if run.kind in ("policy", "candidates", "step") else REWARD_MODELS)
 
 
 def test_places_are_those_that_the_measurements_use(tmp_path, monkeypatch):
