@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -342,10 +341,10 @@ def train_reward_model(recipe: str | Path, **changes: Any) -> RMResult | PRMResu
         >>> entry.subject.objective
         'ipvrm'
     """
-    from prmbench.training.recipes.read import load_recipe
+    from prmbench.training.recipes.read import as_overrides, load_recipe
     from prmbench.training.reward_models import recipe_type, train_from
 
-    overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in changes.items()]
+    overrides = as_overrides(changes)
     kind = recipe_type(recipe, overrides)
     for name in changes:
         if name not in kind.model_fields:

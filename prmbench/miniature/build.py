@@ -196,7 +196,7 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     Returns:
         The checkpoint folder.
     """
-    from prmbench.training.recipes.read import load_recipe
+    from prmbench.training.recipes.read import as_overrides, load_recipe
     from prmbench.training.sft.recipe import SFTRecipe
     from prmbench.training.sft.run import train_sft
 
@@ -213,13 +213,15 @@ def train_policy(build: Build, log: Callable[[str], None] = lambda _: None) -> P
     recipe = load_recipe(
         RECIPE,
         SFTRecipe,
-        [
-            f"model={folder / 'untrained'}",
-            f"data={folder / 'chats.jsonl'}",
-            f"output={policy}",
-            f"max_steps={build.steps}",
-            f"seed={build.seed}",
-        ],
+        as_overrides(
+            {
+                "model": folder / "untrained",
+                "data": folder / "chats.jsonl",
+                "output": policy,
+                "max_steps": build.steps,
+                "seed": build.seed,
+            }
+        ),
     )
     train_sft(recipe, log=log)
     return policy

@@ -113,7 +113,7 @@ class Demo:
     @cached_property
     def reward_model_folder(self) -> Path:
         """Checkpoint folder of a reward model (IPVRM), trained on rollouts of training problems."""
-        from prmbench.training.recipes.read import load_recipe
+        from prmbench.training.recipes.read import as_overrides, load_recipe
         from prmbench.training.rm.recipe import RMRecipe
         from prmbench.training.rm.run import train_rm
 
@@ -121,9 +121,9 @@ class Demo:
         of = digest(recipe_keys(RM_RECIPE))[:12]
         folder = self.build.folder() / f"demo-rm-{self.sizes.outcomes}x{self.sizes.outcome_samples}-{of}"
         if not (folder / "rm.json").exists():
-            changes = [f"model={self.policy_folder}", f"data={data}", f"output={folder}", f"seed={self.build.seed}"]
-            held = [] if self.sizes.outcomes > 500 else ["held_out=0"]
-            train_rm(load_recipe(RM_RECIPE, RMRecipe, changes + held), log=self.log)
+            changes = {"model": self.policy_folder, "data": data, "output": folder, "seed": self.build.seed}
+            held = {} if self.sizes.outcomes > 500 else {"held_out": 0}
+            train_rm(load_recipe(RM_RECIPE, RMRecipe, as_overrides(changes | held)), log=self.log)
         return folder
 
     @cached_property

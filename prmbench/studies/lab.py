@@ -207,7 +207,7 @@ class Lab:
         return folder
 
     def _train(self, settings: RewardModelSettings, folder: Path) -> None:
-        from prmbench.training.recipes.read import load_recipe
+        from prmbench.training.recipes.read import as_overrides, load_recipe
 
         changes = {
             "model": self.policy,
@@ -216,11 +216,11 @@ class Lab:
             "objective": settings.objective,
             "learning_rate": settings.learning_rate,
             "epochs": settings.epochs,
-            "margin": "null" if settings.margin is None else settings.margin,
+            "margin": settings.margin,
             "seed": self.build.seed,
             "save_every": RM_SAVE_EVERY,
         }
-        train_rm(load_recipe(RM_RECIPE, RMRecipe, [f"{name}={value}" for name, value in changes.items()]))
+        train_rm(load_recipe(RM_RECIPE, RMRecipe, as_overrides(changes)))
 
     def reward_model(self, settings: RewardModelSettings) -> RewardModel:
         """Load a reward model, and train it first where it is not there.

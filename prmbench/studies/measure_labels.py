@@ -34,7 +34,7 @@ from prmbench.studies.label_settings import LabelSettings
 from prmbench.studies.measure_reward_models import BATCH_TOKENS, BEST_OF, f1_by_rule
 from prmbench.training.prm.recipe import PRMRecipe
 from prmbench.training.prm.run import train_prm
-from prmbench.training.recipes.read import load_recipe
+from prmbench.training.recipes.read import as_overrides, load_recipe
 from prmbench.training.rm.recipe import RMRecipe
 from prmbench.training.rm.run import train_rm
 
@@ -123,13 +123,13 @@ def _train(lab: Lab, settings: LabelSettings, chosen: Chosen, output: Path) -> P
     if settings.is_explicit:
         each = len(chosen.solutions) // n_problems
         changes |= {"data": write_lines(output / "data" / "labels.jsonl", chosen.records), "held_out": held_out * each}
-        train_prm(load_recipe(PRM_RECIPE, PRMRecipe, [f"{name}={value}" for name, value in changes.items()]))
+        train_prm(load_recipe(PRM_RECIPE, PRMRecipe, as_overrides(changes)))
     else:
         file = output / "data" / "rollouts.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, "".join(one.line() for one in chosen.solutions))
         changes |= {"data": file, "held_out": held_out, **PAIRS}
-        train_rm(load_recipe(RM_RECIPE, RMRecipe, [f"{name}={value}" for name, value in changes.items()]))
+        train_rm(load_recipe(RM_RECIPE, RMRecipe, as_overrides(changes)))
     return output / "model"
 
 

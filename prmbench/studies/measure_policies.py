@@ -15,7 +15,7 @@ from prmbench.policies.policy import load_policy
 from prmbench.studies.lab import RL_RECIPE, RL_SAVE_EVERY, Lab
 from prmbench.studies.measure_decisions import measure_moves
 from prmbench.studies.settings import PolicySettings
-from prmbench.training.recipes.read import load_recipe
+from prmbench.training.recipes.read import as_overrides, load_recipe
 from prmbench.training.rl.recipe import RLRecipe
 from prmbench.training.rl.run import train_rl
 
@@ -89,7 +89,7 @@ def policy_recipe(lab: Lab, settings: PolicySettings, output: Path) -> RLRecipe:
         "learning_rate": settings.learning_rate,
         "max_steps": settings.steps,
         "seed": lab.build.seed,
-        "evaluate.problems": f"[{test}]",
+        "evaluate.problems": [test],
         "save_every": RL_SAVE_EVERY,
     }
     if settings.reward is not None:
@@ -99,4 +99,4 @@ def policy_recipe(lab: Lab, settings: PolicySettings, output: Path) -> RLRecipe:
             "reward_model.reference": settings.reference,
             "reward_model.learning_rate": settings.reward_learning_rate,
         }
-    return load_recipe(RL_RECIPE, RLRecipe, [f"{name}={value}" for name, value in changes.items()])
+    return load_recipe(RL_RECIPE, RLRecipe, as_overrides(changes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,15 @@ def load_recipe(path: str | Path, recipe_type: type[RecipeType], overrides: Sequ
         if (wrong := _to_blame(error, overrides, fields, recipe_type)) is not None:
             raise ArgumentError("overrides", wrong, described) from None
         raise UserError(f"{file}: {described}") from None
+
+
+def as_overrides(changes: Mapping[str, Any]) -> list[str]:
+    """Write keys with values as overrides. A path or text keeps its characters, whatever they mean in YAML.
+
+    Args:
+        changes: Values by key, such as ``{"seed": 1, "evaluate.n": 8, "margin": None}``; what JSON does not know becomes text.
+    """
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
 
 
 def read_fields(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from prmbench.cli.app import app
 from prmbench.errors import UserError
-from prmbench.training.recipes.read import load_recipe
+from prmbench.training.recipes.read import as_overrides, load_recipe
 from prmbench.training.sft.recipe import SFTRecipe
 
 GOOD = "model: m\ndata: d.jsonl\noutput: o\n"
@@ -21,6 +21,15 @@ def test_values_and_overrides(tmp_path):
         tmp_path, GOOD + "lora: {rank: 8}\n", "learning_rate=1.0e-4", "lora.alpha=16", "stop=null", "output=x=y"
     )
     assert (recipe.learning_rate, recipe.lora.rank, recipe.lora.alpha, recipe.output) == (1e-4, 8, 16, "x=y")
+
+
+@pytest.mark.parametrize("folder", ["runs: old", "a #1", "[x]", "2026", "null", "é", "it's", 'a"b', "%TAG"])
+def test_a_path_as_an_override_keeps_its_characters(tmp_path, folder):
+    changes = {"model": tmp_path / folder, "data": folder, "learning_rate": 1e-5, "stop": None, "seed": 3}
+    recipe = load(tmp_path, GOOD, *as_overrides(changes))
+    assert (recipe.model, recipe.data) == (str(tmp_path / folder), folder)
+    assert (recipe.learning_rate, recipe.stop, recipe.seed) == (1e-5, None, 3)
+    assert as_overrides({"evaluate.problems": [tmp_path]}) == [f'evaluate.problems=["{tmp_path}"]']
 
 
 @pytest.mark.parametrize(
