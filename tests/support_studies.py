@@ -66,7 +66,9 @@ def row(run, seed):
         return {"seconds": value(), "peak_gib": value()}
     if run.kind == "credit":
         return {
-            "decisions": {kind: {"agreement": value()} for kind in ("choice", "result", "misconception")},
+            "decisions": {
+                kind: {"agreement": value(), "pearson": value()} for kind in ("choice", "result", "misconception")
+            },
             "tokens": {kind: {"share": value(), "pearson": value()} for kind in TOKEN_KINDS},
             "pearson": value(),
             "rare": [{"n": 1, "td": value(), "advantage": value()} for _ in range(3)]

@@ -383,6 +383,15 @@ def preferred(kind: str) -> Figure:
     return at("credit", f"TD prefers the better way: {kind}", f"decisions/{kind}/agreement", scale=100)
 
 
+def by_how_much(kind: str) -> Figure:
+    """Correlation of what TD says of the two ways of a decision with the difference of their true values.
+
+    Args:
+        kind: Kind of the decision.
+    """
+    return at("credit", f"TD against the true difference: {kind}", f"decisions/{kind}/pearson", 3)
+
+
 def credit(part: str, kind: str) -> Figure:
     """A figure of the TD of sampled tokens of a kind.
 

@@ -59,6 +59,14 @@ OUR_TABLES = [
     ),
     Layout(
         OURS,
+        "Does TD say by how much the better way is better?",
+        "Pearson over decisions of the difference of TD between the two ways and that of their true values",
+        list(get_args(DecisionKind)),
+        rows_of(RATIOS, [figures.by_how_much(kind) for kind in get_args(DecisionKind)]),
+        "The better way comes first in each difference, so 0 says nothing against its direction.",
+    ),
+    Layout(
+        OURS,
         "Correlation of TD and true advantage, by token",
         "Pearson, sampled tokens",
         ["choice", "result", "all tokens"],
