@@ -49,7 +49,7 @@ PAIRS = {
     "batch_size": SOLUTIONS_AN_UPDATE // 2,
     "micro_batch_size": SOLUTIONS_AN_UPDATE // 2,
     "pairs_per_prompt": 2,
-    "evaluate_every": "null",
+    "evaluate_every": None,
 }
 """What differs from the recipe of reward models: a pair of each problem would leave three solutions in five unused."""
 N_RESAMPLES = 10
