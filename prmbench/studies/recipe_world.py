@@ -194,10 +194,10 @@ class RecipeWorld:
         if run.kind == "policy":
             return _policy_figures(commands["policy"])
         if run.kind == "step":
-            history = read_json(commands["policy"].output / "rl.json")
+            report = read_json(commands["policy"].output / "rl.json")
             return {
-                "seconds": last_third(history, "seconds/step_before"),
-                "peak_gib": last_third(history, "peak_memory_gib"),
+                "seconds": last_third(report, "seconds/step_before"),
+                "peak_gib": last_third(report, "peak_memory_gib"),
             }
         metrics: dict[str, Any] = {
             part: load_measured(one.output, items=False).entry.metrics for part, one in commands.items()
