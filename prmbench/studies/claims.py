@@ -20,7 +20,7 @@ import numpy as np
 from prmbench.reports.reported import PAPER, ReportedTable
 from prmbench.stats.paired import holm
 from prmbench.stats.power import pairs_needed
-from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_p_value
+from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_mean, seed_p_value
 from prmbench.studies.figures import Results, RunDifference, RunFigure, RunRatio
 from prmbench.studies.runs import StudyRun
 
@@ -29,6 +29,8 @@ Compared = RunFigure | RunDifference | RunRatio | float
 VERDICTS: tuple[OrderingVerdict, ...] = get_args(OrderingVerdict)
 MARGIN_SHARE = 1 / 3
 """The margin of a claim, as a share of the paper's mean effect, where the claim names no margin of its own."""
+MORE_DIGITS = 3
+"""Digits that a difference is shown with at most beyond its claim's own, where the end of its interval would be written as 0."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,20 @@ class JudgedClaim:
         """The difference with its interval, for pages."""
         if np.isnan(self.difference.mean):
             return "n/a: a figure is not defined on some seed"
-        return with_interval(self.difference, self.claim.digits, sign=True)
+        digits = self.claim.digits
+        if self.verdict in ("appears", "does not appear") and not self.claim.at_least:
+            # The end next to 0 is not written as 0, because the verdict depends on its sign.
+            end = min(abs(self.difference.low), abs(self.difference.high))
+            digits = next((n for n in range(digits, digits + MORE_DIGITS) if round(end, n)), digits + MORE_DIGITS)
+        return with_interval(self.difference, digits, sign=True)
+
+    def verdict_at(self, level: float) -> OrderingVerdict:
+        """Judge the claim with intervals of another coverage than 95%.
+
+        Args:
+            level: Coverage of the interval, between 0 and 1.
+        """
+        return _ordering_of(self.claim, self.values, self.margin, level)
 
     @property
     def holds_after_holm(self) -> bool:
@@ -220,8 +235,8 @@ def judge(
         reported: The paper's tables, for its effects.
         longer: Rows of runs that were made for more seeds, in the place of `results` for claims that need these runs alone.
     """
-    # The raw verdict of each.
-    tested: list[tuple[Claim, list[float], SeedMean, OrderingVerdict, float, float]] = []
+    # The difference of each on every seed, and its margin.
+    tested: list[tuple[Claim, list[float], float]] = []
     for claim in claims:
         rows = longer if longer and all(run in longer for run in claim.runs) else results
         if all(run in rows for run in claim.runs):
@@ -230,23 +245,31 @@ def judge(
                 [one] * n if isinstance(one, float | int) else one.values(rows) for one in (claim.larger, claim.smaller)
             )
             margin = claim.margin_from(reported)
-            values = np.subtract(first, second)
-            difference, verdict = ordering(first, second, margin=margin)
-            allowed = margin if claim.at_least else 0.0
-            if claim.at_least:
-                _, verdict = ordering((values + allowed).tolist(), [0.0] * n)
-            tested.append((claim, values.tolist(), difference, verdict, margin, allowed))
+            values = np.subtract(first, second).tolist()
+            tested.append((claim, values, margin))
     # Holm's rule within each table.
-    p_values = [seed_p_value([one + allowed for one in values]) for _, values, _, _, _, allowed in tested]
+    p_values = [seed_p_value(_tested(*one)) for one in tested]
     adjusted = [math.nan] * len(tested)
     for where in dict.fromkeys(family(claim) for claim, *_ in tested):
         members = [i for i, (claim, *_) in enumerate(tested) if family(claim) == where and not math.isnan(p_values[i])]
         for i, p in zip(members, holm([p_values[i] for i in members]), strict=True):
             adjusted[i] = p
     return [
-        JudgedClaim(claim, difference, verdict, values, margin, claim.effects(reported), p, q)
-        for (claim, values, difference, verdict, margin, _), p, q in zip(tested, p_values, adjusted, strict=True)
+        JudgedClaim(
+            claim, seed_mean(values), _ordering_of(claim, values, margin), values, margin, claim.effects(reported), p, q
+        )
+        for (claim, values, margin), p, q in zip(tested, p_values, adjusted, strict=True)
     ]
+
+
+def _tested(claim: Claim, values: Sequence[float], margin: float) -> list[float]:
+    """What is tested against 0: the differences, plus the margin where the paper says only that one is no worse."""
+    return [one + margin for one in values] if claim.at_least else list(values)
+
+
+def _ordering_of(claim: Claim, values: Sequence[float], margin: float, level: float = 0.95) -> OrderingVerdict:
+    tested = _tested(claim, values, margin)
+    return ordering(tested, [0.0] * len(tested), level, 0.0 if claim.at_least else margin)[1]
 
 
 def family(claim: Claim) -> str:

@@ -41,6 +41,8 @@ RELIABLE = ("implicit_prm", "ipvrm m=0", "ipvrm", "ipvrm m=10")
 """Reward models whose values are drawn against true ones."""
 SHIFTS = ("dpo", "implicit_prm", "ipvrm_late", "ipvrm", "ipvrm m=0", "ipvrm m=10")
 """Reward models whose F1 is drawn seed by seed."""
+LOOKS, NOMINAL = 3, 0.0221
+"""How often seeds were counted and then added or not (at 10, 13 and 20), and Pocock's level for so many looks (Pocock 1977)."""
 CLIP = 4.0
 """Differences of more than so many times the paper's effect are drawn at the edge."""
 
@@ -76,6 +78,23 @@ def easy_claims(judged: Sequence[JudgedClaim]) -> str:
         f"{', '.join(LABELS[name] for name in FAR_BEHIND[:-1])} or the {LABELS[FAR_BEHIND[-1]]} policy, which are far behind "
         f"everything here ({behind}), about candidate sets, to which the world was tuned ({tuned}), and about the cost of a step "
         f"({cost})."
+    )
+
+
+def how_firm(judged: Sequence[JudgedClaim]) -> str:
+    """Say how many of the paper's claims would be undecided under rules that pay for many claims, or for many looks.
+
+    Args:
+        judged: The claims; ours are left out.
+    """
+    paper = [one for one in judged if not one.claim.ours]
+    raw = sum(one.verdict == "undecided" for one in paper)
+    after_holm = raw + sum(not one.holds_after_holm for one in paper)
+    after_looks = sum(one.verdict_at(1 - NOMINAL) == "undecided" for one in paper)
+    return (
+        f"How firm is this? {raw} of the {len(paper)} claims are undecided by their own intervals. With each star counted as "
+        f"undecided, it would be {after_holm}. Seeds were counted {LOOKS} times before the number of seeds was final. Intervals of "
+        f"{1 - NOMINAL:.1%}, which Pocock's rule asks for then, leave {after_looks} undecided."
     )
 
 
@@ -323,6 +342,7 @@ def write(results: Results, pair: Results) -> tuple[list[str], dict[str, str]]:
         "## Verdicts",
         f"Seeds: {n}; of DistRL and GRPO with IPVRM: {more}. One seed decides nothing. {TEST}",
         verdict_counts(judged),
+        how_firm(judged),
         easy_claims(judged),
         show("claims"),
         "Every table of the paper with the figures from here beside it: "

@@ -93,6 +93,26 @@ def test_verdicts():
     assert claim_of([3.0, 3.2], [1.0, 1.0]).shown == "+2.1 [+0.8, +3.4]"
 
 
+def test_the_end_that_decides_is_not_written_as_0():
+    near = claim_of([0.001, 0.0011, 0.0012], [0.0, 0.0, 0.0])  # 0.00110 +- 0.00025
+    assert (near.verdict, near.shown) == ("appears", "+0.001 [+0.001, +0.001]")
+    assert claim_of([0.0, 0.0, 0.0], [0.001, 0.0011, 0.0012]).shown == "-0.001 [-0.001, -0.001]"
+    # At most three digits more.
+    assert claim_of([1e-5, 1e-5, 1e-5], [0.0, 0.0, 0.0]).shown == "+0.0000 [+0.0000, +0.0000]"
+    # Where no end decides, the claim's own digits.
+    assert claim_of([0.1, -0.1, 0.03], [0.0, 0.0, 0.0]).shown == "+0.0 [-0.2, +0.3]"
+
+
+def test_a_stricter_level_decides_less():
+    """By hand: 1 +- t * sqrt(1/3)/sqrt(4) with t(3) = 3.182 at 95% and 5.841 at 99%."""
+    found = claim_of([1.5, 1.5, 0.5, 0.5], [0.0] * 4)
+    assert (found.verdict, found.verdict_at(0.99)) == ("appears", "undecided")
+    same = claim_of([0.5, 0.5, -0.5, -0.5], [0.0] * 4, margin=1.0)
+    assert (same.verdict, same.verdict_at(0.99)) == ("practically equal", "undecided")
+    no_worse = claim_of([0.5, 0.5, -0.5, -0.5], [0.0] * 4, margin=1.0, at_least=True)
+    assert (no_worse.verdict, no_worse.verdict_at(0.99)) == ("appears", "undecided")
+
+
 def test_no_worse_is_above_less_the_margin():
     first, second = [1.0, 1.1, 1.2], [1.1, 1.0, 1.2]
     assert claim_of(first, second, margin=1.0, at_least=True).verdict == "appears"
