@@ -2,8 +2,9 @@
 
     python scripts/own_values.py [--seed 0] [--policy "grpo ipvrm"]
 
-Prints, for choices whose better way the SFT policy preferred and for those whose other way it preferred: the true gap of the two
-ways for the demonstrator, and for each policy the share of right continuations after either way. Trains the policy where it is not
+Prints how often the better way of a misconception is the true statement. Then it prints, for choices whose better way the SFT
+policy preferred and for those whose other way it preferred, the true gap of the two ways for the demonstrator, and for each policy
+the share of right continuations after either way. Trains the policy where it is not
 there, beside the other things of its seed under $XDG_CACHE_HOME/prmbench/miniature.
 """
 
@@ -51,6 +52,21 @@ def shares_right(lab: Lab, policy: Policy, asked: list[tuple[TaggedSolution, int
     return count_right(policy, prefixes, lab.build.seed).reshape(len(asked), 2) / CONTINUATIONS
 
 
+def true_statements(
+    lab: Lab, policy: Policy, solutions: list[TaggedSolution], logprobs: list[np.ndarray]
+) -> list[tuple[bool, bool]]:
+    """Return of each misconception whether its better way is the true statement, and whether the policy prefers the better way."""
+    found = []
+    for one, ways in zip(solutions, logprobs, strict=True):
+        tokens = policy.encoder.tokenizer.convert_ids_to_tokens(one.ids[one.n_prompt :].tolist())
+        for decision, (better, worse) in zip(one.decisions, ways, strict=True):
+            if decision.kind == "misconception":
+                left, operator, right = tokens[decision.at - 4 : decision.at - 1]
+                fact = lab.build.world.fact(int(left), operator, int(right))
+                found.append((decision.better == str(fact.right), bool(better > worse)))
+    return found
+
+
 def main() -> None:
     """Print both groups."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,20 +81,27 @@ def main() -> None:
     recipe = policy_recipe(lab, POLICIES[options.policy], output).model_copy(update={"evaluate": None})
     train_rl(recipe)
     policies = {"SFT policy": lab.load_policy(), "trained policy": load_policy(str(output), find_prompt(PROMPT))}
-    # The choices, by which way the SFT policy preferred.
+    # The misconceptions.
     solutions = solutions_of(lab, policies["SFT policy"])
     ways = [logprobs_at(hf_engine(policy), solutions)[1] for policy in policies.values()]
+    found = true_statements(lab, policies["SFT policy"], solutions, ways[0])
+    preferred = [is_true for is_true, better_likelier in found if better_likelier]
+    print(
+        f"{len(found)} misconceptions: the better way is the true statement in {np.mean([one for one, _ in found]):.0%}; of the "
+        f"{len(preferred)} whose better way the SFT policy preferred, in {sum(preferred)}"
+    )
+    # The choices, by which way the SFT policy preferred.
     groups: dict[bool, list[tuple[TaggedSolution, int, list[float]]]] = {True: [], False: []}
     for i, one in enumerate(solutions):
         for place, decision in enumerate(one.decisions):
             if decision.kind == "choice":
                 likely = [float(1 / (1 + np.exp(w[i][place, 1] - w[i][place, 0]))) for w in ways]
                 groups[likely[0] > 0.5].append((one, place, likely))
-    for preferred, members in groups.items():
+    for better_likelier, members in groups.items():
         before, after = np.mean([likely for _, _, likely in members], axis=0)
         tokens = {one.decisions[place].better for one, place, _ in members}
         print(
-            f"{len(members)} choices whose {'better' if preferred else 'other'} way the SFT policy preferred, better "
+            f"{len(members)} choices whose {'better' if better_likelier else 'other'} way the SFT policy preferred, better "
             f"{' or '.join(sorted(tokens))}: its probability {before:.2f} -> {after:.2f}"
         )
         some = random.Random(options.seed).sample(members, min(N_CHOICES, len(members)))
@@ -86,11 +109,9 @@ def main() -> None:
         print(f"  true gap for the demonstrator, {len(some)} of them: {gap:+.3f}")
         for name, policy in policies.items():
             shares = shares_right(lab, policy, [(one, place) for one, place, _ in some])
-            found = seed_mean((shares[:, 0] - shares[:, 1]).tolist())
+            gaps = seed_mean((shares[:, 0] - shares[:, 1]).tolist())
             better, other = shares.mean(axis=0)
-            print(
-                f"  {name}: {better:.3f} and {other:.3f}, gap {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-            )
+            print(f"  {name}: {better:.3f} and {other:.3f}, gap {gaps.mean:+.3f} [{gaps.low:+.3f}, {gaps.high:+.3f}]")
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ def judge(
         longer: Rows of runs that were made for more seeds, in the place of `results` for claims that need these runs alone.
     """
     # The difference of each on every seed, and its margin.
-    tested: list[tuple[Claim, list[float], float]] = []
+    compared: list[tuple[Claim, list[float], float]] = []
     for claim in claims:
         rows = longer if longer and all(run in longer for run in claim.runs) else results
         if all(run in rows for run in claim.runs):
@@ -246,19 +246,21 @@ def judge(
             )
             margin = claim.margin_from(reported)
             values = np.subtract(first, second).tolist()
-            tested.append((claim, values, margin))
+            compared.append((claim, values, margin))
     # Holm's rule within each table.
-    p_values = [seed_p_value(_tested(*one)) for one in tested]
-    adjusted = [math.nan] * len(tested)
-    for where in dict.fromkeys(family(claim) for claim, *_ in tested):
-        members = [i for i, (claim, *_) in enumerate(tested) if family(claim) == where and not math.isnan(p_values[i])]
+    p_values = [seed_p_value(_tested(*one)) for one in compared]
+    adjusted = [math.nan] * len(compared)
+    for where in dict.fromkeys(family(claim) for claim, *_ in compared):
+        members = [
+            i for i, (claim, *_) in enumerate(compared) if family(claim) == where and not math.isnan(p_values[i])
+        ]
         for i, p in zip(members, holm([p_values[i] for i in members]), strict=True):
             adjusted[i] = p
     return [
         JudgedClaim(
             claim, seed_mean(values), _ordering_of(claim, values, margin), values, margin, claim.effects(reported), p, q
         )
-        for (claim, values, margin), p, q in zip(tested, p_values, adjusted, strict=True)
+        for (claim, values, margin), p, q in zip(compared, p_values, adjusted, strict=True)
     ]
 
 

@@ -97,7 +97,7 @@ def test_the_end_that_decides_is_not_written_as_0():
     near = claim_of([0.001, 0.0011, 0.0012], [0.0, 0.0, 0.0])  # 0.00110 +- 0.00025
     assert (near.verdict, near.shown) == ("appears", "+0.001 [+0.001, +0.001]")
     assert claim_of([0.0, 0.0, 0.0], [0.001, 0.0011, 0.0012]).shown == "-0.001 [-0.001, -0.001]"
-    # At most three digits more.
+    # At most three digits more: what is smaller is shown as 0.
     assert claim_of([1e-5, 1e-5, 1e-5], [0.0, 0.0, 0.0]).shown == "+0.0000 [+0.0000, +0.0000]"
     # Where no end decides, the claim's own digits.
     assert claim_of([0.1, -0.1, 0.03], [0.0, 0.0, 0.0]).shown == "+0.0 [-0.2, +0.3]"

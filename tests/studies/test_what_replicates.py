@@ -70,19 +70,23 @@ def test_how_firm_the_count_is():
     """By hand: of a clear claim, one that Holm's rule takes back, one that more looks take back, and one that is open."""
     figures = [Figure("policy", "x", lambda row, i=i: row[i]) for i in range(4)]
     clear, near, equal, open_ = (figure.of(BEST) for figure in figures)
-    # Half-widths at 95%: 0.92 of the second and the third, 1.27 times as much at 97.8%; p of the second 0.04.
+    # The second and the third differ by 1 and 0 on average, with intervals of +- 0.92 at 95% and +- 1.40 at 98.3%.
     rows = [(5.0, 1.5, 0.5, 2.0), (5.1, 1.5, 0.5, -2.0), (5.0, 0.5, -0.5, 2.0), (5.1, 0.5, -0.5, -2.0)]
     claims = [
         Claim("Table 1", "clear", clear, 0.0),
-        Claim("Table 1", "near", near, 0.05),
+        Claim("Table 1", "near", near, 0.0),  # p is 0.0405, and 0.081 after Holm's rule over three claims
         Claim("Table 1", "open", open_, 0.0),
         Claim("Table 2", "equal", equal, 0.0, margin=0.95),
         Claim("ours", "open", open_, 0.0),
     ]
-    said = how_firm(judge(claims, {clear.run: rows}))
-    assert said.startswith("How firm is this? 1 of the 4 claims are undecided by their own intervals.")
-    assert "it would be 2." in said
-    assert said.endswith("Intervals of 97.8%, which Pocock's rule asks for then, leave 3 undecided.")
+    judged = judge(claims, {clear.run: rows})
+    raw = how_firm(judged, 10)
+    assert raw.startswith("How firm is this? 1 of the 4 claims are undecided by their own intervals.")
+    assert raw.endswith("If each star counted as undecided, it would be 2.")
+    said = how_firm(judged, 14)
+    assert said.startswith(f"{raw} The undecided claims were also counted at 10 and 13 seeds")
+    assert "Intervals of 98.3%, which pay for 3 looks by Bonferroni's rule, leave 3 undecided." in said
+    assert "counted at 10 seeds" in how_firm(judged, 13)
 
 
 def test_every_picture_is_drawn_and_says_what_it_shows(judged, results):
@@ -106,7 +110,7 @@ def test_the_page_counts_and_shows_everything(judged, results):
     text = "\n\n".join(paragraphs)
     assert "Seeds: 3; of DistRL and GRPO with IPVRM: 5." in text
     assert verdict_counts(judge(CLAIMS, results, REPORTED, pair)) in text
-    assert how_firm(judge(CLAIMS, results, REPORTED, pair)) in text
+    assert how_firm(judge(CLAIMS, results, REPORTED, pair), 3) in text
     for file in pictures:
         assert f"]({file})" in text
     assert "--seeds 3 --pair-seeds 5 --rows docs/studies/rows" in text
