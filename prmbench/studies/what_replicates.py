@@ -198,6 +198,8 @@ def credit_picture(results: Results) -> str:
     shares = [(LABELS[name], [figures.credit("share", kind).of(name) for kind in TOKEN_KINDS]) for name in RATIOS]
     _bars(right, TOKEN_KINDS, shares, results)
     right.set(title="Where abs(TD) goes", ylabel="% of its sum")
+    for axis in (left, right):
+        axis.set_yticks(range(0, 101, 20))  # the legend stands above 100%
     return to_svg(figure, "TD against exact values")
 
 
