@@ -4,8 +4,8 @@
 
 Prints how often the better way of a misconception is the true statement. Then it prints, for choices whose better way the SFT
 policy preferred and for those whose other way it preferred, the true gap of the two ways for the demonstrator, and for each policy
-the share of right continuations after either way. Trains the policy where it is not
-there, beside the other things of its seed under $XDG_CACHE_HOME/prmbench/miniature.
+the share of right continuations after either way. Trains the policy where it is not there, beside the other things of its seed under
+$XDG_CACHE_HOME/prmbench/miniature.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def true_statements(
         tokens = policy.encoder.tokenizer.convert_ids_to_tokens(one.ids[one.n_prompt :].tolist())
         for decision, (better, worse) in zip(one.decisions, ways, strict=True):
             if decision.kind == "misconception":
+                # A result stands behind both numbers, the operator between them, and a synonym of "equals".
                 left, operator, right = tokens[decision.at - 4 : decision.at - 1]
                 fact = lab.build.world.fact(int(left), operator, int(right))
                 found.append((decision.better == str(fact.right), bool(better > worse)))
