@@ -4,8 +4,8 @@
 
 Prints how often the better way of a misconception is the true statement. Then it prints, for choices whose better way the SFT
 policy preferred and for those whose other way it preferred, the true gap of the two ways for the demonstrator, and for each policy
-the share of right continuations after either way. Trains the policy where it is not there, beside the other things of its seed under
-$XDG_CACHE_HOME/prmbench/miniature.
+the share of right continuations after either way. Trains the policy where it is not there, beside the other things of its seed
+under $XDG_CACHE_HOME/prmbench/miniature.
 """
 
 from __future__ import annotations
