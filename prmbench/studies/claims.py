@@ -12,14 +12,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import get_args
 
 import numpy as np
 
 from prmbench.reports.reported import PAPER, ReportedTable
 from prmbench.stats.paired import holm
-from prmbench.stats.power import pairs_needed
+from prmbench.stats.power import LEVEL, pairs_needed
 from prmbench.stats.seeds import OrderingVerdict, SeedMean, ordering, seed_mean, seed_p_value
 from prmbench.studies.figures import Results, RunDifference, RunFigure, RunRatio
 from prmbench.studies.runs import StudyRun
@@ -145,23 +146,42 @@ class JudgedClaim:
 
     Attributes:
         claim: The claim.
-        difference: The larger figure minus the smaller one: its mean over seeds and the interval of the mean.
-        verdict: What follows.
-        values: The difference of each seed.
+        values: The larger figure minus the smaller one, for each seed.
         margin: The margin that it was judged with.
         effects: The paper's effect by backbone.
-        p: Two-sided p-value of the paired test; NaN where there is none.
-        adjusted: The same after Holm's rule over the claims of its table.
+        adjusted: The p-value after Holm's rule over the claims of its table; NaN where there is none.
     """
 
     claim: Claim
-    difference: SeedMean
-    verdict: OrderingVerdict
     values: list[float]
     margin: float
     effects: dict[str, float]
-    p: float
-    adjusted: float
+    adjusted: float = math.nan
+
+    @cached_property
+    def difference(self) -> SeedMean:
+        """The mean difference over seeds, and its interval."""
+        return seed_mean(self.values)
+
+    @property
+    def tested(self) -> list[float]:
+        """What is tested against 0: the differences, plus the margin where the paper says only that one is no worse."""
+        return [one + self.margin for one in self.values] if self.claim.at_least else self.values
+
+    @cached_property
+    def verdict(self) -> OrderingVerdict:
+        """What follows from intervals of 95%."""
+        return self.verdict_at(LEVEL)
+
+    @cached_property
+    def p(self) -> float:
+        """Two-sided p-value of the paired test; NaN where there is none."""
+        return seed_p_value(self.tested)
+
+    @property
+    def has_direction(self) -> bool:
+        """Whether the verdict is about a direction: the claim appears, or does not."""
+        return self.verdict in ("appears", "does not appear")
 
     @property
     def shown(self) -> str:
@@ -169,7 +189,7 @@ class JudgedClaim:
         if np.isnan(self.difference.mean):
             return "n/a: a figure is not defined on some seed"
         digits = self.claim.digits
-        if self.verdict in ("appears", "does not appear") and not self.claim.at_least:
+        if self.has_direction and not self.claim.at_least:
             # The end next to 0 is not written as 0, because the verdict depends on its sign.
             end = min(abs(self.difference.low), abs(self.difference.high))
             digits = next((n for n in range(digits, digits + MORE_DIGITS) if round(end, n)), digits + MORE_DIGITS)
@@ -181,19 +201,19 @@ class JudgedClaim:
         Args:
             level: Coverage of the interval, between 0 and 1.
         """
-        return _ordering_of(self.claim, self.values, self.margin, level)
+        return ordering(self.tested, [0.0] * len(self.values), level, 0.0 if self.claim.at_least else self.margin)[1]
 
     @property
     def holds_after_holm(self) -> bool:
         """Whether the verdict, where it is about a direction, stays after Holm's rule at 5%."""
-        return self.verdict not in ("appears", "does not appear") or self.adjusted < 0.05
+        return not self.has_direction or self.adjusted < 0.05
 
     @property
     def verdict_shown(self) -> str:
         """The verdict, with a star where it does not stay after Holm's rule, and what it is worth."""
         star = "" if self.holds_after_holm else "*"
         inside = -self.margin <= self.difference.low and self.difference.high <= self.margin
-        small = self.verdict in ("appears", "does not appear") and inside and not self.claim.at_least
+        small = self.has_direction and inside and not self.claim.at_least
         return f"{self.verdict}{star}" + (", within the margin" if small else "")
 
     @property
@@ -235,8 +255,8 @@ def judge(
         reported: The paper's tables, for its effects.
         longer: Rows of runs that were made for more seeds, in the place of `results` for claims that need these runs alone.
     """
-    # The difference of each on every seed, and its margin.
-    compared: list[tuple[Claim, list[float], float]] = []
+    # The difference of each on every seed.
+    judged = []
     for claim in claims:
         rows = longer if longer and all(run in longer for run in claim.runs) else results
         if all(run in rows for run in claim.runs):
@@ -244,34 +264,15 @@ def judge(
             first, second = (
                 [one] * n if isinstance(one, float | int) else one.values(rows) for one in (claim.larger, claim.smaller)
             )
-            margin = claim.margin_from(reported)
             values = np.subtract(first, second).tolist()
-            compared.append((claim, values, margin))
+            judged.append(JudgedClaim(claim, values, claim.margin_from(reported), claim.effects(reported)))
     # Holm's rule within each table.
-    p_values = [seed_p_value(_tested(*one)) for one in compared]
-    adjusted = [math.nan] * len(compared)
-    for where in dict.fromkeys(family(claim) for claim, *_ in compared):
-        members = [
-            i for i, (claim, *_) in enumerate(compared) if family(claim) == where and not math.isnan(p_values[i])
-        ]
-        for i, p in zip(members, holm([p_values[i] for i in members]), strict=True):
+    adjusted = [math.nan] * len(judged)
+    for where in dict.fromkeys(family(one.claim) for one in judged):
+        members = [i for i, one in enumerate(judged) if family(one.claim) == where and not math.isnan(one.p)]
+        for i, p in zip(members, holm([judged[i].p for i in members]), strict=True):
             adjusted[i] = p
-    return [
-        JudgedClaim(
-            claim, seed_mean(values), _ordering_of(claim, values, margin), values, margin, claim.effects(reported), p, q
-        )
-        for (claim, values, margin), p, q in zip(compared, p_values, adjusted, strict=True)
-    ]
-
-
-def _tested(claim: Claim, values: Sequence[float], margin: float) -> list[float]:
-    """What is tested against 0: the differences, plus the margin where the paper says only that one is no worse."""
-    return [one + margin for one in values] if claim.at_least else list(values)
-
-
-def _ordering_of(claim: Claim, values: Sequence[float], margin: float, level: float = 0.95) -> OrderingVerdict:
-    tested = _tested(claim, values, margin)
-    return ordering(tested, [0.0] * len(tested), level, 0.0 if claim.at_least else margin)[1]
+    return [replace(one, adjusted=p) for one, p in zip(judged, adjusted, strict=True)]
 
 
 def family(claim: Claim) -> str:
